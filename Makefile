@@ -1,0 +1,34 @@
+# Each target makes the virtual environment once and reuses it; `make -B .venv/installed` renews it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test verify bench style
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[training,test]'
+	touch $@
+
+$(VENV)/demo: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable '.[demo]'
+	touch $@
+
+demo: $(VENV)/demo
+	$(BIN)/python -m training.demo
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest -n 2
+
+verify: $(VENV)/installed
+	$(BIN)/python -m pytest -m 'slow or not slow'
+
+bench: $(VENV)/installed
+	$(BIN)/python -m benchmarks.classifier
+	$(BIN)/python -m benchmarks.fcmae_step
+
+style: $(VENV)/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
