@@ -1,0 +1,30 @@
+"""ConvNeXt V2 and its FCMAE pre-training on the Hugging Face stack (arXiv 2301.00808)."""
+
+from .configuration_convnextv2 import ConvNextV2Config, ConvNextV2FCMAEConfig
+from .image_processing import create_image_processor
+from .modeling_convnextv2 import (
+    ConvNextV2Backbone,
+    ConvNextV2ForImageClassification,
+    ConvNextV2Model,
+    ConvNextV2PreTrainedModel,
+)
+from .modeling_fcmae import ConvNextV2FCMAEModel, ConvNextV2ForPreTraining, ConvNextV2ForPreTrainingOutput
+from .registration import register, register_own_types, unregister
+
+__version__ = "0.1.0"
+__all__ = [
+    "ConvNextV2Backbone",
+    "ConvNextV2Config",
+    "ConvNextV2FCMAEConfig",
+    "ConvNextV2FCMAEModel",
+    "ConvNextV2ForImageClassification",
+    "ConvNextV2ForPreTraining",
+    "ConvNextV2ForPreTrainingOutput",
+    "ConvNextV2Model",
+    "ConvNextV2PreTrainedModel",
+    "create_image_processor",
+    "register",
+    "unregister",
+]
+
+register_own_types()

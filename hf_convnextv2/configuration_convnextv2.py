@@ -1,0 +1,165 @@
+"""Configurations of ConvNeXt V2 and of its FCMAE pre-training (arXiv 2301.00808); every setting is checked here."""
+
+from dataclasses import fields
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import ConvNextV2Config as StockConvNextV2Config
+from transformers import PreTrainedConfig
+
+# name: (depths, hidden_sizes). Paper, appendix A.1; `small` is timm's and mmpretrain's.
+SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "atto": ((2, 2, 6, 2), (40, 80, 160, 320)),
+    "femto": ((2, 2, 6, 2), (48, 96, 192, 384)),
+    "pico": ((2, 2, 6, 2), (64, 128, 256, 512)),
+    "nano": ((2, 2, 8, 2), (80, 160, 320, 640)),
+    "tiny": ((3, 3, 9, 3), (96, 192, 384, 768)),
+    "small": ((3, 3, 27, 3), (96, 192, 384, 768)),
+    "base": ((3, 3, 27, 3), (128, 256, 512, 1024)),
+    "large": ((3, 3, 27, 3), (192, 384, 768, 1536)),
+    "huge": ((3, 3, 27, 3), (352, 704, 1408, 2816)),
+}
+FCMAE_MODEL_TYPE = "convnextv2_fcmae"
+
+
+@strict
+class ConvNextV2Config(StockConvNextV2Config):
+    """Transformers' `ConvNextV2Config` with checked settings and a few more; what it saves, stock Transformers reads.
+
+    Args beyond the stock ones:
+        num_stages: number of stages; follows from `depths` and may be left out.
+        use_grn: `False` leaves Global Response Normalization out of every block (paper, Table 3: the V1-like ablation).
+        head_init_scale: factor on the initial weights of the classifier head (paper, Tables 9 to 13: 0.001).
+
+    Raises:
+        ValueError: if a setting breaks its rule; the message names the setting, its value and the rule.
+    """
+
+    model_type = "convnextv2"
+
+    num_stages: int | None = None
+    use_grn: bool = True
+    head_init_scale: float = 1.0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        depths, hidden_sizes = list(self.depths or ()), list(self.hidden_sizes or ())
+        if not depths or len(depths) != len(hidden_sizes):
+            raise ValueError(
+                f"`depths` (={depths}) and `hidden_sizes` (={hidden_sizes}) must have the same length >= 1."
+            )
+        if min(depths) < 1 or min(hidden_sizes) < 1:
+            raise ValueError(f"`depths` (={depths}) and `hidden_sizes` (={hidden_sizes}) must be positive.")
+        if self.num_stages is None:
+            self.num_stages = len(depths)
+        if self.num_stages != len(depths):
+            raise ValueError(f"`num_stages` (={self.num_stages}) must equal the length of `depths` (={depths}).")
+        if self.num_channels < 1:
+            raise ValueError(f"`num_channels` (={self.num_channels}) must be at least 1.")
+        if min(_sides(self.patch_size)) < 1:
+            raise ValueError(f"`patch_size` (={self.patch_size}) must be at least 1.")
+        if not 0 <= self.drop_path_rate < 1:
+            raise ValueError(f"`drop_path_rate` (={self.drop_path_rate}) must be in [0, 1).")
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_size(cls, name: str, **overrides: Any) -> "ConvNextV2Config":
+        """The configuration of a published size (paper, appendix A.1), e.g. `from_size("atto", num_labels=10)`.
+
+        `num_stages=n` keeps the first n stages. Any other field is taken as given.
+        """
+        if name not in SIZES:
+            raise ValueError(f"`name` (={name!r}) must be one of {', '.join(SIZES)}.")
+        depths, hidden_sizes = SIZES[name]
+        num_stages = overrides.pop("num_stages", len(depths))
+        if not 1 <= num_stages <= len(depths):
+            raise ValueError(f"`num_stages` (={num_stages}) must be between 1 and {len(depths)}.")
+        return cls(
+            **{"depths": list(depths[:num_stages]), "hidden_sizes": list(hidden_sizes[:num_stages]), **overrides}
+        )
+
+    @property
+    def cell_size(self) -> int | tuple[int, int]:
+        """Side in pixels of a cell: the image area that one position of the last stage sees through the strides."""
+        height, width = (side * 2 ** (len(self.depths or ()) - 1) for side in _sides(self.patch_size))
+        return height if height == width else (height, width)
+
+    @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As in Transformers, reading the folder of an FCMAE model as its encoder's (and the other way round)."""
+        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        stored = config_dict.get("model_type", cls.model_type)
+        nested = [value.get("model_type") for value in config_dict.values() if isinstance(value, dict)]
+        if stored in (ConvNextV2Config.model_type, FCMAE_MODEL_TYPE):
+            config_dict = _as_model_type(config_dict, cls)
+        elif cls.model_type not in nested:
+            raise ValueError(
+                f"`{pretrained_model_name_or_path}` holds a model of type `{stored}`; {cls.__name__} reads "
+                f"`{ConvNextV2Config.model_type}` and `{FCMAE_MODEL_TYPE}`. Load it with its own class or with AutoModel."
+            )
+        return config_dict, kwargs
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in Transformers, but overrides are checked together with the rest instead of being set afterwards."""
+        names = {field.name for field in fields(cls)} - {"dtype"}
+        overrides = {name: kwargs.pop(name) for name in list(kwargs) if name in names}
+        if "depths" in overrides:
+            follows_depths = ("num_stages", "stage_names", "out_features", "out_indices")
+            config_dict = {name: value for name, value in config_dict.items() if name not in follows_depths}
+        return super().from_dict({**config_dict, **overrides}, **kwargs)
+
+
+@strict
+class ConvNextV2FCMAEConfig(ConvNextV2Config):
+    """An encoder's configuration plus that of its FCMAE pre-training (paper, section 3 and Table 8).
+
+    Args:
+        mask_ratio: share of the cells hidden from the encoder; `None` resolves to 0.6.
+        norm_pix_loss: regress each cell's pixels normalised by that cell's mean and standard deviation.
+        decoder_hidden_size: width of the decoder (paper, Table 1d).
+        decoder_num_hidden_layers: number of ConvNeXt V2 blocks in the decoder (paper, Table 1c).
+    """
+
+    model_type = FCMAE_MODEL_TYPE
+
+    mask_ratio: float | None = None
+    norm_pix_loss: bool = True
+    decoder_hidden_size: int = 512
+    decoder_num_hidden_layers: int = 1
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.mask_ratio is None:
+            self.mask_ratio = 0.6
+        if not 0 < self.mask_ratio < 1:
+            raise ValueError(f"`mask_ratio` (={self.mask_ratio}) must be in (0, 1).")
+        if not isinstance(self.patch_size, int):
+            raise ValueError(f"`patch_size` (={self.patch_size}) must be one integer: FCMAE hides square cells.")
+        if min(self.decoder_hidden_size, self.decoder_num_hidden_layers) < 1:
+            raise ValueError(
+                f"`decoder_hidden_size` (={self.decoder_hidden_size}) and `decoder_num_hidden_layers` "
+                f"(={self.decoder_num_hidden_layers}) must be at least 1."
+            )
+        super().__post_init__(**kwargs)
+
+    @property
+    def cell_size(self) -> int:
+        """Side of a cell in pixels: 32 for the published sizes."""
+        assert isinstance(self.patch_size, int)
+        return self.patch_size * 2 ** (len(self.depths or ()) - 1)
+
+
+_PRETRAINING_FIELDS = {f.name for f in fields(ConvNextV2FCMAEConfig)} - {f.name for f in fields(ConvNextV2Config)}
+
+
+def _sides(size: int | list[int] | tuple[int, ...]) -> tuple[int, ...]:
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def _as_model_type(config_dict: dict[str, Any], config_class: type[PreTrainedConfig]) -> dict[str, Any]:
+    """The same folder's settings read as `config_class`: an encoder's configuration keeps no pre-training field."""
+    if config_class.model_type != FCMAE_MODEL_TYPE:
+        dropped = _PRETRAINING_FIELDS if config_dict.get("model_type") == FCMAE_MODEL_TYPE else set()
+        config_dict = {name: value for name, value in config_dict.items() if name not in dropped}
+    return {**config_dict, "model_type": config_class.model_type}

@@ -1,0 +1,215 @@
+"""Layers of ConvNeXt V2, from the smallest up (arXiv 2301.00808, sections 2 and 4, appendix A.1).
+
+The same block computes dense images and packed visible cells (`cells`, see packing.py):
+B batch, V visible cells of an image (1 where the map is dense), N = B * V, C channels, H W height and width at the
+current stride (k k in a cell). Between blocks a map is (N, C, H, W) in channels-last memory; inside, (N, H, W, C).
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from .channels import adapt_input_channels
+from .configuration_convnextv2 import ConvNextV2Config
+from .packing import KERNEL_SIZE, PackedCells, depthwise_conv
+
+GRN_EPS = 1e-6
+
+
+class ConvNextV2LayerNorm(nn.LayerNorm):
+    """LayerNorm over the channels of a map (N, C, H, W)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class ConvNextV2DropPath(nn.Module):
+    """Drop the residual branch of whole images (arXiv 1603.09382)."""
+
+    def __init__(self, drop_prob: float):
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, x: Tensor, num_visible: int = 1) -> Tensor:
+        if not self.training or self.drop_prob == 0:
+            return x
+        keep_prob = 1 - self.drop_prob
+        kept = torch.empty(x.shape[0] // num_visible, device=x.device, dtype=x.dtype).bernoulli_(keep_prob) / keep_prob
+        return x * kept.repeat_interleave(num_visible)[:, None, None, None]
+
+    def extra_repr(self) -> str:
+        return f"p={self.drop_prob}"
+
+
+class ConvNextV2GRN(nn.Module):
+    """Global Response Normalization: scale a channel by its share of an image's energy (paper, equations 1 to 4)."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1, 1, 1, dim))  # 4-D as in the released checkpoints
+        self.bias = nn.Parameter(torch.zeros(1, 1, 1, dim))
+
+    def forward(self, x: Tensor, num_visible: int = 1) -> Tensor:
+        """`x (N, H, W, C)`; statistics in float32 over the positions of one image, the affine in the input's dtype."""
+        rows = x.reshape(x.shape[0] // num_visible, -1, x.shape[-1])  # (B, V * H * W, C)
+        energy = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=torch.float32)
+        scale = _response_scale(energy, self.weight)[0].to(x.dtype)
+        return (rows * scale).view(x.shape) + self.bias.to(x.dtype)
+
+
+def _response_scale(energy: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Factor of each channel, its share of the energy and the mean energy, from `energy (B, 1, C)` in float32."""
+    mean = energy.mean(dim=-1, keepdim=True) + GRN_EPS
+    share = energy / mean
+    return 1 + weight.view(-1).float() * share, share, mean
+
+
+class _GELUResponseScale(torch.autograd.Function):
+    """GELU and the scale of GRN over rows `(B, T, C)`, keeping only the input and the energies for backward.
+
+    These are elementwise passes over the widest tensor of the block: what they read and write decides their cost.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        out = F.gelu(x)
+        energy = torch.linalg.vector_norm(out, dim=1, keepdim=True, dtype=torch.float32)  # (B, 1, C)
+        ctx.save_for_backward(x, weight, energy)
+        return out.mul_(_response_scale(energy, weight)[0].to(out.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight, energy = ctx.saved_tensors
+        scale, share, mean = _response_scale(energy, weight)
+        activation = F.gelu(x)
+        grad_scale = (grad * activation).sum(dim=1, keepdim=True, dtype=torch.float32)  # (B, 1, C)
+        grad_share = grad_scale * weight.view(-1).float()
+        grad_energy = (grad_share - (grad_share * share).mean(dim=-1, keepdim=True)) / mean
+        # A norm has no slope at zero: take 0 there, as torch.linalg.vector_norm does.
+        pull = torch.where(energy > 0, grad_energy / energy, 0).to(x.dtype)
+        grad_activation = torch.addcmul(grad * scale.to(grad.dtype), activation, pull)
+        grad_weight = (grad_scale * share).sum(dim=(0, 1)).view_as(weight).to(weight.dtype)
+        return torch.ops.aten.gelu_backward(grad_activation, x), grad_weight
+
+
+def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether calling `module` does nothing but `kind.forward`: no adapter, quantisation, offloading or hook."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return type(module) is kind and "forward" not in module.__dict__ and not any(hooks)
+
+
+class ConvNextV2Layer(GradientCheckpointingLayer):
+    """One block: depthwise 7x7 convolution, LayerNorm, 1x1 up, GELU, GRN, 1x1 down, residual (paper, Figure 5)."""
+
+    def __init__(self, config: ConvNextV2Config, dim: int, drop_path: float = 0.0):
+        super().__init__()
+        self.dwconv = nn.Conv2d(dim, dim, kernel_size=KERNEL_SIZE, padding=KERNEL_SIZE // 2, groups=dim)
+        self.layernorm = nn.LayerNorm(dim, eps=1e-6)
+        self.pwconv1 = nn.Linear(dim, 4 * dim)
+        self.act = ACT2FN[config.hidden_act]
+        self.grn = ConvNextV2GRN(4 * dim) if config.use_grn else None
+        self.pwconv2 = nn.Linear(4 * dim, dim)
+        self.drop_path = ConvNextV2DropPath(drop_path) if drop_path > 0 else None
+
+    def forward(self, features: Tensor, cells: PackedCells | None = None) -> Tensor:
+        """`(N, C, H, W)` to the same shape."""
+        num_visible = cells.num_visible if cells is not None else 1
+        x = self._convolve(features, cells).permute(0, 2, 3, 1)  # (N, H, W, C)
+        x = self.pwconv1(self.layernorm(x))
+        x = self._project(x, num_visible).permute(0, 3, 1, 2)  # (N, C, H, W)
+        if self.drop_path is not None:
+            x = self.drop_path(x, num_visible)
+        return features + x
+
+    def _convolve(self, features: Tensor, cells: PackedCells | None) -> Tensor:
+        if cells is None:
+            return self.dwconv(features)
+        return depthwise_conv(self.dwconv, features, cells, use_halo=is_plain(self.dwconv, nn.Conv2d))
+
+    def _project(self, x: Tensor, num_visible: int) -> Tensor:
+        """GELU, GRN and `pwconv2` of `(N, H, W, 4C)`."""
+        if self.grn is None:
+            return self.pwconv2(self.act(x))
+        if not self._is_lean():
+            return self.pwconv2(self.grn(self.act(x), num_visible))
+        rows = x.reshape(x.shape[0] // num_visible, -1, x.shape[-1])
+        rows: Any = _GELUResponseScale.apply(rows, self.grn.weight)
+        # GRN's bias passes through the linear layer: adding it there touches C numbers instead of 4C a position.
+        bias = F.linear(self.grn.bias.view(1, -1), self.pwconv2.weight, self.pwconv2.bias).view(-1)
+        return F.linear(rows, self.pwconv2.weight, bias).view(*x.shape[:-1], -1)
+
+    def _is_lean(self) -> bool:
+        """The fused path reads parameters past the modules, so it is taken only where nobody could tell."""
+        assert self.grn is not None
+        return (
+            is_plain(self.act, type(ACT2FN["gelu"]))
+            and is_plain(self.grn, ConvNextV2GRN)
+            and is_plain(self.pwconv2, nn.Linear)
+        )
+
+
+class ConvNextV2Embeddings(nn.Module):
+    """The stem: a convolution over patches and a LayerNorm."""
+
+    def __init__(self, config: ConvNextV2Config):
+        super().__init__()
+        self.cell_size = config.cell_size
+        self.patch_embeddings = nn.Conv2d(
+            config.num_channels, config.hidden_sizes[0], kernel_size=config.patch_size, stride=config.patch_size
+        )
+        self.layernorm = ConvNextV2LayerNorm(config.hidden_sizes[0], eps=1e-6)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """`(N, num_channels, height, width)` to `(N, C, H, W)`, H = height / patch_size rounded down."""
+        check_pixel_values(pixel_values, self.patch_embeddings.in_channels, self.cell_size)
+        pixel_values = pixel_values.to(self.patch_embeddings.weight.dtype)
+        # From here on every map is channels-last in memory; converting the image is cheaper than its embedding.
+        return self.layernorm(self.patch_embeddings(pixel_values.contiguous(memory_format=torch.channels_last)))
+
+    def set_num_channels(self, num_channels: int) -> None:
+        """Adapt the kernels to images of `num_channels` channels (see `adapt_input_channels`)."""
+        old = self.patch_embeddings
+        new = nn.Conv2d(num_channels, old.out_channels, old.kernel_size, stride=old.stride, device="meta")
+        new.weight = nn.Parameter(adapt_input_channels(old.weight.detach(), num_channels))
+        new.bias = old.bias
+        self.patch_embeddings = new
+
+
+def check_pixel_values(pixel_values: Tensor, num_channels: int, cell_size: int | tuple[int, int]) -> None:
+    """Raise a `ValueError` unless `pixel_values` are images of `num_channels` channels, at least one cell large."""
+    if pixel_values.ndim != 4 or pixel_values.shape[1] != num_channels:
+        raise ValueError(
+            f"`pixel_values` (of shape {tuple(pixel_values.shape)}) must be (batch, `num_channels` (={num_channels}), "
+            "height, width). Load the model with `num_channels=...` to adapt its weights to other images."
+        )
+    height, width = (cell_size, cell_size) if isinstance(cell_size, int) else cell_size
+    if pixel_values.shape[2] < height or pixel_values.shape[3] < width:
+        raise ValueError(
+            f"`pixel_values` (of shape {tuple(pixel_values.shape)}) must be at least {height} pixels high and {width} "
+            "wide, the size of one cell. Resize the images or use a smaller `patch_size`."
+        )
+
+
+class ConvNextV2Stage(nn.Module):
+    """Downsampling by two (but in the first stage) and `depth` blocks."""
+
+    def __init__(self, config: ConvNextV2Config, index: int, drop_path_rates: list[float]):
+        super().__init__()
+        out_channels = config.hidden_sizes[index]
+        self.downsampling_layer = nn.ModuleList()
+        if index > 0:
+            in_channels = config.hidden_sizes[index - 1]
+            self.downsampling_layer.append(ConvNextV2LayerNorm(in_channels, eps=1e-6))
+            self.downsampling_layer.append(nn.Conv2d(in_channels, out_channels, kernel_size=2, stride=2))
+        self.layers = nn.ModuleList(ConvNextV2Layer(config, out_channels, rate) for rate in drop_path_rates)
+
+    def forward(self, features: Tensor, cells: PackedCells | None = None) -> Tensor:
+        for layer in self.downsampling_layer:
+            features = layer(features)
+        for layer in self.layers:
+            features = layer(features, cells)
+        return features

@@ -1,0 +1,43 @@
+"""Which cells an FCMAE encoder sees, and images as sequences of cells: pure functions (paper, section 3).
+
+B batch, C channels, H W height and width in pixels, P side of a cell in pixels, L cells of an image (= H/P * W/P),
+V visible cells of an image.
+"""
+
+import torch
+from torch import Tensor
+
+
+def count_visible(num_cells: int, mask_ratio: float) -> int:
+    """Number of cells left visible: `int(L * (1 - ratio))`, as in the official code (19 of 49 at 224 pixels and 0.6)."""
+    num_visible = int(num_cells * (1 - mask_ratio))
+    if not 0 < num_visible < num_cells:
+        raise ValueError(
+            f"`mask_ratio` (={mask_ratio}) must leave at least one visible and one hidden cell, but leaves {num_visible} "
+            f"of {num_cells} visible. Use larger images, smaller cells or another ratio."
+        )
+    return num_visible
+
+
+def rank_cells(noise: Tensor) -> Tensor:
+    """Rank of each cell by its noise, `(B, L)` int64: the `ids_restore` of the MAE family."""
+    return noise.argsort(dim=1, stable=True).argsort(dim=1)
+
+
+def visible_ids(masked: Tensor, num_visible: int) -> Tensor:
+    """Indices `(B, V)` of the visible cells, ascending, from `masked` `(B, L)` bool, True = hidden."""
+    return masked.to(torch.uint8).argsort(dim=1, stable=True)[:, :num_visible]
+
+
+def patchify(pixel_values: Tensor, patch_size: int) -> Tensor:
+    """Images `(B, C, H, W)` as cells `(B, L, P * P * C)`, each in the order row, column, channel."""
+    batch, channels, height, width = pixel_values.shape
+    x = pixel_values.reshape(batch, channels, height // patch_size, patch_size, width // patch_size, patch_size)
+    return x.permute(0, 2, 4, 3, 5, 1).reshape(batch, -1, patch_size * patch_size * channels)
+
+
+def unpatchify(cells: Tensor, patch_size: int, height: int, width: int) -> Tensor:
+    """Inverse of `patchify`: cells `(B, L, P * P * C)` as images `(B, C, H, W)`."""
+    rows, columns = height // patch_size, width // patch_size
+    x = cells.reshape(cells.shape[0], rows, columns, patch_size, patch_size, -1)
+    return x.permute(0, 5, 1, 3, 2, 4).reshape(cells.shape[0], -1, height, width)

@@ -1,0 +1,237 @@
+"""ConvNeXt V2: encoder, backbone and image classifier, with the module names of Transformers' `convnextv2`.
+
+B batch, C channels, H W height and width at the current stride. Maps are (B, C, H, W) in channels-last memory.
+"""
+
+import copy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
+from transformers.modeling_outputs import (
+    BackboneOutput,
+    BaseModelOutputWithPoolingAndNoAttention,
+    ImageClassifierOutputWithNoAttention,
+)
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_convnextv2 import ConvNextV2Config
+from .layers import ConvNextV2Embeddings, ConvNextV2GRN, ConvNextV2LayerNorm, ConvNextV2Stage
+from .packing import PackedCells
+
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+
+
+class ConvNextV2PreTrainedModel(PreTrainedModel):
+    """Initialisation, loading and saving that all models share."""
+
+    config_class = ConvNextV2Config
+    config: ConvNextV2Config
+    base_model_prefix = "convnextv2"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["ConvNextV2Layer"]  # noqa: RUF012
+    _can_compile_fullgraph = True
+    # The folder of an FCMAE model also holds its decoder, which no other model needs.
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\."]  # noqa: RUF012
+
+    def __init__(self, config: ConvNextV2Config, *args: Any, **kwargs: Any):
+        # Transformers' own configuration is welcome: it lacks a few of our fields, which take their defaults.
+        if not isinstance(config, ConvNextV2Config) and getattr(config, "model_type", None) == "convnextv2":
+            config = self.config_class.from_dict(config.to_dict())
+        super().__init__(config, *args, **kwargs)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Weights of linear and convolution layers normal(0, `initializer_range`), biases and GRN 0, LayerNorm 1 and 0.
+
+        The paper's, everywhere; the official trainer draws most of the encoder with a standard deviation of 1 instead.
+        """
+        super()._init_weights(module)
+        if isinstance(module, ConvNextV2GRN):
+            init.zeros_(module.weight)
+            init.zeros_(module.bias)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in Transformers; weights stored for another `num_channels` are adapted (see `set_num_channels`)."""
+        config = kwargs.get("config")
+        num_channels = kwargs.get("num_channels", getattr(config, "num_channels", None))
+        if pretrained_model_name_or_path is None or num_channels is None:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        hub_kwargs = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+        stored = cls.config_class.from_pretrained(pretrained_model_name_or_path, **hub_kwargs).num_channels
+        if config is not None:
+            kwargs["config"] = copy.deepcopy(config)
+            kwargs["config"].num_channels = stored
+            kwargs.pop("num_channels", None)
+        else:
+            kwargs["num_channels"] = stored
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        if num_channels != stored:
+            (loaded[0] if isinstance(loaded, tuple) else loaded).set_num_channels(num_channels)
+        return loaded
+
+    def set_num_channels(self, num_channels: int) -> None:
+        """Adapt the weights that touch pixels to images of `num_channels` channels, in place.
+
+        One channel: the sum of the input kernels (and the mean of the rows that predict pixels); n channels: the kernels
+        repeated and scaled by old / n (the rows repeated).
+        """
+        if num_channels < 1:
+            raise ValueError(f"`num_channels` (={num_channels}) must be at least 1.")
+        for module in self.modules():
+            if module is not self and hasattr(module, "set_num_channels"):
+                if isinstance(module, ConvNextV2PreTrainedModel):
+                    continue
+                module.set_num_channels(num_channels)
+        self.config.num_channels = num_channels
+
+
+class ConvNextV2Encoder(nn.Module):
+    """The stages, one after the other."""
+
+    def __init__(self, config: ConvNextV2Config):
+        super().__init__()
+        rates = torch.linspace(0, config.drop_path_rate, sum(config.depths), device="cpu").split(list(config.depths))
+        self.stages = nn.ModuleList(ConvNextV2Stage(config, i, rate.tolist()) for i, rate in enumerate(rates))
+
+    def forward(
+        self, features: Tensor, cells: tuple[PackedCells, ...] | None = None, output_hidden_states: bool = False
+    ) -> tuple[Tensor, ...]:
+        """The maps after the stem and after each stage, or the last one alone; packed where `cells` are given."""
+        maps = (features,)
+        for index, stage in enumerate(self.stages):
+            features = stage(features, cells[index] if cells is not None else None)
+            maps = (*maps, features) if output_hidden_states else (features,)
+        return maps
+
+
+class ConvNextV2Model(ConvNextV2PreTrainedModel):
+    """The encoder with average pooling and a LayerNorm, as Transformers' `ConvNextV2Model`.
+
+    `add_pooling_layer=False` leaves the LayerNorm out, so that no parameter is without a gradient where only the maps
+    are used.
+    """
+
+    def __init__(self, config: ConvNextV2Config, add_pooling_layer: bool = True):
+        super().__init__(config)
+        config = self.config
+        self.embeddings = ConvNextV2Embeddings(config)
+        self.encoder = ConvNextV2Encoder(config)
+        self.layernorm = nn.LayerNorm(config.hidden_sizes[-1], eps=config.layer_norm_eps) if add_pooling_layer else None
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self, pixel_values: Tensor | None = None, output_hidden_states: bool | None = None, **kwargs: Any
+    ) -> BaseModelOutputWithPoolingAndNoAttention:
+        """Images `(B, num_channels, height, width)` to features.
+
+        Returns:
+            last_hidden_state `(B, C, height / 32, width / 32)`, pooler_output `(B, C)` and, if asked for, hidden_states:
+            the maps after the stem and after each stage, `(B, C, H, W)`.
+        """
+        if pixel_values is None:
+            raise ValueError("`pixel_values` (=None) must be a tensor (batch, channels, height, width).")
+        keep_maps = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        maps = self.encoder(self.embeddings(pixel_values), output_hidden_states=bool(keep_maps))
+        pooled = self.layernorm(maps[-1].mean([-2, -1])) if self.layernorm is not None else None
+        return BaseModelOutputWithPoolingAndNoAttention(
+            last_hidden_state=maps[-1], pooler_output=pooled, hidden_states=maps if keep_maps else None
+        )
+
+
+class ConvNextV2Backbone(BackboneMixin, ConvNextV2PreTrainedModel):
+    """The encoder as a backbone for detection and segmentation, as Transformers' `ConvNextV2Backbone`."""
+
+    has_attentions = False
+
+    def __init__(self, config: ConvNextV2Config):
+        super().__init__(config)
+        config = self.config
+        self.embeddings = ConvNextV2Embeddings(config)
+        self.encoder = ConvNextV2Encoder(config)
+        self.num_features = [config.hidden_sizes[0], *config.hidden_sizes]
+        norms = {name: ConvNextV2LayerNorm(dim) for name, dim in zip(self.out_features, self.channels, strict=True)}
+        self.hidden_states_norms = nn.ModuleDict(norms)
+        self.post_init()
+
+    @can_return_tuple
+    @filter_output_hidden_states
+    def forward(self, pixel_values: Tensor, output_hidden_states: bool | None = None, **kwargs: Any) -> BackboneOutput:
+        """Images `(B, num_channels, height, width)` to the normalised maps of `out_features`, `(B, C, H, W)` each."""
+        maps = self.encoder(self.embeddings(pixel_values), output_hidden_states=True)
+        feature_maps = tuple(
+            self.hidden_states_norms[name](map)
+            for name, map in zip(self.stage_names, maps, strict=True)
+            if name in self.out_features
+        )
+        return BackboneOutput(feature_maps=feature_maps, hidden_states=maps)
+
+
+class ConvNextV2ForImageClassification(ConvNextV2PreTrainedModel):
+    """The encoder with a linear classifier on its pooled features, as Transformers' class of the same name."""
+
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: ConvNextV2Config):
+        super().__init__(config)
+        config = self.config
+        self.num_labels = config.num_labels
+        self.convnextv2 = ConvNextV2Model(config)
+        has_head = config.num_labels > 0
+        self.classifier = nn.Linear(config.hidden_sizes[-1], config.num_labels) if has_head else nn.Identity()
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is getattr(self, "classifier", None) and isinstance(module, nn.Linear):
+            init.normal_(module.weight, std=self.config.initializer_range * self.config.head_init_scale)
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        label_smoothing: float = 0.0,
+        **kwargs: Any,
+    ) -> ImageClassifierOutputWithNoAttention:
+        """Images `(B, num_channels, height, width)` to `logits (B, num_labels)`.
+
+        Args:
+            labels: class indices `(B,)` int64, or class probabilities `(B, num_labels)` float (mixup, distillation) for
+                the soft cross-entropy. `config.problem_type` "multi_label_classification" takes 0/1 targets
+                `(B, num_labels)` and "regression" values, as in Transformers. The configuration is never changed.
+            label_smoothing: share of the probability spread evenly over the classes, for both kinds of class labels.
+        """
+        outputs = self.convnextv2(pixel_values, output_hidden_states=output_hidden_states, return_dict=True)
+        logits = self.classifier(outputs.pooler_output)
+        loss = None if labels is None else classification_loss(logits, labels, self.config, label_smoothing)
+        return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+
+
+def classification_loss(
+    logits: Tensor, labels: Tensor, config: ConvNextV2Config, label_smoothing: float = 0.0
+) -> Tensor:
+    """Mean loss of `logits (B, num_labels)`, a float32 scalar; the kind of loss follows `problem_type` and the labels."""
+    logits, labels = logits.float(), labels.to(logits.device)
+    if config.problem_type == "multi_label_classification":
+        return F.binary_cross_entropy_with_logits(logits, labels.float())
+    if config.problem_type == "regression" or (config.problem_type is None and config.num_labels == 1):
+        return F.mse_loss(logits.view(labels.shape), labels.float())
+    if labels.is_floating_point():
+        labels = labels.float()
+        if labels.shape != logits.shape:
+            raise ValueError(
+                f"`labels` (float, of shape {tuple(labels.shape)}) must be class probabilities of shape "
+                f"{tuple(logits.shape)}; class indices are int64 of shape ({len(logits)},)."
+            )
+    return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)

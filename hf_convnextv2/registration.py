@@ -1,0 +1,55 @@
+"""Auto classes: our own types on import, Transformers' `convnextv2` only when asked."""
+
+from typing import Any
+
+from transformers import AutoBackbone, AutoConfig, AutoModel, AutoModelForImageClassification, AutoModelForPreTraining
+from transformers import ConvNextV2Config as StockConvNextV2Config
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from .configuration_convnextv2 import ConvNextV2Config, ConvNextV2FCMAEConfig
+from .modeling_convnextv2 import ConvNextV2Backbone, ConvNextV2ForImageClassification, ConvNextV2Model
+from .modeling_fcmae import ConvNextV2FCMAEModel, ConvNextV2ForPreTraining
+
+_FASTER: tuple[tuple[Any, type], ...] = (
+    (AutoModel, ConvNextV2Model),
+    (AutoModelForImageClassification, ConvNextV2ForImageClassification),
+    (AutoBackbone, ConvNextV2Backbone),
+)
+# What each registry held before `register()`: (registry, key, value or None). Empty while we are not registered.
+_replaced: list[tuple[dict[Any, Any], Any, Any]] = []
+
+
+def register() -> None:
+    """Let `AutoConfig`, `AutoModel`, `AutoModelForImageClassification`, `AutoBackbone` and so `pipeline` use this
+    package's classes for every `convnextv2` model of this process, under our configuration and Transformers' own.
+
+    Importing the package does not do this. `unregister()` restores what was there; calling either twice is harmless.
+    """
+    if _replaced:
+        return
+    _replace(CONFIG_MAPPING._extra_content, ConvNextV2Config.model_type, ConvNextV2Config)
+    for auto_class, model_class in _FASTER:
+        for config_class in (ConvNextV2Config, StockConvNextV2Config):
+            _replace(auto_class._model_mapping._extra_content, config_class, model_class)
+
+
+def unregister() -> None:
+    """Undo `register()`: the Auto classes return exactly what they returned before it."""
+    while _replaced:
+        registry, key, value = _replaced.pop()
+        if value is None:
+            del registry[key]
+        else:
+            registry[key] = value
+
+
+def register_own_types() -> None:
+    """`convnextv2_fcmae` for `AutoConfig`, `AutoModelForPreTraining` and `AutoModel`; nothing of Transformers changes."""
+    AutoConfig.register(ConvNextV2FCMAEConfig.model_type, ConvNextV2FCMAEConfig, exist_ok=True)
+    AutoModelForPreTraining.register(ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining, exist_ok=True)
+    AutoModel.register(ConvNextV2FCMAEConfig, ConvNextV2FCMAEModel, exist_ok=True)
+
+
+def _replace(registry: dict[Any, Any], key: Any, value: Any) -> None:
+    _replaced.append((registry, key, registry.get(key)))
+    registry[key] = value
