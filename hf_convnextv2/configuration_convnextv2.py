@@ -38,11 +38,13 @@ class ConvNextV2Config(StockConvNextV2Config):
     model_type = "convnextv2"
 
     num_stages: int | None = None
+    hidden_sizes: list[int] | tuple[int, ...] = (96, 192, 384, 768)
+    depths: list[int] | tuple[int, ...] = (3, 3, 9, 3)
     use_grn: bool = True
     head_init_scale: float = 1.0
 
     def __post_init__(self, **kwargs: Any) -> None:
-        depths, hidden_sizes = list(self.depths or ()), list(self.hidden_sizes or ())
+        depths, hidden_sizes = list(self.depths), list(self.hidden_sizes)
         if not depths or len(depths) != len(hidden_sizes):
             raise ValueError(
                 f"`depths` (={depths}) and `hidden_sizes` (={hidden_sizes}) must have the same length >= 1."
@@ -80,7 +82,7 @@ class ConvNextV2Config(StockConvNextV2Config):
     @property
     def cell_size(self) -> int | tuple[int, int]:
         """Side in pixels of a cell: the image area that one position of the last stage sees through the strides."""
-        height, width = (side * 2 ** (len(self.depths or ()) - 1) for side in _sides(self.patch_size))
+        height, width = (side * 2 ** (len(self.depths) - 1) for side in _sides(self.patch_size))
         return height if height == width else (height, width)
 
     @classmethod
@@ -95,8 +97,8 @@ class ConvNextV2Config(StockConvNextV2Config):
             config_dict = _as_model_type(config_dict, cls)
         elif cls.model_type not in nested:
             raise ValueError(
-                f"`{pretrained_model_name_or_path}` holds a model of type `{stored}`; {cls.__name__} reads "
-                f"`{ConvNextV2Config.model_type}` and `{FCMAE_MODEL_TYPE}`. Load it with its own class or with AutoModel."
+                f"`{pretrained_model_name_or_path}` (of type `{stored}`) must be of type `{ConvNextV2Config.model_type}` "
+                f"or `{FCMAE_MODEL_TYPE}` for {cls.__name__}. Load it with its own class or with AutoModel."
             )
         return config_dict, kwargs
 
@@ -147,7 +149,7 @@ class ConvNextV2FCMAEConfig(ConvNextV2Config):
     def cell_size(self) -> int:
         """Side of a cell in pixels: 32 for the published sizes."""
         assert isinstance(self.patch_size, int)
-        return self.patch_size * 2 ** (len(self.depths or ()) - 1)
+        return self.patch_size * 2 ** (len(self.depths) - 1)
 
 
 _PRETRAINING_FIELDS = {f.name for f in fields(ConvNextV2FCMAEConfig)} - {f.name for f in fields(ConvNextV2Config)}

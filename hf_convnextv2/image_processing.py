@@ -1,4 +1,4 @@
-"""The image processor of a model: Transformers' own, with the settings that ConvNeXt V2 is trained and measured with."""
+"""Transformers' image processor with the settings that ConvNeXt V2 is trained and measured with."""
 
 from typing import Any
 

@@ -9,12 +9,12 @@ from torch import Tensor
 
 
 def count_visible(num_cells: int, mask_ratio: float) -> int:
-    """Number of cells left visible: `int(L * (1 - ratio))`, as in the official code (19 of 49 at 224 pixels and 0.6)."""
+    """Number of visible cells: `int(L * (1 - ratio))`, as in the official code (19 of 49 at 224 pixels and 0.6)."""
     num_visible = int(num_cells * (1 - mask_ratio))
     if not 0 < num_visible < num_cells:
         raise ValueError(
-            f"`mask_ratio` (={mask_ratio}) must leave at least one visible and one hidden cell, but leaves {num_visible} "
-            f"of {num_cells} visible. Use larger images, smaller cells or another ratio."
+            f"`mask_ratio` (={mask_ratio}) must leave at least one visible and one hidden cell, but leaves "
+            f"{num_visible} of {num_cells} visible. Use larger images, smaller cells or another ratio."
         )
     return num_visible
 

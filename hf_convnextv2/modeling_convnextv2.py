@@ -80,15 +80,13 @@ class ConvNextV2PreTrainedModel(PreTrainedModel):
     def set_num_channels(self, num_channels: int) -> None:
         """Adapt the weights that touch pixels to images of `num_channels` channels, in place.
 
-        One channel: the sum of the input kernels (and the mean of the rows that predict pixels); n channels: the kernels
-        repeated and scaled by old / n (the rows repeated).
+        One channel: the sum of the input kernels (and the mean of the rows that predict pixels); n channels: the
+        kernels repeated and scaled by old / n (the rows repeated).
         """
         if num_channels < 1:
             raise ValueError(f"`num_channels` (={num_channels}) must be at least 1.")
         for module in self.modules():
-            if module is not self and hasattr(module, "set_num_channels"):
-                if isinstance(module, ConvNextV2PreTrainedModel):
-                    continue
+            if hasattr(module, "set_num_channels") and not isinstance(module, ConvNextV2PreTrainedModel):
                 module.set_num_channels(num_channels)
         self.config.num_channels = num_channels
 
@@ -134,8 +132,8 @@ class ConvNextV2Model(ConvNextV2PreTrainedModel):
         """Images `(B, num_channels, height, width)` to features.
 
         Returns:
-            last_hidden_state `(B, C, height / 32, width / 32)`, pooler_output `(B, C)` and, if asked for, hidden_states:
-            the maps after the stem and after each stage, `(B, C, H, W)`.
+            last_hidden_state `(B, C, height / 32, width / 32)`, pooler_output `(B, C)` and, if asked for,
+            hidden_states: the maps after the stem and after each stage, `(B, C, H, W)`.
         """
         if pixel_values is None:
             raise ValueError("`pixel_values` (=None) must be a tensor (batch, channels, height, width).")
@@ -183,10 +181,10 @@ class ConvNextV2ForImageClassification(ConvNextV2PreTrainedModel):
     def __init__(self, config: ConvNextV2Config):
         super().__init__(config)
         config = self.config
-        self.num_labels = config.num_labels
+        self.num_labels = config.num_labels or 0
         self.convnextv2 = ConvNextV2Model(config)
-        has_head = config.num_labels > 0
-        self.classifier = nn.Linear(config.hidden_sizes[-1], config.num_labels) if has_head else nn.Identity()
+        dim, num_labels = config.hidden_sizes[-1], self.num_labels
+        self.classifier = nn.Linear(dim, num_labels) if num_labels > 0 else nn.Identity()
         self.post_init()
 
     @torch.no_grad()
@@ -221,7 +219,7 @@ class ConvNextV2ForImageClassification(ConvNextV2PreTrainedModel):
 def classification_loss(
     logits: Tensor, labels: Tensor, config: ConvNextV2Config, label_smoothing: float = 0.0
 ) -> Tensor:
-    """Mean loss of `logits (B, num_labels)`, a float32 scalar; the kind of loss follows `problem_type` and the labels."""
+    """Mean loss of `logits (B, num_labels)`, a float32 scalar; its kind follows `problem_type` and the labels."""
     logits, labels = logits.float(), labels.to(logits.device)
     if config.problem_type == "multi_label_classification":
         return F.binary_cross_entropy_with_logits(logits, labels.float())

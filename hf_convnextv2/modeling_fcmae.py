@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
-from transformers.utils import ModelOutput
-from transformers.utils.generic import can_return_tuple
+from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from .channels import adapt_output_channels
 from .configuration_convnextv2 import ConvNextV2FCMAEConfig
@@ -92,7 +91,7 @@ class ConvNextV2ForPreTraining(ConvNextV2PreTrainedModel):
         return patchify(pixel_values, self.config.cell_size)
 
     def unpatchify(self, logits: Tensor, original_image_size: tuple[int, int] | None = None) -> Tensor:
-        """Cells `(B, L, P * P * C)` as images; `original_image_size` (height, width) defaults to the configuration's."""
+        """Cells `(B, L, P * P * C)` as images of `original_image_size` (height, width), by default the configuration's."""
         size = original_image_size or self.config.image_size
         height, width = (size, size) if isinstance(size, int) else size
         return unpatchify(logits, self.config.cell_size, height, width)
@@ -167,7 +166,8 @@ class ConvNextV2ForPreTraining(ConvNextV2PreTrainedModel):
         predicted = logits.float()
         if self.config.norm_pix_loss:
             predicted = predicted * _deviation(cells) + cells.mean(-1, keepdim=True)
-        return self.unpatchify(torch.where(mask.bool()[..., None], predicted, cells), tuple(pixel_values.shape[2:]))
+        height, width = pixel_values.shape[2:]
+        return self.unpatchify(torch.where(mask.bool()[..., None], predicted, cells), (height, width))
 
     @property
     def _mask_ratio(self) -> float:
@@ -180,8 +180,8 @@ class ConvNextV2ForPreTraining(ConvNextV2PreTrainedModel):
         height, width = pixel_values.shape[-2:]
         if height % self.config.cell_size or width % self.config.cell_size:
             raise ValueError(
-                f"`pixel_values` (of shape {tuple(pixel_values.shape)}) must have a height and a width that are multiples "
-                f"of {self.config.cell_size}, the size of a cell. Resize the images or use another `patch_size`."
+                f"`pixel_values` (of shape {tuple(pixel_values.shape)}) must have a height and a width that are "
+                f"multiples of {self.config.cell_size}, the size of a cell. Resize the images or use another `patch_size`."
             )
         return height // self.config.cell_size, width // self.config.cell_size
 

@@ -1,9 +1,9 @@
 """Visible cells packed into a dense tensor, and the one operation that has to know where their neighbours are.
 
 In ConvNeXt V2 only the depthwise convolution and GRN look beyond a cell, so an encoder that sees V of the L cells of
-each image computes on `(B * V, C, k, k)`: k positions a side and cell, e.g. 8, 4, 2, 1 in the four stages. The depthwise
-convolution is submanifold (paper, section 3): a neighbour counts if it is visible. It has two forms. *Halo* gathers
-each cell with the 3 positions around it; *canvas* puts the cells back in place, convolves and takes them out again.
+each image computes on `(B * V, C, k, k)`: k positions a side and cell, e.g. 8, 4, 2, 1 in the four stages. The
+depthwise convolution is submanifold (paper, section 3): a neighbour counts if it is visible. It has two forms. *Halo*
+gathers each cell with the 3 positions around it; *canvas* puts the cells back in place, convolves and takes them out.
 
 A row is one position with all its channels, `(C,)`; index tables move rows and are shared by all blocks of a stage.
 """
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
 
 KERNEL_SIZE = 7
 HALO = KERNEL_SIZE // 2
@@ -142,7 +143,7 @@ class _HaloConv(torch.autograd.Function):
             grad_rows = F.conv2d(windows, weight.flip(2, 3), groups=groups).permute(0, 2, 3, 1).reshape(rows.shape)
         if ctx.needs_input_grad[1]:
             grad_map, windows = grad.permute(0, 3, 1, 2), _windows(rows, halo, ctx.side)
-            grad_weight = torch.nn.grad.conv2d_weight(windows, weight.shape, grad_map, groups=groups)
+            grad_weight = conv2d_weight(windows, weight.shape, grad_map, groups=groups)
         if ctx.has_bias and ctx.needs_input_grad[2]:
             grad_bias = grad.sum((0, 1, 2))
         return grad_rows, grad_weight, grad_bias, None, None

@@ -44,7 +44,7 @@ def unregister() -> None:
 
 
 def register_own_types() -> None:
-    """`convnextv2_fcmae` for `AutoConfig`, `AutoModelForPreTraining` and `AutoModel`; nothing of Transformers changes."""
+    """`convnextv2_fcmae` for `AutoConfig`, `AutoModelForPreTraining` and `AutoModel`; nothing is overridden."""
     AutoConfig.register(ConvNextV2FCMAEConfig.model_type, ConvNextV2FCMAEConfig, exist_ok=True)
     AutoModelForPreTraining.register(ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining, exist_ok=True)
     AutoModel.register(ConvNextV2FCMAEConfig, ConvNextV2FCMAEModel, exist_ok=True)

@@ -1,0 +1,101 @@
+"""FCMAE the plain way: dense maps with the hidden cells multiplied by zero wherever they could be seen.
+
+The oracle of the packed encoder. It reads the parameters of a `ConvNextV2ForPreTraining` and writes every formula out;
+nothing of the package computes here, unless a caller asks for its GELU + GRN to time the rest against it.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Response = Callable[[Tensor, nn.Module], Tensor]
+
+
+def gelu_and_grn(x: Tensor, grn: nn.Module) -> Tensor:
+    """GELU and `y + w * (y * share)` of `(B, H, W, C)`, the share of a channel being its energy over the mean energy."""
+    y = F.gelu(x)
+    energy = torch.linalg.vector_norm(y, dim=(1, 2), keepdim=True)
+    return y + grn.weight * (y * (energy / (energy.mean(-1, keepdim=True) + 1e-6)))
+
+
+def unmasked_conv(conv: nn.Conv2d, x: Tensor, visible: Tensor) -> Tensor:
+    """The negative control: what a hidden cell holds reaches its neighbours."""
+    return conv(x)
+
+
+def masked_conv(conv: nn.Conv2d, x: Tensor, visible: Tensor) -> Tensor:
+    return conv(x * visible) * visible
+
+
+def block(layer: nn.Module, x: Tensor, visible: Tensor, response: Response, conv: Callable[..., Tensor]) -> Tensor:
+    """One block of a map `(B, C, H, W)`; `visible` is `(B, 1, H, W)`, 1 where the encoder may look."""
+    y = conv(layer.dwconv, x, visible).permute(0, 2, 3, 1)
+    y = F.layer_norm(y, y.shape[-1:], layer.layernorm.weight, layer.layernorm.bias, eps=1e-6)
+    # GELU(0) = 0: masked before it, hidden positions add nothing to the energy.
+    y = F.linear(y, layer.pwconv1.weight, layer.pwconv1.bias) * visible.permute(0, 2, 3, 1)
+    bias = F.linear(layer.grn.bias.view(1, -1), layer.pwconv2.weight, layer.pwconv2.bias).view(-1)
+    y = F.linear(response(y, layer.grn), layer.pwconv2.weight, bias).permute(0, 3, 1, 2)
+    return (x + y) * visible
+
+
+def channels_first_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+    x = x.permute(0, 2, 3, 1)
+    return F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, eps=1e-6).permute(0, 3, 1, 2)
+
+
+def encode(
+    model: nn.Module,
+    pixel_values: Tensor,
+    masked: Tensor,
+    response: Response = gelu_and_grn,
+    conv: Callable[..., Tensor] = masked_conv,
+) -> list[Tensor]:
+    """Five maps `(B, C, H, W)`, zero in hidden cells; `masked (B, L)` bool."""
+    rows, columns = (side // model.config.cell_size for side in pixel_values.shape[2:])
+    grid = (~masked).view(-1, 1, rows, columns).to(pixel_values.dtype)
+    embeddings, stages = model.convnextv2.embeddings, model.convnextv2.encoder.stages
+    x = embeddings.patch_embeddings(pixel_values.contiguous(memory_format=torch.channels_last))
+    x = channels_first_norm(embeddings.layernorm, x)
+    maps = [x := x * at_resolution(grid, x)]
+    for stage in stages:
+        if len(stage.downsampling_layer):
+            norm, downsample = stage.downsampling_layer
+            x = downsample(channels_first_norm(norm, x) * at_resolution(grid, x))
+            x = x * at_resolution(grid, x)
+        visible = at_resolution(grid, x)
+        for layer in stage.layers:
+            x = block(layer, x, visible, response, conv)
+        maps.append(x)
+    return maps
+
+
+def at_resolution(grid: Tensor, x: Tensor) -> Tensor:
+    return F.interpolate(grid, size=x.shape[2:], mode="nearest")
+
+
+def decode(model: nn.Module, features: Tensor, masked: Tensor, response: Response = gelu_and_grn) -> Tensor:
+    """Predicted cells `(B, L, P * P * C)` from the last map."""
+    decoder = model.decoder
+    x = F.linear(features.permute(0, 2, 3, 1), decoder.proj.weight, decoder.proj.bias)
+    hidden = masked.view(*x.shape[:3], 1)
+    x = (x * ~hidden + decoder.mask_token.view(1, 1, 1, -1) * hidden).permute(0, 3, 1, 2)
+    for layer in decoder.layers:
+        x = block(layer, x, torch.ones_like(x[:, :1]), response, unmasked_conv)
+    return F.linear(x.permute(0, 2, 3, 1), decoder.pred.weight, decoder.pred.bias).flatten(1, 2)
+
+
+def loss(model: nn.Module, pixel_values: Tensor, logits: Tensor, masked: Tensor) -> Tensor:
+    """Mean squared error against each hidden cell's pixels, normalised by that cell's mean and deviation."""
+    side = model.config.cell_size
+    cells = F.unfold(pixel_values, side, stride=side).transpose(1, 2)  # (B, L, C * P * P)
+    cells = cells.unflatten(-1, (-1, side * side)).transpose(2, 3).flatten(2)  # row, column, channel
+    mean, std = cells.mean(-1, keepdim=True), (cells.var(-1, keepdim=True) + 1e-6).sqrt()
+    return F.mse_loss(logits[masked], ((cells - mean) / std)[masked])
+
+
+def step(model: nn.Module, pixel_values: Tensor, masked: Tensor, response: Response = gelu_and_grn) -> Tensor:
+    """The loss of a whole pre-training forward pass."""
+    maps = encode(model, pixel_values, masked, response)
+    return loss(model, pixel_values, decode(model, maps[-1], masked, response), masked)
