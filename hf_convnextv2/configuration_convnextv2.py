@@ -57,7 +57,7 @@ class ConvNextV2Config(StockConvNextV2Config):
             raise ValueError(f"`num_stages` (={self.num_stages}) must equal the length of `depths` (={depths}).")
         if self.num_channels < 1:
             raise ValueError(f"`num_channels` (={self.num_channels}) must be at least 1.")
-        if min(_sides(self.patch_size)) < 1:
+        if min(self.patch_sides) < 1:
             raise ValueError(f"`patch_size` (={self.patch_size}) must be at least 1.")
         if not 0 <= self.drop_path_rate < 1:
             raise ValueError(f"`drop_path_rate` (={self.drop_path_rate}) must be in [0, 1).")
@@ -80,9 +80,15 @@ class ConvNextV2Config(StockConvNextV2Config):
         )
 
     @property
+    def patch_sides(self) -> tuple[int, int]:
+        """Height and width in pixels of a patch of the stem."""
+        height, width = (self.patch_size,) * 2 if isinstance(self.patch_size, int) else self.patch_size
+        return height, width
+
+    @property
     def cell_size(self) -> int | tuple[int, int]:
         """Side in pixels of a cell: the image area that one position of the last stage sees through the strides."""
-        height, width = (side * 2 ** (len(self.depths) - 1) for side in _sides(self.patch_size))
+        height, width = (side * 2 ** (len(self.depths) - 1) for side in self.patch_sides)
         return height if height == width else (height, width)
 
     @classmethod
@@ -97,8 +103,8 @@ class ConvNextV2Config(StockConvNextV2Config):
             config_dict = _as_model_type(config_dict, cls)
         elif cls.model_type not in nested:
             raise ValueError(
-                f"`{pretrained_model_name_or_path}` (of type `{stored}`) must be of type `{ConvNextV2Config.model_type}` "
-                f"or `{FCMAE_MODEL_TYPE}` for {cls.__name__}. Load it with its own class or with AutoModel."
+                f"`{pretrained_model_name_or_path}` (of type `{stored}`) must hold a `{ConvNextV2Config.model_type}` or "
+                f"`{FCMAE_MODEL_TYPE}` model for {cls.__name__}. Load it with its own class or with AutoModel."
             )
         return config_dict, kwargs
 
@@ -153,10 +159,6 @@ class ConvNextV2FCMAEConfig(ConvNextV2Config):
 
 
 _PRETRAINING_FIELDS = {f.name for f in fields(ConvNextV2FCMAEConfig)} - {f.name for f in fields(ConvNextV2Config)}
-
-
-def _sides(size: int | list[int] | tuple[int, ...]) -> tuple[int, ...]:
-    return (size, size) if isinstance(size, int) else tuple(size)
 
 
 def _as_model_type(config_dict: dict[str, Any], config_class: type[PreTrainedConfig]) -> dict[str, Any]:

@@ -159,7 +159,7 @@ class ConvNextV2Embeddings(nn.Module):
         super().__init__()
         self.cell_size = config.cell_size
         self.patch_embeddings = nn.Conv2d(
-            config.num_channels, config.hidden_sizes[0], kernel_size=config.patch_size, stride=config.patch_size
+            config.num_channels, config.hidden_sizes[0], kernel_size=config.patch_sides, stride=config.patch_sides
         )
         self.layernorm = ConvNextV2LayerNorm(config.hidden_sizes[0], eps=1e-6)
 
@@ -172,11 +172,9 @@ class ConvNextV2Embeddings(nn.Module):
 
     def set_num_channels(self, num_channels: int) -> None:
         """Adapt the kernels to images of `num_channels` channels (see `adapt_input_channels`)."""
-        old = self.patch_embeddings
-        new = nn.Conv2d(num_channels, old.out_channels, old.kernel_size, stride=old.stride, device="meta")
-        new.weight = nn.Parameter(adapt_input_channels(old.weight.detach(), num_channels))
-        new.bias = old.bias
-        self.patch_embeddings = new
+        conv = self.patch_embeddings
+        conv.weight = nn.Parameter(adapt_input_channels(conv.weight.detach(), num_channels))
+        conv.in_channels = num_channels
 
 
 def check_pixel_values(pixel_values: Tensor, num_channels: int, cell_size: int | tuple[int, int]) -> None:

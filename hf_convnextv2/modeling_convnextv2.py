@@ -29,11 +29,11 @@ HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "re
 class ConvNextV2PreTrainedModel(PreTrainedModel):
     """Initialisation, loading and saving that all models share."""
 
-    config_class = ConvNextV2Config
+    config_class: type[ConvNextV2Config] = ConvNextV2Config  # pyright: ignore[reportIncompatibleVariableOverride]
     config: ConvNextV2Config
     base_model_prefix = "convnextv2"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = "image"
     supports_gradient_checkpointing = True
     _no_split_modules = ["ConvNextV2Layer"]  # noqa: RUF012
     _can_compile_fullgraph = True
@@ -86,8 +86,9 @@ class ConvNextV2PreTrainedModel(PreTrainedModel):
         if num_channels < 1:
             raise ValueError(f"`num_channels` (={num_channels}) must be at least 1.")
         for module in self.modules():
-            if hasattr(module, "set_num_channels") and not isinstance(module, ConvNextV2PreTrainedModel):
-                module.set_num_channels(num_channels)
+            adapt = getattr(module, "set_num_channels", None)
+            if adapt is not None and not isinstance(module, ConvNextV2PreTrainedModel):
+                adapt(num_channels)
         self.config.num_channels = num_channels
 
 

@@ -60,12 +60,11 @@ class ConvNextV2FCMAEDecoder(nn.Module):
 
     def set_num_channels(self, num_channels: int) -> None:
         """Adapt the prediction to images of `num_channels` channels."""
-        old, self.num_channels, old_channels = self.pred, num_channels, self.num_channels
-        weight = adapt_output_channels(old.weight.detach(), old_channels, num_channels)
-        assert old.bias is not None
-        self.pred = nn.Linear(old.in_features, len(weight), device="meta")
-        self.pred.weight = nn.Parameter(weight)
-        self.pred.bias = nn.Parameter(adapt_output_channels(old.bias.detach(), old_channels, num_channels))
+        for name, parameter in list(self.pred.named_parameters()):
+            adapted = adapt_output_channels(parameter.detach(), self.num_channels, num_channels)
+            setattr(self.pred, name, nn.Parameter(adapted))
+        self.pred.out_features = len(self.pred.weight)
+        self.num_channels = num_channels
 
 
 class ConvNextV2ForPreTraining(ConvNextV2PreTrainedModel):
@@ -91,7 +90,7 @@ class ConvNextV2ForPreTraining(ConvNextV2PreTrainedModel):
         return patchify(pixel_values, self.config.cell_size)
 
     def unpatchify(self, logits: Tensor, original_image_size: tuple[int, int] | None = None) -> Tensor:
-        """Cells `(B, L, P * P * C)` as images of `original_image_size` (height, width), by default the configuration's."""
+        """Cells `(B, L, P * P * C)` as images of `original_image_size` (height, width), default `config.image_size`."""
         size = original_image_size or self.config.image_size
         height, width = (size, size) if isinstance(size, int) else size
         return unpatchify(logits, self.config.cell_size, height, width)
@@ -180,8 +179,8 @@ class ConvNextV2ForPreTraining(ConvNextV2PreTrainedModel):
         height, width = pixel_values.shape[-2:]
         if height % self.config.cell_size or width % self.config.cell_size:
             raise ValueError(
-                f"`pixel_values` (of shape {tuple(pixel_values.shape)}) must have a height and a width that are "
-                f"multiples of {self.config.cell_size}, the size of a cell. Resize the images or use another `patch_size`."
+                f"`pixel_values` (of shape {tuple(pixel_values.shape)}) must have sides that are multiples of "
+                f"{self.config.cell_size}, the size of a cell. Resize the images or use another `patch_size`."
             )
         return height // self.config.cell_size, width // self.config.cell_size
 

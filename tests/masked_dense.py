@@ -14,7 +14,7 @@ Response = Callable[[Tensor, nn.Module], Tensor]
 
 
 def gelu_and_grn(x: Tensor, grn: nn.Module) -> Tensor:
-    """GELU and `y + w * (y * share)` of `(B, H, W, C)`, the share of a channel being its energy over the mean energy."""
+    """GELU and `y + w * (y * share)` of `(B, H, W, C)`, a channel's share being its energy over the mean."""
     y = F.gelu(x)
     energy = torch.linalg.vector_norm(y, dim=(1, 2), keepdim=True)
     return y + grn.weight * (y * (energy / (energy.mean(-1, keepdim=True) + 1e-6)))
