@@ -1,7 +1,7 @@
 """Configurations of ConvNeXt V2 and of its FCMAE pre-training (arXiv 2301.00808); every setting is checked here."""
 
 from dataclasses import fields
-from typing import Any
+from typing import Any, Self
 
 from huggingface_hub.dataclasses import strict
 from transformers import ConvNextV2Config as StockConvNextV2Config
@@ -64,7 +64,7 @@ class ConvNextV2Config(StockConvNextV2Config):
         super().__post_init__(**kwargs)
 
     @classmethod
-    def from_size(cls, name: str, **overrides: Any) -> "ConvNextV2Config":
+    def from_size(cls, name: str, **overrides: Any) -> Self:
         """The configuration of a published size (paper, appendix A.1), e.g. `from_size("atto", num_labels=10)`.
 
         `num_stages=n` keeps the first n stages. Any other field is taken as given.
@@ -103,7 +103,7 @@ class ConvNextV2Config(StockConvNextV2Config):
             config_dict = _as_model_type(config_dict, cls)
         elif cls.model_type not in nested:
             raise ValueError(
-                f"`{pretrained_model_name_or_path}` (of type `{stored}`) must hold a `{ConvNextV2Config.model_type}` or "
+                f"`{pretrained_model_name_or_path}` (of type `{stored}`) must be a `{ConvNextV2Config.model_type}` or "
                 f"`{FCMAE_MODEL_TYPE}` model for {cls.__name__}. Load it with its own class or with AutoModel."
             )
         return config_dict, kwargs

@@ -5,19 +5,15 @@ B batch, V visible cells of an image (1 where the map is dense), N = B * V, C ch
 current stride (k k in a cell). Between blocks a map is (N, C, H, W) in channels-last memory; inside, (N, H, W, C).
 """
 
-from typing import Any
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .channels import adapt_input_channels
 from .configuration_convnextv2 import ConvNextV2Config
+from .grn import ConvNextV2GRN, gelu_grn_linear
 from .packing import KERNEL_SIZE, PackedCells, depthwise_conv
-
-GRN_EPS = 1e-6
 
 
 class ConvNextV2LayerNorm(nn.LayerNorm):
@@ -43,57 +39,6 @@ class ConvNextV2DropPath(nn.Module):
 
     def extra_repr(self) -> str:
         return f"p={self.drop_prob}"
-
-
-class ConvNextV2GRN(nn.Module):
-    """Global Response Normalization: scale a channel by its share of an image's energy (paper, equations 1 to 4)."""
-
-    def __init__(self, dim: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(1, 1, 1, dim))  # 4-D as in the released checkpoints
-        self.bias = nn.Parameter(torch.zeros(1, 1, 1, dim))
-
-    def forward(self, x: Tensor, num_visible: int = 1) -> Tensor:
-        """`x (N, H, W, C)`; statistics in float32 over the positions of one image, the affine in the input's dtype."""
-        rows = x.reshape(x.shape[0] // num_visible, -1, x.shape[-1])  # (B, V * H * W, C)
-        energy = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=torch.float32)
-        scale = _response_scale(energy, self.weight)[0].to(x.dtype)
-        return (rows * scale).view(x.shape) + self.bias.to(x.dtype)
-
-
-def _response_scale(energy: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Factor of each channel, its share of the energy and the mean energy, from `energy (B, 1, C)` in float32."""
-    mean = energy.mean(dim=-1, keepdim=True) + GRN_EPS
-    share = energy / mean
-    return 1 + weight.view(-1).float() * share, share, mean
-
-
-class _GELUResponseScale(torch.autograd.Function):
-    """GELU and the scale of GRN over rows `(B, T, C)`, keeping only the input and the energies for backward.
-
-    These are elementwise passes over the widest tensor of the block: what they read and write decides their cost.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        out = F.gelu(x)
-        energy = torch.linalg.vector_norm(out, dim=1, keepdim=True, dtype=torch.float32)  # (B, 1, C)
-        ctx.save_for_backward(x, weight, energy)
-        return out.mul_(_response_scale(energy, weight)[0].to(out.dtype))
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        x, weight, energy = ctx.saved_tensors
-        scale, share, mean = _response_scale(energy, weight)
-        activation = F.gelu(x)
-        grad_scale = (grad * activation).sum(dim=1, keepdim=True, dtype=torch.float32)  # (B, 1, C)
-        grad_share = grad_scale * weight.view(-1).float()
-        grad_energy = (grad_share - (grad_share * share).mean(dim=-1, keepdim=True)) / mean
-        # A norm has no slope at zero: take 0 there, as torch.linalg.vector_norm does.
-        pull = torch.where(energy > 0, grad_energy / energy, 0).to(x.dtype)
-        grad_activation = torch.addcmul(grad * scale.to(grad.dtype), activation, pull)
-        grad_weight = (grad_scale * share).sum(dim=(0, 1)).view_as(weight).to(weight.dtype)
-        return torch.ops.aten.gelu_backward(grad_activation, x), grad_weight
 
 
 def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
@@ -137,10 +82,7 @@ class ConvNextV2Layer(GradientCheckpointingLayer):
         if not self._is_lean():
             return self.pwconv2(self.grn(self.act(x), num_visible))
         rows = x.reshape(x.shape[0] // num_visible, -1, x.shape[-1])
-        rows: Any = _GELUResponseScale.apply(rows, self.grn.weight)
-        # GRN's bias passes through the linear layer: adding it there touches C numbers instead of 4C a position.
-        bias = F.linear(self.grn.bias.view(1, -1), self.pwconv2.weight, self.pwconv2.bias).view(-1)
-        return F.linear(rows, self.pwconv2.weight, bias).view(*x.shape[:-1], -1)
+        return gelu_grn_linear(rows, self.grn, self.pwconv2).view(*x.shape[:-1], -1)
 
     def _is_lean(self) -> bool:
         """The fused path reads parameters past the modules, so it is taken only where nobody could tell."""

@@ -20,7 +20,8 @@ from transformers.modeling_outputs import (
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_convnextv2 import ConvNextV2Config
-from .layers import ConvNextV2Embeddings, ConvNextV2GRN, ConvNextV2LayerNorm, ConvNextV2Stage
+from .grn import ConvNextV2GRN
+from .layers import ConvNextV2Embeddings, ConvNextV2LayerNorm, ConvNextV2Stage
 from .packing import PackedCells
 
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
