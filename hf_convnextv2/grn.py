@@ -1,4 +1,4 @@
-"""Global Response Normalization (arXiv 2301.00808, section 4), alone and fused with what stands beside it in a block.
+"""Global Response Normalization (arXiv 2301.00808, section 4), alone and fused with the layers around it in a block.
 
 B images, T positions of an image (the visible ones), C channels of the block, 4C of its middle.
 """
@@ -31,54 +31,71 @@ class ConvNextV2GRN(nn.Module):
         return (rows * scale).view(x.shape) + self.bias.to(x.dtype)
 
 
-def gelu_grn_linear(x: Tensor, grn: ConvNextV2GRN, linear: nn.Linear) -> Tensor:
-    """`linear(grn(gelu(x)))` of rows `(B, T, 4C)`, `(B, T, C)`, in the fewest passes over the widest tensor of a block.
+def response_mlp(x: Tensor, up: nn.Linear, grn: ConvNextV2GRN, down: nn.Linear) -> Tensor:
+    """`down(grn(gelu(up(x))))` of rows `(B, T, C)`, in the fewest passes over the 4C-wide tensor between the two.
 
-    GRN's bias passes through the linear layer: added there it touches C numbers instead of 4C a position.
+    GRN's bias passes through `down`: added there it touches C numbers instead of 4C a position.
     """
-    bias = F.linear(grn.bias.view(1, -1), linear.weight, linear.bias).view(-1)
-    out: Any = _GELUResponseLinear.apply(x, grn.weight.view(-1), linear.weight.to(x.dtype), bias.to(x.dtype))
+    bias = F.linear(grn.bias.view(1, -1), down.weight, down.bias).view(-1)
+    parameters = (up.weight, up.bias, grn.weight.view(-1), down.weight, bias)
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, parameters = x.to(dtype), tuple(parameter.to(dtype) for parameter in parameters)
+    out: Any = _ResponseMLP.apply(x, *parameters, torch.is_grad_enabled())
     return out
 
 
-class _GELUResponseLinear(torch.autograd.Function):
-    """GELU, the scale of GRN and a linear layer; keeps its input and the energies, and recomputes the rest.
+class _ResponseMLP(torch.autograd.Function):
+    """Linear, GELU, the scale of GRN, linear; keeps the first one's output and the energies, and recomputes the rest.
 
-    Elementwise passes over 4C channels cost a block as much as its matrix products do. On a CPU they run over a few
-    images at a time, whose numbers stay in the cache and whose buffers need no fresh memory.
+    Elementwise passes over 4C channels can cost a block as much as its matrix products do. On a CPU they run over a
+    few images at a time, whose numbers stay in the cache and whose buffers need no fresh memory.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, grn_weight: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        out = x.new_empty(*x.shape[:2], len(weight))
-        energy = torch.empty(len(x), 1, x.shape[2], device=x.device)
-        for images in _chunks(x):
-            y = F.gelu(x[images])
+    def forward(
+        ctx: Any, x: Tensor, up: Tensor, up_bias: Tensor, grn: Tensor, down: Tensor, down_bias: Tensor, keep: bool
+    ) -> Tensor:
+        hidden = x.new_empty(*x.shape[:2], len(up) if keep else 0)
+        energy = torch.empty(len(x), 1, len(up), device=x.device)
+        out = torch.empty_like(x)
+        for images in _chunks(x, len(up)):
+            y = F.linear(x[images], up, up_bias)
+            if keep:
+                hidden[images] = y
+            y = F.gelu(y)
             energy[images] = y.float().square().sum(dim=1, keepdim=True).sqrt()
-            y = y * _scale(energy[images], grn_weight)[0].to(y.dtype)
-            out[images] = F.linear(y, weight, bias)
-        ctx.save_for_backward(x, grn_weight, weight, energy)
+            y = y.mul_(_scale(energy[images], grn)[0].to(y.dtype))
+            out[images] = F.linear(y, down, down_bias)
+        ctx.save_for_backward(x, hidden, energy, up, grn, down)
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        x, grn_weight, weight, energy = ctx.saved_tensors
-        grad_x, grad_weight = torch.empty_like(x), torch.zeros_like(weight, dtype=torch.float32)
-        grad_grn = torch.zeros_like(grn_weight, dtype=torch.float32)
-        for images in _chunks(x):
-            scale, share, mean = _scale(energy[images], grn_weight)
-            y, grad_scaled = F.gelu(x[images]), grad[images] @ weight  # (b, T, 4C)
-            grad_scale = (grad_scaled * y).sum(dim=1, keepdim=True, dtype=torch.float32)  # (b, 1, 4C)
-            grad_share = grad_scale * grn_weight.float()
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, hidden, energy, up, grn, down = ctx.saved_tensors
+        grad_x = torch.empty_like(x)
+        grad_up, grad_up_bias, grad_grn, grad_down = (
+            torch.zeros(shape, device=x.device) for shape in (up.shape, len(up), len(up), down.shape)
+        )
+        for images in _chunks(x, len(up)):
+            scale, share, mean = _scale(energy[images], grn)
+            y, grad_y = F.gelu(hidden[images]), grad[images] @ down  # (b, T, 4C)
+            grad_scale = (grad_y * y).sum(dim=1, keepdim=True, dtype=torch.float32)  # (b, 1, 4C)
+            grad_share = grad_scale * grn.float()
             grad_energy = (grad_share - (grad_share * share).mean(dim=-1, keepdim=True)) / mean
             # A norm has no slope at zero: take 0 there, as torch.linalg.vector_norm does.
             pull = torch.where(energy[images] > 0, grad_energy / energy[images], 0).to(x.dtype)
             scale = scale.to(x.dtype)
-            grad_y = grad_scaled.mul_(scale).addcmul_(y, pull)
-            grad_x[images] = torch.ops.aten.gelu_backward(grad_y, x[images])
-            grad_weight += grad[images].flatten(0, 1).T @ y.mul_(scale).flatten(0, 1)
+            grad_y = grad_y.mul_(scale).addcmul_(y, pull)
+            grad_hidden = torch.ops.aten.gelu_backward(grad_y, hidden[images])
+            grad_down += grad[images].flatten(0, 1).T @ y.mul_(scale).flatten(0, 1)
             grad_grn += (grad_scale * share).sum(dim=(0, 1))
-        return grad_x, grad_grn.to(grn_weight.dtype), grad_weight.to(weight.dtype), grad.sum(dim=(0, 1))
+            grad_up += grad_hidden.flatten(0, 1).T @ x[images].flatten(0, 1)
+            grad_up_bias += grad_hidden.sum(dim=(0, 1), dtype=torch.float32)
+            grad_x[images] = grad_hidden @ up
+        dtype = x.dtype
+        grads = (grad_x, grad_up.to(dtype), grad_up_bias.to(dtype), grad_grn.to(dtype), grad_down.to(dtype))
+        return *grads, grad.sum(dim=(0, 1)), None
 
 
 def _scale(energy: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -88,10 +105,10 @@ def _scale(energy: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return 1 + weight.view(-1).float() * share, share, mean
 
 
-def _chunks(x: Tensor) -> Iterator[slice]:
-    """Slices of the images of `x (B, T, 4C)`: all at once where a launch costs more than a pass or a compiler fuses."""
-    step = len(x)
+def _chunks(x: Tensor, width: int) -> Iterator[slice]:
+    """Slices of the images of `x (B, T, C)`: all at once where a launch costs more than a pass or a compiler fuses."""
+    step = max(1, len(x))
     if x.device.type == "cpu" and not torch.compiler.is_compiling():
-        step = max(1, CHUNK_SIZE // (x.shape[1] * x.shape[2]))
+        step = max(1, CHUNK_SIZE // (x.shape[1] * width))
     for start in range(0, len(x), step):
         yield slice(start, start + step)

@@ -6,13 +6,14 @@ current stride (k k in a cell). Between blocks a map is (N, C, H, W) in channels
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .channels import adapt_input_channels
 from .configuration_convnextv2 import ConvNextV2Config
-from .grn import ConvNextV2GRN, gelu_grn_linear
+from .grn import ConvNextV2GRN, response_mlp
 from .packing import KERNEL_SIZE, PackedCells, depthwise_conv
 
 
@@ -64,34 +65,31 @@ class ConvNextV2Layer(GradientCheckpointingLayer):
         """`(N, C, H, W)` to the same shape."""
         num_visible = cells.num_visible if cells is not None else 1
         x = self._convolve(features, cells).permute(0, 2, 3, 1)  # (N, H, W, C)
-        x = self.pwconv1(self.layernorm(x))
-        x = self._project(x, num_visible).permute(0, 3, 1, 2)  # (N, C, H, W)
+        x = self._mix_channels(self.layernorm(x), num_visible).permute(0, 3, 1, 2)  # (N, C, H, W)
         if self.drop_path is not None:
             x = self.drop_path(x, num_visible)
         return features + x
 
     def _convolve(self, features: Tensor, cells: PackedCells | None) -> Tensor:
-        if cells is None:
-            return self.dwconv(features)
-        return depthwise_conv(self.dwconv, features, cells, use_halo=is_plain(self.dwconv, nn.Conv2d))
+        plain = is_plain(self.dwconv, nn.Conv2d)
+        if cells is not None:
+            return depthwise_conv(self.dwconv, features, cells, use_halo=plain)
+        if plain and torch.is_grad_enabled() and features.device.type == "cpu":
+            # oneDNN's gradient of a bias costs a third of the kernel's; a sum over the map costs next to nothing.
+            x = F.conv2d(features, self.dwconv.weight, padding=KERNEL_SIZE // 2, groups=self.dwconv.groups)
+            return x + self.dwconv.bias.to(x.dtype).view(1, -1, 1, 1)
+        return self.dwconv(features)
 
-    def _project(self, x: Tensor, num_visible: int) -> Tensor:
-        """GELU, GRN and `pwconv2` of `(N, H, W, 4C)`."""
+    def _mix_channels(self, x: Tensor, num_visible: int) -> Tensor:
+        """`pwconv1`, activation, GRN and `pwconv2` of `(N, H, W, C)`."""
         if self.grn is None:
-            return self.pwconv2(self.act(x))
-        if not self._is_lean():
-            return self.pwconv2(self.grn(self.act(x), num_visible))
-        rows = x.reshape(x.shape[0] // num_visible, -1, x.shape[-1])
-        return gelu_grn_linear(rows, self.grn, self.pwconv2).view(*x.shape[:-1], -1)
-
-    def _is_lean(self) -> bool:
-        """The fused path reads parameters past the modules, so it is taken only where nobody could tell."""
-        assert self.grn is not None
-        return (
-            is_plain(self.act, type(ACT2FN["gelu"]))
-            and is_plain(self.grn, ConvNextV2GRN)
-            and is_plain(self.pwconv2, nn.Linear)
-        )
+            return self.pwconv2(self.act(self.pwconv1(x)))
+        # The fused path reads parameters past the modules, so it is taken only where nobody could tell.
+        plain_linear = is_plain(self.pwconv1, nn.Linear) and is_plain(self.pwconv2, nn.Linear)
+        if plain_linear and is_plain(self.act, type(ACT2FN["gelu"])) and is_plain(self.grn, ConvNextV2GRN):
+            rows = x.reshape(x.shape[0] // num_visible, -1, x.shape[-1])  # (B, V * H * W, C)
+            return response_mlp(rows, self.pwconv1, self.grn, self.pwconv2).view(x.shape)
+        return self.pwconv2(self.grn(self.act(self.pwconv1(x)), num_visible))
 
 
 class ConvNextV2Embeddings(nn.Module):

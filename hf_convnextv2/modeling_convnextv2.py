@@ -4,6 +4,7 @@ B batch, C channels, H W height and width at the current stride. Maps are (B, C,
 """
 
 import copy
+import re
 from typing import Any
 
 import torch
@@ -60,23 +61,32 @@ class ConvNextV2PreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """As in Transformers; weights stored for another `num_channels` are adapted (see `set_num_channels`)."""
+        """As in Transformers; weights stored for another `num_channels` are adapted (see `set_num_channels`).
+
+        Raises:
+            ValueError: if the encoder's parameters and the stored ones have different names: a model of another size.
+                `ignore_mismatched_sizes=True` loads what fits, as for different shapes.
+        """
         config = kwargs.get("config")
         num_channels = kwargs.get("num_channels", getattr(config, "num_channels", None))
-        if pretrained_model_name_or_path is None or num_channels is None:
-            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        hub_kwargs = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
-        stored = cls.config_class.from_pretrained(pretrained_model_name_or_path, **hub_kwargs).num_channels
-        if config is not None:
-            kwargs["config"] = copy.deepcopy(config)
-            kwargs["config"].num_channels = stored
-            kwargs.pop("num_channels", None)
-        else:
-            kwargs["num_channels"] = stored
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        stored = num_channels
+        if pretrained_model_name_or_path is not None and num_channels is not None:
+            hub_kwargs = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+            stored = cls.config_class.from_pretrained(pretrained_model_name_or_path, **hub_kwargs).num_channels
+            if config is not None:
+                kwargs["config"] = copy.deepcopy(config)
+                kwargs["config"].num_channels = stored
+                kwargs.pop("num_channels", None)
+            else:
+                kwargs["num_channels"] = stored
+        with_report = kwargs.pop("output_loading_info", False)
+        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        model, report = loaded
+        if not kwargs.get("ignore_mismatched_sizes", False):
+            _check_encoder_is_complete(pretrained_model_name_or_path, report)
         if num_channels != stored:
-            (loaded[0] if isinstance(loaded, tuple) else loaded).set_num_channels(num_channels)
-        return loaded
+            model.set_num_channels(num_channels)
+        return loaded if with_report else model
 
     def set_num_channels(self, num_channels: int) -> None:
         """Adapt the weights that touch pixels to images of `num_channels` channels, in place.
@@ -91,6 +101,18 @@ class ConvNextV2PreTrainedModel(PreTrainedModel):
             if adapt is not None and not isinstance(module, ConvNextV2PreTrainedModel):
                 adapt(num_channels)
         self.config.num_channels = num_channels
+
+
+def _check_encoder_is_complete(source: Any, report: dict[str, Any]) -> None:
+    """Raise where Transformers only warns: blocks that stay at their initial weights, or that the model lacks."""
+    for kind, verb in (("missing_keys", "lacks"), ("unexpected_keys", "also holds")):
+        names = sorted(name for name in report[kind] if re.search(r"(^|\.)(embeddings|encoder)\.", name))
+        if names:
+            raise ValueError(
+                f"`{source}` must hold a model of the size of the configuration, but {verb} {len(names)} of the "
+                f"encoder's weights, e.g. `{names[0]}`. Leave the configuration out, or load what fits with "
+                "`ignore_mismatched_sizes=True`."
+            )
 
 
 class ConvNextV2Encoder(nn.Module):
