@@ -26,7 +26,7 @@ class ConvNextV2GRN(nn.Module):
     def forward(self, x: Tensor, num_visible: int = 1) -> Tensor:
         """`x (N, H, W, C)`, N = B * `num_visible`; statistics in float32, the affine in the input's dtype."""
         rows = x.reshape(x.shape[0] // num_visible, -1, x.shape[-1])
-        energy = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=torch.float32)
+        energy = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=_at_least_float32(x))
         scale = _scale(energy, self.weight)[0].to(x.dtype)
         return (rows * scale).view(x.shape) + self.bias.to(x.dtype)
 
@@ -57,14 +57,14 @@ class _ResponseMLP(torch.autograd.Function):
         ctx: Any, x: Tensor, up: Tensor, up_bias: Tensor, grn: Tensor, down: Tensor, down_bias: Tensor, keep: bool
     ) -> Tensor:
         hidden = x.new_empty(*x.shape[:2], len(up) if keep else 0)
-        energy = torch.empty(len(x), 1, len(up), device=x.device)
+        energy = x.new_empty(len(x), 1, len(up), dtype=_at_least_float32(x))
         out = torch.empty_like(x)
         for images in _chunks(x, len(up)):
             y = F.linear(x[images], up, up_bias)
             if keep:
                 hidden[images] = y
             y = F.gelu(y)
-            energy[images] = y.float().square().sum(dim=1, keepdim=True).sqrt()
+            energy[images] = y.to(energy.dtype).square().sum(dim=1, keepdim=True).sqrt()
             y = y.mul_(_scale(energy[images], grn)[0].to(y.dtype))
             out[images] = F.linear(y, down, down_bias)
         ctx.save_for_backward(x, hidden, energy, up, grn, down)
@@ -74,14 +74,13 @@ class _ResponseMLP(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, hidden, energy, up, grn, down = ctx.saved_tensors
         grad_x = torch.empty_like(x)
-        grad_up, grad_up_bias, grad_grn, grad_down = (
-            torch.zeros(shape, device=x.device) for shape in (up.shape, len(up), len(up), down.shape)
-        )
+        shapes = (up.shape, len(up), len(up), down.shape)
+        grad_up, grad_up_bias, grad_grn, grad_down = (energy.new_zeros(shape) for shape in shapes)
         for images in _chunks(x, len(up)):
             scale, share, mean = _scale(energy[images], grn)
             y, grad_y = F.gelu(hidden[images]), grad[images] @ down  # (b, T, 4C)
-            grad_scale = (grad_y * y).sum(dim=1, keepdim=True, dtype=torch.float32)  # (b, 1, 4C)
-            grad_share = grad_scale * grn.float()
+            grad_scale = (grad_y * y).sum(dim=1, keepdim=True, dtype=energy.dtype)  # (b, 1, 4C)
+            grad_share = grad_scale * grn.to(energy.dtype)
             grad_energy = (grad_share - (grad_share * share).mean(dim=-1, keepdim=True)) / mean
             # A norm has no slope at zero: take 0 there, as torch.linalg.vector_norm does.
             pull = torch.where(energy[images] > 0, grad_energy / energy[images], 0).to(x.dtype)
@@ -91,7 +90,7 @@ class _ResponseMLP(torch.autograd.Function):
             grad_down += grad[images].flatten(0, 1).T @ y.mul_(scale).flatten(0, 1)
             grad_grn += (grad_scale * share).sum(dim=(0, 1))
             grad_up += grad_hidden.flatten(0, 1).T @ x[images].flatten(0, 1)
-            grad_up_bias += grad_hidden.sum(dim=(0, 1), dtype=torch.float32)
+            grad_up_bias += grad_hidden.sum(dim=(0, 1), dtype=energy.dtype)
             grad_x[images] = grad_hidden @ up
         dtype = x.dtype
         grads = (grad_x, grad_up.to(dtype), grad_up_bias.to(dtype), grad_grn.to(dtype), grad_down.to(dtype))
@@ -99,10 +98,15 @@ class _ResponseMLP(torch.autograd.Function):
 
 
 def _scale(energy: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Factor of each channel, its share of the energy and the mean energy, from `energy (B, 1, C)` in float32."""
+    """Factor of each channel, its share of the energy and the mean energy, from `energy (B, 1, C)`."""
     mean = energy.mean(dim=-1, keepdim=True) + GRN_EPS
     share = energy / mean
-    return 1 + weight.view(-1).float() * share, share, mean
+    return 1 + weight.view(-1).to(energy.dtype) * share, share, mean
+
+
+def _at_least_float32(x: Tensor) -> torch.dtype:
+    """The dtype of statistics: a sum of squares over a map leaves float16's range and bfloat16's precision."""
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def _chunks(x: Tensor, width: int) -> Iterator[slice]:

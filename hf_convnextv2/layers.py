@@ -71,14 +71,14 @@ class ConvNextV2Layer(GradientCheckpointingLayer):
         return features + x
 
     def _convolve(self, features: Tensor, cells: PackedCells | None) -> Tensor:
-        plain = is_plain(self.dwconv, nn.Conv2d)
+        conv, plain = self.dwconv, is_plain(self.dwconv, nn.Conv2d)
         if cells is not None:
-            return depthwise_conv(self.dwconv, features, cells, use_halo=plain)
-        if plain and torch.is_grad_enabled() and features.device.type == "cpu":
+            return depthwise_conv(conv, features, cells, use_halo=plain)
+        if plain and conv.bias is not None and torch.is_grad_enabled() and features.device.type == "cpu":
             # oneDNN's gradient of a bias costs a third of the kernel's; a sum over the map costs next to nothing.
-            x = F.conv2d(features, self.dwconv.weight, padding=KERNEL_SIZE // 2, groups=self.dwconv.groups)
-            return x + self.dwconv.bias.to(x.dtype).view(1, -1, 1, 1)
-        return self.dwconv(features)
+            x = F.conv2d(features, conv.weight, padding=conv.padding, groups=conv.groups)
+            return x + conv.bias.to(x.dtype).view(1, -1, 1, 1)
+        return conv(features)
 
     def _mix_channels(self, x: Tensor, num_visible: int) -> Tensor:
         """`pwconv1`, activation, GRN and `pwconv2` of `(N, H, W, C)`."""

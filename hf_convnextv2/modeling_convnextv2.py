@@ -37,6 +37,7 @@ class ConvNextV2PreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = "image"
     supports_gradient_checkpointing = True
+    _input_embed_layer = "patch_embeddings"  # whose output requires a gradient where only adapters are trained
     _no_split_modules = ["ConvNextV2Layer"]  # noqa: RUF012
     _can_compile_fullgraph = True
     # The folder of an FCMAE model also holds its decoder, which no other model needs.
@@ -82,7 +83,7 @@ class ConvNextV2PreTrainedModel(PreTrainedModel):
         with_report = kwargs.pop("output_loading_info", False)
         loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         model, report = loaded
-        if not kwargs.get("ignore_mismatched_sizes", False):
+        if pretrained_model_name_or_path is not None and not kwargs.get("ignore_mismatched_sizes", False):
             _check_encoder_is_complete(pretrained_model_name_or_path, report)
         if num_channels != stored:
             model.set_num_channels(num_channels)
