@@ -1,0 +1,58 @@
+"""Configurations and weights small enough for a test, and the comparisons that tests share."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_convnextv2 import ConvNextV2Config, ConvNextV2FCMAEConfig
+
+SMALL: dict[str, Any] = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1], "image_size": 64}
+
+
+def small_config(**overrides: Any) -> ConvNextV2Config:
+    return ConvNextV2Config(**{**SMALL, "num_labels": 5, **overrides})
+
+
+def small_fcmae_config(**overrides: Any) -> ConvNextV2FCMAEConfig:
+    return ConvNextV2FCMAEConfig(**{**SMALL, "decoder_hidden_size": 16, **overrides})
+
+
+def awake(model: Any, std: float = 0.1) -> Any:
+    """The model with noise on every parameter: fresh GRN, biases and norms are 0 or 1 and would hide mistakes."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            # Half of the size of the signal in GRN's affine, whatever the rest.
+            parameter += torch.randn_like(parameter) * (0.5 if ".grn." in name else std)
+    return model.eval()
+
+
+def difference(actual: Tensor, expected: Tensor) -> float:
+    """Largest difference as a share of the largest expected value."""
+    return ((actual - expected).abs().max() / expected.abs().max()).item()
+
+
+def assert_close(actual: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
+    """Equal shapes and a `difference` of at most 1e-5: float32 has 6e-8, and sums of thousands of terms lose some."""
+    assert actual.shape == expected.shape
+    assert difference(actual, expected) <= tolerance
+
+
+def run_python(code: str, *arguments: object, cwd: Path, timeout: int = 120) -> str:
+    """What a fresh Python prints that runs `code` with these arguments; warnings are errors there too."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        cwd=cwd,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

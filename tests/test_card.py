@@ -1,0 +1,181 @@
+"""Model cards: valid front matter, measured figures only, code that runs, nothing of this machine."""
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from huggingface_hub import ModelCard, metadata_load
+from PIL import Image
+
+from hf_convnextv2 import (
+    ConvNextV2Config,
+    ConvNextV2FCMAEConfig,
+    ConvNextV2ForImageClassification,
+    ConvNextV2ForPreTraining,
+    create_image_processor,
+)
+from training.card import inherited_license, is_hub_id, write_classifier_card, write_pretraining_card
+from training.config import FinetuneConfig
+
+TINY = {"depths": [1, 1], "hidden_sizes": [8, 16], "image_size": 32}
+
+
+@dataclass
+class Settings:
+    dataset_name: str = "ILSVRC/imagenet-1k"
+    model_name_or_path: str | None = None
+    dataset_config_name: str | None = None
+    train_split: str = "train"
+    eval_split: str = "validation"
+    image_size: int = 32
+    base_learning_rate: float = 1.5e-4
+    mixup: float = 0.0
+    streaming: bool = False
+    seed: int = 42
+    output_dir: str = "/somewhere/private"
+    hub_model_id: str | None = None
+    hub_token: str = "a-secret"
+
+
+def save_classifier(folder: Path, settings: Settings, results: dict[str, Any], **overrides: Any) -> str:
+    config = ConvNextV2Config(
+        **{**TINY, "id2label": {0: "cat", 1: "dog"}, "label2id": {"cat": 0, "dog": 1}, **overrides}
+    )
+    model = ConvNextV2ForImageClassification(config)
+    model.save_pretrained(folder)
+    create_image_processor(config).save_pretrained(folder)
+    write_classifier_card(folder, model, settings, results)
+    return (folder / "README.md").read_text()
+
+
+def save_pretraining(folder: Path, settings: Settings, results: dict[str, Any], **overrides: Any) -> str:
+    config = ConvNextV2FCMAEConfig(**{**TINY, "decoder_hidden_size": 8, **overrides})
+    model = ConvNextV2ForPreTraining(config)
+    model.save_pretrained(folder)
+    create_image_processor(config).save_pretrained(folder)
+    write_pretraining_card(folder, model, settings, results)
+    return (folder / "README.md").read_text()
+
+
+def blanks(value: Any, path: str = "") -> list[str]:
+    """Paths of the front matter that hold nothing."""
+    if isinstance(value, dict):
+        return [found for key, item in value.items() for found in blanks(item, f"{path}.{key}")] or [path] * (not value)
+    if isinstance(value, list):
+        return [found for i, item in enumerate(value) for found in blanks(item, f"{path}[{i}]")] or [path] * (not value)
+    return [path] if value is None or value == "" else []
+
+
+def python_code(card: str) -> str:
+    return re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)[0]
+
+
+SAVERS = pytest.mark.parametrize(
+    ("save", "task", "results"),
+    [
+        (save_classifier, "image-classification", {"eval_accuracy": 0.8125, "eval_loss": 0.5, "train_loss": 0.7}),
+        (save_pretraining, "image-feature-extraction", {"train_loss": 0.75, "total_steps": 1200}),
+    ],
+)
+
+
+@SAVERS
+def test_front_matter_is_complete_and_nothing_is_blank(tmp_path, save, task, results):
+    card = save(tmp_path / "run", Settings(model_name_or_path="me/some-base"), results)
+    metadata = metadata_load(tmp_path / "run" / "README.md")
+    assert metadata is not None and blanks(metadata) == []
+    assert metadata["license"] == "apache-2.0" and metadata["library_name"] == "transformers"
+    assert metadata["pipeline_tag"] == task and "convnextv2" in metadata["tags"]
+    assert metadata["datasets"] == ["ILSVRC/imagenet-1k"] and metadata["base_model"] == "me/some-base"
+    assert metadata["model-index"][0]["name"] == "run"
+    for unfinished in ("More Information Needed", "None", "{{", "{%", "| |", "TODO"):
+        assert unfinished not in card
+    assert not re.search(r"\n{4,}|^#.*\n+(#|\Z)", card, flags=re.MULTILINE), "an empty section"
+
+
+def test_blanks_are_found():
+    assert blanks({"a": "", "b": [None, {"c": []}], "d": 0}) == [".a", ".b[0]", ".b[1].c"]
+
+
+@SAVERS
+def test_figures_are_the_runs_own(tmp_path, save, task, results):
+    card = save(tmp_path / "run", Settings(), results)
+    figures = card.split("## Figures")[1].split("## ")[0]
+    values = {float(value.replace(",", "")) for value in re.findall(r"\| ([\d.,]+) \|", figures)}
+    assert values == set(results.values())
+    (result,) = metadata_load(tmp_path / "run" / "README.md")["model-index"][0]["results"]  # type: ignore[index]
+    (metric,) = result["metrics"]
+    expected = results.get("eval_accuracy", results["train_loss"])
+    assert metric["value"] == expected and result["dataset"]["split"] == (
+        "validation" if "eval_loss" in results else "train"
+    )
+
+
+@SAVERS
+def test_without_figures_there_is_no_empty_section(tmp_path, save, task, results):
+    card = save(tmp_path / "run", Settings(), {"train_loss": float("nan")})
+    assert "## Figures" not in card and "nan" not in card.split("## Recipe")[1]
+
+
+@SAVERS
+def test_nothing_of_the_machine_reaches_the_card(tmp_path, save, task, results):
+    data, base = tmp_path / "photos", tmp_path / "earlier"
+    data.mkdir(), base.mkdir()
+    card = save(tmp_path / "run", Settings(dataset_name=str(data), model_name_or_path=str(base)), results)
+    assert "photos" in card and "earlier" in card
+    for private in (str(tmp_path), "/somewhere", "a-secret"):
+        assert private not in card
+    metadata = metadata_load(tmp_path / "run" / "README.md")
+    assert metadata is not None and not {"datasets", "base_model"} & set(metadata)
+
+
+@SAVERS
+@pytest.mark.parametrize("num_channels", [1, 3, 4])
+def test_the_code_in_the_card_runs(tmp_path, monkeypatch, capsys, save, task, results, num_channels):
+    card = save(tmp_path / "run", Settings(), results, num_channels=num_channels)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {}
+    exec(python_code(card), namespace)
+    if save is save_pretraining:
+        assert namespace["painted"].shape == (1, num_channels, 32, 32)
+    else:
+        assert re.search("cat|dog", capsys.readouterr().out)
+
+
+def test_pictures_appear_only_if_they_exist(tmp_path):
+    (tmp_path / "loss_curves.png").touch()
+    card = save_pretraining(tmp_path, Settings(), {})
+    assert "(loss_curves.png)" in card and "reconstructions.png" not in card
+
+
+def test_recipe_shows_what_is_in_force(tmp_path):
+    config = FinetuneConfig(
+        dataset_name="beans", output_dir="o", streaming=False, learning_rate=1.5e-4, layer_decay=0.9, metrics=["f1"]
+    )
+    recipe = save_classifier(tmp_path, config, {}).split("## Recipe")[1].split("## ")[0]
+    shown = dict(re.findall(r"\| `(\w+)` \| (.+) \|", recipe))
+    assert shown["learning_rate"] == "0.00015" and shown["seed"] == "0" and shown["crop_scale"] == "0.08, 1"
+    assert shown["model_size"] == "atto" and shown["layer_decay"] == "0.9"
+    hidden = {"base_learning_rate", "mixup", "streaming", "shuffle_buffer_size", "randaugment_magnitude", "output_dir"}
+    assert not hidden & set(shown)
+    based = save_classifier(tmp_path, replace(config, model_name_or_path="me/base"), {})
+    assert "`model_size`" not in based
+
+
+def test_licence_of_the_base_is_kept(tmp_path):
+    assert inherited_license(None) == inherited_license("me/mine") == "apache-2.0"
+    assert inherited_license("facebook/convnextv2-atto-1k-224") == "cc-by-nc-4.0"
+    ModelCard("---\nlicense: cc-by-nc-4.0\n---\n").save(tmp_path / "converted" / "README.md")
+    card = save_classifier(tmp_path / "run", Settings(model_name_or_path=str(tmp_path / "converted")), {})
+    assert "license: cc-by-nc-4.0" in card and "not for commercial use" in card
+
+
+def test_hub_ids_are_told_from_paths(tmp_path, monkeypatch):
+    (tmp_path / "data" / "train").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert is_hub_id("ILSVRC/imagenet-1k") and is_hub_id("beans")
+    assert not any(map(is_hub_id, ["data/train", "data", "out/demo/data", "data/*.parquet", "/data", "../x", "", None]))

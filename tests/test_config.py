@@ -1,0 +1,112 @@
+"""Settings: YAML, then flags; every wrong one is a line with the name, the value and the rule."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.photographs import message_of
+from training.command_line import parse_config
+from training.config import FinetuneConfig, PretrainConfig, TrainingConfig, ValidateConfig
+
+RECIPES = sorted(Path("training/recipes").glob("*.yaml"))
+NEEDED = ["--dataset_name", "images", "--output_dir", "out"]
+
+
+def test_flags_go_before_the_file_and_the_file_before_the_defaults(tmp_path):
+    file = tmp_path / "recipe.yaml"
+    file.write_text("base_learning_rate: 1e-3\nseed: 7\nstreaming: true\ncrop_scale: [0.3, 0.9]\nweight_decay: null\n")
+    config = parse_config(PretrainConfig, ["--seed", "8", "--config", str(file), *NEEDED])
+    assert (config.seed, config.base_learning_rate, config.streaming) == (8, 1e-3, True)
+    assert config.crop_scale == [0.3, 0.9]
+    assert config.weight_decay == 0.05
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"), [([], False), (["--streaming"], True), (["--streaming", "false"], False)]
+)
+def test_a_switch_needs_no_value(flags, expected):
+    assert parse_config(PretrainConfig, [*NEEDED, *flags]).streaming is expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--mask_ration", "0.5"], "`mask_ration` is not a setting. Did you mean `mask_ratio`?"),
+        (["--mask-ration=0.5"], "Did you mean `mask_ratio`?"),
+        (["--zzz", "1"], "`zzz` is not a setting. See --help."),
+        (["--mask_ratio", "1.2"], "`mask_ratio` (=1.2) must be in (0, 1)."),
+        (["--seed", "x"], "argument --seed: invalid int value: 'x'"),
+        (["--config", "none.yaml"], "`config` (=none.yaml) must be a YAML file."),
+    ],
+)
+def test_a_wrong_flag_is_one_line_and_exit_code_2(flags, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_config(PretrainConfig, [*NEEDED, *flags])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert message in error and error.count("\n") == 1
+
+
+def test_an_unknown_key_of_a_file_names_file_and_nearest_key(tmp_path, capsys):
+    file = tmp_path / "recipe.yaml"
+    file.write_text("num_epochs: 3\n")
+    with pytest.raises(SystemExit):
+        parse_config(PretrainConfig, [*NEEDED, "--config", str(file)])
+    assert f"{file}: `num_epochs` is not a setting. Did you mean `num_train_epochs`?" in capsys.readouterr().err
+
+
+def test_a_missing_output_folder_is_named(capsys):
+    with pytest.raises(SystemExit):
+        parse_config(PretrainConfig, ["--dataset_name", "images"])
+    assert "--output_dir" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("config_class", "settings", "message"),
+    [
+        (PretrainConfig, {"mask_ratio": 0.0}, "`mask_ratio` (=0.0) must be in (0, 1)."),
+        (PretrainConfig, {"mask_ratio": 1.0}, "`mask_ratio` (=1.0) must be in (0, 1)."),
+        (PretrainConfig, {"decoder_hidden_size": 0}, "`decoder_hidden_size` (=0) must be at least 1."),
+        (TrainingConfig, {"dataset_name": ""}, "`dataset_name` (=) must be given."),
+        (TrainingConfig, {"image_size": 0}, "`image_size` (=0) must be at least 1."),
+        (TrainingConfig, {"num_workers": -1}, "`num_workers` (=-1) must be at least 0."),
+        (TrainingConfig, {"gradient_accumulation_steps": 0}, "`gradient_accumulation_steps` (=0) must be at least 1."),
+        (TrainingConfig, {"learning_rate": float("nan")}, "`learning_rate` (=nan) must be positive."),
+        (TrainingConfig, {"ema_decay": 1.0}, "`ema_decay` (=1.0) must be in [0, 1)."),
+        (TrainingConfig, {"mixed_precision": "fp8"}, "`mixed_precision` (=fp8) must be no, fp16 or bf16."),
+        (TrainingConfig, {"crop_scale": [0.5, 0.2]}, "must be two numbers, 0 < least <= largest <= 1."),
+        (TrainingConfig, {"push_to_hub": True}, "`hub_model_id` (=None) must be given with `push_to_hub`."),
+        (TrainingConfig, {"num_channels": 2, "image_std": [1.0]}, "must have one number for each of the 2 channels."),
+        (TrainingConfig, {"skip_bad_images": True, "check_images": False}, "must be true with `skip_bad_images`"),
+        (FinetuneConfig, {"layer_decay": 1.1}, "`layer_decay` (=1.1) must be in (0, 1]."),
+        (FinetuneConfig, {"randaugment_magnitude": 31}, "must be between 0 and 30."),
+        (
+            FinetuneConfig,
+            {"randaugment_num_ops": 2, "num_channels": 4},
+            "must be 0 unless images have 1 or 3 channels.",
+        ),
+        (FinetuneConfig, {"train_val_split": 0.1, "eval_split": "test"}, "must not be given while streaming or with"),
+        (ValidateConfig, {}, "`model_name_or_path` (=None) must be given."),
+    ],
+)
+def test_a_bad_value_is_an_error_with_name_value_and_rule(config_class, settings, message):
+    output = {} if config_class is ValidateConfig else {"output_dir": "out"}
+    assert message in message_of(lambda: config_class(**{"dataset_name": "images", **output, **settings}))
+
+
+def test_every_setting_is_a_flag_with_help(capsys):
+    with pytest.raises(SystemExit):
+        parse_config(FinetuneConfig, ["--help"])
+    text = capsys.readouterr().out
+    assert all(f"--{field.name}" in text and field.metadata["help"] for field in fields(FinetuneConfig))
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_is_made_of_settings_and_says_where_it_is_from(recipe):
+    config_class = PretrainConfig if recipe.name.startswith("pretrain") else FinetuneConfig
+    config = parse_config(config_class, ["--config", str(recipe), *NEEDED])
+    assert all(getattr(config, key) == value for key, value in yaml.safe_load(recipe.read_text()).items())
+    header = recipe.read_text().partition("\n\n")[0]
+    assert header.startswith("#") and ("accelerate launch training/" in header or "make demo" in header)

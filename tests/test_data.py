@@ -1,0 +1,346 @@
+"""From any source to the same samples, whatever the processes and workers; what is wrong with it is said at once."""
+
+import io
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from datasets import Array3D, ClassLabel, Dataset, Features, Value
+from PIL import Image
+from torch.testing import assert_close
+
+from hf_convnextv2 import ConvNextV2Config, create_image_processor
+from tests.photographs import CLASSES, cut, message_of, quick_datasets, write_folder, write_parquet
+from training.augment import BatchMixer, EvaluationTransform, finetuning_transform, pretraining_transform
+from training.config import FinetuneConfig, PretrainConfig
+from training.data import Collator, eval_loader, first_samples, load_images, make_samples, train_batches
+from training.images import decode_image
+from training.labels import check_labels, label_mapping, resolve_labels
+from training.sampling import StepSampler, seeded
+from training.sources import load_source
+
+__all__ = ["quick_datasets"]
+pytestmark = pytest.mark.usefixtures("quick_datasets")
+
+
+def settings(config_class=PretrainConfig, **fields):
+    defaults = {"output_dir": "out", "num_workers": 0, "per_device_train_batch_size": 4, "image_size": 32}
+    return config_class(**{**defaults, **fields})
+
+
+def processor(num_channels=3):
+    return create_image_processor(ConvNextV2Config(image_size=32, num_channels=num_channels))
+
+
+def pretraining_batches(config, rank=0, world=1, start=0):
+    source = load_images(config, "train", None, 3)
+    samples = make_samples(config, source, 3, pretraining_transform(config, 32, processor()), num_cells=16)
+    return train_batches(source, samples, config, Collator(), rank, world, start)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return str(write_folder(tmp_path_factory.mktemp("images") / "folder", {"train": 5, "test": 2}))
+
+
+@pytest.fixture(scope="module")
+def parquet(tmp_path_factory):
+    return str(write_parquet(tmp_path_factory.mktemp("images") / "parquet", {"train": 5, "test": 2}))
+
+
+# Order
+
+
+def steps_of(count, world=1, accumulation=1, batch=6, start=0, samples=10):
+    """(epoch, index) of each step, over all processes."""
+    each = [StepSampler(samples, batch, accumulation, rank, world, 3, start) for rank in range(world)]
+    taken = [list(islice(sampler, count * accumulation)) for sampler in each]
+    return [
+        [
+            key
+            for micro in range(s * accumulation, (s + 1) * accumulation)
+            for rank in range(world)
+            for key in taken[rank][micro]
+        ]
+        for s in range(count)
+    ]
+
+
+def test_every_epoch_has_every_sample_once_in_an_order_of_its_own():
+    keys = [key for step in steps_of(5) for key in step]
+    epochs = [[index for epoch, index in keys if epoch == e] for e in range(3)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
+@pytest.mark.parametrize(("world", "accumulation", "batch"), [(2, 1, 3), (1, 3, 2), (3, 2, 1)])
+def test_a_step_has_the_same_images_however_it_is_split(world, accumulation, batch):
+    assert steps_of(7, world, accumulation, batch) == steps_of(7)
+
+
+def test_starting_at_a_step_continues_the_chain():
+    assert steps_of(4, start=3) == steps_of(7)[3:]
+    assert steps_of(4, start=2) != steps_of(7)[3:]
+
+
+def test_seeding_a_sample_leaves_the_outer_generator_alone():
+    torch.manual_seed(1)
+    expected = torch.rand(2)
+    torch.manual_seed(1)
+    first = torch.rand(1)
+    with seeded(5):
+        inner = torch.rand(3)
+    assert_close(torch.cat([first, torch.rand(1)]), expected)
+    assert_close(inner, torch.rand(3, generator=torch.Generator().manual_seed(5)))
+
+
+# Sources
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("kind", ["folder", "parquet"])
+def test_a_batch_holds_normalised_crops_and_noise(kind, streaming, folder, parquet):
+    config = settings(dataset_name={"folder": folder, "parquet": parquet}[kind], streaming=streaming)
+    batch = next(pretraining_batches(config))
+    assert batch["pixel_values"].shape == (4, 3, 32, 32) and batch["noise"].shape == (4, 16)
+    assert batch["noise"].min() > 0 and batch["noise"].max() < 1
+    assert -2.2 < batch["pixel_values"].min() < 0 < batch["pixel_values"].max() < 2.7
+
+
+def test_parquet_is_read_by_glob_file_and_folder(parquet):
+    names = [parquet, f"{parquet}/train-*.parquet"]
+    assert [len(load_source(settings(dataset_name=name), "train", None)) for name in names] == [15, 15]
+    assert len(load_source(settings(dataset_name=f"{parquet}/train-00000-of-00002.parquet"), "train", None)) == 8
+
+
+def test_max_samples_are_drawn_from_all_classes(folder):
+    assert len(set(load_source(settings(dataset_name=folder), "train", 8)["label"])) > 1
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("start", [1, 3])
+def test_batches_from_a_step_on_are_those_of_a_run_from_the_start(streaming, start, parquet):
+    config = settings(dataset_name=parquet, streaming=streaming, gradient_accumulation_steps=2, num_workers=2)
+    straight = list(islice(pretraining_batches(config), 12))
+    resumed = list(islice(pretraining_batches(config, start=start), 12 - 2 * start))
+    for expected, found in zip(straight[2 * start :], resumed, strict=True):
+        assert_close(found, expected, rtol=0, atol=0)
+    assert not torch.equal(straight[0]["noise"], resumed[0]["noise"])
+
+
+def test_workers_do_not_change_the_samples(folder):
+    batches = [next(pretraining_batches(settings(dataset_name=folder, num_workers=n))) for n in (0, 2)]
+    assert_close(batches[0], batches[1], rtol=0, atol=0)
+
+
+def test_the_processes_of_a_stream_share_its_examples_without_overlap(parquet):
+    config = settings(dataset_name=parquet, streaming=True, per_device_train_batch_size=7)
+    ranks = [next(pretraining_batches(config, rank, 2))["noise"] for rank in (0, 1)]
+    noise = torch.cat(ranks)
+    assert len(noise.unique(dim=0)) == 14
+
+
+def test_the_same_image_is_cropped_anew_in_each_epoch(parquet):
+    batches = pretraining_batches(settings(dataset_name=parquet, per_device_train_batch_size=15))
+    first, second = next(batches), next(batches)
+    assert not set(first["noise"][:, 0].tolist()) & set(second["noise"][:, 0].tolist())
+
+
+# Images
+
+
+def test_pictures_of_any_mode_come_as_the_channels_asked_for():
+    picture = cut("coffee", 1)[0]
+    for mode in ("L", "RGBA", "P", "CMYK", "1"):
+        stored = io.BytesIO()
+        picture.convert(mode).save(stored, "TIFF")
+        assert decode_image({"bytes": stored.getvalue()}, 3, "x").shape == (3, 40, 40)
+        assert decode_image({"bytes": stored.getvalue()}, 1, "x").shape == (1, 40, 40)
+
+
+def test_sixteen_bits_are_not_clipped(tmp_path):
+    pixels = np.array([[0, 1000, 65535]], dtype=np.uint16)
+    Image.fromarray(pixels).save(tmp_path / "deep.png")
+    decoded = decode_image(str(tmp_path / "deep.png"), 1, "x")
+    assert_close(decoded, torch.tensor([[[0, 1000 / 65535, 1]]]))
+
+
+@pytest.mark.parametrize("shape", [(6, 9, 8), (9, 8, 6)])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_arrays_may_have_their_channels_first_or_last(shape, dtype):
+    array = np.random.default_rng(0).integers(0, 200, shape).astype(dtype)
+    first = array if shape[0] == 6 else np.moveaxis(array, -1, 0)
+    scale = 65535 if dtype == "uint16" else 1
+    assert_close(decode_image(array.tolist(), 6, "x", dtype).float(), torch.tensor(first / scale).float())
+    stored = io.BytesIO()
+    np.save(stored, array)
+    assert_close(decode_image(stored.getvalue(), 6, "x").float(), torch.tensor(first / scale).float())
+
+
+def test_another_number_of_channels_is_named():
+    message = message_of(lambda: decode_image(np.zeros((8, 9, 4), np.uint8), 5, "example 7"))
+    assert message == "`num_channels` (=5) must be the first or last side of example 7, of shape (8, 9, 4)."
+
+
+def test_columns_of_arrays_train_with_any_number_of_channels(tmp_path):
+    rng = np.random.default_rng(0)
+    features = Features({"bands": Array3D(shape=(5, 12, 12), dtype="uint8"), "label": Value("int64")})
+    bands = [rng.integers(0, 255, (5, 12, 12), dtype=np.uint8) for _ in range(4)]
+    Dataset.from_dict({"bands": bands, "label": [0, 1, 0, 1]}, features=features).to_parquet(tmp_path / "a.parquet")
+    config = settings(dataset_name=str(tmp_path / "a.parquet"), image_column="bands", num_channels=5)
+    source = load_images(config, "train", None, 5)
+    training = make_samples(config, source, 5, pretraining_transform(config, 32, processor(5)), num_cells=16)
+    assert next(train_batches(source, training, config, Collator(), 0, 1, 0))["pixel_values"].shape == (4, 5, 32, 32)
+    evaluation = make_samples(config, source, 5, EvaluationTransform(processor(5)))
+    assert first_samples(source, evaluation, config, 3)["pixel_values"].shape == (3, 5, 32, 32)
+
+
+def test_a_folder_of_arrays_has_classes_after_its_folders(tmp_path):
+    for name in ("dry", "wet"):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "0.npy", np.full((4, 10, 10), len(name) + (name == "wet"), np.uint8))
+    source = load_images(settings(dataset_name=str(tmp_path)), "train", None, 4)
+    assert resolve_labels(source, "label", None) == ["dry", "wet"]
+    assert [decode_image(row["image"], 4, "x").max().item() for row in source] == [3, 4]
+
+
+def test_the_evaluation_transform_is_the_saved_image_processor():
+    picture = Image.fromarray(np.asarray(cut("chelsea", 1, 90)[0])[:70])
+    expected = processor()(picture, return_tensors="pt")["pixel_values"][0]
+    decoded = decode_image({"bytes": as_png(picture)}, 3, "x")
+    assert_close(EvaluationTransform(processor())(decoded), expected, rtol=0, atol=0)
+
+
+def as_png(picture):
+    stored = io.BytesIO()
+    picture.save(stored, "PNG")
+    return stored.getvalue()
+
+
+@pytest.mark.parametrize("num_channels", [1, 3])
+def test_randaugment_and_erasing_keep_shape_and_range(num_channels):
+    config = settings(FinetuneConfig, dataset_name="x", randaugment_num_ops=2, random_erasing=1.0)
+    transform = finetuning_transform(config, 32, processor(num_channels))
+    decoded = decode_image({"bytes": as_png(cut("coffee", 1)[0])}, num_channels, "x")
+    for seed in range(30):
+        with seeded(seed):
+            augmented = transform(decoded)
+        assert type(augmented) is torch.Tensor and augmented.shape == (num_channels, 32, 32)
+        assert augmented.isfinite().all()
+
+
+def test_mixing_gives_class_probabilities_and_the_same_for_the_same_samples():
+    samples = [{"seed": i, "pixel_values": torch.full((3, 8, 8), float(i)), "labels": i} for i in range(4)]
+    collate = Collator(BatchMixer(0.8, 1.0, 4))
+    batch, again = collate(samples), collate(samples)
+    assert_close(batch, again, rtol=0, atol=0)
+    assert_close(batch["labels"].sum(dim=1), torch.ones(4))
+    # Image i is filled with i: the mean of an image is the mean class under its label.
+    assert_close(batch["pixel_values"].mean(dim=(1, 2, 3)), batch["labels"] @ torch.arange(4.0))
+    assert not torch.equal(collate([{**sample, "seed": 9} for sample in samples])["labels"], batch["labels"])
+    assert_close(Collator(BatchMixer(0, 0, 4))(samples)["labels"], torch.arange(4))
+
+
+# Bad input
+
+
+def test_a_missing_column_is_an_error_that_lists_the_columns(folder):
+    message = message_of(lambda: load_source(settings(dataset_name=folder, image_column="photo"), "train", None))
+    assert message == "`image_column` (=photo) must be a column of the data set, which has image, label."
+    source = load_source(settings(dataset_name=folder), "train", None)
+    assert "`label_column` (=kind) must be a column" in message_of(lambda: resolve_labels(source, "kind", None))
+
+
+@pytest.fixture
+def spoilt(tmp_path):
+    """A folder with a truncated photograph, a text named like a photograph, and a text."""
+    root = write_folder(tmp_path / "spoilt", {"train": 4}, CLASSES[:1])
+    whole = (root / "train/astronaut/0.jpg").read_bytes()
+    (root / "train/astronaut/half.jpg").write_bytes(whole[: len(whole) // 2])
+    (root / "train/astronaut/text.png").write_text("no image")
+    return root
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_an_unreadable_image_is_an_error_that_names_its_file(spoilt, streaming):
+    config = settings(dataset_name=str(spoilt), streaming=streaming)
+    message = message_of(lambda: list(islice(pretraining_batches(config), 3)))
+    assert "half.jpg cannot be read as an image" in message or "text.png cannot be read as an image" in message
+    assert "--skip_bad_images" in message
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_unreadable_images_are_skipped_and_counted_on_request(spoilt, streaming, capsys):
+    config = settings(dataset_name=str(spoilt), streaming=streaming, skip_bad_images=True)
+    noise = torch.cat([batch["noise"] for batch in islice(pretraining_batches(config), 2)])
+    assert len(noise) == 8
+    printed = capsys.readouterr().out
+    assert "half.jpg" in printed and "text.png" in printed and ("Skipping 2 files" in printed or streaming)
+    config.max_bad_images = 1
+    assert "`max_bad_images` (=1)" in message_of(lambda: list(islice(pretraining_batches(config), 3)))
+
+
+def test_a_skipped_image_does_not_shift_a_resumed_stream(spoilt):
+    config = settings(dataset_name=str(spoilt), streaming=True, skip_bad_images=True, per_device_train_batch_size=3)
+    straight = list(islice(pretraining_batches(config), 4))
+    assert_close(next(pretraining_batches(config, start=3)), straight[3], rtol=0, atol=0)
+
+
+def test_a_file_that_is_no_image_by_its_name_is_named(folder, spoilt, capsys):
+    (spoilt / "train/astronaut/notes.txt").write_text("notes")
+    (spoilt / ".DS_Store").write_text("hidden files are nobody's images")
+    assert "notes.txt" in message_of(lambda: load_source(settings(dataset_name=str(spoilt)), "train", None))
+    load_source(settings(dataset_name=str(spoilt), skip_bad_images=True), "train", None)
+    assert "notes.txt" in capsys.readouterr().out
+    load_source(settings(dataset_name=folder), "train", None)
+    assert capsys.readouterr().out == ""
+
+
+def labelled(labels, feature=None):
+    features = Features({"label": feature or Value("int64")})
+    return Dataset.from_dict({"label": labels}, features=features)
+
+
+@pytest.mark.parametrize("bad", [3, -1, None])
+def test_a_label_outside_the_classes_is_named(bad):
+    message = message_of(lambda: check_labels(labelled([0, 1, bad]), "label", ["a", "b", "c"]))
+    assert message == f"`label` (=[{-1 if bad is None else bad}]) must be in [0, `num_labels` (=3))."
+    check_labels(labelled([0, 1, 2]), "label", ["a", "b", "c"])
+
+
+def test_a_label_of_a_stream_is_checked_as_it_comes(parquet):
+    config = settings(FinetuneConfig, dataset_name=parquet, streaming=True)
+    source = load_source(config, "train", None)
+    fields = {"label_column": "label", "num_labels": 2}
+    samples = make_samples(config, source, 3, finetuning_transform(config, 32, processor()), **fields)
+    message = message_of(lambda: list(islice(train_batches(source, samples, config, Collator(), 0, 1, 0), 4)))
+    assert message == "`label` (=2) must be a class in [0, `num_labels` (=2))."
+
+
+def test_classes_are_matched_by_name():
+    classes = ["cat", "dog", "owl"]
+    source = labelled([0, 1], ClassLabel(names=["dog", "cat"]))
+    check_labels(source, "label", classes)
+    assert label_mapping(source, "label", classes) == {0: 1, 1: 0}
+    assert label_mapping(labelled(["owl", "cat"], Value("string")), "label", classes) == {"cat": 0, "owl": 2}
+    strange = labelled([0], ClassLabel(names=["cow"]))
+    assert "`label` (=['cow']) must be among the names" in message_of(lambda: check_labels(strange, "label", classes))
+
+
+def test_the_classes_to_train_follow_from_the_column():
+    assert resolve_labels(labelled([0, 3]), "label", None) == ["LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3"]
+    assert resolve_labels(labelled(["b", "a"], Value("string")), "label", None) == ["a", "b"]
+    named = labelled([0], ClassLabel(names=["x", "y"]))
+    assert resolve_labels(named, "label", 3) == ["x", "y", "LABEL_2"]
+    assert "`num_labels` (=1) must be at least 2" in message_of(lambda: resolve_labels(named, "label", 1))
+
+
+def test_evaluation_reads_every_example_once(parquet):
+    for streaming in (False, True):
+        config = settings(FinetuneConfig, dataset_name=parquet, streaming=streaming)
+        source = load_images(config, "test", None, 3)
+        fields = {"label_column": "label", "num_labels": 3}
+        samples = make_samples(config, source, 3, EvaluationTransform(processor()), **fields)
+        labels = torch.cat([batch["labels"] for batch in eval_loader(source, samples, config, 4)])
+        assert labels.bincount().tolist() == [2, 2, 2]

@@ -1,0 +1,326 @@
+"""Whole runs on small photographs: pre-training, fine-tuning, validation; stopped and resumed; bad input refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.test_utils.testing import get_launch_command
+from PIL import Image
+from safetensors.torch import load_file
+from torch.testing import assert_close
+from transformers import AutoModelForImageClassification, pipeline
+
+from hf_convnextv2 import ConvNextV2ForPreTraining
+from tests.photographs import (
+    forget_accelerate,
+    message_of,
+    quick_datasets,
+    write_folder,
+    write_parquet,
+    write_tiny_fcmae,
+)
+from training import finetune, pretrain, validate
+from training.config import FinetuneConfig, PretrainConfig, ValidateConfig
+from training.metrics import TopAccuracy
+from training.pictures import read_metrics
+
+__all__ = ["quick_datasets"]
+pytestmark = pytest.mark.usefixtures("quick_datasets", "fresh_accelerate")
+RUN = {"num_workers": 0, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "logging_steps": 1}
+RECIPE = {"ema_decay": 0.5, "learning_rate": 1e-2, "warmup_steps": 1, "max_train_steps": 4}
+
+
+@pytest.fixture
+def fresh_accelerate():
+    """No state of an earlier run; one thread, which is faster for models this small."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    forget_accelerate()
+    yield
+    forget_accelerate()
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """The same photographs as a folder and as parquet."""
+    root = tmp_path_factory.mktemp("photographs")
+    splits = {"train": 6, "test": 3}
+    return {"folder": write_folder(root / "folder", splits), "parquet": write_parquet(root / "parquet", splits)}
+
+
+@pytest.fixture(scope="module")
+def fcmae(tmp_path_factory):
+    return str(write_tiny_fcmae(tmp_path_factory.mktemp("fcmae")))
+
+
+def pretrain_run(output, dataset, fcmae, **fields):
+    settings = {**RUN, **RECIPE, "model_name_or_path": fcmae, "dataset_name": str(dataset), "output_dir": str(output)}
+    forget_accelerate()
+    pretrain.main(PretrainConfig(**{**settings, **fields}))
+    return Path(output)
+
+
+def finetune_run(output, dataset, **fields):
+    settings = {**RUN, **RECIPE, "dataset_name": str(dataset), "output_dir": str(output), "eval_split": "test"}
+    settings |= {"mixup": 0.8, "cutmix": 1.0, "layer_decay": 0.9, "label_smoothing": 0.1, "image_size": 32}
+    forget_accelerate()
+    finetune.main(FinetuneConfig(**{**settings, **fields}))
+    return Path(output)
+
+
+def figures(folder, *names):
+    return [[line.get(name) for name in ("step", *names)] for line in read_metrics(folder / "metrics.jsonl")]
+
+
+# Runs
+
+
+@pytest.mark.parametrize(("kind", "streaming"), [("folder", False), ("parquet", False), ("parquet", True)])
+def test_images_to_classifier(kind, streaming, data, fcmae, tmp_path):
+    source = {"streaming": streaming, "dataset": data[kind]}
+    encoder = pretrain_run(tmp_path / "pretrain", fcmae=fcmae, **source)
+    loaded = ConvNextV2ForPreTraining.from_pretrained(encoder)
+    assert loaded.config.mask_ratio == 0.6
+    for name in ("README.md", "loss_curves.png", "reconstructions.png", "preprocessor_config.json"):
+        assert (encoder / name).stat().st_size > 0
+    assert [row[0] for row in figures(encoder)] == [1, 2, 3, 4]
+
+    folder = finetune_run(tmp_path / "classifier", model_name_or_path=str(encoder), eval_steps=2, **source)
+    results = json.loads((folder / "all_results.json").read_text())
+    assert {"eval_accuracy", "eval_accuracy_top5", "eval_loss", "train_loss", "images_per_second"} <= set(results)
+    classifier = AutoModelForImageClassification.from_pretrained(folder)
+    assert classifier.config.label2id == {"astronaut": 0, "chelsea": 1, "coffee": 2}
+
+    forget_accelerate()
+    config = {"model_name_or_path": str(folder), "eval_split": "test", "num_workers": 0, "streaming": streaming}
+    validated = validate.main(ValidateConfig(dataset_name=str(data[kind]), output_dir=str(tmp_path), **config))
+    assert validated["eval_accuracy"] == results["eval_accuracy"]
+    assert validated["eval_loss"] == pytest.approx(results["eval_loss"], abs=1e-6)
+    assert json.loads((tmp_path / "eval_results.json").read_text()) == validated
+
+
+def test_validation_agrees_with_the_pipeline(data, tmp_path):
+    folder = finetune_run(tmp_path, data["folder"], model_size="atto", num_stages=2, ema_decay=0.0, mixup=0.0, cutmix=0)
+    files = sorted((data["folder"] / "test").rglob("*.jpg"))
+    answers = pipeline("image-classification", model=str(folder), device="cpu")([Image.open(file) for file in files])
+    hits = np.mean([answer[0]["label"] == file.parent.name for answer, file in zip(answers, files, strict=True)])
+    assert json.loads((folder / "all_results.json").read_text())["eval_accuracy"] == pytest.approx(hits)
+
+
+def test_a_small_set_is_learnt(data, tmp_path):
+    plain = {"mixup": 0.0, "cutmix": 0.0, "label_smoothing": 0.0, "layer_decay": 1.0, "ema_decay": 0.0}
+    plain |= {"crop_scale": [1.0, 1.0], "horizontal_flip": 0.0, "learning_rate": 3e-3, "gradient_accumulation_steps": 1}
+    plain |= {"per_device_train_batch_size": 18, "max_train_steps": 30, "eval_steps": 30}
+    folder = finetune_run(tmp_path, data["folder"], num_stages=2, eval_split="train", **plain)
+    assert json.loads((folder / "all_results.json").read_text())["eval_accuracy"] > 0.9
+
+
+def test_the_saved_weights_are_the_average_and_the_checkpoint_keeps_the_raw_ones(data, fcmae, tmp_path):
+    raw = pretrain_run(tmp_path / "raw", data["folder"], fcmae, ema_decay=0.0, checkpointing_steps=1)
+    averaged = pretrain_run(tmp_path / "averaged", data["folder"], fcmae, checkpointing_steps=4)
+    steps = [load_file(raw / f"checkpoint-{step}/model.safetensors") for step in (1, 2, 3, 4)]
+    expected = steps[0]  # the average starts at the first step's weights; then 0.5 * average + 0.5 * weights
+    for weights in steps[1:]:
+        expected = {name: (expected[name] + weights[name]) / 2 for name in weights}
+    assert_close(load_file(averaged / "model.safetensors"), expected)
+    assert_close(load_file(averaged / "checkpoint-4/model.safetensors"), steps[3], rtol=0, atol=0)
+    assert_close(load_file(raw / "model.safetensors"), steps[3], rtol=0, atol=0)
+
+
+def test_accumulated_batches_give_the_step_of_one_batch(data, fcmae, tmp_path):
+    one = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
+    whole = pretrain_run(tmp_path / "whole", data["folder"], fcmae, **one)
+    parts = pretrain_run(tmp_path / "parts", data["folder"], fcmae)
+    assert_close(torch.tensor(figures(parts, "loss")), torch.tensor(figures(whole, "loss")), rtol=1e-4, atol=0)
+    other = pretrain_run(tmp_path / "other", data["folder"], fcmae, seed=1)
+    assert figures(other, "loss") != figures(parts, "loss")
+
+
+# Stop and resume
+
+
+def interrupt_after(monkeypatch, module, batches):
+    """Send this process SIGTERM when it asks for so many batches."""
+    original = module.train_batches
+
+    def train_batches(*arguments):
+        for count, batch in enumerate(original(*arguments), start=1):
+            if count == batches:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    monkeypatch.setattr(module, "train_batches", train_batches)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("script", [pretrain, finetune])
+def test_a_run_stopped_by_a_signal_and_resumed_is_the_run_in_one_go(
+    script, streaming, data, fcmae, tmp_path, monkeypatch
+):
+    if script is pretrain:
+        keywords = {"dataset": data["parquet"], "fcmae": fcmae, "streaming": streaming}
+        run = pretrain_run
+    else:
+        keywords = {"dataset": data["parquet"], "num_stages": 2, "drop_path_rate": 0.3, "streaming": streaming}
+        run = finetune_run
+    straight = run(tmp_path / "straight", **keywords)
+    with monkeypatch.context() as patched, pytest.raises(SystemExit) as stop:
+        interrupt_after(patched, script, 4)  # in the second step
+        run(tmp_path / "stopped", **keywords)
+    assert stop.value.code == 75
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert (tmp_path / "stopped/checkpoint-2").is_dir() and not (tmp_path / "stopped/model.safetensors").exists()
+    resumed = run(tmp_path / "stopped", **keywords, resume_from_checkpoint="latest")
+    columns = ("loss", "learning_rate", "grad_norm", "eval_loss")
+    assert figures(resumed, *columns) == figures(straight, *columns)
+    assert_close(load_file(resumed / "model.safetensors"), load_file(straight / "model.safetensors"), rtol=0, atol=0)
+
+
+def test_resuming_at_another_step_is_another_run(data, fcmae, tmp_path):
+    straight = pretrain_run(tmp_path, data["folder"], fcmae, checkpointing_steps=1)
+    expected = figures(straight, "loss")
+    (straight / "checkpoint-2").rename(straight / "kept")
+    state = json.loads((straight / "kept/trainer_state.json").read_text())
+    (straight / "kept/trainer_state.json").write_text(json.dumps({**state, "step": 1}))
+    resumed = pretrain_run(tmp_path, data["folder"], fcmae, resume_from_checkpoint=str(straight / "kept"))
+    assert figures(resumed, "loss")[:1] == expected[:1] and figures(resumed, "loss") != expected
+
+
+def test_a_loss_that_is_not_finite_stops_at_its_step_and_leaves_the_last_good_checkpoint(
+    data, fcmae, tmp_path, monkeypatch
+):
+    forward = ConvNextV2ForPreTraining.forward
+    calls = []
+
+    def broken(self, **batch):
+        calls.append(1)
+        outputs = forward(self, **batch)
+        outputs.loss = outputs.loss * (float("nan") if len(calls) == 2 * 3 else 1)  # the third step
+        return outputs
+
+    monkeypatch.setattr(ConvNextV2ForPreTraining, "forward", broken)
+    with pytest.raises(FloatingPointError, match="`loss` of step 3 must be finite"):
+        pretrain_run(tmp_path, data["folder"], fcmae, checkpointing_steps=1, logging_steps=50)
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
+    weights = load_file(tmp_path / "checkpoint-2/model.safetensors")
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+# Bad input, refused before training
+
+
+def refused(run, tmp_path, *arguments, **fields):
+    output = tmp_path / "refused"
+    message = message_of(lambda: run(output, *arguments, **fields))
+    assert not (output / "metrics.jsonl").exists() and not (output / "training_config.json").exists()
+    return message
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"image_size": 36}, "`image_size` (=36) must be a multiple of 8, the size of a cell"),
+        ({"image_size": 4}, "`image_size` (=4) must be a multiple of 8"),
+        ({"mask_ratio": 0.99}, "`mask_ratio` (=0.99) must leave at least one visible and one hidden cell"),
+        ({"image_size": 8}, "must leave at least one visible and one hidden cell"),
+        ({"image_column": "photo"}, "`image_column` (=photo) must be a column of the data set"),
+        ({"model_name_or_path": None, "model_size": "micro"}, "(='micro') must be one of atto, femto, pico"),
+        ({"patch_size": 2}, "`patch_size` (=2) must not be given with `model_name_or_path`"),
+        ({"warmup_steps": 4}, "`warmup_steps` (=4) must be less than the 4 steps of the run."),
+        ({"min_learning_rate": 1.0}, "`min_learning_rate` (=1.0) must be at most the learning rate, 0.01."),
+        ({"image_mean": [0.5]}, "`image_mean` (=[0.5]) must have one number for each of the 3 channels."),
+        ({"train_split": "valid"}, 'Unknown split "valid"'),
+    ],
+)
+def test_pretraining_refuses(fields, message, data, fcmae, tmp_path):
+    assert message in refused(pretrain_run, tmp_path, data["folder"], fcmae, **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"image_size": 16}, "`image_size` (=16) must be at least 32, the size of a cell."),
+        ({"num_labels": 2}, "`num_labels` (=2) must be at least 3, the classes of `label`."),
+        ({"label_column": "kind"}, "`label_column` (=kind) must be a column of the data set, which has image, label."),
+        ({"metrics": ["no/such_metric"]}, "`metrics` (=no/such_metric) must be a metric that `evaluate.load` finds"),
+    ],
+)
+def test_finetuning_refuses(fields, message, data, tmp_path):
+    assert message in refused(finetune_run, tmp_path, data["folder"], **fields)
+
+
+def test_a_stream_of_unknown_length_needs_a_number_of_steps(data, fcmae, tmp_path):
+    message = refused(pretrain_run, tmp_path, data["parquet"], fcmae, streaming=True, max_train_steps=None)
+    assert message.startswith("`max_train_steps` (=None) must be given")
+
+
+def test_validation_refuses_a_model_without_a_head(data, fcmae):
+    config = ValidateConfig(dataset_name=str(data["folder"]), model_name_or_path=fcmae, eval_split="test")
+    assert "must hold an image classifier, not ConvNextV2ForPreTraining" in message_of(lambda: validate.main(config))
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(data, fcmae, tmp_path, capsys):
+    pretrain_run(tmp_path / "out", data["folder"], fcmae, dry_run=True, learning_rate=None, base_learning_rate=1e-3)
+    printed = capsys.readouterr().out
+    plan = json.loads(printed[printed.index("{") :])["plan"]
+    assert plan["num_samples"] == 18 and plan["max_steps"] == 4 and plan["steps_per_epoch"] == 18 / 8
+    assert plan["learning_rate"] == pytest.approx(1e-3 * 8 / 256)
+    assert not (tmp_path / "out").exists()
+
+
+# Metrics
+
+
+def test_top_five_is_the_share_among_the_first_five_ranks():
+    metric = TopAccuracy(keep_in_memory=True)
+    ranked = np.random.default_rng(0).permuted(np.tile(np.arange(9), (40, 1)), axis=1)
+    references = np.random.default_rng(1).integers(0, 9, 40)
+    for part in (slice(0, 30), slice(30, 40)):
+        metric.add_batch(predictions=ranked[part, :5], references=references[part])
+    ranks = [row.tolist().index(label) for row, label in zip(ranked, references, strict=True)]
+    expected = {
+        "accuracy": np.mean([rank < 1 for rank in ranks]),
+        "accuracy_top5": np.mean([rank < 5 for rank in ranks]),
+    }
+    assert metric.compute() == pytest.approx(expected)
+
+
+# The command line
+
+
+def test_accelerate_launch_runs_a_script_and_a_signal_stops_it_with_code_75(data, fcmae, tmp_path):
+    flags = ["--model_name_or_path", fcmae, "--dataset_name", str(data["folder"]), "--output_dir", str(tmp_path)]
+    flags += ["--per_device_train_batch_size", "4", "--logging_steps", "1", "--num_workers", "1"]
+    command = [sys.executable, "training/pretrain.py", *flags, "--max_train_steps", "100000"]
+    environment = {**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    running = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert running.stderr is not None
+    for line in running.stderr:  # the progress bar rewrites its line
+        if "loss=" in line:
+            running.send_signal(signal.SIGTERM)
+            break
+    output = running.communicate(timeout=60)[1]
+    assert running.returncode == 75, output
+    (stopped,) = tmp_path.glob("checkpoint-*")
+    step = int(stopped.name.split("-")[1])
+    resumed = ["--max_train_steps", str(step + 2), "--resume_from_checkpoint", "latest", "--with_tracking"]
+    launch = [*get_launch_command(num_processes=1), "training/pretrain.py", *flags, *resumed]
+    subprocess.run(launch, env=environment, check=True, capture_output=True, timeout=120)
+    assert figures(tmp_path)[-1][0] == step + 2 and (tmp_path / "model.safetensors").is_file()
+    assert list((tmp_path / "logs").rglob("events.out.tfevents*"))
+
+
+def test_a_bad_setting_of_a_script_is_one_line_and_code_2(tmp_path):
+    command = [sys.executable, "-m", "training.validate", "--dataset_name", "x", "--eval_splitt", "test"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.endswith("`eval_splitt` is not a setting. Did you mean `eval_split`?\n")
+    assert "Traceback" not in done.stderr

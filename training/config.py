@@ -1,0 +1,228 @@
+"""The settings of the training scripts, one dataclass each; every value is checked here, before anything is loaded."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+def setting(default: Any, help: str) -> Any:
+    """A field with a default and a line for `--help`."""
+    return field(default=default, metadata={"help": help})
+
+
+def check(name: str, value: Any, holds: bool, rule: str) -> None:
+    """Raise a ValueError that names the setting, its value and the rule, unless the rule holds."""
+    if not holds:
+        raise ValueError(f"`{name}` (={value}) must {rule}.")
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    """Which images, and how they are read."""
+
+    dataset_name: str = field(
+        metadata={"help": "Hub id, folder of images (or .npy arrays), or parquet or webdataset files (a path or glob)"}
+    )
+    dataset_config_name: str | None = setting(None, "configuration of a Hub data set")
+    dataset_revision: str | None = setting(None, "revision of a Hub data set")
+    streaming: bool = setting(False, "read the data set as a stream instead of preparing it on disk first")
+    image_column: str = setting("image", "column that holds the images")
+    image_size: int | None = setting(None, "side of the square the model sees, in pixels (default: the model's)")
+    num_channels: int | None = setting(None, "channels of an image (default: the model's); other than 1 and 3: arrays")
+    image_mean: list[float] | None = field(
+        default=None, metadata={"help": "mean of each channel (default: ImageNet's)"}
+    )
+    image_std: list[float] | None = field(
+        default=None, metadata={"help": "standard deviation of each channel (default: ImageNet's)"}
+    )
+    check_images: bool = setting(True, "decode every image once before the start, unless streaming")
+    skip_bad_images: bool = setting(False, "leave out files that are no readable image instead of stopping")
+    max_bad_images: int = setting(100, "with skip_bad_images: stop when more than this many are found")
+    model_name_or_path: str | None = setting(None, "weights to start from: a folder or a Hub id")
+    model_revision: str | None = setting(None, "revision of the model on the Hub")
+    num_workers: int = setting(2, "processes that load images, for each training process")
+    mixed_precision: str | None = setting(None, "no, fp16 or bf16 (default: as `accelerate config` says)")
+    seed: int = setting(0, "seed of everything random")
+
+    def __post_init__(self) -> None:
+        check("dataset_name", self.dataset_name, bool(self.dataset_name), "be given")
+        for name in ("image_size", "num_channels"):
+            check_at_least(self, name, 1)
+        for name in ("num_workers", "max_bad_images", "seed"):
+            check_at_least(self, name, 0)
+        for name in ("image_mean", "image_std"):
+            values = getattr(self, name)
+            fits = None in (values, self.num_channels) or len(values) == self.num_channels
+            check(name, values, fits, f"have one number for each of the {self.num_channels} channels")
+        check("image_std", self.image_std, min(self.image_std or [1]) > 0, "be positive")
+        precisions = (None, "no", "fp16", "bf16")
+        check("mixed_precision", self.mixed_precision, self.mixed_precision in precisions, "be no, fp16 or bf16")
+        checked = self.check_images or self.streaming or not self.skip_bad_images
+        check("check_images", self.check_images, checked, "be true with `skip_bad_images`, unless streaming")
+
+
+@dataclass(kw_only=True)
+class TrainingConfig(DataConfig):
+    """What pre-training and fine-tuning have in common."""
+
+    output_dir: str = field(metadata={"help": "folder for checkpoints, metrics and the final model"})
+    overwrite_output_dir: bool = setting(False, "start afresh in a folder that holds an earlier run of this script")
+    dry_run: bool = setting(False, "print the resolved settings, data, steps and learning rate, then stop")
+    train_split: str = setting("train", "split to train on")
+    max_train_samples: int | None = setting(None, "train on the first so many examples only")
+    shuffle_buffer_size: int = setting(1000, "streaming: examples among which the next one is drawn")
+    crop_scale: list[float] = field(
+        default_factory=lambda: [0.08, 1.0], metadata={"help": "least and largest share of an image that a crop covers"}
+    )
+    horizontal_flip: float = setting(0.5, "probability of mirroring an image")
+    model_size: str = setting("atto", "without model_name_or_path: atto, femto, pico, nano, tiny, small, base, ...")
+    patch_size: int | None = setting(None, "without model_name_or_path: side of the stem's patches (default: 4)")
+    num_stages: int | None = setting(None, "without model_name_or_path: keep the first stages only")
+    activation_checkpointing: bool = setting(False, "recompute activations in the backward pass to save memory")
+    per_device_train_batch_size: int = setting(64, "images in a forward pass of one process")
+    gradient_accumulation_steps: int = setting(1, "forward passes for an optimizer step")
+    num_train_epochs: float = setting(100, "passes over the data")
+    max_train_steps: int | None = setting(None, "optimizer steps; goes before num_train_epochs")
+    base_learning_rate: float = setting(1.5e-4, "learning rate for a total batch of 256; scaled linearly")
+    learning_rate: float | None = setting(None, "absolute learning rate; goes before base_learning_rate")
+    min_learning_rate: float = setting(0.0, "learning rate at the end of the cosine")
+    warmup_epochs: float = setting(0.0, "epochs of linear warm-up")
+    warmup_steps: int | None = setting(None, "optimizer steps of linear warm-up; goes before warmup_epochs")
+    weight_decay: float = setting(0.05, "decay of the weights of linear and convolution layers")
+    adam_beta1: float = setting(0.9, "AdamW's first beta")
+    adam_beta2: float = setting(0.999, "AdamW's second beta")
+    max_grad_norm: float | None = setting(None, "clip the gradient's norm to this (default: no clipping)")
+    ema_decay: float = setting(0.0, "average the weights with this decay and save the average; 0: off")
+    logging_steps: int = setting(50, "optimizer steps between lines of metrics.jsonl")
+    checkpointing_steps: int | None = setting(None, "optimizer steps between checkpoints (default: none but on a stop)")
+    checkpoints_total_limit: int | None = setting(None, "keep only the newest checkpoints")
+    resume_from_checkpoint: str | None = setting(None, "a checkpoint folder, or `latest` (none there: start afresh)")
+    with_tracking: bool = setting(False, "also log to Accelerate's trackers")
+    report_to: str = setting("tensorboard", "tracker of with_tracking: tensorboard, wandb, trackio, ..., or all")
+    push_to_hub: bool = setting(False, "upload the final folder in one commit")
+    hub_model_id: str | None = setting(None, "repository on the Hub, e.g. me/name")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check("output_dir", self.output_dir, bool(self.output_dir), "be given")
+        positive = "max_train_samples shuffle_buffer_size patch_size num_stages per_device_train_batch_size "
+        positive += "gradient_accumulation_steps max_train_steps logging_steps checkpointing_steps"
+        for name in [*positive.split(), "checkpoints_total_limit"]:
+            check_at_least(self, name, 1)
+        for name in ("min_learning_rate", "warmup_epochs", "warmup_steps", "weight_decay"):
+            check_at_least(self, name, 0)
+        for name in ("num_train_epochs", "base_learning_rate", "learning_rate", "max_grad_norm"):
+            value = getattr(self, name)
+            check(name, value, value is None or value > 0, "be positive")
+        check_share(self, "horizontal_flip")
+        for name in ("adam_beta1", "adam_beta2", "ema_decay"):
+            check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "be in [0, 1)")
+        ordered = len(self.crop_scale) == 2 and 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1
+        check("crop_scale", self.crop_scale, ordered, "be two numbers, 0 < least <= largest <= 1")
+        check(
+            "hub_model_id",
+            self.hub_model_id,
+            bool(self.hub_model_id) or not self.push_to_hub,
+            "be given with `push_to_hub`",
+        )
+
+
+@dataclass(kw_only=True)
+class PretrainConfig(TrainingConfig):
+    """FCMAE pre-training (paper, section 3 and Table 8)."""
+
+    crop_scale: list[float] = field(
+        default_factory=lambda: [0.2, 1.0], metadata={"help": "least and largest share of an image that a crop covers"}
+    )
+    adam_beta2: float = setting(0.95, "AdamW's second beta")
+    mask_ratio: float = setting(0.6, "share of the cells hidden from the encoder")
+    norm_pix_loss: bool = setting(True, "regress pixels normalised in each cell")
+    decoder_hidden_size: int | None = setting(None, "width of the decoder (default: the model's, 512)")
+    decoder_num_hidden_layers: int | None = setting(None, "blocks of the decoder (default: the model's, 1)")
+    decay_grn_and_mask_token: bool = setting(False, "decay GRN and the mask token too, as the official pre-training")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check("mask_ratio", self.mask_ratio, 0 < self.mask_ratio < 1, "be in (0, 1)")
+        for name in ("decoder_hidden_size", "decoder_num_hidden_layers"):
+            check_at_least(self, name, 1)
+
+
+@dataclass(kw_only=True)
+class EvaluationConfig(DataConfig):
+    """What fine-tuning and validation have in common."""
+
+    label_column: str = setting("label", "column that holds the classes")
+    eval_split: str | None = setting(None, "split to evaluate on")
+    max_eval_samples: int | None = setting(None, "evaluate on the first so many examples only")
+    per_device_eval_batch_size: int = setting(64, "images in a forward pass of an evaluation")
+    metrics: list[str] | None = field(
+        default=None, metadata={"help": "more metrics by their name for `evaluate.load`, e.g. f1"}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, "max_eval_samples", 1)
+        check_at_least(self, "per_device_eval_batch_size", 1)
+
+
+@dataclass(kw_only=True)
+class FinetuneConfig(EvaluationConfig, TrainingConfig):
+    """Training a classifier, from pre-trained weights or from scratch (paper, Tables 9 to 14)."""
+
+    num_labels: int | None = setting(None, "number of classes (default: as the label column says)")
+    train_val_split: float = setting(0.0, "without eval_split: evaluate on this share of the training split")
+    eval_steps: int | None = setting(None, "optimizer steps between evaluations (default: an epoch)")
+    layer_decay: float = setting(1.0, "factor of the learning rate from one layer to the one below")
+    layer_decay_type: Literal["single", "group"] = setting("single", "a layer is a block (single) or three (group)")
+    drop_path_rate: float | None = setting(None, "stochastic depth of the last block (default: the model's)")
+    head_init_scale: float | None = setting(
+        None, "factor on the head's initial weights (default: 0.001 with model_name_or_path, else 1)"
+    )
+    label_smoothing: float = setting(0.0, "share of a label spread over all classes")
+    mixup: float = setting(0.0, "alpha of mixup; 0: off")
+    cutmix: float = setting(0.0, "alpha of cutmix; 0: off; with mixup: one of them for each batch")
+    randaugment_num_ops: int = setting(0, "RandAugment's operations for each image; 0: off; 1 or 3 channels")
+    randaugment_magnitude: int = setting(9, "RandAugment's strength on torchvision's scale, 0 to 30")
+    random_erasing: float = setting(0.0, "probability of erasing a rectangle")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, "num_labels", 1)
+        check_at_least(self, "eval_steps", 1)
+        check("train_val_split", self.train_val_split, 0 <= self.train_val_split < 1, "be in [0, 1)")
+        both = bool(self.train_val_split) and (self.streaming or self.eval_split is not None)
+        check("train_val_split", self.train_val_split, not both, "not be given while streaming or with `eval_split`")
+        check("layer_decay", self.layer_decay, 0 < self.layer_decay <= 1, "be in (0, 1]")
+        rate = self.drop_path_rate
+        check("drop_path_rate", rate, rate is None or 0 <= rate < 1, "be in [0, 1)")
+        check("label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "be in [0, 1)")
+        check_share(self, "random_erasing")
+        for name in ("mixup", "cutmix", "head_init_scale", "randaugment_num_ops"):
+            check_at_least(self, name, 0)
+        magnitude = self.randaugment_magnitude
+        check("randaugment_magnitude", magnitude, 0 <= magnitude <= 30, "be between 0 and 30")
+        augmentable = not self.randaugment_num_ops or self.num_channels in (None, 1, 3)
+        check("randaugment_num_ops", self.randaugment_num_ops, augmentable, "be 0 unless images have 1 or 3 channels")
+
+
+@dataclass(kw_only=True)
+class ValidateConfig(EvaluationConfig):
+    """Evaluating a classifier."""
+
+    eval_split: str = setting("validation", "split to evaluate on")
+    output_dir: str | None = setting(None, "folder for eval_results.json")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check("model_name_or_path", self.model_name_or_path, bool(self.model_name_or_path), "be given")
+
+
+def check_at_least(config: Any, name: str, least: float) -> None:
+    """Raise unless the setting is None or at least `least`."""
+    value = getattr(config, name)
+    check(name, value, value is None or value >= least, f"be at least {least}")
+
+
+def check_share(config: Any, name: str) -> None:
+    """Raise unless the setting is in [0, 1]."""
+    check(name, getattr(config, name), 0 <= getattr(config, name) <= 1, "be in [0, 1]")

@@ -1,0 +1,176 @@
+"""From unlabelled photographs to a published-style classifier in one command, on two CPU cores.
+
+    make demo
+    python -m training.demo --pretrain_steps 20 --finetune_steps 20 --output_dir out/short   # the same, as a short look
+
+Solar cells, sound or broken: pre-train on the photographs alone, fine-tune from that and, with the same number of
+labelled steps, from random weights; compare both on photographs that neither has seen. The training runs through the
+commands that a user would type, which are printed.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from datasets import Dataset, load_dataset
+from huggingface_hub import metadata_load, metadata_save
+from transformers import pipeline
+
+from training.comparison import save_classifier_comparison, save_run_comparison
+from training.pictures import read_metrics, series
+from training.scores import balanced_accuracy_gain, two_class_metrics, verdict
+from training.solar_cells import CLASS_NAMES, LICENSE, write_solar_cells
+
+TRAINING = Path(__file__).resolve().parent
+PRETRAINED, SCRATCH = "from FCMAE pre-training", "from random weights"
+DATA_NOTE = """
+## Data
+
+Electroluminescence photographs of solar cells from the package `elpv-dataset`, CC BY-NC-SA 4.0, by Deitsch,
+Buerhop-Lutz and others ("Segmentation of photovoltaic module cells in uncalibrated electroluminescence images",
+Machine Vision and Applications 32, 2021), 160 pixels wide. "Defective" is a defect probability of 2/3 or more as given
+by experts. Training and test images may show cells of the same solar module.
+"""
+
+
+def main() -> None:
+    """Make the data, train three models, compare the two classifiers, write and print the report."""
+    options = parse_options()
+    output, started = Path(options.output_dir), time.perf_counter()
+    print("Writing the photographs of solar cells as parquet ...", flush=True)
+    counts = write_solar_cells(output / "data")
+    sizes = ["--image_size", str(options.image_size)] if options.image_size else []
+    labelled = ["finetune", "--dataset_name", f"{output}/data/labelled", *sizes, *steps(options.finetune_steps)]
+    runs = {
+        "pretrain": ["pretrain", "--dataset_name", f"{output}/data/unlabelled", *sizes, *steps(options.pretrain_steps)],
+        "classifier": [*labelled, "--model_name_or_path", f"{output}/pretrain"],
+        "scratch": [*labelled, *scratch_flags()],
+    }
+    seconds = {name: train(*flags, "--output_dir", f"{output}/{name}") for name, flags in runs.items()}
+    for name in runs:
+        add_data_note(output / name)
+
+    photographs = load_dataset("parquet", data_files=str(output / "data/labelled/test.parquet"), split="train")
+    assert isinstance(photographs, Dataset)
+    report = {"images": counts, "seconds": seconds, **compare(output, photographs)}
+    report["pretraining_loss"] = loss_range(output / "pretrain")
+    report["seconds"]["all"] = time.perf_counter() - started
+    (output / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print_report(report, output)
+
+
+def parse_options() -> argparse.Namespace:
+    """The demo's few flags; everything else is in its two recipes."""
+    parser = argparse.ArgumentParser(prog="python -m training.demo", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--output_dir", default="out/demo")
+    parser.add_argument("--pretrain_steps", type=int, help="optimizer steps of pre-training (default: the recipe's)")
+    parser.add_argument("--finetune_steps", type=int, help="optimizer steps of each classifier (default: the recipe's)")
+    parser.add_argument("--image_size", type=int, help="side of the images in pixels (default: the recipes')")
+    return parser.parse_args()
+
+
+def steps(count: int | None) -> list[str]:
+    """The flags for a number of steps, a tenth of them warm-up, if one is asked for."""
+    return [] if count is None else ["--max_train_steps", str(count), "--warmup_steps", str(count // 10)]
+
+
+def scratch_flags() -> list[str]:
+    """What training from random weights needs beside the recipe: the pre-trained model's shape, and one learning rate.
+
+    Lower rates for lower layers keep what pre-training taught them; random weights have nothing to keep.
+    """
+    recipe = yaml.safe_load((TRAINING / "recipes/pretrain_demo.yaml").read_text())
+    shape = [f"--{key}={recipe[key]}" for key in ("model_size", "patch_size", "num_stages") if key in recipe]
+    return [*shape, "--layer_decay=1.0"]
+
+
+def train(script: str, *flags: str) -> float:
+    """Run `training/{script}.py` with the demo's recipe through `accelerate launch`; return the seconds it took."""
+    paths = os.path.relpath(TRAINING / f"{script}.py"), os.path.relpath(TRAINING / f"recipes/{script}_demo.yaml")
+    command = [paths[0], "--config", paths[1], *flags, "--overwrite_output_dir", "true"]
+    print(f"\n$ accelerate launch {shlex.join(command)}", flush=True)
+    started = time.perf_counter()
+    if code := subprocess.run([sys.executable, "-m", "accelerate.commands.launch", *command]).returncode:
+        sys.exit(code)  # the script has said why
+    return time.perf_counter() - started
+
+
+def add_data_note(folder: Path) -> None:
+    """Complete a card with what only the demo knows: where the photographs are from, and their licence."""
+    card = folder / "README.md"
+    text = card.read_text(encoding="utf-8").replace("\n## Limits", f"{DATA_NOTE}\n## Limits")
+    card.write_text(text, encoding="utf-8")
+    # The strictest reading: weights as a derivative of the photographs.
+    metadata_save(card, {**(metadata_load(card) or {}), "license": LICENSE})
+
+
+def compare(output: Path, photographs: Dataset) -> dict[str, Any]:
+    """Figures and pictures of both classifiers on the held-out photographs, and the answer of `pipeline` to a few."""
+    labels = np.array(photographs["label"])
+    folders = {PRETRAINED: output / "classifier", SCRATCH: output / "scratch"}
+    scores = {name: defect_scores(folder, photographs) for name, folder in folders.items()}
+    save_classifier_comparison(labels, scores, CLASS_NAMES, output / "classifiers.png")
+    logs = {name: folder / "metrics.jsonl" for name, folder in folders.items()}
+    save_run_comparison(logs, "loss", "training loss", output / "finetuning_loss.png")
+    gain = balanced_accuracy_gain(labels, scores[PRETRAINED], scores[SCRATCH])
+    return {
+        "classifiers": {name: two_class_metrics(labels, score) for name, score in scores.items()},
+        "always_functional": two_class_metrics(labels, np.zeros(len(labels))),
+        "gain": gain,
+        "verdict": verdict(gain, PRETRAINED, SCRATCH),
+        "predictions": [
+            {"photograph": int(i), "true": CLASS_NAMES[labels[i]], "defect_score": float(scores[PRETRAINED][i])}
+            for i in np.linspace(0, len(labels) - 1, 8).astype(int)
+        ],
+    }
+
+
+def defect_scores(folder: Path, photographs: Dataset) -> np.ndarray:
+    """Probability (N,) of a defect by `pipeline`, with stock Transformers, as anyone would use the folder."""
+    classifier = pipeline("image-classification", model=str(folder), device="cpu")
+    answers = classifier(list(photographs["image"]), batch_size=32, top_k=None)
+    return np.array([next(row["score"] for row in rows if row["label"] == CLASS_NAMES[1]) for rows in answers])
+
+
+def loss_range(folder: Path) -> dict[str, float]:
+    """First and last logged loss of a run."""
+    values = series(read_metrics(folder / "metrics.jsonl"), "loss")[1]
+    return {"first": values[0], "last": values[-1]}
+
+
+def print_report(report: dict[str, Any], output: Path) -> None:
+    """Say what was made, how good it is and where it lies."""
+    images, loss, seconds = report["images"], report["pretraining_loss"], report["seconds"]
+    held_out = f"{images['test']} held out, {images['test_defective']} of them defective"
+    print(f"\n{images['train']} photographs to train on; {held_out}.")
+    print(f"Pre-training without labels: loss {loss['first']:.3f} -> {loss['last']:.3f}")
+    print(f"\n{'held-out photographs':<26}{'balanced accuracy':>18}{'accuracy':>10}{'ROC AUC':>9}   confusion matrix")
+    for name, row in {**report["classifiers"], "always 'functional'": report["always_functional"]}.items():
+        figures = f"{row['balanced_accuracy']:>18.1%}{row['accuracy']:>10.1%}{row['roc_auc']:>9.3f}"
+        print(f"{name:<26}{figures}   {row['confusion_matrix']}")
+    print(f"\n{report['verdict'][0].upper()}{report['verdict'][1:]}.")
+    print("Both classifiers saw the same labelled steps; the first had the pre-training on top.")
+    print("\npipeline('image-classification') on held-out photographs:")
+    for row in report["predictions"]:
+        print(f"  no. {row['photograph']:>3}: defective {row['defect_score']:6.1%}   (true: {row['true']})")
+    times = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
+    print(f"\nTime: {times}\nMade in {output}:")
+    for path in ("pretrain", "classifier", "scratch", "report.json", *pictures(output)):
+        print(f"  {output / path}")
+
+
+def pictures(output: Path) -> list[str]:
+    """The pictures that the demo and its runs wrote, relative to the output folder."""
+    return sorted(str(path.relative_to(output)) for path in [*output.glob("*.png"), *output.glob("*/*.png")])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""Training a ConvNeXt V2 classifier, from FCMAE or other weights or from scratch (paper, Tables 9 to 14).
+
+    accelerate launch training/finetune.py --config training/recipes/finetune_small_images.yaml \\
+        --model_name_or_path out/pretrain --dataset_name path/to/images --output_dir out/classifier
+"""
+
+import sys
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import send_to_device, set_seed
+from datasets import Dataset
+
+from hf_convnextv2 import ConvNextV2Config, ConvNextV2ForImageClassification
+from training.augment import BatchMixer, EvaluationTransform, finetuning_transform
+from training.card import write_classifier_card
+from training.checkpoints import Checkpoints
+from training.command_line import parse_config
+from training.config import FinetuneConfig, check
+from training.data import Collator, eval_loader, load_images, train_batches
+from training.labels import check_labels, class_list, labelled_samples, resolve_labels
+from training.loop import STOPPED, StopSignal, TrainingLog, create_accelerator, start_trackers
+from training.metrics import Evaluator
+from training.models import create_ema, create_processor, image_size_of, load_arguments
+from training.optim import create_optimizer, create_schedule, decayed_parameters, layer_scale
+from training.output import check_output_dir, claim_output_dir, push_folder, save_model
+from training.pictures import save_loss_curves
+from training.plan import make_plan, print_plan
+from training.sources import Source, load_source, num_examples
+
+PRETRAINED_HEAD_SCALE = 0.001  # paper, Tables 9 to 13
+
+
+def main(config: FinetuneConfig) -> None:
+    """Fine-tune: settings, data, model, optimizer, resume, loop with evaluations, save."""
+    check_output_dir(config)
+    accelerator = create_accelerator(config)
+    evaluator = Evaluator(config.metrics)
+    model = create_model(config, class_names_of(config))
+    processor = create_processor(config, model.config)
+    with accelerator.main_process_first():
+        source, eval_source = load_sources(config, model.config)
+    train_transform = finetuning_transform(config, image_size_of(model.config), processor)
+    samples = labelled_samples(config, source, model.config, train_transform)
+    held_out = None
+    if eval_source is not None:
+        eval_samples = labelled_samples(config, eval_source, model.config, EvaluationTransform(processor))
+        held_out = eval_loader(eval_source, eval_samples, config, config.per_device_eval_batch_size)
+        held_out = accelerator.prepare(held_out)
+    known_samples = num_examples(source, config.train_split, config.max_train_samples)
+    plan = make_plan(config, known_samples, accelerator.num_processes)
+    if config.dry_run:
+        print_plan(config, plan, model.num_parameters())
+        return
+
+    scale = layer_scale(list(model.config.depths), config.layer_decay, config.layer_decay_type)
+    optimizer = create_optimizer(model, config, plan.learning_rate, decayed_parameters(model), scale)
+    schedule = create_schedule(
+        optimizer, plan.learning_rate, config.min_learning_rate, plan.warmup_steps, plan.max_steps
+    )
+    ema = create_ema(model, config.ema_decay, accelerator)
+    trained, optimizer = accelerator.prepare(model, optimizer)
+    # The schedule is not prepared: Accelerate would step it once for each process.
+    accelerator.register_for_checkpointing(*[state for state in (schedule, ema) if state is not None])
+    if accelerator.is_main_process:
+        claim_output_dir(config)
+    start_trackers(accelerator, config, "finetune")
+    set_seed(config.seed, device_specific=True)
+    checkpoints = Checkpoints(accelerator, config, model.config, plan)
+    start_step = checkpoints.resume()
+
+    rank, world = accelerator.process_index, accelerator.num_processes
+    collate = Collator(BatchMixer(config.mixup, config.cutmix, len(class_list(model.config))))
+    batches = train_batches(source, samples, config, collate, rank, world, start_step)
+    log, stop = TrainingLog(accelerator, config, plan, start_step), StopSignal(accelerator)
+    results: dict[str, Any] = {}
+    for step in range(start_step + 1, plan.max_steps + 1):
+        model.train()
+        grad_norm = None
+        for batch in islice(batches, config.gradient_accumulation_steps):
+            with accelerator.accumulate(trained):
+                batch = send_to_device(batch, accelerator.device)
+                loss = trained(**batch, label_smoothing=config.label_smoothing).loss
+                accelerator.backward(loss)
+                log.add(loss)
+                if accelerator.sync_gradients:
+                    grad_norm = accelerator.clip_grad_norm_(trained.parameters(), config.max_grad_norm or torch.inf)
+                optimizer.step()
+                optimizer.zero_grad()
+        if ema is not None:
+            ema.update_parameters(model)
+        log.end_step(schedule.get_last_lr()[-1], grad_norm)
+        schedule.step()
+        stopped = bool(stop)
+        if held_out is not None and not stopped and plan.is_due(step, config.eval_steps):
+            log.check_finite()
+            with log.paused():
+                results = evaluator(accelerator, trained if ema is None else ema.module, held_out)
+            log.write(results)
+        if stopped or (config.checkpointing_steps and step % config.checkpointing_steps == 0):
+            log.check_finite()
+            with log.paused():
+                checkpoints.save(step)
+        if stopped and step < plan.max_steps:
+            accelerator.end_training()
+            sys.exit(STOPPED)
+    stop.restore()
+
+    final = accelerator.unwrap_model(trained, keep_fp32_wrapper=False) if ema is None else ema.module
+    if held_out is not None and not results:  # resumed, or stopped, at the very end
+        results = evaluator(accelerator, final, held_out)
+    if accelerator.is_main_process:
+        finish(config, final, processor, {**results, **log.results()})
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+def class_names_of(config: FinetuneConfig) -> list[str]:
+    """Names of the classes to train; images are not touched."""
+    return resolve_labels(load_source(config, config.train_split, None), config.label_column, config.num_labels)
+
+
+def create_model(config: FinetuneConfig, names: list[str]) -> ConvNextV2ForImageClassification:
+    """A new classifier of the named size, or one on stored weights; its head is new unless it has the same classes."""
+    fresh = config.model_name_or_path is None
+    head_scale = config.head_init_scale if config.head_init_scale is not None else (1.0 if fresh else None)
+    arguments = {
+        **load_arguments(config),
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: label for label, name in enumerate(names)},
+        "head_init_scale": PRETRAINED_HEAD_SCALE if head_scale is None else head_scale,
+    }
+    if config.drop_path_rate is not None:
+        arguments["drop_path_rate"] = config.drop_path_rate
+    if fresh:
+        model_config = ConvNextV2Config.from_size(config.model_size, **arguments)
+        model = ConvNextV2ForImageClassification(model_config)
+    else:
+        model = ConvNextV2ForImageClassification.from_pretrained(
+            config.model_name_or_path, num_labels=len(names), ignore_mismatched_sizes=True, **arguments
+        )
+    size, cell = image_size_of(model.config), model.config.cell_size
+    assert isinstance(cell, int)
+    check("image_size", size, size >= cell, f"be at least {cell}, the size of a cell")
+    channels = model.config.num_channels
+    augmentable = channels in (1, 3) or not config.randaugment_num_ops
+    check("randaugment_num_ops", config.randaugment_num_ops, augmentable, f"be 0 for images of {channels} channels")
+    if config.activation_checkpointing:
+        model.activation_checkpointing_enable()
+    return model
+
+
+def load_sources(config: FinetuneConfig, model_config: ConvNextV2Config) -> tuple[Source, Source | None]:
+    """The images to train on, and those to evaluate on if there are any, with their labels checked."""
+    source = load_images(config, config.train_split, config.max_train_samples, model_config.num_channels)
+    eval_source = None
+    if config.eval_split is not None:
+        eval_source = load_images(config, config.eval_split, config.max_eval_samples, model_config.num_channels)
+    elif config.train_val_split:
+        assert isinstance(source, Dataset)
+        parts = source.train_test_split(test_size=config.train_val_split, seed=config.seed)
+        source, eval_source = parts["train"], parts["test"]
+    for part in (source, eval_source):
+        if part is not None:
+            check_labels(part, config.label_column, class_list(model_config))
+    return source, eval_source
+
+
+def finish(config: FinetuneConfig, model: Any, processor: Any, results: dict[str, Any]) -> None:
+    """Write the folder that `from_pretrained` and `pipeline` load, the picture and the card; upload it if asked to."""
+    folder = Path(config.output_dir)
+    save_model(folder, model, processor, results)
+    save_loss_curves(folder / "metrics.jsonl", folder / "loss_curves.png")
+    write_classifier_card(folder, model, config, results)
+    if config.push_to_hub:
+        push_folder(config)
+    print(f"Classifier in {folder}", flush=True)
+
+
+if __name__ == "__main__":
+    main(parse_config(FinetuneConfig, sys.argv[1:], __doc__))

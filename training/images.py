@@ -1,0 +1,118 @@
+"""One stored image to a tensor: decoded, checked, and named in every error."""
+
+import io
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from PIL import Image, ImageSequence, UnidentifiedImageError
+from torch import Tensor
+
+from training.config import DataConfig
+from training.sources import array_dtype, report_bad_images
+
+NUMPY_MAGIC = b"\x93NUMPY"
+PIL_MODES = {1: "L", 3: "RGB"}
+# What Pillow and NumPy raise for bytes that are no image: truncated, of an unknown format, broken inside.
+UNREADABLE = (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError)
+
+
+class BadImageError(ValueError):
+    """An image that cannot be read; the message names it."""
+
+
+def decode_image(value: Any, num_channels: int, name: str, dtype: str | None = None) -> Tensor:
+    """A value of the image column as `(C, H, W)`: uint8, or float32 where the source holds other numbers.
+
+    `value` is `{"path", "bytes"}`, a path, bytes, or an array `(H, W, C)` or `(C, H, W)` of `dtype`. 16-bit integers
+    are scaled to [0, 1]; floats are taken as they are. `name` names the image where it has no path.
+    """
+    path, content = (value.get("path"), value.get("bytes")) if isinstance(value, dict) else (None, value)
+    if isinstance(content, str):
+        path, content = content, None
+    name = path or name
+    if content is None and path is None:
+        raise BadImageError(f"{name} cannot be read as an image: it is empty.")
+    if not isinstance(content, bytes | None):
+        return array_to_tensor(np.asarray(content, dtype=dtype), num_channels, name)
+    try:
+        stored = content if content is not None else Path(path or "").read_bytes()
+        if stored.startswith(NUMPY_MAGIC):
+            array = np.load(io.BytesIO(stored), allow_pickle=False)
+        else:
+            array = picture_to_array(Image.open(io.BytesIO(stored)), num_channels)
+    except UNREADABLE as error:
+        raise BadImageError(f"{name} cannot be read as an image: {error}") from error
+    return array_to_tensor(array, num_channels, name)
+
+
+def picture_to_array(picture: Image.Image, num_channels: int) -> np.ndarray:
+    """Pixels `(H, W)` or `(H, W, C)`: gray for one channel, RGB for three; else as stored, with pages as channels."""
+    if picture.mode.startswith(("I", "F")):  # 16 and 32 bits a pixel: Pillow's conversion to 8 bits would clip them
+        pages = [np.asarray(page) for page in ImageSequence.Iterator(picture)]
+        if num_channels in PIL_MODES and len(pages) == 1:
+            return np.repeat(pages[0][..., None], num_channels, axis=-1)
+        return np.stack(pages, axis=-1)
+    if num_channels in PIL_MODES:
+        return np.array(picture.convert(PIL_MODES[num_channels]))
+    return np.concatenate([np.atleast_3d(np.asarray(page)) for page in ImageSequence.Iterator(picture)], axis=-1)
+
+
+def array_to_tensor(array: np.ndarray, num_channels: int, name: str) -> Tensor:
+    """Pixels as `(C, H, W)`, the side that is `num_channels` long first or last."""
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or num_channels not in (array.shape[0], array.shape[-1]):
+        raise ValueError(
+            f"`num_channels` (={num_channels}) must be the first or last side of {name}, of shape {array.shape}."
+        )
+    if array.shape[-1] == num_channels:
+        array = array.transpose(2, 0, 1)
+    if array.dtype == np.uint8:
+        return torch.from_numpy(np.ascontiguousarray(array))
+    if array.dtype == np.uint16:
+        array = array / 65535
+    if array.dtype.kind != "f":
+        raise ValueError(f"`dtype` (={array.dtype}) of {name} must be uint8, uint16 or a float type.")
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+
+
+def content_key(value: Any) -> int:
+    """A number that depends on the stored image alone: a stream's examples have no index."""
+    if isinstance(value, dict):
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, str):
+        value = Path(value).name.encode()
+    return zlib.crc32(value if isinstance(value, bytes) else np.ascontiguousarray(value).tobytes())
+
+
+def drop_bad_images(source: Dataset, config: DataConfig, num_channels: int) -> Dataset:
+    """Decode every image once: stop at those that cannot be read, naming them, or leave them out and say so.
+
+    The result is kept by `datasets`, so the same images are not checked again.
+    """
+    checked = source.map(
+        find_problem,
+        with_indices=True,
+        input_columns=[config.image_column],
+        remove_columns=source.column_names,
+        fn_kwargs={"num_channels": num_channels, "dtype": array_dtype(source, config.image_column)},
+        num_proc=config.num_workers if config.num_workers > 1 and len(source) > 1000 else None,
+        desc="Checking images",
+    )
+    problems = list(checked["problem"])
+    report_bad_images([problem for problem in problems if problem], config.skip_bad_images, config.max_bad_images)
+    good = [index for index, problem in enumerate(problems) if not problem]
+    return source if len(good) == len(source) else source.select(good)
+
+
+def find_problem(value: Any, index: int, num_channels: int, dtype: str | None) -> dict[str, str]:
+    """What is wrong with an image, or nothing; a wrong number of channels stops at once."""
+    try:
+        decode_image(value, num_channels, f"example {index}", dtype)
+    except BadImageError as error:
+        return {"problem": str(error)}
+    return {"problem": ""}

@@ -1,0 +1,94 @@
+"""The classes of a data set and of a model: found, matched by name, and checked before training."""
+
+from typing import Any
+
+import numpy as np
+from datasets import ClassLabel, Dataset
+
+from hf_convnextv2 import ConvNextV2Config
+from training.augment import Transform
+from training.config import EvaluationConfig, check
+from training.data import Samples, make_samples
+from training.sources import Source, check_column, features_of
+
+
+def class_list(model_config: ConvNextV2Config) -> list[str]:
+    """Names of the model's classes in order."""
+    return [name for _, name in sorted((model_config.id2label or {}).items())]
+
+
+def class_names(source: Source, column: str) -> list[str] | None:
+    """Names of the classes, where the column knows them or holds them as strings."""
+    feature = features_of(source)[column]
+    if isinstance(feature, ClassLabel):
+        return list(feature.names)
+    if getattr(feature, "dtype", None) == "string" and isinstance(source, Dataset):
+        return sorted(set(source[column]))
+    return None
+
+
+def resolve_labels(source: Source, column: str, num_labels: int | None) -> list[str]:
+    """Names of the classes to train: the column's own, or `num_labels` of them (default: the largest label + 1)."""
+    check_column(source, "label_column", column)
+    names = class_names(source, column)
+    if names is not None:
+        fits = num_labels is None or num_labels >= len(names)
+        check("num_labels", num_labels, fits, f"be at least {len(names)}, the classes of `{column}`")
+        return names + [f"LABEL_{i}" for i in range(len(names), num_labels or 0)]
+    if num_labels is None:
+        rule = f"be given: the stream's `{column}` does not say how many classes there are"
+        check("num_labels", num_labels, isinstance(source, Dataset), rule)
+        assert isinstance(source, Dataset)
+        num_labels = int(label_array(source, column).max()) + 1
+    return [f"LABEL_{i}" for i in range(num_labels)]
+
+
+def check_labels(source: Source, column: str, classes: list[str]) -> None:
+    """Raise if a label of a map-style source is no class; images are not touched. A stream's are checked as they come.
+
+    `classes` are the model's. Labels with names are matched by name; where the names differ, by number.
+    """
+    check_column(source, "label_column", column)
+    own = class_names(source, column)
+    if own is not None and label_mapping(source, column, classes) is None:
+        strange = sorted(set(own) - set(classes))
+        numbered = isinstance(features_of(source)[column], ClassLabel) and len(own) == len(classes)
+        check(column, strange[:20], numbered, f"be among the names of the model's {len(classes)} classes")
+        print(f"Classes of `{column}` are not named as the model's (e.g. {strange[:1]}): matched by number.")
+    if isinstance(source, Dataset) and getattr(features_of(source)[column], "dtype", None) != "string":
+        labels = label_array(source, column)
+        outside = np.unique(labels[(labels < 0) | (labels >= len(own or classes))]).tolist()
+        check(column, outside, not outside, f"be in [0, `num_labels` (={len(own or classes)}))")
+
+
+def label_array(source: Dataset, column: str) -> np.ndarray:
+    """The label column as integers; a missing label is -1."""
+    try:
+        return np.array([-1 if value is None else int(value) for value in source[column]])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`label_column` (={column}) must hold integers or class names: {error}.") from error
+
+
+def label_mapping(source: Source, column: str, classes: list[str]) -> dict[Any, int] | None:
+    """Label in the source to class of the model, where both have names that match; None: labels are classes already."""
+    own = class_names(source, column)
+    if own is None or not set(own) <= set(classes) or len(set(classes)) < len(classes):
+        return None
+    by_name = getattr(features_of(source)[column], "names", None) is None
+    return {(name if by_name else label): classes.index(name) for label, name in enumerate(own)}
+
+
+def labelled_samples(
+    config: EvaluationConfig, source: Source, model_config: ConvNextV2Config, transform: Transform
+) -> Samples:
+    """How the rows of a source become images with a class of the model."""
+    classes = class_list(model_config)
+    return make_samples(
+        config,
+        source,
+        model_config.num_channels,
+        transform,
+        label_column=config.label_column,
+        label_mapping=label_mapping(source, config.label_column, classes),
+        num_labels=len(classes),
+    )

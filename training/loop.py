@@ -1,0 +1,164 @@
+"""What the training loops share: the accelerator, the log of a run, and stopping on a signal."""
+
+import json
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration, set_seed
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from training.config import TrainingConfig
+from training.plan import Plan
+
+STOPPED = 75  # exit code after a signal and a checkpoint: EX_TEMPFAIL, "try again"
+NEVER = torch.iinfo(torch.int64).max
+
+
+def create_accelerator(config: TrainingConfig) -> Accelerator:
+    """The accelerator of a run, with the same seed in every process for the same initial weights."""
+    folders = ProjectConfiguration(config.output_dir, logging_dir=str(Path(config.output_dir) / "logs"))
+    accelerator = Accelerator(
+        mixed_precision=config.mixed_precision,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        log_with=config.report_to if config.with_tracking else None,
+        project_config=folders,
+    )
+    set_seed(config.seed)
+    return accelerator
+
+
+def start_trackers(accelerator: Accelerator, config: TrainingConfig, name: str) -> None:
+    """Open the trackers that were asked for."""
+    if config.with_tracking:
+        plain = {key: value if isinstance(value, int | float) else str(value) for key, value in asdict(config).items()}
+        accelerator.init_trackers(name, plain)
+
+
+class TrainingLog:
+    """Writes metrics.jsonl, the progress bar and the trackers; stops at a loss that is not finite.
+
+    Losses are summed on their device and read when a line is due, so that no step waits for the device.
+    """
+
+    def __init__(self, accelerator: Accelerator, config: TrainingConfig, plan: Plan, start_step: int) -> None:
+        self.accelerator = accelerator
+        self.plan = plan
+        self.logging_steps = config.logging_steps
+        self.file = Path(config.output_dir) / "metrics.jsonl"
+        self.step = self.logged_step = self.start_step = start_step
+        self.window = torch.zeros(2, dtype=torch.float64, device=accelerator.device)  # sum and number of losses
+        self.total = torch.zeros(2, dtype=torch.float64)
+        self.first_bad = torch.full((1,), NEVER, device=accelerator.device)
+        self.started = self.window_started = time.perf_counter()
+        images = plan.total_batch_size
+        self.bar = tqdm(
+            total=plan.max_steps * images,
+            initial=start_step * images,
+            unit=" images",
+            unit_scale=True,
+            disable=not accelerator.is_main_process,
+        )
+
+    def add(self, loss: Tensor) -> None:
+        """Take in the loss of one forward pass of the step under way."""
+        loss = loss.detach().double()
+        self.window += torch.stack((loss, torch.ones_like(loss)))
+        bad = torch.where(loss.isfinite(), NEVER, self.step + 1)
+        self.first_bad = torch.minimum(self.first_bad, bad)
+
+    def end_step(self, learning_rate: float | Tensor, grad_norm: Tensor | float | None) -> None:
+        """Close an optimizer step; write a line if one is due."""
+        self.step += 1
+        self.bar.update(self.plan.total_batch_size)
+        if self.step % self.logging_steps and self.step != self.plan.max_steps:
+            return
+        self.check_finite()
+        window = self.accelerator.reduce(self.window).cpu()  # type: ignore[union-attr]
+        self.total += window
+        self.window.zero_()
+        now = time.perf_counter()
+        images = (self.step - self.logged_step) * self.plan.total_batch_size
+        line = {
+            "loss": (window[0] / window[1]).item(),
+            "learning_rate": float(learning_rate),
+            "grad_norm": None if grad_norm is None else float(grad_norm),
+            "images_per_second": images / (now - self.window_started),
+        }
+        self.logged_step, self.window_started = self.step, now
+        self.bar.set_postfix(loss=f"{line['loss']:.4f}")
+        self.write(line)
+
+    def check_finite(self) -> None:
+        """Raise if a loss since the start was NaN or infinite, in any process; call it before saving anything."""
+        first_bad = int(self.accelerator.gather(self.first_bad).min())  # type: ignore[union-attr]
+        if first_bad != NEVER:
+            raise FloatingPointError(
+                f"`loss` of step {first_bad} must be finite, but is NaN or infinite; nothing was saved since. "
+                "Resume from the last checkpoint with a lower learning rate, clipping or another precision."
+            )
+
+    def write(self, values: dict[str, Any]) -> None:
+        """One line of metrics.jsonl, at full precision; what is not finite becomes null."""
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+        line = {"step": self.step, "epoch": self.plan.epoch(self.step), **finite}
+        if self.accelerator.is_main_process:
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        figures = {key: value for key, value in line.items() if isinstance(value, int | float)}
+        self.accelerator.log(figures, step=self.step)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave evaluation and saving out of the images per second."""
+        before = time.perf_counter()
+        yield
+        self.window_started += time.perf_counter() - before
+
+    def results(self) -> dict[str, Any]:
+        """Figures of this run (since its last resume) for all_results.json and the card."""
+        self.bar.close()
+        seconds = time.perf_counter() - self.started
+        images = (self.step - self.start_step) * self.plan.total_batch_size
+        return {
+            "train_loss": (self.total[0] / self.total[1]).item() if self.total[1] else None,
+            "train_samples": self.plan.num_samples,
+            "train_runtime": seconds,
+            "images_per_second": images / seconds,
+            "total_steps": self.step,
+            "epoch": self.plan.epoch(self.step),
+        }
+
+
+class StopSignal:
+    """Becomes true on SIGTERM or SIGINT, in every process after the same step; a second signal acts at once."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
+        self.received = False
+        self.previous = {number: signal.signal(number, self.receive) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """Note the signal and restore what it did before."""
+        self.received = True
+        self.restore()
+
+    def restore(self) -> None:
+        """Give the signals back."""
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def __bool__(self) -> bool:
+        if self.accelerator.num_processes == 1:
+            return self.received
+        flag = torch.tensor([float(self.received)], device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag).item() > 0)  # type: ignore[union-attr]

@@ -1,0 +1,79 @@
+"""The output folder of a run: claimed before training, filled after it, uploaded on request."""
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
+from transformers import PreTrainedModel
+
+from training.checkpoints import list_checkpoints
+from training.config import TrainingConfig
+
+MARKER = "training_config.json"
+NOT_UPLOADED = ["checkpoint-*/**", ".*", ".*/**", "logs/**"]
+
+
+def check_output_dir(config: TrainingConfig) -> None:
+    """Raise if the folder holds something else, or an earlier run that is neither resumed nor to be overwritten."""
+    folder = Path(config.output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"`output_dir` (={folder}) must be a folder.")
+    if not folder.is_dir() or not any(folder.iterdir()) or config.overwrite_output_dir:
+        return
+    if not (folder / MARKER).is_file() or json.loads((folder / MARKER).read_text())["run"] != run_name(config):
+        raise ValueError(
+            f"`output_dir` (={folder}) must be empty or hold a run of this script, but it holds something else. "
+            "`--overwrite_output_dir` writes into it all the same."
+        )
+    if config.resume_from_checkpoint is None:
+        raise ValueError(
+            f"`output_dir` (={folder}) must not hold an earlier run. Take it up again with `--resume_from_checkpoint "
+            "latest`, or start afresh with `--overwrite_output_dir`."
+        )
+
+
+def claim_output_dir(config: TrainingConfig) -> None:
+    """Make the folder and write the run's settings; without a resume, drop an earlier run's checkpoints and metrics."""
+    folder = Path(config.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    if config.resume_from_checkpoint is None:
+        for checkpoint in list_checkpoints(folder):
+            shutil.rmtree(checkpoint)
+        (folder / "metrics.jsonl").unlink(missing_ok=True)
+    write_json(folder / MARKER, {"run": run_name(config), **dataclasses.asdict(config)})
+
+
+def run_name(config: TrainingConfig) -> str:
+    """`pretrain` or `finetune`."""
+    return type(config).__name__.removesuffix("Config").lower()
+
+
+def save_model(folder: Path, model: PreTrainedModel, processor: Any, results: dict[str, Any]) -> None:
+    """Weights, config, image processor and all_results.json: complete under another name first, then moved."""
+    partial = folder / ".final.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    processor.save_pretrained(partial)
+    write_json(partial / "all_results.json", results)
+    for file in sorted(partial.iterdir()):
+        os.replace(file, folder / file.name)
+    partial.rmdir()
+
+
+def write_json(file: Path, values: dict[str, Any]) -> None:
+    """A JSON file that appears whole."""
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, file)
+
+
+def push_folder(config: TrainingConfig) -> None:
+    """Upload the final folder in one commit."""
+    assert config.hub_model_id is not None
+    api = HfApi()
+    repo = api.create_repo(config.hub_model_id, exist_ok=True).repo_id
+    api.upload_folder(repo_id=repo, folder_path=config.output_dir, ignore_patterns=NOT_UPLOADED)

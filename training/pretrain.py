@@ -1,0 +1,154 @@
+"""FCMAE pre-training of ConvNeXt V2 on unlabelled images (paper, section 3 and Table 8).
+
+    accelerate launch training/pretrain.py --config training/recipes/pretrain_small_images.yaml \\
+        --dataset_name path/to/images --output_dir out/pretrain
+"""
+
+import sys
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import send_to_device, set_seed
+
+from hf_convnextv2 import ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining
+from hf_convnextv2.masking import count_visible
+from training.augment import pretraining_transform
+from training.card import write_pretraining_card
+from training.checkpoints import Checkpoints
+from training.command_line import parse_config
+from training.config import PretrainConfig, check
+from training.data import Collator, Samples, first_samples, load_images, make_samples, train_batches
+from training.loop import STOPPED, StopSignal, TrainingLog, create_accelerator, start_trackers
+from training.models import create_ema, create_processor, image_size_of, load_arguments
+from training.optim import create_optimizer, create_schedule, decayed_parameters
+from training.output import check_output_dir, claim_output_dir, push_folder, save_model
+from training.pictures import save_loss_curves, save_reconstructions
+from training.plan import make_plan, print_plan
+from training.sources import num_examples
+
+NUM_RECONSTRUCTIONS = 8
+
+
+def main(config: PretrainConfig) -> None:
+    """Pre-train: settings, data, model, optimizer, resume, loop, save."""
+    check_output_dir(config)
+    accelerator = create_accelerator(config)
+    model = create_model(config)
+    processor = create_processor(config, model.config)
+    with accelerator.main_process_first():
+        source = load_images(config, config.train_split, config.max_train_samples, model.config.num_channels)
+    transform = pretraining_transform(config, image_size_of(model.config), processor)
+    samples = make_samples(config, source, model.config.num_channels, transform, num_cells=num_cells(model))
+    known_samples = num_examples(source, config.train_split, config.max_train_samples)
+    plan = make_plan(config, known_samples, accelerator.num_processes)
+    if config.dry_run:
+        print_plan(config, plan, model.num_parameters())
+        return
+
+    decayed = decayed_parameters(model, config.decay_grn_and_mask_token)
+    optimizer = create_optimizer(model, config, plan.learning_rate, decayed, scale=lambda name: 1.0)
+    schedule = create_schedule(
+        optimizer, plan.learning_rate, config.min_learning_rate, plan.warmup_steps, plan.max_steps
+    )
+    ema = create_ema(model, config.ema_decay, accelerator)
+    trained, optimizer = accelerator.prepare(model, optimizer)
+    # The schedule is not prepared: Accelerate would step it once for each process.
+    accelerator.register_for_checkpointing(*[state for state in (schedule, ema) if state is not None])
+    if accelerator.is_main_process:
+        claim_output_dir(config)
+    start_trackers(accelerator, config, "pretrain")
+    set_seed(config.seed, device_specific=True)
+    checkpoints = Checkpoints(accelerator, config, model.config, plan)
+    start_step = checkpoints.resume()
+
+    rank, world = accelerator.process_index, accelerator.num_processes
+    batches = train_batches(source, samples, config, Collator(), rank, world, start_step)
+    log, stop = TrainingLog(accelerator, config, plan, start_step), StopSignal(accelerator)
+    model.train()
+    for step in range(start_step + 1, plan.max_steps + 1):
+        grad_norm = None
+        for batch in islice(batches, config.gradient_accumulation_steps):
+            with accelerator.accumulate(trained):
+                loss = trained(**send_to_device(batch, accelerator.device)).loss
+                accelerator.backward(loss)
+                log.add(loss)
+                if accelerator.sync_gradients:
+                    grad_norm = accelerator.clip_grad_norm_(trained.parameters(), config.max_grad_norm or torch.inf)
+                optimizer.step()
+                optimizer.zero_grad()
+        if ema is not None:
+            ema.update_parameters(model)
+        log.end_step(schedule.get_last_lr()[-1], grad_norm)
+        schedule.step()
+        stopped = bool(stop)
+        if stopped or (config.checkpointing_steps and step % config.checkpointing_steps == 0):
+            log.check_finite()
+            with log.paused():
+                checkpoints.save(step)
+        if stopped and step < plan.max_steps:
+            accelerator.end_training()
+            sys.exit(STOPPED)
+    stop.restore()
+
+    final = accelerator.unwrap_model(trained, keep_fp32_wrapper=False) if ema is None else ema.module
+    if accelerator.is_main_process:
+        finish(config, final, processor, samples, source, log.results())
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+def create_model(config: PretrainConfig) -> ConvNextV2ForPreTraining:
+    """A new model of the named size, or one whose encoder (and decoder, if it has one) is loaded."""
+    pretraining = {"mask_ratio": config.mask_ratio, "norm_pix_loss": config.norm_pix_loss}
+    for name in ("decoder_hidden_size", "decoder_num_hidden_layers"):
+        if getattr(config, name) is not None:
+            pretraining[name] = getattr(config, name)
+    if config.model_name_or_path is None:
+        model_config = ConvNextV2FCMAEConfig.from_size(config.model_size, **load_arguments(config), **pretraining)
+        model = ConvNextV2ForPreTraining(model_config)
+    else:
+        arguments = {**load_arguments(config), **pretraining}
+        model = ConvNextV2ForPreTraining.from_pretrained(config.model_name_or_path, **arguments)
+    num_cells(model)
+    if config.activation_checkpointing:
+        model.activation_checkpointing_enable()
+    return model
+
+
+def num_cells(model: ConvNextV2ForPreTraining) -> int:
+    """Cells of an image; raises unless they fill it and the mask ratio leaves some visible and some hidden."""
+    size, cell = image_size_of(model.config), model.config.cell_size
+    rule = f"be a multiple of {cell}, the size of a cell (`patch_size` * 2 ** (`num_stages` - 1))"
+    check("image_size", size, size >= cell and size % cell == 0, rule)
+    cells = (size // cell) ** 2
+    assert model.config.mask_ratio is not None
+    count_visible(cells, model.config.mask_ratio)
+    return cells
+
+
+def finish(
+    config: PretrainConfig,
+    model: Any,
+    processor: Any,
+    samples: Samples,
+    source: Any,
+    results: dict[str, Any],
+) -> None:
+    """Write the folder that `from_pretrained` loads, the pictures and the card; upload it if asked to."""
+    folder = Path(config.output_dir)
+    save_model(folder, model, processor, results)
+    save_loss_curves(folder / "metrics.jsonl", folder / "loss_curves.png")
+    shown = first_samples(source, samples, config, NUM_RECONSTRUCTIONS)
+    mean, std = processor.image_mean, processor.image_std
+    picture = folder / "reconstructions.png"
+    save_reconstructions(model.cpu(), shown["pixel_values"], shown["noise"], mean, std, picture)
+    write_pretraining_card(folder, model, config, results)
+    if config.push_to_hub:
+        push_folder(config)
+    print(f"Pre-trained model in {folder}", flush=True)
+
+
+if __name__ == "__main__":
+    main(parse_config(PretrainConfig, sys.argv[1:], __doc__))

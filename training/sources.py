@@ -1,0 +1,118 @@
+"""Any `datasets` source as rows whose images are not decoded yet; what is wrong with it is said before training."""
+
+from pathlib import Path
+from typing import Any
+
+from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, LargeList, List, Value, load_dataset
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+
+from training.config import DataConfig, check
+
+Source = Dataset | IterableDataset
+FILE_BUILDERS = {".parquet": "parquet", ".tar": "webdataset", ".arrow": "arrow"}
+FOLDER_METADATA = {"metadata.csv", "metadata.jsonl", "metadata.parquet"}
+
+
+def load_source(config: DataConfig, split: str, max_samples: int | None) -> Source:
+    """A split of a Hub data set, a local folder, or local files, with the image column left undecoded."""
+    name = Path(config.dataset_name)
+    if name.suffix in FILE_BUILDERS:
+        files = {split: config.dataset_name}
+        source = load_dataset(FILE_BUILDERS[name.suffix], data_files=files, split=split, streaming=config.streaming)
+    elif name.is_dir() and is_array_folder(name):
+        source = load_array_folder(name, split)
+        source = source.to_iterable_dataset() if config.streaming else source
+    else:
+        if name.is_dir():
+            check_folder(name, config.skip_bad_images, config.max_bad_images)
+        source = load_dataset(
+            config.dataset_name,
+            config.dataset_config_name,
+            split=split,
+            streaming=config.streaming,
+            revision=config.dataset_revision,
+        )
+    assert isinstance(source, Dataset | IterableDataset)
+    check_column(source, "image_column", config.image_column)
+    if isinstance(features_of(source).get(config.image_column), Image):
+        source = source.cast_column(config.image_column, Image(decode=False))
+    if max_samples is not None and isinstance(source, Dataset):
+        # A folder lists one class after the other: its first examples would be one class.
+        return source.shuffle(seed=config.seed).select(range(min(max_samples, len(source))))
+    return source if max_samples is None else source.take(max_samples)  # type: ignore[union-attr]
+
+
+def features_of(source: Source) -> Features:
+    """The columns' types; a stream that does not know them yet (json lines, a generator) names its columns only."""
+    if source.features is not None:
+        return source.features
+    return Features({name: Value("null") for name in next(iter(source))})
+
+
+def array_dtype(source: Source, column: str) -> str | None:
+    """Number type of a column of arrays or nested lists; None for images and files."""
+    feature: Any = features_of(source)[column]
+    while isinstance(feature, List | LargeList):
+        feature = feature.feature
+    dtype = getattr(feature, "dtype", None)
+    return None if isinstance(feature, Image) or dtype in ("string", "binary", "null", "dict") else dtype
+
+
+def check_column(source: Source, setting: str, column: str) -> None:
+    """Raise unless the data set has the column that a setting names."""
+    columns = list(features_of(source))
+    check(setting, column, column in columns, f"be a column of the data set, which has {', '.join(columns)}")
+
+
+def num_examples(source: Source, split: str, max_samples: int | None) -> int | None:
+    """Length of a source; of a stream, what its publisher says, if anything."""
+    if isinstance(source, Dataset):
+        return len(source)
+    known = (source.info.splits or {}).get(split)
+    total = known.num_examples if known is not None and known.num_examples else None
+    return total if max_samples is None or total is None else min(total, max_samples)
+
+
+def check_folder(folder: Path, skip: bool, max_bad: int) -> None:
+    """Name the files of a folder of images that are none by their name: `datasets` leaves them out in silence."""
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and not is_hidden(file.relative_to(folder))]
+    images = [file for file in files if file.suffix.lower() in ImageFolder.EXTENSIONS]
+    if not images:
+        return  # a folder of parquet or webdataset files
+    report_bad_images([str(f) for f in files if f not in set(images) and f.name not in FOLDER_METADATA], skip, max_bad)
+
+
+def is_hidden(path: Path) -> bool:
+    """Whether a file or a folder above it has a hidden name: .DS_Store, .cache, __MACOSX."""
+    return any(part.startswith((".", "__")) for part in path.parts)
+
+
+def report_bad_images(names: list[str], skip: bool, max_bad: int) -> None:
+    """Stop at images that cannot be read, or print their count and names where they may be skipped."""
+    if not names:
+        return
+    listed = "\n  ".join(names[:20]) + ("\n  ..." if len(names) > 20 else "")
+    if not skip:
+        raise ValueError(f"{len(names)} files cannot be read as images; `--skip_bad_images` skips them:\n  {listed}")
+    if len(names) > max_bad:
+        raise ValueError(f"`max_bad_images` (={max_bad}) must be at least {len(names)} to skip these:\n  {listed}")
+    print(f"Skipping {len(names)} files that cannot be read as images:\n  {listed}", flush=True)
+
+
+def is_array_folder(folder: Path) -> bool:
+    """Whether a folder holds .npy arrays, which `datasets` does not list."""
+    return next(folder.rglob("*.npy"), None) is not None
+
+
+def load_array_folder(folder: Path, split: str) -> Dataset:
+    """A folder of .npy files as paths, with classes after subfolders; a subfolder may be named after the split."""
+    root = folder / split if (folder / split).is_dir() else folder
+    check("train_split", split, root != folder or split == "train", f"be a folder in {folder}, which holds arrays")
+    files = sorted(root.rglob("*.npy"))
+    columns: dict[str, Any] = {"image": [str(file) for file in files]}
+    if all(file.parent != root for file in files):
+        classes = sorted({file.relative_to(root).parts[0] for file in files})
+        labels = [classes.index(file.relative_to(root).parts[0]) for file in files]
+        features = Features({"image": Value("string"), "label": ClassLabel(names=classes)})
+        return Dataset.from_dict({**columns, "label": labels}, features=features)
+    return Dataset.from_dict(columns)
