@@ -3,7 +3,6 @@
 B images, T positions of an image (the visible ones), C channels of the block, 4C of its middle.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -49,52 +48,73 @@ class _ResponseMLP(torch.autograd.Function):
     """Linear, GELU, the scale of GRN, linear; keeps the first one's output and the energies, and recomputes the rest.
 
     Elementwise passes over 4C channels can cost a block as much as its matrix products do. On a CPU they run over a
-    few images at a time, whose numbers stay in the cache and whose buffers need no fresh memory.
+    few images at a time, in buffers that stay in the cache: fresh memory would cost more than what is written to it.
     """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, up: Tensor, up_bias: Tensor, grn: Tensor, down: Tensor, down_bias: Tensor, keep: bool
     ) -> Tensor:
-        hidden = x.new_empty(*x.shape[:2], len(up) if keep else 0)
+        chunks = _chunks(x, len(up))
+        hidden = x.new_empty(len(x) if keep else chunks[0].stop, x.shape[1], len(up))
+        activation, out = _buffer(hidden, chunks), torch.empty_like(x)
+        squares = _buffer(hidden, chunks, _at_least_float32(x)) if keep else hidden
         energy = x.new_empty(len(x), 1, len(up), dtype=_at_least_float32(x))
-        out = torch.empty_like(x)
-        for images in _chunks(x, len(up)):
-            y = F.linear(x[images], up, up_bias)
-            if keep:
-                hidden[images] = y
-            y = F.gelu(y)
-            energy[images] = y.to(energy.dtype).square().sum(dim=1, keepdim=True).sqrt()
-            y = y.mul_(_scale(energy[images], grn)[0].to(y.dtype))
-            out[images] = F.linear(y, down, down_bias)
-        ctx.save_for_backward(x, hidden, energy, up, grn, down)
+        for images in chunks:
+            size = len(x[images])
+            h, y = hidden[images] if keep else hidden[:size], activation[:size]
+            torch.addmm(up_bias, x[images].flatten(0, 1), up.T, out=h.flatten(0, 1))
+            torch.ops.aten.gelu.out(h, out=y)
+            energy[images] = _energy(y, squares[:size])
+            y.mul_(_scale(energy[images], grn)[0].to(y.dtype))
+            torch.addmm(down_bias, y.flatten(0, 1), down.T, out=out[images].flatten(0, 1))
+        ctx.save_for_backward(x, hidden if keep else None, energy, up, grn, down)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, hidden, energy, up, grn, down = ctx.saved_tensors
-        grad_x = torch.empty_like(x)
-        shapes = (up.shape, len(up), len(up), down.shape)
-        grad_up, grad_up_bias, grad_grn, grad_down = (energy.new_zeros(shape) for shape in shapes)
-        for images in _chunks(x, len(up)):
-            scale, share, mean = _scale(energy[images], grn)
-            y, grad_y = F.gelu(hidden[images]), grad[images] @ down  # (b, T, 4C)
-            grad_scale = (grad_y * y).sum(dim=1, keepdim=True, dtype=energy.dtype)  # (b, 1, 4C)
-            grad_share = grad_scale * grn.to(energy.dtype)
-            grad_energy = (grad_share - (grad_share * share).mean(dim=-1, keepdim=True)) / mean
-            # A norm has no slope at zero: take 0 there, as torch.linalg.vector_norm does.
-            pull = torch.where(energy[images] > 0, grad_energy / energy[images], 0).to(x.dtype)
-            scale = scale.to(x.dtype)
-            grad_y = grad_y.mul_(scale).addcmul_(y, pull)
-            grad_hidden = torch.ops.aten.gelu_backward(grad_y, hidden[images])
-            grad_down += grad[images].flatten(0, 1).T @ y.mul_(scale).flatten(0, 1)
-            grad_grn += (grad_scale * share).sum(dim=(0, 1))
-            grad_up += grad_hidden.flatten(0, 1).T @ x[images].flatten(0, 1)
-            grad_up_bias += grad_hidden.sum(dim=(0, 1), dtype=energy.dtype)
-            grad_x[images] = grad_hidden @ up
-        dtype = x.dtype
-        grads = (grad_x, grad_up.to(dtype), grad_up_bias.to(dtype), grad_grn.to(dtype), grad_down.to(dtype))
+        chunks = _chunks(x, len(up))
+        grad, grad_x, grad_up, grad_down = grad.contiguous(), torch.empty_like(x), *map(torch.zeros_like, (up, down))
+        grad_up_bias, grad_grn = energy.new_zeros(2, len(up))
+        activation, grad_activation, product = (_buffer(hidden, chunks) for _ in range(3))
+        for images in chunks:
+            size = len(x[images])
+            rows, grad_rows = x[images].flatten(0, 1), grad[images].flatten(0, 1)
+            h, y, grad_y = hidden[images], activation[:size], grad_activation[:size]
+            torch.ops.aten.gelu.out(h, out=y)
+            torch.mm(grad_rows, down, out=grad_y.flatten(0, 1))
+            scale, pull, grad_weight = _response_gradients(
+                torch.mul(grad_y, y, out=product[:size]).sum(dim=1, keepdim=True, dtype=energy.dtype),
+                energy[images],
+                grn,
+            )
+            grad_grn += grad_weight
+            grad_y.mul_(scale.to(y.dtype)).addcmul_(y, pull.to(y.dtype))
+            grad_down.addmm_(grad_rows.T, y.mul_(scale.to(y.dtype)).flatten(0, 1))
+            torch.ops.aten.gelu_backward.grad_input(grad_y, h, grad_input=grad_y)
+            grad_up.addmm_(grad_y.flatten(0, 1).T, rows)
+            grad_up_bias += grad_y.sum(dim=(0, 1), dtype=energy.dtype)
+            torch.mm(grad_y.flatten(0, 1), up, out=grad_x[images].flatten(0, 1))
+        grads = (grad_x, grad_up, grad_up_bias.to(up.dtype), grad_grn.to(grn.dtype), grad_down)
         return *grads, grad.sum(dim=(0, 1)), None
+
+
+def _response_gradients(grad_scale: Tensor, energy: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """From the gradient of the scale `(B, 1, C)`: the scale, what each activation is multiplied by to give its part
+    of the gradient through the energy, and the gradient `(C,)` of GRN's weight."""
+    scale, share, mean = _scale(energy, weight)
+    grad_share = grad_scale * weight.to(energy.dtype)
+    grad_energy = (grad_share - (grad_share * share).mean(dim=-1, keepdim=True)) / mean
+    # A norm has no slope at zero: take 0 there, as torch.linalg.vector_norm does.
+    pull = torch.where(energy > 0, grad_energy / energy, 0)
+    return scale, pull, (grad_scale * share).sum(dim=(0, 1))
+
+
+def _energy(y: Tensor, squares: Tensor) -> Tensor:
+    """L2 norm over positions, `(B, 1, C)`; several times as fast as `torch.linalg.vector_norm` on a CPU."""
+    wide = y.to(squares.dtype)
+    return torch.mul(wide, wide, out=squares).sum(dim=1, keepdim=True).sqrt()
 
 
 def _scale(energy: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -109,10 +129,14 @@ def _at_least_float32(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def _chunks(x: Tensor, width: int) -> Iterator[slice]:
+def _chunks(x: Tensor, width: int) -> list[slice]:
     """Slices of the images of `x (B, T, C)`: all at once where a launch costs more than a pass or a compiler fuses."""
-    step = max(1, len(x))
+    step = len(x)
     if x.device.type == "cpu" and not torch.compiler.is_compiling():
-        step = max(1, CHUNK_SIZE // (x.shape[1] * width))
-    for start in range(0, len(x), step):
-        yield slice(start, start + step)
+        step = min(step, max(1, CHUNK_SIZE // (x.shape[1] * width)))
+    return [slice(start, min(start + step, len(x))) for start in range(0, len(x), step)]
+
+
+def _buffer(like: Tensor, chunks: list[slice], dtype: torch.dtype | None = None) -> Tensor:
+    """Memory for the largest chunk of a tensor `(B, T, 4C)`."""
+    return like.new_empty(chunks[0].stop, *like.shape[1:], dtype=dtype)

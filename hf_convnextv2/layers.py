@@ -45,7 +45,9 @@ class ConvNextV2DropPath(nn.Module):
 def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether calling `module` does nothing but `kind.forward`: no adapter, quantisation, offloading or hook."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return type(module) is kind and "forward" not in module.__dict__ and not any(hooks)
+    if type(module) is not kind or "forward" in module.__dict__ or any(hooks):
+        return False
+    return all(type(parameter) in (nn.Parameter, Tensor, type(None)) for parameter in module._parameters.values())
 
 
 class ConvNextV2Layer(GradientCheckpointingLayer):

@@ -338,9 +338,9 @@ def test_the_classes_to_train_follow_from_the_column():
 
 def test_evaluation_reads_every_example_once(parquet):
     for streaming in (False, True):
-        config = settings(FinetuneConfig, dataset_name=parquet, streaming=streaming)
+        config = settings(FinetuneConfig, dataset_name=parquet, streaming=streaming, per_device_eval_batch_size=4)
         source = load_images(config, "test", None, 3)
         fields = {"label_column": "label", "num_labels": 3}
         samples = make_samples(config, source, 3, EvaluationTransform(processor()), **fields)
-        labels = torch.cat([batch["labels"] for batch in eval_loader(source, samples, config, 4)])
+        labels = torch.cat([batch["labels"] for batch in eval_loader(source, samples, config)])
         assert labels.bincount().tolist() == [2, 2, 2]

@@ -101,7 +101,7 @@ def test_processor_survives_a_folder_and_stock_reads_it(tmp_path, photographs):
 
 def test_settings_can_be_overridden():
     processor = create_image_processor(small_config(), image_mean=[0.5] * 3, crop_pct=1.0)
-    assert (processor.image_mean, processor.crop_pct) == ([0.5] * 3, 1.0)
+    assert (list(processor.image_mean), processor.crop_pct) == ([0.5] * 3, 1.0)
     image = Image.new("RGB", (80, 80))
     assert processor(image, do_normalize=False, return_tensors="pt")["pixel_values"].max() == 0
 

@@ -12,7 +12,7 @@ from torch import nn
 from transformers.models.convnextv2 import modeling_convnextv2 as stock
 
 from hf_convnextv2 import ConvNextV2Model
-from hf_convnextv2.grn import ConvNextV2GRN, gelu_grn_linear
+from hf_convnextv2.grn import CHUNK_SIZE, ConvNextV2GRN, response_mlp
 from hf_convnextv2.layers import (
     ConvNextV2DropPath,
     ConvNextV2Embeddings,
@@ -32,25 +32,27 @@ def grn_formula(x, weight, bias):
     return weight.double() * (x * share) + bias.double() + x
 
 
-def fused_and_plain(grn, linear, x):
+def fused_and_plain(mlp, x):
     """Outputs `(B, T, C)` and gradients of input and parameters, of the fused function and of plain autograd."""
-    parameters = [grn.weight, grn.bias, linear.weight, linear.bias]
     results = []
-    for compute in (
-        lambda rows: gelu_grn_linear(rows, grn, linear),
-        lambda rows: linear(grn_formula(F.gelu(rows)[:, None], grn.weight, grn.bias).to(rows.dtype)[:, 0]),
-    ):
+    for compute in (lambda rows: response_mlp(rows, mlp["up"], mlp["grn"], mlp["down"]), lambda rows: plain(mlp, rows)):
         rows = x.detach().clone().requires_grad_()
         out = compute(rows)
         upstream = torch.linspace(-1, 2, out.numel()).view(out.shape).to(out.dtype)
-        results.append((out.detach(), *torch.autograd.grad(out, [rows, *parameters], upstream)))
+        results.append((out.detach(), *torch.autograd.grad(out, [rows, *mlp.parameters()], upstream)))
     return results
 
 
+def plain(mlp, rows):
+    response = grn_formula(F.gelu(mlp["up"](rows))[:, None], mlp["grn"].weight, mlp["grn"].bias)
+    return mlp["down"](response[:, 0].to(rows.dtype))
+
+
 @pytest.fixture
-def middle():
-    """GRN and the linear layer behind it, 16 to 4 channels."""
-    return awake(nn.ModuleDict({"grn": ConvNextV2GRN(16), "pwconv2": nn.Linear(16, 4)}), std=0.5)
+def mlp():
+    """The middle of a block, 4 to 16 channels and back."""
+    layers = {"up": nn.Linear(4, 16), "grn": ConvNextV2GRN(16), "down": nn.Linear(16, 4)}
+    return awake(nn.ModuleDict(layers), std=0.5)
 
 
 def test_grn_is_the_formula():
@@ -83,28 +85,56 @@ def test_layer_norm_normalises_each_position_of_a_map():
     assert_close(norm(x), (expected * norm.weight.view(8, 1, 1) + norm.bias.view(8, 1, 1)).float())
 
 
-@pytest.mark.parametrize("shape", [(2, 9, 16), (1, 1, 16), (300, 256, 16)], ids=["small", "one", "chunks"])
-def test_fused_gelu_grn_linear_has_the_gradients_of_the_formula(middle, shape):
-    fused, plain = fused_and_plain(middle["grn"], middle["pwconv2"], torch.randn(shape))
-    for actual, expected in zip(fused, plain, strict=True):
+@pytest.mark.parametrize("shape", [(2, 9, 4), (1, 1, 4), (300, 256, 4)], ids=["small", "one", "chunks"])
+def test_fused_mlp_has_the_gradients_of_the_formula(mlp, shape):
+    for actual, expected in zip(*fused_and_plain(mlp, torch.randn(shape)), strict=True):
         assert_close(actual, expected)
 
 
-def test_fused_gelu_grn_linear_has_a_gradient_where_a_channel_is_silent(middle):
-    x = torch.randn(2, 9, 16)
-    x[:, :, 3] = 0  # GELU(0) = 0: no energy
-    fused, plain = fused_and_plain(middle["grn"], middle["pwconv2"], x)
-    for actual, expected in zip(fused, plain, strict=True):
+def test_fused_mlp_works_through_more_than_one_chunk():
+    assert 300 * 256 * 16 > CHUNK_SIZE > 256 * 16  # the case above, whole and one image of it
+
+
+def test_fused_mlp_computes_the_same_without_gradients(mlp):
+    x = torch.randn(300, 256, 4)
+    with torch.no_grad():
+        assert_close(response_mlp(x, mlp["up"], mlp["grn"], mlp["down"]), plain(mlp, x))
+
+
+def test_fused_mlp_has_a_gradient_where_a_channel_is_silent(mlp):
+    with torch.no_grad():
+        mlp["up"].weight[3], mlp["up"].bias[3] = 0, 0  # GELU(0) = 0: no energy
+    for actual, expected in zip(*fused_and_plain(mlp, torch.randn(2, 9, 4)), strict=True):
         assert_close(actual, expected)
 
 
-def test_fused_gelu_grn_linear_runs_in_bfloat16(middle):
-    x = torch.randn(2, 64, 16)
-    expected = fused_and_plain(middle["grn"], middle["pwconv2"], x)[0]
-    actual = fused_and_plain(middle["grn"].bfloat16(), middle["pwconv2"].bfloat16(), x.bfloat16())[0]
+def test_fused_mlp_is_exact_in_float64(mlp):
+    x = torch.randn(2, 9, 4, dtype=torch.double)
+    for actual, expected in zip(*fused_and_plain(mlp.double(), x), strict=True):
+        assert_close(actual, expected, tolerance=1e-12)
+
+
+def test_fused_mlp_runs_in_bfloat16(mlp):
+    x = torch.randn(2, 64, 4)
+    expected = fused_and_plain(mlp, x)[0]
+    actual = fused_and_plain(mlp.bfloat16(), x.bfloat16())[0]
     for low, high in zip(actual, expected, strict=True):
         assert low.dtype == torch.bfloat16
         assert_close(low.float(), high, tolerance=0.05)  # bfloat16 keeps 8 bits, and products pass several of them
+
+
+def test_fused_mlp_runs_under_autocast(mlp):
+    x = torch.randn(2, 64, 4, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = response_mlp(x, mlp["up"], mlp["grn"], mlp["down"])
+    out.float().square().mean().backward()
+    assert (out.dtype, x.grad.dtype, mlp["down"].weight.grad.dtype) == (torch.bfloat16, torch.float32, torch.float32)
+    assert_close(out.float(), plain(mlp, x), tolerance=0.05)
+
+
+def test_an_empty_batch_gives_an_empty_map():
+    block = ConvNextV2Layer(small_config(), 8)
+    assert block(torch.zeros(0, 8, 4, 4)).shape == (0, 8, 4, 4)
 
 
 @pytest.mark.parametrize("act", ["gelu", "relu", "gelu_pytorch_tanh", "silu"])

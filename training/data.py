@@ -15,7 +15,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import IterableDataset as TorchIterableDataset
 
 from training.augment import BatchMixer, Transform
-from training.config import DataConfig, TrainingConfig, check
+from training.config import DataConfig, EvaluationConfig, TrainingConfig, check
 from training.images import BadImageError, content_key, decode_image, drop_bad_images
 from training.sampling import StepSampler, sample_seed, seeded
 from training.sources import Source, array_dtype, load_source
@@ -199,8 +199,9 @@ def ignore_stop_signals(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def eval_loader(source: Source, samples: Samples, config: DataConfig, batch_size: int) -> DataLoader[Any]:
+def eval_loader(source: Source, samples: Samples, config: EvaluationConfig) -> DataLoader[Any]:
     """Batches of a split, once, in order: for `accelerator.prepare` and `gather_for_metrics`."""
+    batch_size = config.per_device_eval_batch_size
     options: dict[str, Any] = {"collate_fn": Collator(), "generator": torch.Generator()}
     if isinstance(source, Dataset):
         return DataLoader(MapSamples(source, samples), batch_size, num_workers=config.num_workers, **options)

@@ -47,8 +47,7 @@ def main(config: FinetuneConfig) -> None:
     held_out = None
     if eval_source is not None:
         eval_samples = labelled_samples(config, eval_source, model.config, EvaluationTransform(processor))
-        held_out = eval_loader(eval_source, eval_samples, config, config.per_device_eval_batch_size)
-        held_out = accelerator.prepare(held_out)
+        held_out = accelerator.prepare(eval_loader(eval_source, eval_samples, config))
     known_samples = num_examples(source, config.train_split, config.max_train_samples)
     plan = make_plan(config, known_samples, accelerator.num_processes)
     if config.dry_run:

@@ -33,7 +33,7 @@ def main(config: ValidateConfig) -> dict[str, float]:
         source = load_images(config, config.eval_split, config.max_eval_samples, model.config.num_channels)
     check_labels(source, config.label_column, class_list(model.config))
     samples = labelled_samples(config, source, model.config, EvaluationTransform(load_processor(config, model)))
-    loader = eval_loader(source, samples, config, config.per_device_eval_batch_size)
+    loader = eval_loader(source, samples, config)
     model, loader = accelerator.prepare(model, loader)
     results = evaluator(accelerator, model, loader)
     if accelerator.is_main_process:
