@@ -1,7 +1,7 @@
 """FCMAE the plain way: dense maps with the hidden cells multiplied by zero wherever they could be seen.
 
 The oracle of the packed encoder. It reads the parameters of a `ConvNextV2ForPreTraining` and writes every formula out;
-nothing of the package computes here, unless a caller asks for its GELU + GRN to time the rest against it.
+nothing of the package computes here, unless a caller gives it the package's MLP to time the rest against it.
 """
 
 from collections.abc import Callable
@@ -10,18 +10,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Response = Callable[[Tensor, nn.Module], Tensor]
+# (positions (B, H, W, C), block, visible (B, H, W, 1)) to (B, H, W, C)
+MLP = Callable[[Tensor, nn.Module, Tensor], Tensor]
 
 
-def gelu_and_grn(x: Tensor, grn: nn.Module) -> Tensor:
-    """GELU and `y + w * (y * share)` of `(B, H, W, C)`, a channel's share being its energy over the mean."""
-    y = F.gelu(x)
+def plain_mlp(x: Tensor, layer: nn.Module, visible: Tensor) -> Tensor:
+    """Linear, GELU, GRN, linear; hidden positions count as zero in GRN's energy."""
+    y = F.gelu(F.linear(x, layer.pwconv1.weight, layer.pwconv1.bias)) * visible
     energy = torch.linalg.vector_norm(y, dim=(1, 2), keepdim=True)
-    return y + grn.weight * (y * (energy / (energy.mean(-1, keepdim=True) + 1e-6)))
+    share = energy / (energy.mean(-1, keepdim=True) + 1e-6)
+    y = y + layer.grn.weight * (y * share) + layer.grn.bias
+    return F.linear(y, layer.pwconv2.weight, layer.pwconv2.bias)
 
 
 def unmasked_conv(conv: nn.Conv2d, x: Tensor, visible: Tensor) -> Tensor:
-    """The negative control: what a hidden cell holds reaches its neighbours."""
     return conv(x)
 
 
@@ -29,15 +31,11 @@ def masked_conv(conv: nn.Conv2d, x: Tensor, visible: Tensor) -> Tensor:
     return conv(x * visible) * visible
 
 
-def block(layer: nn.Module, x: Tensor, visible: Tensor, response: Response, conv: Callable[..., Tensor]) -> Tensor:
+def block(layer: nn.Module, x: Tensor, visible: Tensor, mlp: MLP, conv: Callable[..., Tensor]) -> Tensor:
     """One block of a map `(B, C, H, W)`; `visible` is `(B, 1, H, W)`, 1 where the encoder may look."""
     y = conv(layer.dwconv, x, visible).permute(0, 2, 3, 1)
     y = F.layer_norm(y, y.shape[-1:], layer.layernorm.weight, layer.layernorm.bias, eps=1e-6)
-    # GELU(0) = 0: masked before it, hidden positions add nothing to the energy.
-    y = F.linear(y, layer.pwconv1.weight, layer.pwconv1.bias) * visible.permute(0, 2, 3, 1)
-    bias = F.linear(layer.grn.bias.view(1, -1), layer.pwconv2.weight, layer.pwconv2.bias).view(-1)
-    y = F.linear(response(y, layer.grn), layer.pwconv2.weight, bias).permute(0, 3, 1, 2)
-    return (x + y) * visible
+    return (x + mlp(y, layer, visible.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)) * visible
 
 
 def channels_first_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
@@ -49,7 +47,7 @@ def encode(
     model: nn.Module,
     pixel_values: Tensor,
     masked: Tensor,
-    response: Response = gelu_and_grn,
+    mlp: MLP = plain_mlp,
     conv: Callable[..., Tensor] = masked_conv,
 ) -> list[Tensor]:
     """Five maps `(B, C, H, W)`, zero in hidden cells; `masked (B, L)` bool."""
@@ -66,7 +64,7 @@ def encode(
             x = x * at_resolution(grid, x)
         visible = at_resolution(grid, x)
         for layer in stage.layers:
-            x = block(layer, x, visible, response, conv)
+            x = block(layer, x, visible, mlp, conv)
         maps.append(x)
     return maps
 
@@ -75,14 +73,14 @@ def at_resolution(grid: Tensor, x: Tensor) -> Tensor:
     return F.interpolate(grid, size=x.shape[2:], mode="nearest")
 
 
-def decode(model: nn.Module, features: Tensor, masked: Tensor, response: Response = gelu_and_grn) -> Tensor:
+def decode(model: nn.Module, features: Tensor, masked: Tensor, mlp: MLP = plain_mlp) -> Tensor:
     """Predicted cells `(B, L, P * P * C)` from the last map."""
     decoder = model.decoder
     x = F.linear(features.permute(0, 2, 3, 1), decoder.proj.weight, decoder.proj.bias)
     hidden = masked.view(*x.shape[:3], 1)
     x = (x * ~hidden + decoder.mask_token.view(1, 1, 1, -1) * hidden).permute(0, 3, 1, 2)
     for layer in decoder.layers:
-        x = block(layer, x, torch.ones_like(x[:, :1]), response, unmasked_conv)
+        x = block(layer, x, torch.ones_like(x[:, :1]), mlp, unmasked_conv)
     return F.linear(x.permute(0, 2, 3, 1), decoder.pred.weight, decoder.pred.bias).flatten(1, 2)
 
 
@@ -95,7 +93,7 @@ def loss(model: nn.Module, pixel_values: Tensor, logits: Tensor, masked: Tensor)
     return F.mse_loss(logits[masked], ((cells - mean) / std)[masked])
 
 
-def step(model: nn.Module, pixel_values: Tensor, masked: Tensor, response: Response = gelu_and_grn) -> Tensor:
+def step(model: nn.Module, pixel_values: Tensor, masked: Tensor, mlp: MLP = plain_mlp) -> Tensor:
     """The loss of a whole pre-training forward pass."""
-    maps = encode(model, pixel_values, masked, response)
-    return loss(model, pixel_values, decode(model, maps[-1], masked, response), masked)
+    maps = encode(model, pixel_values, masked, mlp)
+    return loss(model, pixel_values, decode(model, maps[-1], masked, mlp), masked)

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from masked_dense import encode, step
+from masked_dense import encode, plain_mlp, step
 from torch import Tensor
 
 from hf_convnextv2 import ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining
@@ -93,10 +93,8 @@ def test_grn_over_all_positions_fails_the_comparison() -> None:
     pixel_values = torch.randn(2, 3, 96, 160)
     outputs = model(pixel_values, output_hidden_states=True)
 
-    def whole_batch_response(x: Tensor, grn: torch.nn.Module) -> Tensor:
-        y = torch.nn.functional.gelu(x)
-        energy = torch.linalg.vector_norm(y, dim=(0, 1, 2), keepdim=True)
-        return y + grn.weight * (y * (energy / (energy.mean(-1, keepdim=True) + 1e-6)))
+    def whole_map_mlp(x: Tensor, layer: torch.nn.Module, visible: Tensor) -> Tensor:
+        return plain_mlp(x, layer, torch.ones_like(visible))
 
-    maps = encode(model, pixel_values, outputs.mask.bool(), whole_batch_response)
+    maps = encode(model, pixel_values, outputs.mask.bool(), whole_map_mlp)
     assert difference(outputs.hidden_states[-1], maps[-1]) > 100 * TOLERANCE

@@ -89,8 +89,8 @@ def test_trainer_lowers_the_loss(model_class, crops, tmp_path):
     labelled = model_class is ConvNextV2ForImageClassification
     config = small_config(num_labels=2) if labelled else small_fcmae_config(image_size=64)
     arguments = transformers.TrainingArguments(
-        str(tmp_path), max_steps=60, learning_rate=3e-3, per_device_train_batch_size=8, logging_steps=10, warmup_steps=5,
-        report_to="none", use_cpu=True, disable_tqdm=True, seed=0, dataloader_pin_memory=False,
+        str(tmp_path), max_steps=60, learning_rate=3e-3, per_device_train_batch_size=8, logging_steps=10,
+        warmup_steps=5, report_to="none", use_cpu=True, disable_tqdm=True, seed=0, dataloader_pin_memory=False,
         label_names=["labels" if labelled else "pixel_values"], eval_strategy="steps", eval_steps=60, save_steps=60,
     )  # fmt: skip
     data = Crops(crops, labelled)

@@ -1,6 +1,5 @@
 """Encoder, backbone and classifier against stock Transformers, and what stock lacks: losses, channels, errors."""
 
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -86,6 +85,13 @@ def test_logits_and_maps_equal_stock(size):
     for actual, expected in zip(ours.hidden_states, theirs.hidden_states, strict=True):
         assert_close(actual, expected)
     assert (ours.logits - theirs.logits).abs().max() <= 1e-5
+
+
+def test_a_block_without_grn_fails_the_parity_test(classifier):
+    stock, pixel_values = stock_twin(classifier), torch.randn(2, 3, 96, 64)
+    for name, parameter in classifier.named_parameters():
+        parameter.requires_grad_(False).mul_(0 if "stages.3.layers.0.grn" in name else 1)
+    assert (classifier(pixel_values).logits - stock(pixel_values).logits).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("model_class", STOCK)
