@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.measure import alternate, parse_arguments, report, speed_up
 from hf_convnextv2 import ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining
@@ -26,7 +26,7 @@ COMPARISONS = (
 )
 
 
-def fused_mlp(x: Tensor, layer: nn.Module, visible: Tensor) -> Tensor:
+def fused_mlp(x: Tensor, layer: Any, visible: Tensor) -> Tensor:
     """The package's fused MLP with the mask inside GRN, at the least cost: as a channel that carries the first bias.
 
     Hidden positions are zero before GELU and so in the energy.

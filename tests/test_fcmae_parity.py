@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from masked_dense import encode, plain_mlp, step
+from tests.masked_dense import encode, plain_mlp, step
 from torch import Tensor
 
 from hf_convnextv2 import ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining
