@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-from tests.masked_dense import encode, plain_mlp, step
 from torch import Tensor
 
 from hf_convnextv2 import ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining
+from tests.masked_dense import encode, plain_mlp, step
 
 # (height, width), channels, mask ratio, patch size of the stem (cells of 4 times 8 or 2 times 8 pixels)
 CASES = [

@@ -95,7 +95,9 @@ def scratch_flags() -> list[str]:
 def train(script: str, *flags: str) -> float:
     """Run `training/{script}.py` with the demo's recipe through `accelerate launch`; return the seconds it took."""
     paths = os.path.relpath(TRAINING / f"{script}.py"), os.path.relpath(TRAINING / f"recipes/{script}_demo.yaml")
-    command = [paths[0], "--config", paths[1], *flags, "--overwrite_output_dir", "true"]
+    # Unless told, `accelerate launch` computes with one core only where there is no GPU.
+    launch = ["--num_cpu_threads_per_process", str(os.cpu_count() or 1)]
+    command = [*launch, paths[0], "--config", paths[1], *flags, "--overwrite_output_dir", "true"]
     print(f"\n$ accelerate launch {shlex.join(command)}", flush=True)
     started = time.perf_counter()
     if code := subprocess.run([sys.executable, "-m", "accelerate.commands.launch", *command]).returncode:
