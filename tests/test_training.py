@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate.test_utils.testing import get_launch_command
 from PIL import Image
 from safetensors.torch import load_file
 from torch.testing import assert_close
@@ -310,7 +309,15 @@ def environment(tmp_path):
 
 def test_accelerate_launch_runs_a_script_with_workers_and_a_tracker(data, fcmae, tmp_path, environment):
     flags = [*command_flags(data, fcmae, tmp_path / "out"), "--max_train_steps", "2", "--with_tracking"]
-    launch = [*get_launch_command(num_processes=1), "training/pretrain.py", *flags]
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--num_processes",
+        "1",
+        "training/pretrain.py",
+        *flags,
+    ]
     done = subprocess.run(launch, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     assert [row[0] for row in figures(tmp_path / "out")] == [1, 2]
