@@ -146,6 +146,13 @@ def test_the_code_in_the_card_runs(tmp_path, monkeypatch, capsys, save, task, re
         assert re.search("cat|dog", capsys.readouterr().out)
 
 
+@pytest.mark.parametrize(("num_labels", "shown"), [(2, False), (6, True)])
+def test_top5_is_shown_where_it_says_something(tmp_path, num_labels, shown):
+    names = {i: str(i) for i in range(num_labels)}
+    card = save_classifier(tmp_path, Settings(), {"eval_accuracy_top5": 0.99}, id2label=names, label2id=None)
+    assert ("accuracy_top5" in card) == ("top-5" in card) == shown
+
+
 def test_pictures_appear_only_if_they_exist(tmp_path):
     (tmp_path / "loss_curves.png").touch()
     card = save_pretraining(tmp_path, Settings(), {})

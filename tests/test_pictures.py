@@ -42,7 +42,7 @@ def test_loss_curves_show_every_logged_value(metrics_jsonl, tmp_path, drawn):
     found = curves(drawn[0])
     assert found["training loss"] == [[1, 1], [2, 0.5], [4, 0.25]]
     assert found["learning rate"] == [[1, 1e-3], [2, 2e-3], [4, 4e-3]]
-    assert found["top-1"] == [[2, 0.5]] and found["evaluation loss"] == [[2, 0.7]]
+    assert found["top-1"] == [[2, 0.5]] and found["top-5"] == [[2, 0.9]] and found["evaluation loss"] == [[2, 0.7]]
     with Image.open(tmp_path / "new" / "loss.png") as picture:
         assert picture.width > 1000
 

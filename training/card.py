@@ -79,6 +79,8 @@ def write_classifier_card(
     output_dir: str | Path, model: ConvNextV2ForImageClassification, config: Any, results: dict[str, Any]
 ) -> None:
     """Write README.md of a fine-tuning run; `config` is the run's settings, `results` what it measured."""
+    if model.config.num_labels <= 5:
+        results = {key: value for key, value in results.items() if key != "eval_accuracy_top5"}  # always 1
     run = _Run(Path(output_dir).resolve(), model, dataclasses.asdict(config), results)
     metrics = {
         key.removeprefix("eval_"): value

@@ -30,7 +30,7 @@ from training.scores import balanced_accuracy_gain, two_class_metrics, verdict
 from training.solar_cells import CLASS_NAMES, LICENSE, write_solar_cells
 
 TRAINING = Path(__file__).resolve().parent
-PRETRAINED, SCRATCH = "from FCMAE pre-training", "from random weights"
+PRETRAINED, SCRATCH = "FCMAE pre-training", "random weights"
 DATA_NOTE = """
 ## Data
 
@@ -154,7 +154,9 @@ def print_report(report: dict[str, Any], output: Path) -> None:
     held_out = f"{images['test']} held out, {images['test_defective']} of them defective"
     print(f"\n{images['train']} photographs to train on; {held_out}.")
     print(f"Pre-training without labels: loss {loss['first']:.3f} -> {loss['last']:.3f}")
-    print(f"\n{'held-out photographs':<26}{'balanced accuracy':>18}{'accuracy':>10}{'ROC AUC':>9}   confusion matrix")
+    print(
+        f"\n{'start, on held-out images':<26}{'balanced accuracy':>18}{'accuracy':>10}{'ROC AUC':>9}   confusion matrix"
+    )
     for name, row in {**report["classifiers"], "always 'functional'": report["always_functional"]}.items():
         figures = f"{row['balanced_accuracy']:>18.1%}{row['accuracy']:>10.1%}{row['roc_auc']:>9.3f}"
         print(f"{name:<26}{figures}   {row['confusion_matrix']}")

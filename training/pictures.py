@@ -44,7 +44,8 @@ def save_loss_curves(metrics_jsonl: Path, output: Path) -> None:
     rate.spines["top"].set_visible(False)
     if has_accuracy:
         plot_series(axes[1], lines, "eval_accuracy", "top-1", COLORS[0], marker="o")
-        plot_series(axes[1], lines, "eval_accuracy_top5", "top-5", COLORS[1], marker="o")
+        if min(series(lines, "eval_accuracy_top5")[1], default=1) < 1:  # with five classes or fewer it is always 1
+            plot_series(axes[1], lines, "eval_accuracy_top5", "top-5", COLORS[1], marker="o")
         label_axes(axes[1], "evaluation accuracy")
     save_figure(figure, output)
 

@@ -34,7 +34,8 @@ def balanced_accuracy_gain(
 
 def verdict(gain: dict[str, float], name: str, other: str) -> str:
     """Which of two classifiers is better on these images, in words that the interval bears."""
-    interval = f"{gain['gain']:+.1%} balanced accuracy, 95 % interval {gain['low']:+.1%} to {gain['high']:+.1%}"
+    points = {key: f"{100 * value:+.1f}" for key, value in gain.items()}
+    interval = f"{points['gain']} points of balanced accuracy, 95 % interval {points['low']} to {points['high']}"
     if gain["low"] <= 0 <= gain["high"]:
         ahead = "neither is ahead" if gain["gain"] == 0 else f"{name if gain['gain'] > 0 else other} is ahead"
         return f"{ahead}, within the noise of these test images ({name} against {other}: {interval})"
