@@ -79,7 +79,8 @@ def write_classifier_card(
     output_dir: str | Path, model: ConvNextV2ForImageClassification, config: Any, results: dict[str, Any]
 ) -> None:
     """Write README.md of a fine-tuning run; `config` is the run's settings, `results` what it measured."""
-    if model.config.num_labels <= 5:
+    labels = list((model.config.id2label or {}).values())
+    if len(labels) <= 5:
         results = {key: value for key, value in results.items() if key != "eval_accuracy_top5"}  # always 1
     run = _Run(Path(output_dir).resolve(), model, dataclasses.asdict(config), results)
     metrics = {
@@ -90,7 +91,7 @@ def write_classifier_card(
     run.write(
         "classifier.md",
         run.card_data("image-classification", ["image-classification"], metrics, "eval_split"),
-        labels=list((model.config.id2label or {}).values()),
+        labels=labels,
     )
 
 
