@@ -27,7 +27,7 @@ def write_solar_cells(folder: Path) -> dict[str, int]:
     the training images only, without the label column. Which cells belong to one solar module is not published, so
     cells of one module may be on both sides of the split: the accuracies may be a little too high, alike for all.
     """
-    from elpv_dataset.utils import load_dataset  # here, so that only a run of the demo needs the package
+    from elpv_dataset.utils import load_dataset  # pyright: ignore[reportMissingImports]
 
     pictures, probabilities, types = load_dataset()
     strata = [f"{probability:.2f} {kind}" for probability, kind in zip(probabilities, types, strict=True)]
