@@ -1,14 +1,16 @@
 """From any source to the same samples, whatever the processes and workers; what is wrong with it is said at once."""
 
 import io
+import time
 from itertools import islice
 
 import numpy as np
 import pytest
 import torch
-from datasets import Array3D, ClassLabel, Dataset, Features, Value
+from datasets import Array3D, ClassLabel, Dataset, Features, IterableDataset, Value
 from PIL import Image
 from torch.testing import assert_close
+from torch.utils.data import get_worker_info
 
 from hf_convnextv2 import ConvNextV2Config, create_image_processor
 from tests.photographs import CLASSES, cut, message_of, quick_datasets, write_folder, write_parquet
@@ -127,6 +129,19 @@ def test_batches_from_a_step_on_are_those_of_a_run_from_the_start(streaming, sta
     for expected, found in zip(straight[2 * start :], resumed, strict=True):
         assert_close(found, expected, rtol=0, atol=0)
     assert not torch.equal(straight[0]["noise"], resumed[0]["noise"])
+
+
+def test_a_worker_ahead_leaves_the_epoch_of_the_others_alone(parquet, monkeypatch):
+    config = settings(dataset_name=parquet, streaming=True, num_workers=2, per_device_train_batch_size=16)
+    expected = list(islice(pretraining_batches(config), 4))
+    set_epoch = IterableDataset.set_epoch
+
+    def late(source, epoch):
+        set_epoch(source, epoch)
+        time.sleep(0.5 * (get_worker_info().id == 0))  # long enough for the other to begin its next epoch
+
+    monkeypatch.setattr(IterableDataset, "set_epoch", late)
+    assert_close(list(islice(pretraining_batches(config), 4)), expected, rtol=0, atol=0)
 
 
 def test_workers_do_not_change_the_samples(folder):

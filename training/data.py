@@ -1,5 +1,6 @@
 """Samples and loaders: rows of a source to tensors, in training (endless, resumable) and in evaluation."""
 
+import copy
 import itertools
 import signal
 from collections.abc import Callable, Iterator
@@ -86,10 +87,11 @@ class StreamSamples(TorchIterableDataset[dict[str, Any]]):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         yielded = bad = 0
+        source = copy.deepcopy(self.source)  # `datasets` shares the epoch among workers, which reach its end apart
         for epoch in itertools.count() if self.epochs is None else range(self.epochs):
-            self.source.set_epoch(epoch)
+            source.set_epoch(epoch)
             position = -1
-            for position, row in enumerate(self.source):
+            for position, row in enumerate(source):
                 # A skipped image is no sample: it must be known again on resume.
                 if yielded < self.skip and not self.config.skip_bad_images:
                     yielded += 1
