@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .bypass import autocast
+
 GRN_EPS = 1e-6
 # Numbers of the middle tensor that are worked on at a time on a CPU: 4 MiB in float32, a few of which fit its cache.
 CHUNK_SIZE = 2**20
@@ -37,10 +39,7 @@ def response_mlp(x: Tensor, up: nn.Linear, grn: ConvNextV2GRN, down: nn.Linear) 
     """
     bias = F.linear(grn.bias.view(1, -1), down.weight, down.bias).view(-1)
     parameters = (up.weight, up.bias, grn.weight.view(-1), down.weight, bias)
-    if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
-        x, parameters = x.to(dtype), tuple(parameter.to(dtype) for parameter in parameters)
-    out: Any = _ResponseMLP.apply(x, *parameters, torch.is_grad_enabled())
+    out: Any = _ResponseMLP.apply(*autocast(x, *parameters), torch.is_grad_enabled())
     return out
 
 

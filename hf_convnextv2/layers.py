@@ -6,15 +6,16 @@ current stride (k k in a cell). Between blocks a map is (N, C, H, W) in channels
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from .bypass import is_plain
 from .channels import adapt_input_channels
 from .configuration_convnextv2 import ConvNextV2Config
+from .depthwise import depthwise_conv
 from .grn import ConvNextV2GRN, response_mlp
-from .packing import KERNEL_SIZE, PackedCells, depthwise_conv
+from .packing import KERNEL_SIZE, PackedCells
 
 
 class ConvNextV2LayerNorm(nn.LayerNorm):
@@ -42,14 +43,6 @@ class ConvNextV2DropPath(nn.Module):
         return f"p={self.drop_prob}"
 
 
-def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether calling `module` does nothing but `kind.forward`: no adapter, quantisation, offloading or hook."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    if type(module) is not kind or "forward" in module.__dict__ or any(hooks):
-        return False
-    return all(type(parameter) in (nn.Parameter, Tensor, type(None)) for parameter in module._parameters.values())
-
-
 class ConvNextV2Layer(GradientCheckpointingLayer):
     """One block: depthwise 7x7 convolution, LayerNorm, 1x1 up, GELU, GRN, 1x1 down, residual (paper, Figure 5)."""
 
@@ -66,21 +59,11 @@ class ConvNextV2Layer(GradientCheckpointingLayer):
     def forward(self, features: Tensor, cells: PackedCells | None = None) -> Tensor:
         """`(N, C, H, W)` to the same shape."""
         num_visible = cells.num_visible if cells is not None else 1
-        x = self._convolve(features, cells).permute(0, 2, 3, 1)  # (N, H, W, C)
+        x = depthwise_conv(self.dwconv, features, cells).permute(0, 2, 3, 1)  # (N, H, W, C)
         x = self._mix_channels(self.layernorm(x), num_visible).permute(0, 3, 1, 2)  # (N, C, H, W)
         if self.drop_path is not None:
             x = self.drop_path(x, num_visible)
         return features + x
-
-    def _convolve(self, features: Tensor, cells: PackedCells | None) -> Tensor:
-        conv, plain = self.dwconv, is_plain(self.dwconv, nn.Conv2d)
-        if cells is not None:
-            return depthwise_conv(conv, features, cells, use_halo=plain)
-        if plain and conv.bias is not None and torch.is_grad_enabled() and features.device.type == "cpu":
-            # oneDNN's gradient of a bias costs a third of the kernel's; a sum over the map costs next to nothing.
-            x = F.conv2d(features, conv.weight, padding=conv.padding, groups=conv.groups)
-            return x + conv.bias.to(x.dtype).view(1, -1, 1, 1)
-        return conv(features)
 
     def _mix_channels(self, x: Tensor, num_visible: int) -> Tensor:
         """`pwconv1`, activation, GRN and `pwconv2` of `(N, H, W, C)`."""

@@ -1,9 +1,7 @@
-"""Visible cells packed into a dense tensor, and the one operation that has to know where their neighbours are.
+"""Visible cells packed into a dense tensor, and the tables of where they and their neighbours lie.
 
-In ConvNeXt V2 only the depthwise convolution and GRN look beyond a cell, so an encoder that sees V of the L cells of
-each image computes on `(B * V, C, k, k)`: k positions a side and cell, e.g. 8, 4, 2, 1 in the four stages. The
-depthwise convolution is submanifold (paper, section 3): a neighbour counts if it is visible. It has two forms. *Halo*
-gathers each cell with the 3 positions around it; *canvas* puts the cells back in place, convolves and takes them out.
+In ConvNeXt V2 only the depthwise convolution (depthwise.py) and GRN look beyond a cell, so an encoder that sees V of
+the L cells of each image computes on `(B * V, C, k, k)`: k positions a side and cell, e.g. 8, 4, 2, 1 in the stages.
 
 A row is one position with all its channels, `(C,)`; index tables move rows and are shared by all blocks of a stage.
 """
@@ -11,9 +9,7 @@ A row is one position with all its channels, `(C,)`; index tables move rows and 
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.nn.grad import conv2d_weight
+from torch import Tensor
 
 KERNEL_SIZE = 7
 HALO = KERNEL_SIZE // 2
@@ -73,33 +69,22 @@ def take_cells(pixel_values: Tensor, ids: Tensor, grid: tuple[int, int]) -> Tens
 
 def unpack(x: Tensor, cells: PackedCells) -> Tensor:
     """Packed cells `(B * V, C, k, k)` as a map `(B, C, H, W)` with exact zeros in the hidden cells."""
-    rows: Any = _MoveRows.apply(_to_rows(x), cells.from_canvas, cells.to_canvas)
+    rows: Any = _MoveRows.apply(to_rows(x), cells.from_canvas, cells.to_canvas)
     return rows.view(*cells.canvas, x.shape[1]).permute(0, 3, 1, 2)
 
 
 def pack(x: Tensor, cells: PackedCells) -> Tensor:
     """The visible cells `(B * V, C, k, k)` of a map `(B, C, H, W)`."""
-    rows: Any = _MoveRows.apply(_to_rows(x), cells.to_canvas, cells.from_canvas)
+    rows: Any = _MoveRows.apply(to_rows(x), cells.to_canvas, cells.from_canvas)
     return rows.view(-1, cells.side, cells.side, x.shape[1]).permute(0, 3, 1, 2)
 
 
-def depthwise_conv(conv: nn.Conv2d, x: Tensor, cells: PackedCells, use_halo: bool) -> Tensor:
-    """Submanifold depthwise convolution of packed cells `(B * V, C, k, k)`; `use_halo=False` always calls `conv`."""
-    if cells.halo is None or not use_halo:
-        return pack(conv(unpack(x, cells)), cells)
-    weight, bias = conv.weight, conv.bias
-    if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
-        x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype) if bias is not None else None
-    rows: Any = _HaloConv.apply(_to_rows(x), weight, bias, cells.halo, cells.side)
-    return rows.permute(0, 3, 1, 2)
-
-
-def _to_rows(x: Tensor) -> Tensor:
+def to_rows(x: Tensor) -> Tensor:
+    """A map `(N, C, H, W)` as rows `(N * H * W, C)`."""
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
-def _take_rows(rows: Tensor, index: Tensor) -> Tensor:
+def take_rows(rows: Tensor, index: Tensor) -> Tensor:
     """`rows[index]`, where the index one past the end reads zeros."""
     return torch.cat([rows, rows.new_zeros(1, rows.shape[1])]).index_select(0, index)
 
@@ -110,46 +95,10 @@ class _MoveRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
         ctx.save_for_backward(index, inverse)
-        return _take_rows(rows, index) if len(index) > len(inverse) else rows.index_select(0, index)
+        return take_rows(rows, index) if len(index) > len(inverse) else rows.index_select(0, index)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         index, inverse = ctx.saved_tensors
-        grad = _take_rows(grad, inverse) if len(inverse) > len(index) else grad.index_select(0, inverse)
+        grad = take_rows(grad, inverse) if len(inverse) > len(index) else grad.index_select(0, inverse)
         return grad, None, None
-
-
-class _HaloConv(torch.autograd.Function):
-    """Depthwise convolution of each cell with its halo.
-
-    "Is a visible neighbour of" is symmetric, so the input's gradient is the same convolution of the output's gradient
-    with the kernel turned by 180 degrees. Only the cells are saved, not their halos.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None, halo: Tensor, side: int) -> Tensor:
-        ctx.save_for_backward(rows, weight, halo)
-        ctx.side, ctx.has_bias = side, bias is not None
-        out = F.conv2d(_windows(rows, halo, side), weight, bias, groups=len(weight))
-        return out.permute(0, 2, 3, 1)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        rows, weight, halo = ctx.saved_tensors
-        groups = len(weight)
-        grad_rows = grad_weight = grad_bias = None
-        if ctx.needs_input_grad[0]:
-            windows = _windows(grad.reshape(rows.shape), halo, ctx.side)
-            grad_rows = F.conv2d(windows, weight.flip(2, 3), groups=groups).permute(0, 2, 3, 1).reshape(rows.shape)
-        if ctx.needs_input_grad[1]:
-            grad_map, windows = grad.permute(0, 3, 1, 2), _windows(rows, halo, ctx.side)
-            grad_weight = conv2d_weight(windows, weight.shape, grad_map, groups=groups)
-        if ctx.has_bias and ctx.needs_input_grad[2]:
-            grad_bias = grad.sum((0, 1, 2))
-        return grad_rows, grad_weight, grad_bias, None, None
-
-
-def _windows(rows: Tensor, halo: Tensor, side: int) -> Tensor:
-    """Cells with their surroundings, `(B * V, C, k + 6, k + 6)`, zeros where no visible cell lies."""
-    side += 2 * HALO
-    return _take_rows(rows, halo).view(-1, side, side, rows.shape[1]).permute(0, 3, 1, 2)

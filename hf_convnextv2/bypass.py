@@ -1,0 +1,21 @@
+"""What it takes to compute with a module's parameters past the module: nobody may be able to tell."""
+
+import torch
+from torch import Tensor, nn
+
+
+def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether calling `module` does nothing but `kind.forward`: no adapter, quantisation, offloading or hook."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    if type(module) is not kind or "forward" in module.__dict__ or any(hooks):
+        return False
+    return all(type(parameter) in (nn.Parameter, Tensor, type(None)) for parameter in module._parameters.values())
+
+
+def autocast(*tensors: Tensor | None) -> list[Tensor | None]:
+    """The tensors as autocast, which does not reach autograd functions, would hand them to a layer."""
+    device = next(tensor.device.type for tensor in tensors if tensor is not None)
+    if not torch.is_autocast_enabled(device):
+        return list(tensors)
+    dtype = torch.get_autocast_dtype(device)
+    return [tensor.to(dtype) if tensor is not None else None for tensor in tensors]
