@@ -16,7 +16,7 @@ from torch.nn.grad import conv2d_weight
 from .bypass import autocast, is_plain
 from .packing import HALO, PackedCells, pack, take_rows, to_rows, unpack
 
-# Numbers of the input to one convolution of the kernel's gradient on a CPU: wide ones, whose copies stay in the cache.
+# Numbers of the output's gradient in one convolution of the kernel's on a CPU: wide ones, whose copies fit the cache.
 CHUNK_SIZE = 2**18
 
 
@@ -79,9 +79,9 @@ def kernel_gradient(x: Tensor, grad: Tensor, padding: int) -> Tensor:
 
     On a CPU the output's gradient slides over the input as a kernel would, in a group for each image and channel.
     """
-    channels, height, width = x.shape[1:]
+    channels, height, width = grad.shape[1:]
     if x.device.type != "cpu" or torch.compiler.is_compiling():
-        side = height + 2 * padding - grad.shape[2] + 1
+        side = x.shape[2] + 2 * padding - height + 1
         return conv2d_weight(x, (channels, 1, side, side), grad, padding=padding, groups=channels)
     step = max(1, CHUNK_SIZE // (channels * height * width))
     parts = []

@@ -65,8 +65,11 @@ class _ResponseMLP(torch.autograd.Function):
             torch.addmm(up_bias, x[images].flatten(0, 1), up.T, out=h.flatten(0, 1))
             torch.ops.aten.gelu.out(h, out=y)
             energy[images] = _energy(y, squares[:size])
-            y.mul_(_scale(energy[images], grn)[0].to(y.dtype))
-            torch.addmm(down_bias, y.flatten(0, 1), down.T, out=out[images].flatten(0, 1))
+            scale = _scale(energy[images], grn)[0].to(y.dtype)
+            if _scales_weights(x, down):
+                torch.baddbmm(down_bias, y, (down * scale).mT, out=out[images])
+            else:
+                torch.addmm(down_bias, y.mul_(scale).flatten(0, 1), down.T, out=out[images].flatten(0, 1))
         ctx.save_for_backward(x, hidden if keep else None, energy, up, grn, down)
         return out
 
@@ -82,21 +85,31 @@ class _ResponseMLP(torch.autograd.Function):
             rows, grad_rows = x[images].flatten(0, 1), grad[images].flatten(0, 1)
             h, y, grad_y = hidden[images], activation[:size], grad_activation[:size]
             torch.ops.aten.gelu.out(h, out=y)
-            torch.mm(grad_rows, down, out=grad_y.flatten(0, 1))
-            scale, pull, grad_weight = _response_gradients(
-                torch.mul(grad_y, y, out=product[:size]).sum(dim=1, keepdim=True, dtype=energy.dtype),
-                energy[images],
-                grn,
-            )
+            if _scales_weights(x, down):
+                products = torch.bmm(grad[images].mT, y)  # (images, C, 4C)
+                grad_scale = (products * down).sum(dim=1, keepdim=True, dtype=energy.dtype)
+                scale, pull, grad_weight = _response_gradients(grad_scale, energy[images], grn)
+                grad_down += (products * scale.to(y.dtype)).sum(dim=0)
+                torch.bmm(grad[images], down * scale.to(y.dtype), out=grad_y)
+                grad_y.addcmul_(y, pull.to(y.dtype))
+            else:
+                torch.mm(grad_rows, down, out=grad_y.flatten(0, 1))
+                grad_scale = torch.mul(grad_y, y, out=product[:size]).sum(dim=1, keepdim=True, dtype=energy.dtype)
+                scale, pull, grad_weight = _response_gradients(grad_scale, energy[images], grn)
+                grad_y.mul_(scale.to(y.dtype)).addcmul_(y, pull.to(y.dtype))
+                grad_down.addmm_(grad_rows.T, y.mul_(scale.to(y.dtype)).flatten(0, 1))
             grad_grn += grad_weight
-            grad_y.mul_(scale.to(y.dtype)).addcmul_(y, pull.to(y.dtype))
-            grad_down.addmm_(grad_rows.T, y.mul_(scale.to(y.dtype)).flatten(0, 1))
             torch.ops.aten.gelu_backward.grad_input(grad_y, h, grad_input=grad_y)
             grad_up.addmm_(grad_y.flatten(0, 1).T, rows)
             grad_up_bias += grad_y.sum(dim=(0, 1), dtype=energy.dtype)
             torch.mm(grad_y.flatten(0, 1), up, out=grad_x[images].flatten(0, 1))
         grads = (grad_x, grad_up, grad_up_bias.to(up.dtype), grad_grn.to(grn.dtype), grad_down)
         return *grads, grad.sum(dim=(0, 1)), None
+
+
+def _scales_weights(x: Tensor, down: Tensor) -> bool:
+    """Whether an image has fewer numbers in `down` than in the middle tensor, so that GRN had better scale those."""
+    return len(down) < x.shape[1]
 
 
 def _response_gradients(grad_scale: Tensor, energy: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
