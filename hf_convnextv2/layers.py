@@ -7,7 +7,7 @@ current stride (k k in a cell). Between blocks a map is (N, C, H, W) in channels
 
 import torch
 from torch import Tensor, nn
-from transformers.activations import ACT2FN
+from transformers.activations import ACT2FN, GELUActivation
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .bypass import is_plain
@@ -20,6 +20,9 @@ from .packing import KERNEL_SIZE, PackedCells
 
 class ConvNextV2LayerNorm(nn.LayerNorm):
     """LayerNorm over the channels of a map (N, C, H, W)."""
+
+    def __init__(self, dim: int, eps: float = 1e-6):  # the default of Transformers' class; nn.LayerNorm's is 1e-5
+        super().__init__(dim, eps=eps)
 
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -71,35 +74,10 @@ class ConvNextV2Layer(GradientCheckpointingLayer):
             return self.pwconv2(self.act(self.pwconv1(x)))
         # The fused path reads parameters past the modules, so it is taken only where nobody could tell.
         plain_linear = is_plain(self.pwconv1, nn.Linear) and is_plain(self.pwconv2, nn.Linear)
-        if plain_linear and is_plain(self.act, type(ACT2FN["gelu"])) and is_plain(self.grn, ConvNextV2GRN):
+        if plain_linear and is_plain(self.act, GELUActivation) and is_plain(self.grn, ConvNextV2GRN):
             rows = x.reshape(x.shape[0] // num_visible, -1, x.shape[-1])  # (B, V * H * W, C)
             return response_mlp(rows, self.pwconv1, self.grn, self.pwconv2).view(x.shape)
         return self.pwconv2(self.grn(self.act(self.pwconv1(x)), num_visible))
-
-
-class ConvNextV2Embeddings(nn.Module):
-    """The stem: a convolution over patches and a LayerNorm."""
-
-    def __init__(self, config: ConvNextV2Config):
-        super().__init__()
-        self.cell_size = config.cell_size
-        self.patch_embeddings = nn.Conv2d(
-            config.num_channels, config.hidden_sizes[0], kernel_size=config.patch_sides, stride=config.patch_sides
-        )
-        self.layernorm = ConvNextV2LayerNorm(config.hidden_sizes[0], eps=1e-6)
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """`(N, num_channels, height, width)` to `(N, C, H, W)`, H = height / patch_size rounded down."""
-        check_pixel_values(pixel_values, self.patch_embeddings.in_channels, self.cell_size)
-        pixel_values = pixel_values.to(self.patch_embeddings.weight.dtype)
-        # From here on every map is channels-last in memory; converting the image is cheaper than its embedding.
-        return self.layernorm(self.patch_embeddings(pixel_values.contiguous(memory_format=torch.channels_last)))
-
-    def set_num_channels(self, num_channels: int) -> None:
-        """Adapt the kernels to images of `num_channels` channels (see `adapt_input_channels`)."""
-        conv = self.patch_embeddings
-        conv.weight = nn.Parameter(adapt_input_channels(conv.weight.detach(), num_channels))
-        conv.in_channels = num_channels
 
 
 def check_pixel_values(pixel_values: Tensor, num_channels: int, cell_size: int | tuple[int, int]) -> None:
@@ -117,8 +95,33 @@ def check_pixel_values(pixel_values: Tensor, num_channels: int, cell_size: int |
         )
 
 
+class ConvNextV2Embeddings(nn.Module):
+    """The stem: a convolution over patches and a LayerNorm."""
+
+    def __init__(self, config: ConvNextV2Config):
+        super().__init__()
+        self.cell_size = config.cell_size
+        self.patch_embeddings = nn.Conv2d(
+            config.num_channels, config.hidden_sizes[0], kernel_size=config.patch_sides, stride=config.patch_sides
+        )
+        self.layernorm = ConvNextV2LayerNorm(config.hidden_sizes[0])
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """`(N, num_channels, height, width)` to `(N, C, H, W)`, H = height / patch_size rounded down."""
+        check_pixel_values(pixel_values, self.patch_embeddings.in_channels, self.cell_size)
+        pixel_values = pixel_values.to(self.patch_embeddings.weight.dtype)
+        # From here on every map is channels-last in memory; converting the image is cheaper than its embedding.
+        return self.layernorm(self.patch_embeddings(pixel_values.contiguous(memory_format=torch.channels_last)))
+
+    def set_num_channels(self, num_channels: int) -> None:
+        """Adapt the kernels to images of `num_channels` channels (see `adapt_input_channels`)."""
+        conv = self.patch_embeddings
+        conv.weight = nn.Parameter(adapt_input_channels(conv.weight.detach(), num_channels))
+        conv.in_channels = num_channels
+
+
 class ConvNextV2Stage(nn.Module):
-    """Downsampling by two (but in the first stage) and `depth` blocks."""
+    """Downsampling by two (but in the first stage) and a block for each of `drop_path_rates`."""
 
     def __init__(self, config: ConvNextV2Config, index: int, drop_path_rates: list[float]):
         super().__init__()
@@ -126,7 +129,7 @@ class ConvNextV2Stage(nn.Module):
         self.downsampling_layer = nn.ModuleList()
         if index > 0:
             in_channels = config.hidden_sizes[index - 1]
-            self.downsampling_layer.append(ConvNextV2LayerNorm(in_channels, eps=1e-6))
+            self.downsampling_layer.append(ConvNextV2LayerNorm(in_channels))
             self.downsampling_layer.append(nn.Conv2d(in_channels, out_channels, kernel_size=2, stride=2))
         self.layers = nn.ModuleList(ConvNextV2Layer(config, out_channels, rate) for rate in drop_path_rates)
 

@@ -68,6 +68,7 @@ class ConvNextV2PreTrainedModel(PreTrainedModel):
             ValueError: if the encoder's parameters and the stored ones have different names: a model of another size.
                 `ignore_mismatched_sizes=True` loads what fits, as for different shapes.
         """
+        # Load with the stored number of channels, then adapt the weights to the one asked for.
         config = kwargs.get("config")
         num_channels = kwargs.get("num_channels", getattr(config, "num_channels", None))
         stored = num_channels
@@ -144,7 +145,7 @@ class ConvNextV2Model(ConvNextV2PreTrainedModel):
 
     def __init__(self, config: ConvNextV2Config, add_pooling_layer: bool = True):
         super().__init__(config)
-        config = self.config
+        config = self.config  # ours, also where Transformers' own was given
         self.embeddings = ConvNextV2Embeddings(config)
         self.encoder = ConvNextV2Encoder(config)
         self.layernorm = nn.LayerNorm(config.hidden_sizes[-1], eps=config.layer_norm_eps) if add_pooling_layer else None
@@ -157,8 +158,9 @@ class ConvNextV2Model(ConvNextV2PreTrainedModel):
         """Images `(B, num_channels, height, width)` to features.
 
         Returns:
-            last_hidden_state `(B, C, height / 32, width / 32)`, pooler_output `(B, C)` and, if asked for,
-            hidden_states: the maps after the stem and after each stage, `(B, C, H, W)`.
+            last_hidden_state `(B, C, height / cell, width / cell)` with cell = `config.cell_size` (32 by default),
+            pooler_output `(B, C)` and, if asked for, hidden_states: the maps after the stem and after each stage,
+            `(B, C, H, W)`.
         """
         if pixel_values is None:
             raise ValueError("`pixel_values` (=None) must be a tensor (batch, channels, height, width).")
@@ -177,7 +179,7 @@ class ConvNextV2Backbone(BackboneMixin, ConvNextV2PreTrainedModel):
 
     def __init__(self, config: ConvNextV2Config):
         super().__init__(config)
-        config = self.config
+        config = self.config  # ours, also where Transformers' own was given
         self.embeddings = ConvNextV2Embeddings(config)
         self.encoder = ConvNextV2Encoder(config)
         self.num_features = [config.hidden_sizes[0], *config.hidden_sizes]
@@ -205,7 +207,7 @@ class ConvNextV2ForImageClassification(ConvNextV2PreTrainedModel):
 
     def __init__(self, config: ConvNextV2Config):
         super().__init__(config)
-        config = self.config
+        config = self.config  # ours, also where Transformers' own was given
         self.num_labels = config.num_labels or 0
         self.convnextv2 = ConvNextV2Model(config)
         dim, num_labels = config.hidden_sizes[-1], self.num_labels

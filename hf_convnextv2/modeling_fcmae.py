@@ -25,7 +25,8 @@ class ConvNextV2ForPreTrainingOutput(ModelOutput):
     """Output of `ConvNextV2ForPreTraining`.
 
     loss: scalar, mean squared error on hidden cells.
-    logits: `(B, L, P * P * C)`, predicted cells, normalised per cell with `norm_pix_loss`; row, column, channel order.
+    logits: `(B, L, P * P * num_channels)`, predicted cells (row, column, channel), normalised per cell with
+        `norm_pix_loss`.
     mask: `(B, L)` float, 1 = hidden, 0 = visible.
     ids_restore: `(B, L)` int64, rank of each cell in the order in which cells are kept.
     hidden_states: maps `(B, C, H, W)` after the stem and after each stage, zeros in hidden cells.
@@ -51,7 +52,7 @@ class ConvNextV2FCMAEDecoder(nn.Module):
         self.pred = nn.Linear(dim, config.cell_size**2 * config.num_channels)
 
     def forward(self, features: Tensor, cells: PackedCells, masked: Tensor) -> Tensor:
-        """Packed features `(B * V, C, 1, 1)` of the last stage to predicted cells `(B, L, P * P * C)`."""
+        """Packed features `(B * V, C, 1, 1)` of the last stage to predicted cells `(B, L, P * P * num_channels)`."""
         x = unpack(self.proj(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), cells)  # (B, D, h, w)
         x = torch.where(masked.view(-1, 1, *x.shape[2:]), self.mask_token.to(x.dtype), x)
         for layer in self.layers:
@@ -86,11 +87,14 @@ class ConvNextV2ForPreTraining(ConvNextV2PreTrainedModel):
             init.normal_(module.mask_token, std=self.config.initializer_range)
 
     def patchify(self, pixel_values: Tensor) -> Tensor:
-        """Images `(B, C, H, W)` as cells `(B, L, P * P * C)`."""
+        """Images `(B, num_channels, H, W)` as cells `(B, L, P * P * num_channels)`."""
         return patchify(pixel_values, self.config.cell_size)
 
     def unpatchify(self, logits: Tensor, original_image_size: tuple[int, int] | None = None) -> Tensor:
-        """Cells `(B, L, P * P * C)` as images of `original_image_size` (height, width), default `config.image_size`."""
+        """Cells `(B, L, P * P * num_channels)` as images of `original_image_size` (height, width).
+
+        Default: `config.image_size`.
+        """
         size = original_image_size or self.config.image_size
         height, width = (size, size) if isinstance(size, int) else size
         return unpatchify(logits, self.config.cell_size, height, width)
@@ -103,11 +107,14 @@ class ConvNextV2ForPreTraining(ConvNextV2PreTrainedModel):
     def forward_encoder(
         self, pixel_values: Tensor, masked: Tensor, num_visible: int, output_hidden_states: bool = False
     ) -> tuple[tuple[Tensor, ...], tuple[PackedCells, ...]]:
-        """Maps of the visible cells, packed as `(B * V, C, k, k)`, and where those lie at each stage."""
+        """Maps of the visible cells, packed as `(B * V, C, k, k)`, and where those lie at each stage.
+
+        `num_visible` is V: counting it in `masked` would wait for the device.
+        """
         grid = self._grid(pixel_values)
-        num_stages = len(self.config.depths)
         ids = visible_ids(masked, num_visible)
-        cells = tuple(locate_cells(ids, grid, 2 ** (num_stages - 1 - stage)) for stage in range(num_stages))
+        sides = [2**stage for stage in reversed(range(len(self.config.depths)))]  # 8, 4, 2, 1 positions of a cell
+        cells = tuple(locate_cells(ids, grid, side) for side in sides)
         features = self.convnextv2.embeddings(take_cells(pixel_values, ids, grid))
         return self.convnextv2.encoder(features, cells, output_hidden_states), cells
 
@@ -222,6 +229,7 @@ def _deviation(cells: Tensor) -> Tensor:
 
 
 def _check_mask(masked: Tensor, shape: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """The mask as `(B, L)`; raises unless it is bool and hides as many cells of each image."""
     if masked.dtype != torch.bool or tuple(masked.shape) not in (shape, (shape[0], *grid)):
         raise ValueError(
             f"`bool_masked_pos` ({masked.dtype}, of shape {tuple(masked.shape)}) must be bool, of shape {shape} or "

@@ -38,8 +38,9 @@ def difference(actual: Tensor, expected: Tensor) -> float:
 
 def assert_close(actual: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
     """Equal shapes and a `difference` of at most 1e-5: float32 has 6e-8, and sums of thousands of terms lose some."""
-    assert actual.shape == expected.shape
-    assert difference(actual, expected) <= tolerance
+    assert actual.shape == expected.shape, f"shape is {tuple(actual.shape)}, not {tuple(expected.shape)}"
+    error = difference(actual, expected)
+    assert error <= tolerance, f"differs by {error:.1e} of the largest value, more than {tolerance:.0e}"
 
 
 def run_python(code: str, *arguments: object, cwd: Path, timeout: int = 300) -> str:

@@ -210,7 +210,7 @@ def test_cells_of_least_noise_stay_visible():
 @pytest.mark.parametrize("as_grid", [False, True])
 def test_a_mask_given_equals_the_noise_that_draws_it(as_grid):
     model, x = small_model(), torch.randn(2, 3, 64, 96)
-    drawn = model(x, noise=torch.rand(2, 6), output_hidden_states=True)
+    drawn = model(x, noise=torch.zeros(2, 6), output_hidden_states=True)
     masked = drawn.mask.bool().view(2, 2, 3) if as_grid else drawn.mask.bool()
     given = model(x, bool_masked_pos=masked, output_hidden_states=True)
     for actual, expected in zip(given.hidden_states, drawn.hidden_states, strict=True):
@@ -265,8 +265,8 @@ HALF = torch.tensor([[True, False, True, False, True, False]] * 2)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"noise": torch.rand(2, 5)}, r"`noise` \(of shape \(2, 5\)\) must be of shape \(2, 6\)"),
-        ({"noise": torch.rand(2, 6), "bool_masked_pos": HALF}, "must not be given together"),
+        ({"noise": torch.zeros(2, 5)}, r"`noise` \(of shape \(2, 5\)\) must be of shape \(2, 6\)"),
+        ({"noise": torch.zeros(2, 6), "bool_masked_pos": HALF}, "must not be given together"),
         ({"bool_masked_pos": HALF[:, :4]}, r"of shape \(2, 4\)\) must be bool, of shape \(2, 6\) or \(2, 2, 3\)"),
         ({"bool_masked_pos": HALF.view(2, 3, 2)}, r"of shape \(2, 3, 2\)\) must be bool"),
         ({"bool_masked_pos": HALF.float()}, r"`bool_masked_pos` \(torch.float32"),
@@ -414,7 +414,7 @@ def test_fcmae_folder_loads_into_every_class_and_says_only_what_is_new(folder, m
     assert sorted(report["missing_keys"]) == NEW_PARAMETERS[model_class]
     assert not report["unexpected_keys"] and not report["mismatched_keys"]
     printed = "".join(capfd.readouterr())
-    assert "decoder" not in printed and "of a model of type" not in printed and "model of type" not in printed
+    assert "decoder" not in printed and "model of type" not in printed
     assert (loaded.config.model_type == "convnextv2_fcmae") is issubclass(
         model_class, (ConvNextV2ForPreTraining, ConvNextV2FCMAEModel)
     )

@@ -85,14 +85,15 @@ def test_layer_norm_normalises_each_position_of_a_map():
     assert_close(norm(x), (expected * norm.weight.view(8, 1, 1) + norm.bias.view(8, 1, 1)).float())
 
 
-@pytest.mark.parametrize("shape", [(2, 9, 4), (1, 1, 4), (300, 256, 4)], ids=["small", "one", "chunks"])
+@pytest.mark.parametrize("shape", [(2, 9, 4), (1, 1, 4), (2, 3, 4), (300, 256, 4), (40_000, 2, 4)])
 def test_fused_mlp_has_the_gradients_of_the_formula(mlp, shape):
     for actual, expected in zip(*fused_and_plain(mlp, torch.randn(shape)), strict=True):
         assert_close(actual, expected)
 
 
-def test_fused_mlp_works_through_more_than_one_chunk():
-    assert 300 * 256 * 16 > CHUNK_SIZE > 256 * 16  # the case above, whole and one image of it
+def test_the_largest_cases_above_are_worked_on_in_chunks():
+    for images, positions in ((300, 256), (40_000, 2)):
+        assert images * positions * 16 > CHUNK_SIZE > positions * 16
 
 
 def test_fused_mlp_computes_the_same_without_gradients(mlp):
@@ -188,7 +189,7 @@ def test_adapter_on_pwconv2_changes_the_output_and_learns():
     x = torch.randn(2, 8, 9, 7)
     before = block(x)
     adapted = peft.inject_adapter_in_model(peft.LoraConfig(target_modules=["pwconv2"], r=2), block)
-    assert torch.equal(adapted(x), before) or difference(adapted(x), before) <= 1e-6  # B starts at zero
+    assert difference(adapted(x), before) <= 1e-6  # B starts at zero
     lora = adapted[0].pwconv2.lora_B["default"].weight
     nn.init.ones_(lora)
     out = adapted(x)

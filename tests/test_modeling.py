@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 import hf_convnextv2
 from hf_convnextv2 import (
@@ -54,6 +55,13 @@ def classifier():
 
 
 # --- Parity with stock Transformers -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model_class", STOCK)
+def test_norms_have_the_eps_of_stock(model_class):
+    ours = model_class(small_config(out_indices=[0, 2, 4]))
+    norms = [{n: m.eps for n, m in x.named_modules() if isinstance(m, nn.LayerNorm)} for x in (ours, stock_twin(ours))]
+    assert norms[0] == norms[1]
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -13,7 +13,9 @@ from hf_convnextv2 import (
     ConvNextV2ForImageClassification,
     ConvNextV2ForPreTraining,
 )
+from training.config import FinetuneConfig
 from training.optim import (
+    create_optimizer,
     create_schedule,
     decayed_parameters,
     last_layer_id,
@@ -51,8 +53,19 @@ def test_only_weights_of_linear_and_convolution_layers_decay():
 def test_the_official_switch_adds_grn_and_the_mask_token_and_nothing_else():
     model = small(ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining, decoder_hidden_size=8)
     added = decayed_parameters(model, decay_grn_and_mask_token=True) - decayed_parameters(model)
-    assert any("mask_token" in name for name in added)
-    assert all(".grn." in name or "mask_token" in name for name in added)
+    assert added == {name for name, _ in model.named_parameters() if ".grn." in name or "mask_token" in name}
+
+
+def test_the_settings_reach_adamw():
+    model = small(ConvNextV2Config, ConvNextV2ForImageClassification)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    config = FinetuneConfig(output_dir="out", dataset_name="x", adam_beta1=0.8, adam_beta2=0.95, weight_decay=0.05)
+    optimizer = create_optimizer(model, config, 0.3, {"classifier.weight"}, lambda name: 0.5 if "stages" in name else 1)
+    for group in optimizer.param_groups:
+        assert group["betas"] == (0.8, 0.95)
+        for name in (names[parameter] for parameter in group["params"]):
+            assert group["weight_decay"] == (0.05 if name == "classifier.weight" else 0)
+            assert group["lr"] == (0.15 if "stages" in name else 0.3)
 
 
 def test_every_trainable_parameter_is_in_one_group_and_frozen_ones_in_none():

@@ -15,7 +15,7 @@ PROBABILITIES = np.repeat([0.0, 1 / 3, 2 / 3, 1.0], [48, 16, 8, 24])
 
 @pytest.fixture
 def parts(tmp_path, monkeypatch):
-    """The written parts; each photograph is one gray value, its index."""
+    """The written parts; each photograph is one grey value, its index."""
     photographs = np.arange(len(PROBABILITIES), dtype=np.uint8)[:, None, None].repeat(8, 1).repeat(8, 2)
     module = ModuleType("elpv_dataset.utils")
     module.load_dataset = lambda: (photographs, PROBABILITIES, np.array(["mono", "poly"] * 48))  # type: ignore[attr-defined]

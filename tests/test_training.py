@@ -122,6 +122,14 @@ def test_a_small_set_is_learnt(data, tmp_path):
     assert json.loads((folder / "all_results.json").read_text())["eval_accuracy"] > 0.9
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_evaluating_more_often_leaves_the_training_as_it_is(streaming, data, tmp_path):
+    fields = {"streaming": streaming, "num_stages": 2, "drop_path_rate": 0.5}
+    runs = [finetune_run(tmp_path / f"{n}", data["parquet"], eval_steps=n, **fields) for n in (1, 4)]
+    losses = [[row for row in figures(run, "loss") if row[1] is not None] for run in runs]
+    assert losses[0] == losses[1]
+
+
 def test_the_saved_weights_are_the_average_and_the_checkpoint_keeps_the_raw_ones(data, fcmae, tmp_path):
     raw = pretrain_run(tmp_path / "raw", data["folder"], fcmae, ema_decay=0.0, checkpointing_steps=1)
     averaged = pretrain_run(tmp_path / "averaged", data["folder"], fcmae, checkpointing_steps=4)

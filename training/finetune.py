@@ -34,7 +34,7 @@ PRETRAINED_HEAD_SCALE = 0.001  # paper, Tables 9 to 13
 
 
 def main(config: FinetuneConfig) -> None:
-    """Fine-tune: settings, data, model, optimizer, resume, loop with evaluations, save."""
+    """Fine-tune: settings, model, data, optimizer, resume, loop with evaluations, save."""
     check_output_dir(config)
     accelerator = create_accelerator(config)
     evaluator = Evaluator(config.metrics)
@@ -84,12 +84,13 @@ def main(config: FinetuneConfig) -> None:
                 loss = trained(**batch, label_smoothing=config.label_smoothing).loss
                 accelerator.backward(loss)
                 log.add(loss)
-                if accelerator.sync_gradients:
+                if accelerator.sync_gradients:  # without a limit this only measures the norm, for the log
                     grad_norm = accelerator.clip_grad_norm_(trained.parameters(), config.max_grad_norm or torch.inf)
                 optimizer.step()
                 optimizer.zero_grad()
         if ema is not None:
             ema.update_parameters(model)
+        # The last group is the head's, whose rate no layer decay reduces.
         log.end_step(schedule.get_last_lr()[-1], grad_norm)
         schedule.step()
         stopped = bool(stop)

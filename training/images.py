@@ -50,7 +50,7 @@ def decode_image(value: Any, num_channels: int, name: str, dtype: str | None = N
 
 
 def picture_to_array(picture: Image.Image, num_channels: int) -> np.ndarray:
-    """Pixels `(H, W)` or `(H, W, C)`: gray for one channel, RGB for three; else as stored, with pages as channels."""
+    """Pixels `(H, W)` or `(H, W, C)`: grey for one channel, RGB for three; else as stored, with pages as channels."""
     if picture.mode.startswith(("I", "F")):  # 16 and 32 bits a pixel: Pillow's conversion to 8 bits would clip them
         pages = [np.asarray(page) for page in ImageSequence.Iterator(picture)]
         if num_channels in PIL_MODES and len(pages) == 1:

@@ -60,6 +60,7 @@ class TrainingLog:
         self.total = torch.zeros(2, dtype=torch.float64)
         self.first_bad = torch.full((1,), NEVER, device=accelerator.device)
         self.started = self.window_started = time.perf_counter()
+        self.paused_seconds = 0.0
         images = plan.total_batch_size
         self.bar = tqdm(
             total=plan.max_steps * images,
@@ -122,10 +123,12 @@ class TrainingLog:
         """Leave evaluation and saving out of the images per second."""
         before = time.perf_counter()
         yield
-        self.window_started += time.perf_counter() - before
+        seconds = time.perf_counter() - before
+        self.window_started += seconds
+        self.paused_seconds += seconds
 
     def results(self) -> dict[str, Any]:
-        """Figures of this run (since its last resume) for all_results.json and the card."""
+        """Close the bar; figures of this run (since its last resume) for all_results.json and the card."""
         self.bar.close()
         seconds = time.perf_counter() - self.started
         images = (self.step - self.start_step) * self.plan.total_batch_size
@@ -133,7 +136,7 @@ class TrainingLog:
             "train_loss": (self.total[0] / self.total[1]).item() if self.total[1] else None,
             "train_samples": self.plan.num_samples,
             "train_runtime": seconds,
-            "images_per_second": images / seconds,
+            "images_per_second": images / (seconds - self.paused_seconds),
             "total_steps": self.step,
             "epoch": self.plan.epoch(self.step),
         }

@@ -42,6 +42,8 @@ class Evaluator:
             except Exception as error:
                 raise ValueError(f"`metrics` (={name}) must be a metric that `evaluate.load` finds: {error}") from error
 
+    # Accelerate draws a seed for the loader of a stream: training goes on as if there had been no evaluation.
+    @torch.random.fork_rng(devices=[])
     @torch.no_grad()
     def __call__(self, accelerator: Accelerator, model: nn.Module, loader: DataLoader[Any]) -> dict[str, float]:
         """`eval_accuracy`, `eval_accuracy_top5`, `eval_loss` and the metrics asked for, over all processes."""

@@ -117,7 +117,7 @@ def _picture_grid(columns: Mapping[str, np.ndarray]) -> Figure:
 
 
 def _as_pictures(pixel_values: Tensor, image_mean: Sequence[float], image_std: Sequence[float]) -> np.ndarray:
-    """Normalised (B, C, H, W) to displayable (B, H, W, 3): the first three channels, or the first one in gray."""
+    """Normalised (B, C, H, W) to displayable (B, H, W, 3): the first three channels, or the first one in grey."""
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (image_mean, image_std))
     pictures = (pixel_values.detach().float().cpu() * std + mean).clamp(0, 1)
     shown = pictures[:, :3] if pictures.shape[1] >= 3 else pictures[:, :1].expand(-1, 3, -1, -1)

@@ -26,13 +26,13 @@ from training.optim import create_optimizer, create_schedule, decayed_parameters
 from training.output import check_output_dir, claim_output_dir, push_folder, save_model
 from training.pictures import save_loss_curves, save_reconstructions
 from training.plan import make_plan, print_plan
-from training.sources import num_examples
+from training.sources import Source, num_examples
 
 NUM_RECONSTRUCTIONS = 8
 
 
 def main(config: PretrainConfig) -> None:
-    """Pre-train: settings, data, model, optimizer, resume, loop, save."""
+    """Pre-train: settings, model, data, optimizer, resume, loop, save."""
     check_output_dir(config)
     accelerator = create_accelerator(config)
     model = create_model(config)
@@ -74,7 +74,7 @@ def main(config: PretrainConfig) -> None:
                 loss = trained(**send_to_device(batch, accelerator.device)).loss
                 accelerator.backward(loss)
                 log.add(loss)
-                if accelerator.sync_gradients:
+                if accelerator.sync_gradients:  # without a limit this only measures the norm, for the log
                     grad_norm = accelerator.clip_grad_norm_(trained.parameters(), config.max_grad_norm or torch.inf)
                 optimizer.step()
                 optimizer.zero_grad()
@@ -111,7 +111,7 @@ def create_model(config: PretrainConfig) -> ConvNextV2ForPreTraining:
     else:
         arguments = {**load_arguments(config), **pretraining}
         model = ConvNextV2ForPreTraining.from_pretrained(config.model_name_or_path, **arguments)
-    num_cells(model)
+    num_cells(model)  # refuse a size that does not fit before any image is read
     if config.activation_checkpointing:
         model.activation_checkpointing_enable()
     return model
@@ -133,7 +133,7 @@ def finish(
     model: Any,
     processor: Any,
     samples: Samples,
-    source: Any,
+    source: Source,
     results: dict[str, Any],
 ) -> None:
     """Write the folder that `from_pretrained` loads, the pictures and the card; upload it if asked to."""
