@@ -77,10 +77,11 @@ def _surround(x: Tensor, halo: Tensor | None) -> Tensor:
 def kernel_gradient(x: Tensor, grad: Tensor, padding: int) -> Tensor:
     """Gradient `(C, 1, K, K)` of a depthwise kernel from the input `(N, C, H, W)` and the output's gradient.
 
-    On a CPU the output's gradient slides over the input as a kernel would, in a group for each image and channel.
+    On a CPU the output's gradient slides over a dense map as a kernel would, in a group for each image and channel; the
+    windows of cells are too small to gain by that.
     """
     channels, height, width = grad.shape[1:]
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
+    if not padding or x.device.type != "cpu" or torch.compiler.is_compiling():
         side = x.shape[2] + 2 * padding - height + 1
         return conv2d_weight(x, (channels, 1, side, side), grad, padding=padding, groups=channels)
     step = max(1, CHUNK_SIZE // (channels * height * width))
