@@ -73,8 +73,8 @@ class ConvNextV2Config(StockConvNextV2Config):
             raise ValueError(f"`name` (={name!r}) must be one of {', '.join(SIZES)}.")
         depths, hidden_sizes = SIZES[name]
         num_stages = overrides.pop("num_stages", len(depths))
-        if not 1 <= num_stages <= len(depths):
-            raise ValueError(f"`num_stages` (={num_stages}) must be between 1 and {len(depths)}.")
+        if not isinstance(num_stages, int) or not 1 <= num_stages <= len(depths):
+            raise ValueError(f"`num_stages` (={num_stages!r}) must be an integer between 1 and {len(depths)}.")
         return cls(
             **{"depths": list(depths[:num_stages]), "hidden_sizes": list(hidden_sizes[:num_stages]), **overrides}
         )

@@ -57,8 +57,9 @@ class _ResponseMLP(torch.autograd.Function):
         chunks = _chunks(x, len(up))
         hidden = x.new_empty(len(x) if keep else chunks[0].stop, x.shape[1], len(up))
         activation, out = _buffer(hidden, chunks), x.new_empty(*x.shape[:2], len(down))
-        squares = _buffer(hidden, chunks, _at_least_float32(x)) if keep else hidden
         energy = x.new_empty(len(x), 1, len(up), dtype=_at_least_float32(x))
+        reuse = not keep and hidden.dtype == energy.dtype
+        squares = hidden if reuse else _buffer(hidden, chunks, energy.dtype)
         for images in chunks:
             size = len(x[images])
             h, y = hidden[images] if keep else hidden[:size], activation[:size]

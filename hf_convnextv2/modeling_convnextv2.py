@@ -96,8 +96,8 @@ class ConvNextV2PreTrainedModel(PreTrainedModel):
         One channel: the sum of the input kernels (and the mean of the rows that predict pixels); n channels: the
         kernels repeated and scaled by old / n (the rows repeated).
         """
-        if num_channels < 1:
-            raise ValueError(f"`num_channels` (={num_channels}) must be at least 1.")
+        if not isinstance(num_channels, int) or num_channels < 1:
+            raise ValueError(f"`num_channels` (={num_channels!r}) must be an integer of at least 1.")
         for module in self.modules():
             adapt = getattr(module, "set_num_channels", None)
             if adapt is not None and not isinstance(module, ConvNextV2PreTrainedModel):

@@ -57,6 +57,23 @@ def test_an_unknown_key_of_a_file_names_file_and_nearest_key(tmp_path, capsys):
     assert f"{file}: `num_epochs` is not a setting. Did you mean `num_train_epochs`?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: [1, 2", "must be valid YAML"),
+        ("? [a, b]\n: 3", "must be valid YAML"),
+        ("config: other.yaml", "`config` is not a setting."),
+        ("help: true", "`help` is not a setting."),
+    ],
+)
+def test_a_file_that_is_no_list_of_settings_is_one_line(text, message, tmp_path, capsys):
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(SystemExit) as stop:
+        parse_config(PretrainConfig, [*NEEDED, "--config", str(tmp_path / "recipe.yaml")])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and message in error and error.count("\n") == 1
+
+
 def test_a_missing_output_folder_is_named(capsys):
     with pytest.raises(SystemExit):
         parse_config(PretrainConfig, ["--dataset_name", "images"])
@@ -73,7 +90,14 @@ def test_a_missing_output_folder_is_named(capsys):
         (TrainingConfig, {"image_size": 0}, "`image_size` (=0) must be at least 1."),
         (TrainingConfig, {"num_workers": -1}, "`num_workers` (=-1) must be at least 0."),
         (TrainingConfig, {"gradient_accumulation_steps": 0}, "`gradient_accumulation_steps` (=0) must be at least 1."),
-        (TrainingConfig, {"learning_rate": float("nan")}, "`learning_rate` (=nan) must be positive."),
+        (TrainingConfig, {"learning_rate": float("nan")}, "`learning_rate` (=nan) must be finite."),
+        (TrainingConfig, {"image_mean": [float("inf"), 0.0, 0.0]}, "`image_mean` (=[inf, 0.0, 0.0]) must be finite."),
+        (TrainingConfig, {"model_size": "micro"}, "`model_size` (=micro) must be one of atto, femto, pico"),
+        (
+            TrainingConfig,
+            {"model_name_or_path": "./none"},
+            "(=./none) must be a folder that exists",
+        ),
         (TrainingConfig, {"ema_decay": 1.0}, "`ema_decay` (=1.0) must be in [0, 1)."),
         (TrainingConfig, {"mixed_precision": "fp8"}, "`mixed_precision` (=fp8) must be no, fp16 or bf16."),
         (TrainingConfig, {"crop_scale": [0.5, 0.2]}, "must be two numbers, 0 < least <= largest <= 1."),

@@ -144,9 +144,9 @@ def test_unknown_size_names_the_known_ones(name):
         ConvNextV2Config.from_size(name)
 
 
-@pytest.mark.parametrize("num_stages", [0, 5])
+@pytest.mark.parametrize("num_stages", [0, 5, "3", None])
 def test_size_has_no_more_stages_than_published(num_stages):
-    with pytest.raises(ValueError, match=rf"`num_stages` \(={num_stages}\) must be between 1 and 4"):
+    with pytest.raises(ValueError, match=rf"`num_stages` \(={num_stages!r}\) must be an integer between 1 and 4"):
         ConvNextV2Config.from_size("atto", num_stages=num_stages)
 
 

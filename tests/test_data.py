@@ -5,18 +5,20 @@ import time
 from itertools import islice
 
 import numpy as np
+import pandas
 import pytest
 import torch
-from datasets import Array3D, ClassLabel, Dataset, Features, IterableDataset, Value
-from PIL import Image
+from datasets import Array3D, ClassLabel, Dataset, Features, IterableDataset, List, Value
+from PIL import ExifTags, Image
 from torch.testing import assert_close
 from torch.utils.data import get_worker_info
+from transformers.image_utils import load_image
 
 from hf_convnextv2 import ConvNextV2Config, create_image_processor
 from tests.photographs import CLASSES, cut, message_of, quick_datasets, write_folder, write_parquet
 from training.augment import BatchMixer, EvaluationTransform, finetuning_transform, pretraining_transform
 from training.config import FinetuneConfig, PretrainConfig
-from training.data import Collator, eval_loader, first_samples, load_images, make_samples, train_batches
+from training.data import Collator, Samples, eval_loader, first_samples, load_images, make_samples, train_batches
 from training.images import decode_image
 from training.labels import check_labels, label_mapping, resolve_labels
 from training.sampling import StepSampler, seeded
@@ -174,6 +176,16 @@ def test_pictures_of_any_mode_come_as_the_channels_asked_for():
         assert decode_image({"bytes": stored.getvalue()}, 1, "x").shape == (1, 40, 40)
 
 
+def test_a_photograph_is_turned_as_its_camera_says(tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    cut("coffee", 1)[0].crop((0, 0, 30, 20)).save(tmp_path / "turned.jpg", exif=exif)
+    decoded = decode_image(str(tmp_path / "turned.jpg"), 3, "x")
+    assert decoded.shape == (3, 30, 20)
+    expected = np.array(load_image(str(tmp_path / "turned.jpg")))  # as pipelines load it
+    assert torch.equal(decoded, torch.from_numpy(expected).permute(2, 0, 1))
+
+
 def test_sixteen_bits_are_not_clipped(tmp_path):
     pixels = np.array([[0, 1000, 65535]], dtype=np.uint16)
     Image.fromarray(pixels).save(tmp_path / "deep.png")
@@ -320,8 +332,36 @@ def labelled(labels, feature=None):
 @pytest.mark.parametrize("bad", [3, -1, None])
 def test_a_label_outside_the_classes_is_named(bad):
     message = message_of(lambda: check_labels(labelled([0, 1, bad]), "label", ["a", "b", "c"]))
-    assert message == f"`label` (=[{-1 if bad is None else bad}]) must be in [0, `num_labels` (=3))."
+    assert message == f"`label` (=[{-1 if bad is None else bad}]) must be in [0, `num_labels` (=3)); -1: missing."
     check_labels(labelled([0, 1, 2]), "label", ["a", "b", "c"])
+
+
+@pytest.mark.parametrize("kind", ["float32", "list"])
+def test_labels_that_are_no_classes_are_refused(kind):
+    rows = labelled([[0.0], [1.0]], List(Value("float32"))) if kind == "list" else labelled([0.0, 1.7], Value(kind))
+    for call in (lambda: resolve_labels(rows, "label", None), lambda: check_labels(rows, "label", ["a", "b"])):
+        assert "`label_column` (=label) must hold integers or class names, but holds" in message_of(call)
+
+
+def test_labels_from_pandas_are_class_names(tmp_path):
+    pandas.DataFrame({"label": ["dog", "cat"]}).to_parquet(tmp_path / "train.parquet")
+    rows = Dataset.from_parquet(str(tmp_path / "train.parquet"))
+    assert resolve_labels(rows, "label", None) == ["cat", "dog"]
+    assert label_mapping(rows, "label", ["cat", "dog"]) == {"cat": 0, "dog": 1}
+
+
+def test_boolean_labels_are_two_classes():
+    rows = labelled([True, False], Value("bool"))
+    assert resolve_labels(rows, "label", None) == ["LABEL_0", "LABEL_1"]
+    check_labels(rows, "label", ["a", "b"])
+    samples = Samples("image", 3, None, lambda x: x, label_column="label", num_labels=2)
+    assert type(samples.label(True)) is int
+
+
+def test_a_stream_of_names_needs_the_classes_of_a_model():
+    stream = labelled(["dog", "cat"], Value("string")).to_iterable_dataset()
+    assert "hold integers or a ClassLabel" in message_of(lambda: resolve_labels(stream, "label", 2))
+    assert label_mapping(stream, "label", ["cat", "dog"]) == {"cat": 0, "dog": 1}
 
 
 def test_a_label_of_a_stream_is_checked_as_it_comes(parquet):

@@ -1,5 +1,6 @@
 """Layers against their formulas written out, and the fused path of a block against its modules."""
 
+import copy
 import re
 
 import peft
@@ -100,6 +101,20 @@ def test_fused_mlp_computes_the_same_without_gradients(mlp):
     x = torch.randn(300, 256, 4)
     with torch.no_grad():
         assert_close(response_mlp(x, mlp["up"], mlp["grn"], mlp["down"]), plain(mlp, x))
+
+
+def test_fused_mlp_has_float32_statistics_in_half_precision(mlp):
+    x = torch.randn(2, 3136, 4) * 8
+    with torch.no_grad():
+        for parameter in mlp.parameters():
+            parameter *= 4
+        energy = torch.linalg.vector_norm(F.gelu(mlp["up"](x)), dim=1)
+        assert energy.square().max() > torch.finfo(torch.float16).max
+        halves = copy.deepcopy(mlp).half()
+        alone = response_mlp(x.half(), halves["up"], halves["grn"], halves["down"])
+        assert_close(alone.float(), plain(mlp, x), tolerance=5e-3)
+    trained = response_mlp(x.half(), halves["up"], halves["grn"], halves["down"])
+    assert torch.equal(alone, trained)
 
 
 def test_fused_mlp_has_a_gradient_where_a_channel_is_silent(mlp):

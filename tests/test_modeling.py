@@ -346,8 +346,9 @@ def test_adapted_fcmae_predicts_the_mean_and_the_repeated_channels():
 
 
 def test_no_channel_at_all_is_an_error(classifier):
-    with pytest.raises(ValueError, match=r"`num_channels` \(=0\) must be at least 1"):
-        classifier.set_num_channels(0)
+    for wrong in (0, "4"):
+        with pytest.raises(ValueError, match=rf"`num_channels` \(={wrong!r}\) must be an integer of at least 1"):
+            classifier.set_num_channels(wrong)
 
 
 # --- Errors -----------------------------------------------------------------------------------------------------------

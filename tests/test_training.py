@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -195,8 +196,8 @@ def test_resuming_at_another_step_is_another_run(data, fcmae, tmp_path):
     straight = pretrain_run(tmp_path, data["folder"], fcmae, checkpointing_steps=1)
     expected = figures(straight, "loss")
     (straight / "checkpoint-2").rename(straight / "kept")
-    state = json.loads((straight / "kept/trainer_state.json").read_text())
-    (straight / "kept/trainer_state.json").write_text(json.dumps({**state, "step": 1}))
+    state = json.loads((straight / "kept/training_state.json").read_text())
+    (straight / "kept/training_state.json").write_text(json.dumps({**state, "step": 1}))
     resumed = pretrain_run(tmp_path, data["folder"], fcmae, resume_from_checkpoint=str(straight / "kept"))
     assert figures(resumed, "loss")[:1] == expected[:1] and figures(resumed, "loss") != expected
 
@@ -214,7 +215,7 @@ def test_a_loss_that_is_not_finite_stops_at_its_step_and_leaves_the_last_good_ch
         return outputs
 
     monkeypatch.setattr(ConvNextV2ForPreTraining, "forward", broken)
-    with pytest.raises(FloatingPointError, match="`loss` of step 3 must be finite"):
+    with pytest.raises(FloatingPointError, match="`loss`, gradient and weights of step 3 must be finite"):
         pretrain_run(tmp_path, data["folder"], fcmae, checkpointing_steps=1, logging_steps=50)
     assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
     weights = load_file(tmp_path / "checkpoint-2/model.safetensors")
@@ -222,7 +223,133 @@ def test_a_loss_that_is_not_finite_stops_at_its_step_and_leaves_the_last_good_ch
     assert not (tmp_path / "model.safetensors").exists()
 
 
+def test_a_gradient_that_is_not_finite_stops_before_anything_is_saved(data, fcmae, tmp_path, monkeypatch):
+    calls = []
+
+    def spoil(gradient):
+        calls.append(1)
+        return gradient * (float("nan") if len(calls) == 2 * 3 else 1)  # the third step, the last one
+
+    create = pretrain.create_model
+
+    def spoilt_model(config):
+        model = create(config)
+        model.decoder.mask_token.register_hook(spoil)
+        return model
+
+    monkeypatch.setattr(pretrain, "create_model", spoilt_model)
+    with pytest.raises(FloatingPointError, match="gradient and weights of step 3 must be finite"):
+        pretrain_run(tmp_path, data["folder"], fcmae, checkpointing_steps=2, logging_steps=50, max_train_steps=3)
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_a_failing_run_with_workers_ends(data, fcmae, tmp_path, environment):
+    flags = [*command_flags(data, fcmae, tmp_path / "out"), "--max_train_steps", "30", "--learning_rate", "1e30"]
+    command = [sys.executable, "training/pretrain.py", *flags]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 1 and "must be finite" in done.stderr
+
+
+# Every switch reaches the run: losses and weights are not those without it.
+
+
+@pytest.fixture(scope="module")
+def plain_runs(data, fcmae, tmp_path_factory):
+    """Losses and weights without any of the switches below."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
+        folder = tmp_path_factory.mktemp("plain")
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
+        runs = {
+            pretrain_run: pretrain_run(folder / "pretrain", data["folder"], fcmae, ema_decay=0.0),
+            finetune_run: finetune_run(folder / "finetune", data["folder"], **PLAIN),
+        }
+        return {run: outcome(folder) for run, folder in runs.items()}
+
+
+PLAIN = {"num_stages": 2, "mixup": 0.0, "cutmix": 0.0, "label_smoothing": 0.0, "layer_decay": 1.0, "ema_decay": 0.0}
+SWITCHES = [
+    {"mixup": 0.8},
+    {"cutmix": 1.0},
+    {"label_smoothing": 0.1},
+    {"layer_decay": 0.5},
+    {"ema_decay": 0.5},
+    {"drop_path_rate": 0.9},
+    {"randaugment_num_ops": 2},
+    {"random_erasing": 1.0},
+    {"head_init_scale": 2.0},
+]
+
+
+def outcome(folder):
+    weights = load_file(folder / "model.safetensors")
+    return figures(folder, "loss"), torch.cat([tensor.flatten() for tensor in weights.values()])
+
+
+@pytest.mark.parametrize("switch", SWITCHES, ids=lambda switch: next(iter(switch)))
+def test_every_switch_of_fine_tuning_changes_the_run(switch, plain_runs, data, tmp_path):
+    losses, weights = outcome(finetune_run(tmp_path, data["folder"], **{**PLAIN, **switch}))
+    assert not torch.equal(weights, plain_runs[finetune_run][1])
+    assert (losses == plain_runs[finetune_run][0]) is ("ema_decay" in switch)  # the average leaves the training alone
+
+
+@pytest.mark.parametrize("switch", [{"max_grad_norm": 0.1}, {"decay_grn_and_mask_token": True}, {"weight_decay": 0.5}])
+def test_every_switch_of_pre_training_changes_the_run(switch, plain_runs, data, fcmae, tmp_path):
+    _, weights = outcome(pretrain_run(tmp_path, data["folder"], fcmae, ema_decay=0.0, **switch))
+    assert not torch.equal(weights, plain_runs[pretrain_run][1])
+
+
+def test_a_run_without_a_switch_is_the_same_run(plain_runs, data, tmp_path):
+    losses, weights = outcome(finetune_run(tmp_path, data["folder"], **PLAIN))
+    assert losses == plain_runs[finetune_run][0] and torch.equal(weights, plain_runs[finetune_run][1])
+
+
+@pytest.mark.parametrize("script", [pretrain, finetune])
+def test_activation_checkpointing_is_switched_on(script, monkeypatch, fcmae):
+    fields = {"output_dir": "out", "dataset_name": "x", "model_name_or_path": fcmae, "activation_checkpointing": True}
+    if script is pretrain:
+        model = pretrain.create_model(PretrainConfig(**fields))
+    else:
+        model = finetune.create_model(FinetuneConfig(image_size=32, **fields), ["a", "b"])
+    assert model.is_gradient_checkpointing
+
+
 # Bad input, refused before training
+
+
+@pytest.mark.parametrize("damage", ["model.safetensors", "training_state.json", "optimizer.bin"])
+def test_a_damaged_checkpoint_is_named_and_the_run_left_as_it_was(damage, data, fcmae, tmp_path):
+    folder = pretrain_run(tmp_path / "run", data["folder"], fcmae, checkpointing_steps=2)
+    file = folder / "checkpoint-2" / damage
+    file.write_bytes(file.read_bytes()[:20])
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    again = {"resume_from_checkpoint": str(folder / "checkpoint-2")}
+    message = message_of(lambda: pretrain_run(folder, data["folder"], fcmae, **again))
+    assert f"`resume_from_checkpoint` (={folder / 'checkpoint-2'}) must be" in message
+    assert before == {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_a_checkpoint_of_another_plan_is_refused(data, fcmae, tmp_path):
+    folder = pretrain_run(tmp_path / "run", data["folder"], fcmae, checkpointing_steps=2)
+    again = {"resume_from_checkpoint": str(folder / "checkpoint-2")}
+    for fields, message in (
+        ({"ema_decay": 0.0}, "`ema_decay` (=0.0) must be more than 0 to go on from"),
+        ({"max_train_steps": 1, "warmup_steps": 0}, "`max_train_steps` (=1) must not end before"),
+    ):
+        assert message in message_of(
+            lambda fields=fields: pretrain_run(folder, data["folder"], fcmae, **again, **fields)
+        )
+
+
+def test_overwriting_leaves_the_checkpoints_of_others(data, fcmae, tmp_path):
+    others = tmp_path / "checkpoint-500"
+    others.mkdir()
+    (others / "training_state.json").write_text("{}")
+    pretrain_run(tmp_path, data["folder"], fcmae, overwrite_output_dir=True)
+    assert others.is_dir()
+    pretrain_run(tmp_path, data["folder"], fcmae, overwrite_output_dir=True)  # now the folder is ours
+    assert not others.exists()
 
 
 def refused(run, tmp_path, *arguments, **fields):
@@ -240,12 +367,12 @@ def refused(run, tmp_path, *arguments, **fields):
         ({"mask_ratio": 0.99}, "`mask_ratio` (=0.99) must leave at least one visible and one hidden cell"),
         ({"image_size": 8}, "must leave at least one visible and one hidden cell"),
         ({"image_column": "photo"}, "`image_column` (=photo) must be a column of the data set"),
-        ({"model_name_or_path": None, "model_size": "micro"}, "(='micro') must be one of atto, femto, pico"),
+        ({"model_name_or_path": None, "model_size": "micro"}, "(=micro) must be one of atto, femto, pico"),
         ({"patch_size": 2}, "`patch_size` (=2) must not be given with `model_name_or_path`"),
         ({"warmup_steps": 4}, "`warmup_steps` (=4) must be less than the 4 steps of the run."),
         ({"min_learning_rate": 1.0}, "`min_learning_rate` (=1.0) must be at most the learning rate, 0.01."),
         ({"image_mean": [0.5]}, "`image_mean` (=[0.5]) must have one number for each of the 3 channels."),
-        ({"train_split": "valid"}, 'Unknown split "valid"'),
+        ({"train_split": "valid"}, "must hold a split `valid`"),
     ],
 )
 def test_pretraining_refuses(fields, message, data, fcmae, tmp_path):

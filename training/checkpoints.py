@@ -14,7 +14,7 @@ from training.config import TrainingConfig, check
 from training.plan import Plan
 
 NAME = re.compile(r"checkpoint-(\d+)")
-STATE = "trainer_state.json"
+STATE = "training_state.json"
 # What the shapes of the weights follow from.
 ARCHITECTURE = ("model_type", "hidden_sizes", "depths", "num_channels", "patch_size", "use_grn", "num_labels")
 ARCHITECTURE += ("decoder_hidden_size", "decoder_num_hidden_layers")
@@ -33,7 +33,10 @@ class Checkpoints:
         self.folder = Path(config.output_dir)
         self.limit = config.checkpoints_total_limit
         self.resume_from = config.resume_from_checkpoint
+        self.ema_decay = config.ema_decay
+        self.max_steps = plan.max_steps
         self.state = {
+            "averaged": bool(config.ema_decay),
             "architecture": describe_architecture(model_config),
             "run": {
                 "seed": config.seed,
@@ -54,7 +57,13 @@ class Checkpoints:
             return 0
         state = read_state(path)
         self.check_state(path, state)
-        self.accelerator.load_state(str(path))
+        try:
+            self.accelerator.load_state(str(path))
+        except Exception as error:  # each of its files has a reader with errors of its own
+            raise ValueError(
+                f"`resume_from_checkpoint` (={path}) must be a whole checkpoint, but cannot be loaded: {error}. Resume "
+                "from an earlier one."
+            ) from error
         if self.accelerator.is_main_process:
             cut_metrics(self.folder / "metrics.jsonl", state["step"])
             print(f"Resuming from {path} after step {state['step']}.", flush=True)
@@ -69,6 +78,9 @@ class Checkpoints:
                     f"`resume_from_checkpoint` (={path}) must be of the model that is trained, but its "
                     f"`{name}` is {stored}, not {value}."
                 )
+        rule = f"be {'more than 0' if state['averaged'] else '0'} to go on from {path}"
+        check("ema_decay", self.ema_decay, state["averaged"] == bool(self.ema_decay), rule)
+        check("max_train_steps", self.max_steps, state["step"] <= self.max_steps, f"not end before {path}")
         for name, value in self.state["run"].items():
             if state["run"].get(name) != value and self.accelerator.is_main_process:
                 print(f"{path} was written with `{name}` {state['run'].get(name)}; it is {value} now.", flush=True)
@@ -107,7 +119,10 @@ def read_state(path: Path) -> dict[str, Any]:
     """The state of a checkpoint of ours."""
     rule = f"be a checkpoint folder of this package (with {STATE}), or `latest`"
     check("resume_from_checkpoint", str(path), (path / STATE).is_file(), rule)
-    return json.loads((path / STATE).read_text())
+    try:
+        return json.loads((path / STATE).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"`resume_from_checkpoint` (={path}) must be whole, but its {STATE} is damaged.") from error
 
 
 def cut_metrics(file: Path, step: int) -> None:

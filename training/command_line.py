@@ -23,7 +23,7 @@ def parse_config(config_class: type[Config], arguments: list[str], description: 
     """Settings from `--config file.yaml` and flags; flags go before the file. A bad one ends the program, code 2."""
     parser = Parser(config_class, allow_abbrev=False, description=description)  # type: ignore[arg-type]
     parser.add_argument("--config", action="append", default=[], help="YAML file of settings; flags go before it")
-    known = {option.removeprefix("--") for option in parser._option_string_actions}
+    known = {option.removeprefix("--") for option in parser._option_string_actions} - {"config", "help", "-h"}
     try:
         files, rest = Parser(add_help=False, allow_abbrev=False), arguments
         files.add_argument("--config", action="append", default=[])
@@ -42,7 +42,10 @@ def parse_config(config_class: type[Config], arguments: list[str], description: 
 def yaml_as_flags(file: Path, known: set[str]) -> list[str]:
     """The file's settings as flags, so that the same parser checks their types (YAML reads 1e-4 as a string)."""
     check("config", file, file.is_file(), "be a YAML file")
-    settings = yaml.safe_load(file.read_text()) or {}
+    try:
+        settings = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"`config` (={file}) must be valid YAML: {' '.join(str(error).split())}") from error
     check("config", file, isinstance(settings, dict), "hold `key: value` lines")
     flags = []
     for key, value in settings.items():

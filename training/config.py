@@ -1,7 +1,13 @@
 """The settings of the training scripts, one dataclass each; every value is checked here, before anything is loaded."""
 
+import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
+
+import torch
+
+from hf_convnextv2.configuration_convnextv2 import SIZES
 
 
 def setting(default: Any, help: str) -> Any:
@@ -44,6 +50,10 @@ class DataConfig:
     seed: int = setting(0, "seed of everything random")
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            numbers = value if isinstance(value, list) else [value]
+            finite = all(math.isfinite(number) for number in numbers if isinstance(number, float))
+            check(name, value, finite, "be finite")
         check("dataset_name", self.dataset_name, bool(self.dataset_name), "be given")
         for name in ("image_size", "num_channels"):
             check_at_least(self, name, 1)
@@ -56,6 +66,11 @@ class DataConfig:
         check("image_std", self.image_std, min(self.image_std or [1]) > 0, "be positive")
         precisions = (None, "no", "fp16", "bf16")
         check("mixed_precision", self.mixed_precision, self.mixed_precision in precisions, "be no, fp16 or bf16")
+        scalable = self.mixed_precision != "fp16" or torch.accelerator.is_available()
+        check("mixed_precision", self.mixed_precision, scalable, "be no or bf16 on a CPU")
+        name = self.model_name_or_path or ""
+        found = Path(name).exists() or not (name.startswith(("/", ".", "~")) or name.count("/") > 1)
+        check("model_name_or_path", name, found, "be a folder that exists, or a Hub id")
         checked = self.check_images or self.streaming or not self.skip_bad_images
         check("check_images", self.check_images, checked, "be true with `skip_bad_images`, unless streaming")
 
@@ -104,6 +119,7 @@ class TrainingConfig(DataConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check("output_dir", self.output_dir, bool(self.output_dir), "be given")
+        check("model_size", self.model_size, self.model_size in SIZES, f"be one of {', '.join(SIZES)}")
         positive = "max_train_samples shuffle_buffer_size patch_size num_stages per_device_train_batch_size "
         positive += "gradient_accumulation_steps max_train_steps logging_steps checkpointing_steps"
         for name in [*positive.split(), "checkpoints_total_limit"]:

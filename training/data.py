@@ -1,7 +1,9 @@
 """Samples and loaders: rows of a source to tensors, in training (endless, resumable) and in evaluation."""
 
+import atexit
 import copy
 import itertools
+import multiprocessing
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -56,7 +58,7 @@ class Samples:
         is_class = isinstance(label, int) and 0 <= label < self.num_labels
         check(str(self.label_column), value, is_class, f"be a class in [0, `num_labels` (={self.num_labels}))")
         assert isinstance(label, int)
-        return label
+        return int(label)  # of a bool column too
 
 
 class MapSamples(TorchDataset[dict[str, Any]]):
@@ -164,6 +166,7 @@ def train_batches(
     # With a generator of its own, starting the loader draws nothing from the one that a checkpoint restores.
     options: dict[str, Any] = {"collate_fn": collate, "pin_memory": torch.cuda.is_available()}
     options |= {"generator": torch.Generator(), "worker_init_fn": ignore_stop_signals}
+    atexit.register(kill_workers)
     if isinstance(source, Dataset):
         sampler = StepSampler(
             len(source),
@@ -199,6 +202,12 @@ def ignore_stop_signals(worker: int) -> None:
     """Keep a worker loading when its whole process group is told to stop: the step under way needs its batches."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+
+
+def kill_workers() -> None:
+    """End workers that are left when a program fails: it would send them the signal that they ignore, and wait."""
+    for worker in multiprocessing.active_children():
+        worker.kill()
 
 
 def eval_loader(source: Source, samples: Samples, config: EvaluationConfig) -> DataLoader[Any]:

@@ -63,12 +63,12 @@ def main(config: FinetuneConfig) -> None:
     trained, optimizer = accelerator.prepare(model, optimizer)
     # The schedule is not prepared: Accelerate would step it once for each process.
     accelerator.register_for_checkpointing(*[state for state in (schedule, ema) if state is not None])
-    if accelerator.is_main_process:
-        claim_output_dir(config)
-    start_trackers(accelerator, config, "finetune")
     set_seed(config.seed, device_specific=True)
     checkpoints = Checkpoints(accelerator, config, model.config, plan)
     start_step = checkpoints.resume()
+    if accelerator.is_main_process:
+        claim_output_dir(config)
+    start_trackers(accelerator, config, "finetune")
 
     rank, world = accelerator.process_index, accelerator.num_processes
     collate = Collator(BatchMixer(config.mixup, config.cutmix, len(class_list(model.config))))
@@ -100,7 +100,7 @@ def main(config: FinetuneConfig) -> None:
                 results = evaluator(accelerator, trained if ema is None else ema.module, held_out)
             log.write(results)
         if stopped or (config.checkpointing_steps and step % config.checkpointing_steps == 0):
-            log.check_finite()
+            log.check_finite(model)
             with log.paused():
                 checkpoints.save(step)
         if stopped and step < plan.max_steps:
@@ -108,6 +108,7 @@ def main(config: FinetuneConfig) -> None:
             sys.exit(STOPPED)
     stop.restore()
 
+    log.check_finite(model)
     final = accelerator.unwrap_model(trained, keep_fp32_wrapper=False) if ema is None else ema.module
     if held_out is not None and not results:  # resumed, or stopped, at the very end
         results = evaluator(accelerator, final, held_out)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from PIL import Image, ImageSequence, UnidentifiedImageError
+from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 from torch import Tensor
 
 from training.config import DataConfig
@@ -44,6 +44,8 @@ def decode_image(value: Any, num_channels: int, name: str, dtype: str | None = N
             array = np.load(io.BytesIO(stored), allow_pickle=False)
         else:
             array = picture_to_array(Image.open(io.BytesIO(stored)), num_channels)
+    except UnidentifiedImageError as error:
+        raise BadImageError(f"{name} cannot be read as an image: its format is not known.") from error
     except UNREADABLE as error:
         raise BadImageError(f"{name} cannot be read as an image: {error}") from error
     return array_to_tensor(array, num_channels, name)
@@ -57,6 +59,7 @@ def picture_to_array(picture: Image.Image, num_channels: int) -> np.ndarray:
             return np.repeat(pages[0][..., None], num_channels, axis=-1)
         return np.stack(pages, axis=-1)
     if num_channels in PIL_MODES:
+        ImageOps.exif_transpose(picture, in_place=True)  # as pipelines do: a phone's photographs lie on their side
         return np.array(picture.convert(PIL_MODES[num_channels]))
     return np.concatenate([np.atleast_3d(np.asarray(page)) for page in ImageSequence.Iterator(picture)], axis=-1)
 

@@ -11,6 +11,8 @@ from training.config import EvaluationConfig, check
 from training.data import Samples, make_samples
 from training.sources import Source, check_column, features_of
 
+STRINGS = ("string", "large_string")
+
 
 def class_list(model_config: ConvNextV2Config) -> list[str]:
     """Names of the model's classes in order."""
@@ -22,15 +24,33 @@ def class_names(source: Source, column: str) -> list[str] | None:
     feature = features_of(source)[column]
     if isinstance(feature, ClassLabel):
         return list(feature.names)
-    if getattr(feature, "dtype", None) == "string" and isinstance(source, Dataset):
-        return sorted(set(source[column]))
+    if holds_strings(source, column) and isinstance(source, Dataset):
+        names = set(source[column])
+        check("label_column", column, None not in names, "hold a class for every image, but lacks some")
+        return sorted(names)
     return None
+
+
+def holds_strings(source: Source, column: str) -> bool:
+    """Whether the labels are names."""
+    return getattr(features_of(source)[column], "dtype", None) in STRINGS
+
+
+def check_label_column(source: Source, column: str) -> None:
+    """Raise unless the column is there and holds classes: integers, booleans or names."""
+    check_column(source, "label_column", column)
+    feature = features_of(source)[column]
+    dtype = str(getattr(feature, "dtype", type(feature).__name__))
+    is_class = dtype in (*STRINGS, "bool", "null") or dtype.startswith(("int", "uint"))
+    check("label_column", column, is_class, f"hold integers or class names, but holds {dtype}")
 
 
 def resolve_labels(source: Source, column: str, num_labels: int | None) -> list[str]:
     """Names of the classes to train: the column's own, or `num_labels` of them (default: the largest label + 1)."""
-    check_column(source, "label_column", column)
+    check_label_column(source, column)
     names = class_names(source, column)
+    countable = names is not None or not holds_strings(source, column)
+    check("label_column", column, countable, "hold integers or a ClassLabel to train on a stream: names need the whole")
     if names is not None:
         fits = num_labels is None or num_labels >= len(names)
         check("num_labels", num_labels, fits, f"be at least {len(names)}, the classes of `{column}`")
@@ -48,17 +68,17 @@ def check_labels(source: Source, column: str, classes: list[str]) -> None:
 
     `classes` are the model's. Labels with names are matched by name; where the names differ, by number.
     """
-    check_column(source, "label_column", column)
+    check_label_column(source, column)
     own = class_names(source, column)
     if own is not None and label_mapping(source, column, classes) is None:
         strange = sorted(set(own) - set(classes))
         numbered = isinstance(features_of(source)[column], ClassLabel) and len(own) == len(classes)
         check(column, strange[:20], numbered, f"be among the names of the model's {len(classes)} classes")
         print(f"Classes of `{column}` are not named as the model's (e.g. {strange[:1]}): matched by number.")
-    if isinstance(source, Dataset) and getattr(features_of(source)[column], "dtype", None) != "string":
+    if isinstance(source, Dataset) and not holds_strings(source, column):
         labels = label_array(source, column)
         outside = np.unique(labels[(labels < 0) | (labels >= len(own or classes))]).tolist()
-        check(column, outside, not outside, f"be in [0, `num_labels` (={len(own or classes)}))")
+        check(column, outside, not outside, f"be in [0, `num_labels` (={len(own or classes)})); -1: missing")
 
 
 def label_array(source: Dataset, column: str) -> np.ndarray:
@@ -72,6 +92,8 @@ def label_array(source: Dataset, column: str) -> np.ndarray:
 def label_mapping(source: Source, column: str, classes: list[str]) -> dict[Any, int] | None:
     """Label in the source to class of the model, where both have names that match; None: labels are classes already."""
     own = class_names(source, column)
+    if own is None and holds_strings(source, column):  # a stream of names, checked as they come
+        return {name: label for label, name in enumerate(classes)}
     if own is None or not set(own) <= set(classes) or len(set(classes)) < len(classes):
         return None
     by_name = getattr(features_of(source)[column], "names", None) is None

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, set_seed
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from training.config import TrainingConfig
@@ -74,12 +74,17 @@ class TrainingLog:
         """Take in the loss of one forward pass of the step under way."""
         loss = loss.detach().double()
         self.window += torch.stack((loss, torch.ones_like(loss)))
-        bad = torch.where(loss.isfinite(), NEVER, self.step + 1)
-        self.first_bad = torch.minimum(self.first_bad, bad)
+        self.note_if_bad(loss, self.step + 1)
+
+    def note_if_bad(self, value: Tensor, step: int) -> None:
+        """Remember the first step with a value that is not finite, without waiting for the device."""
+        self.first_bad = torch.minimum(self.first_bad, torch.where(value.isfinite(), NEVER, step).to(self.first_bad))
 
     def end_step(self, learning_rate: float | Tensor, grad_norm: Tensor | float | None) -> None:
         """Close an optimizer step; write a line if one is due."""
         self.step += 1
+        if grad_norm is not None and self.accelerator.scaler is None:  # a scaler skips steps that overflow
+            self.note_if_bad(torch.as_tensor(grad_norm), self.step)
         self.bar.update(self.plan.total_batch_size)
         if self.step % self.logging_steps and self.step != self.plan.max_steps:
             return
@@ -99,13 +104,17 @@ class TrainingLog:
         self.bar.set_postfix(loss=f"{line['loss']:.4f}")
         self.write(line)
 
-    def check_finite(self) -> None:
-        """Raise if a loss since the start was NaN or infinite, in any process; call it before saving anything."""
+    def check_finite(self, model: nn.Module | None = None) -> None:
+        """Raise if a loss, a gradient or a weight of `model` is NaN or infinite, in any process: before saving it."""
+        if model is not None:
+            finite = torch.stack([weight.isfinite().all() for weight in model.parameters()]).all()
+            self.note_if_bad(torch.where(finite, 0.0, torch.nan), self.step)
         first_bad = int(self.accelerator.gather(self.first_bad).min())  # type: ignore[union-attr]
         if first_bad != NEVER:
             raise FloatingPointError(
-                f"`loss` of step {first_bad} must be finite, but is NaN or infinite; nothing was saved since. "
-                "Resume from the last checkpoint with a lower learning rate, clipping or another precision."
+                f"`loss`, gradient and weights of step {first_bad} must be finite; one is NaN or infinite. Nothing was "
+                "saved since: resume from the last checkpoint with a lower learning rate, clipping or another "
+                "precision."
             )
 
     def write(self, values: dict[str, Any]) -> None:

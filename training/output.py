@@ -24,7 +24,7 @@ def check_output_dir(config: TrainingConfig) -> None:
         raise ValueError(f"`output_dir` (={folder}) must be a folder.")
     if not folder.is_dir() or not any(folder.iterdir()) or config.overwrite_output_dir:
         return
-    if not (folder / MARKER).is_file() or json.loads((folder / MARKER).read_text())["run"] != run_name(config):
+    if not holds_run(folder, config):
         raise ValueError(
             f"`output_dir` (={folder}) must be empty or hold a run of this script, but it holds something else. "
             "`--overwrite_output_dir` writes into it all the same."
@@ -40,11 +40,20 @@ def claim_output_dir(config: TrainingConfig) -> None:
     """Make the folder and write the run's settings; without a resume, drop an earlier run's checkpoints and metrics."""
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    if config.resume_from_checkpoint is None:
+    if config.resume_from_checkpoint is None and holds_run(folder, config):
         for checkpoint in list_checkpoints(folder):
             shutil.rmtree(checkpoint)
         (folder / "metrics.jsonl").unlink(missing_ok=True)
     write_json(folder / MARKER, {"run": run_name(config), **dataclasses.asdict(config)})
+
+
+def holds_run(folder: Path, config: TrainingConfig) -> bool:
+    """Whether the folder was claimed by a run of the same script."""
+    try:
+        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return False
+    return isinstance(marker, dict) and marker.get("run") == run_name(config)
 
 
 def run_name(config: TrainingConfig) -> str:

@@ -56,12 +56,12 @@ def main(config: PretrainConfig) -> None:
     trained, optimizer = accelerator.prepare(model, optimizer)
     # The schedule is not prepared: Accelerate would step it once for each process.
     accelerator.register_for_checkpointing(*[state for state in (schedule, ema) if state is not None])
-    if accelerator.is_main_process:
-        claim_output_dir(config)
-    start_trackers(accelerator, config, "pretrain")
     set_seed(config.seed, device_specific=True)
     checkpoints = Checkpoints(accelerator, config, model.config, plan)
     start_step = checkpoints.resume()
+    if accelerator.is_main_process:
+        claim_output_dir(config)
+    start_trackers(accelerator, config, "pretrain")
 
     rank, world = accelerator.process_index, accelerator.num_processes
     batches = train_batches(source, samples, config, Collator(), rank, world, start_step)
@@ -84,7 +84,7 @@ def main(config: PretrainConfig) -> None:
         schedule.step()
         stopped = bool(stop)
         if stopped or (config.checkpointing_steps and step % config.checkpointing_steps == 0):
-            log.check_finite()
+            log.check_finite(model)
             with log.paused():
                 checkpoints.save(step)
         if stopped and step < plan.max_steps:
@@ -92,6 +92,7 @@ def main(config: PretrainConfig) -> None:
             sys.exit(STOPPED)
     stop.restore()
 
+    log.check_finite(model)
     final = accelerator.unwrap_model(trained, keep_fp32_wrapper=False) if ema is None else ema.module
     if accelerator.is_main_process:
         finish(config, final, processor, samples, source, log.results())

@@ -10,6 +10,7 @@ from training.config import DataConfig, check
 
 Source = Dataset | IterableDataset
 FILE_BUILDERS = {".parquet": "parquet", ".tar": "webdataset", ".arrow": "arrow"}
+NOT_ARRAYS = ("string", "large_string", "binary", "large_binary", "null", "dict")
 FOLDER_METADATA = {"metadata.csv", "metadata.jsonl", "metadata.parquet"}
 
 
@@ -18,21 +19,15 @@ def load_source(config: DataConfig, split: str, max_samples: int | None) -> Sour
     name = Path(config.dataset_name)
     if name.suffix in FILE_BUILDERS:
         files = {split: config.dataset_name}
-        source = load_dataset(FILE_BUILDERS[name.suffix], data_files=files, split=split, streaming=config.streaming)
+        source = load_split(config, split, FILE_BUILDERS[name.suffix], data_files=files)
     elif name.is_dir() and is_array_folder(name):
         source = load_array_folder(name, split)
         source = source.to_iterable_dataset() if config.streaming else source
     else:
         if name.is_dir():
             check_folder(name, config.skip_bad_images, config.max_bad_images)
-        source = load_dataset(
-            config.dataset_name,
-            config.dataset_config_name,
-            split=split,
-            streaming=config.streaming,
-            revision=config.dataset_revision,
-        )
-    assert isinstance(source, Dataset | IterableDataset)
+        name, revision = config.dataset_config_name, config.dataset_revision
+        source = load_split(config, split, config.dataset_name, name=name, revision=revision)
     check_column(source, "image_column", config.image_column)
     if isinstance(features_of(source).get(config.image_column), Image):
         source = source.cast_column(config.image_column, Image(decode=False))
@@ -40,6 +35,16 @@ def load_source(config: DataConfig, split: str, max_samples: int | None) -> Sour
         # A folder lists one class after the other: its first examples would be one class.
         return source.shuffle(seed=config.seed).select(range(min(max_samples, len(source))))
     return source if max_samples is None else source.take(max_samples)  # type: ignore[union-attr]
+
+
+def load_split(config: DataConfig, split: str, path: str, **arguments: Any) -> Source:
+    """`datasets.load_dataset`; what it misses is said with the setting's name."""
+    try:
+        source = load_dataset(path, split=split, streaming=config.streaming, **arguments)
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(f"`dataset_name` (={config.dataset_name}) must hold a split `{split}`: {error}") from error
+    assert isinstance(source, Dataset | IterableDataset)
+    return source
 
 
 def features_of(source: Source) -> Features:
@@ -55,7 +60,7 @@ def array_dtype(source: Source, column: str) -> str | None:
     while isinstance(feature, List | LargeList):
         feature = feature.feature
     dtype = getattr(feature, "dtype", None)
-    return None if isinstance(feature, Image) or dtype in ("string", "binary", "null", "dict") else dtype
+    return None if isinstance(feature, Image) or dtype in NOT_ARRAYS else dtype
 
 
 def check_column(source: Source, setting: str, column: str) -> None:
