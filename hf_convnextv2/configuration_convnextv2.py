@@ -100,7 +100,7 @@ class ConvNextV2Config(StockConvNextV2Config):
         stored = config_dict.get("model_type", cls.model_type)
         nested = [value.get("model_type") for value in config_dict.values() if isinstance(value, dict)]
         if stored in (ConvNextV2Config.model_type, FCMAE_MODEL_TYPE):
-            config_dict = _as_model_type(config_dict, cls)
+            config_dict = as_model_type(config_dict, cls)
         elif cls.model_type not in nested:
             raise ValueError(
                 f"`{pretrained_model_name_or_path}` (of type `{stored}`) must be a `{ConvNextV2Config.model_type}` or "
@@ -161,9 +161,12 @@ class ConvNextV2FCMAEConfig(ConvNextV2Config):
 _PRETRAINING_FIELDS = {f.name for f in fields(ConvNextV2FCMAEConfig)} - {f.name for f in fields(ConvNextV2Config)}
 
 
-def _as_model_type(config_dict: dict[str, Any], config_class: type[PreTrainedConfig]) -> dict[str, Any]:
-    """The same folder's settings read as `config_class`: an encoder's configuration keeps no pre-training field."""
-    if config_class.model_type != FCMAE_MODEL_TYPE:
-        dropped = _PRETRAINING_FIELDS if config_dict.get("model_type") == FCMAE_MODEL_TYPE else set()
+def as_model_type(config_dict: dict[str, Any], config_class: type[PreTrainedConfig]) -> dict[str, Any]:
+    """The same folder's settings read as `config_class`: an encoder's configuration keeps no pre-training field.
+
+    Neither does it keep the map to the code that a published pre-training model may carry.
+    """
+    if config_class.model_type != FCMAE_MODEL_TYPE and config_dict.get("model_type") == FCMAE_MODEL_TYPE:
+        dropped = {*_PRETRAINING_FIELDS, "auto_map"}
         config_dict = {name: value for name, value in config_dict.items() if name not in dropped}
     return {**config_dict, "model_type": config_class.model_type}

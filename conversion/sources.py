@@ -1,0 +1,190 @@
+"""Reading a checkpoint from a file, a folder, the Hub or the table; nothing in it is ever run."""
+
+import argparse
+import json
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.utils import validate_repo_id
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from conversion.checkpoints import Checkpoint, download, find_checkpoint, sha256
+from conversion.state_dicts import without_prefix
+
+PICKLES = (".pt", ".pth", ".bin")
+# Where trainers keep the weights in what they save, and where their moving average.
+WEIGHTS = ("model", "state_dict")
+AVERAGES = ("model_ema", "state_dict_ema")
+FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+RULE = "be a file (.pt, .pth, .bin, .safetensors), a folder, a Hub id, timm:NAME or a name that --list shows"
+
+
+@dataclass
+class Source:
+    """A checkpoint as it was stored."""
+
+    name: str  # what the user asked for
+    tensors: dict[str, Tensor]
+    sha256: str  # of the file with the weights
+    config: dict[str, Any] = field(default_factory=dict)  # a config.json beside the weights
+    processor: dict[str, Any] = field(default_factory=dict)  # a preprocessor_config.json beside them
+    arguments: dict[str, Any] = field(default_factory=dict)  # of the training script, as the official one stores them
+    hub_id: str | None = None
+    folder: Path | None = None
+    checkpoint: Checkpoint | None = None  # the row of the table that this is
+    averaged: bool = False  # the trainer's moving average of the weights
+
+
+def read_source(name: str, use_ema: bool = False) -> Source:
+    """The checkpoint that `name` stands for; downloads only what is named by a Hub id, timm's name or the table's.
+
+    Raises:
+        ValueError: if there is none, or it is damaged, empty or needs code to be run.
+    """
+    if Path(name).is_dir():
+        return _read_folder(name, Path(name), use_ema)
+    if Path(name).is_file():
+        return _read(name, [Path(name)], use_ema, checkpoint=find_checkpoint(name))
+    checkpoint = find_checkpoint(name)
+    if checkpoint is not None and name == checkpoint.name:
+        return _read(name, [download(checkpoint)], use_ema, checkpoint=checkpoint)
+    hub_id = _timm_id(name.removeprefix("timm:")) if name.startswith("timm:") else name
+    return _read_folder(name, _download_repository(hub_id, name), use_ema, hub_id)
+
+
+def _read_folder(name: str, folder: Path, use_ema: bool, hub_id: str | None = None) -> Source:
+    """A folder of Transformers or timm: the weights and the settings beside them."""
+    files = [folder / file for file in FILES if (folder / file).is_file()]
+    files = files or sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", *PICKLES))
+    if not files or (len(files) > 1 and files[0].name not in FILES):
+        found = ", ".join(file.name for file in files) or "none"
+        raise ValueError(f"`source` (={name}) must hold one file of weights ({', '.join(FILES)}), but has {found}.")
+    weights = [files[0]]
+    if files[0].suffix == ".json":
+        index = _read_json(files[0])
+        weights = [folder / file for file in sorted(set(index.get("weight_map", {}).values()))]
+    source = _read(name, weights, use_ema, checkpoint=find_checkpoint(hub_id or files[0].name))
+    source.config = _read_json(folder / "config.json")
+    source.processor = _read_json(folder / "preprocessor_config.json")
+    source.hub_id, source.folder = hub_id, folder
+    return source
+
+
+def _read(name: str, files: list[Path], use_ema: bool, checkpoint: Checkpoint | None = None) -> Source:
+    tensors: dict[str, Tensor] = {}
+    arguments, averaged = {}, False
+    for file in files:
+        stored = _load(file)
+        arguments = _arguments(stored)
+        found, averaged = _state_dict(stored, file, use_ema)
+        tensors |= found
+    return Source(name, tensors, sha256(files[0]), arguments=arguments, checkpoint=checkpoint, averaged=averaged)
+
+
+def _load(file: Path) -> Any:
+    """What is stored in a file; tensors stay on the disk until they are used."""
+    if not file.is_file():
+        raise ValueError(f"{file} does not exist.")
+    if file.stat().st_size == 0:
+        raise ValueError(f"{file} is empty.")
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            # Before its files were archives (2020), PyTorch had a format that cannot be mapped.
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=_is_archive(file))
+    except pickle.UnpicklingError as error:
+        needed = re.findall(r"GLOBAL ([\w.]+)", str(error))
+        why = f"needs `{needed[0]}` to be run" if needed else f"is not a file of weights: {_first_line(error)}"
+        fix = "Only tensors and plain values are read. Save the state dict alone (torch.save(model.state_dict(), ...))"
+        raise ValueError(f"{file} {why}. {fix} or as safetensors.") from error
+    except (SafetensorError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        raise ValueError(f"{file} is damaged, or not a {file.suffix} file: {_first_line(error)}") from error
+
+
+def _state_dict(stored: Any, file: Path, use_ema: bool) -> tuple[dict[str, Tensor], bool]:
+    """The tensors by name, and whether they are the trainer's average."""
+    keys = [
+        key for key in ((*AVERAGES, *WEIGHTS) if use_ema else WEIGHTS) if isinstance(stored, dict) and key in stored
+    ]
+    if use_ema and not (keys and keys[0] in AVERAGES):
+        raise ValueError(f"{file} must hold averaged weights ({' or '.join(AVERAGES)}) for `--use_ema`, but has none.")
+    state_dict = stored[keys[0]] if keys and isinstance(stored[keys[0]], Mapping) else stored
+    others = isinstance(state_dict, Mapping) and [k for k, v in state_dict.items() if not isinstance(v, Tensor)]
+    if not isinstance(state_dict, Mapping) or not state_dict or others:
+        what = (
+            f"holds {', '.join(map(str, others[:5]))}" if others else f"holds {type(state_dict).__name__} without any"
+        )
+        raise ValueError(f"{file} must hold a state dict, tensors by name, but {what}.")
+    return without_prefix(state_dict), bool(keys) and keys[0] in AVERAGES
+
+
+def _arguments(stored: Any) -> dict[str, Any]:
+    """The settings of the run that wrote the file, if it says them."""
+    arguments = stored.get("args") if isinstance(stored, dict) else None
+    arguments = vars(arguments) if isinstance(arguments, argparse.Namespace) else arguments
+    return dict(arguments) if isinstance(arguments, dict) else {}
+
+
+def _download_repository(hub_id: str, name: str) -> Path:
+    """The repository's weights and settings in the cache."""
+    try:
+        validate_repo_id(hub_id)
+        patterns = ["*.json", "*.safetensors"]
+        folder = Path(snapshot_download(hub_id, allow_patterns=patterns))
+        if not any(folder.glob("*.safetensors")):
+            folder = Path(snapshot_download(hub_id, allow_patterns=["*.json", "*.bin"]))
+        return folder
+    except HFValidationError as error:
+        raise ValueError(f"`source` (={name}) must {RULE}; nothing of that name is here.") from error
+    except RepositoryNotFoundError as error:
+        raise ValueError(f"`source` (={name}) must {RULE}; the Hub has no such model, or it is private.") from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise ValueError(f"`source` (={name}) must {RULE}; the Hub was not reached: {_first_line(error)}") from error
+
+
+def _timm_id(name: str) -> str:
+    """The repository of timm's pre-trained weights of that name."""
+    try:
+        from timm.models import get_pretrained_cfg
+    except ImportError as error:
+        raise ValueError(f"`source` (=timm:{name}) needs timm: `pip install timm`.") from error
+    try:
+        settings = get_pretrained_cfg(name)
+    except RuntimeError:
+        settings = None
+    if settings is None or not settings.hf_hub_id:
+        raise ValueError(
+            f"`source` (=timm:{name}) must be a model for which timm has weights, e.g. timm:convnextv2_atto.fcmae."
+        )
+    return settings.hf_hub_id
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} must be JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{file} must hold a JSON object.")
+    return values
+
+
+def _is_archive(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return stream.read(2) == b"PK"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,206 @@
+"""What a state dict holds: its layout, the model it belongs to, and every parameter accounted for."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from conversion.state_dicts import OURS, Layout, our_name, read, recognise, stored_shape, their_name, write
+from hf_convnextv2 import (
+    ConvNextV2Config,
+    ConvNextV2ForImageClassification,
+    ConvNextV2ForPreTraining,
+    ConvNextV2Model,
+    ConvNextV2PreTrainedModel,
+)
+from hf_convnextv2.configuration_convnextv2 import SIZES, as_model_type
+
+MODELS: dict[str, type[ConvNextV2PreTrainedModel]] = {
+    "encoder": ConvNextV2Model,
+    "classifier": ConvNextV2ForImageClassification,
+    "fcmae": ConvNextV2ForPreTraining,
+}
+FINAL_NORM = ("layernorm.weight", "layernorm.bias")
+CONV_MLP_SIZES = ("atto", "femto", "pico", "nano")  # timm builds these with 1x1 convolutions
+OFFICIAL_EPS = 1e-6
+MOST_SHOWN = 20
+
+
+@dataclass
+class Weights:
+    """A model's parameters under our names, without the prefix `convnextv2.`, and its configuration."""
+
+    kind: str  # a key of MODELS
+    tensors: dict[str, Tensor]
+    config: ConvNextV2Config
+    layout: Layout  # in which they were stored
+    notes: list[str]  # what was left out or added on purpose
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of most of the parameters."""
+        return Counter(tensor.dtype for tensor in self.tensors.values()).most_common(1)[0][0]
+
+
+def understand(stored: Mapping[str, Tensor], settings: Mapping[str, Any] | None = None) -> Weights:
+    """A stored state dict as weights of one of our models; nothing is copied but what is stored in another order.
+
+    Args:
+        settings: the configuration stored beside it (a `config.json`), or single fields of one; what is not given
+            follows from the tensors.
+
+    Raises:
+        ValueError: for another model's weights, and for a missing, unexpected or misshapen parameter, with the names.
+    """
+    layout = recognise(stored)
+    foreign = [name for name in stored if layout.foreign and re.match(layout.foreign, name)]
+    kept = {name: tensor for name, tensor in stored.items() if name not in set(foreign)}
+    num_stages = _num_stages(kept, layout)
+    found = {name: our_name(name, layout, num_stages) for name in kept}
+    tensors = {ours: kept[name] for name, ours in found.items() if ours is not None}
+    kind = _kind(tensors)
+    config = _config(kind, tensors, layout, dict(settings or {}))
+    expected = parameter_shapes(kind, config)
+    if kind == "encoder" and not any(name in tensors for name in FINAL_NORM):
+        expected = {name: shape for name, shape in expected.items() if name not in FINAL_NORM}
+    is_encoder = kind == "encoder"
+    theirs = {ours: name for name, ours in found.items() if ours is not None}
+    read_tensors = {
+        name: read(tensors[name], name, layout, shape) for name, shape in expected.items() if name in tensors
+    }
+    conv_mlp = any(name.endswith("mlp.fc1.weight") and tensor.ndim == 4 for name, tensor in kept.items())
+    faults = {
+        "missing": [
+            f"{their_name(name, layout, num_stages, is_encoder) or name} {stored_shape(name, shape, layout, conv_mlp)}"
+            for name, shape in expected.items()
+            if name not in tensors
+        ],
+        "unexpected": [name for name, ours in found.items() if ours not in expected],
+        "of the wrong shape": [
+            f"{theirs[name]} {tuple(tensors[name].shape)} instead of "
+            f"{stored_shape(name, expected[name], layout, conv_mlp)}"
+            for name, tensor in read_tensors.items()
+            if tensor is None
+        ],
+    }
+    if any(faults.values()):
+        said = "; ".join(f"{len(names)} {fault}: {_listed(names)}" for fault, names in faults.items() if names)
+        raise ValueError(f"The source (layout {layout.name}, {kind}, {describe(config)}) does not fit: {said}.")
+    notes = [f"left out: {_listed(foreign)}, which no model here has"] if foreign else []
+    complete = {name: tensor for name, tensor in read_tensors.items() if tensor is not None}
+    return Weights(kind, complete, config, layout, notes)
+
+
+def with_final_norm(weights: Weights) -> Weights:
+    """An encoder with the LayerNorm after pooling: where it was not stored, a new one, which changes nothing yet."""
+    if weights.kind != "encoder" or FINAL_NORM[0] in weights.tensors:
+        return weights
+    dim, dtype = weights.config.hidden_sizes[-1], weights.dtype
+    norm = {FINAL_NORM[0]: torch.ones(dim, dtype=dtype), FINAL_NORM[1]: torch.zeros(dim, dtype=dtype)}
+    note = "added: `layernorm` (weight 1, bias 0), which the source does not have: no one has trained it"
+    return Weights(weights.kind, {**weights.tensors, **norm}, weights.config, weights.layout, [*weights.notes, note])
+
+
+def encoder_of(weights: Weights) -> Weights:
+    """The encoder of a pre-training model; any other as it is."""
+    if weights.kind != "fcmae":
+        return weights
+    tensors = {name: tensor for name, tensor in weights.tensors.items() if not name.startswith("decoder.")}
+    config = ConvNextV2Config.from_dict(as_model_type(weights.config.to_dict(), ConvNextV2Config))
+    note = f"left out: the decoder, {len(weights.tensors) - len(tensors)} parameters (`decoder.*`)"
+    return Weights("encoder", tensors, config, weights.layout, [*weights.notes, note])
+
+
+def store(weights: Weights, layout: Layout) -> tuple[dict[str, Tensor], list[str]]:
+    """The parameters as the layout stores them, and our names of those that it has no place for."""
+    if not weights.config.use_grn and layout.column != OURS:
+        raise ValueError(f"`--to` (={layout.name}) must be ours for a model without GRN (`use_grn` is False).")
+    if layout.name == "transformers" and not weights.config.use_grn:
+        raise ValueError("`--to` (=transformers) must be ours for a model without GRN (`use_grn` is False).")
+    num_stages = len(weights.config.depths or ())
+    conv_mlp = size_of(weights.config) in CONV_MLP_SIZES
+    is_encoder = weights.kind == "encoder"
+    stored, left_out = {}, []
+    for name, tensor in weights.tensors.items():
+        theirs = their_name(name, layout, num_stages, is_encoder)
+        if theirs is None:
+            left_out.append(name)
+        else:
+            stored[theirs] = write(tensor, name, layout, conv_mlp)
+    return stored, left_out
+
+
+def parameter_shapes(kind: str, config: ConvNextV2Config) -> dict[str, tuple[int, ...]]:
+    """Our names, without prefix, and shapes of all parameters of a model; no memory is taken for them."""
+    with torch.device("meta"):
+        model = MODELS[kind](config)
+    return {name.removeprefix("convnextv2."): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def size_of(config: ConvNextV2Config) -> str | None:
+    """The name of the published size that the model has, if any."""
+    shape = (tuple(config.depths or ()), tuple(config.hidden_sizes or ()))
+    return next((name for name, size in SIZES.items() if size == shape), None)
+
+
+def describe(config: ConvNextV2Config) -> str:
+    """The size in words."""
+    return size_of(config) or f"depths {list(config.depths or ())} and widths {list(config.hidden_sizes or ())}"
+
+
+def _num_stages(stored: Mapping[str, Tensor], layout: Layout) -> int:
+    """One more than the highest stage that any name speaks of."""
+    return 1 + max(int(number) for name in stored for number in re.findall(r"stages\.(\d+)\.", name))
+
+
+def _kind(names: Mapping[str, Tensor]) -> str:
+    if any(name.startswith("decoder.") for name in names):
+        return "fcmae"
+    return "classifier" if any(name.startswith("classifier.") for name in names) else "encoder"
+
+
+def _config(kind: str, tensors: Mapping[str, Tensor], layout: Layout, settings: dict[str, Any]) -> ConvNextV2Config:
+    """The configuration that the tensors have; where one was stored beside them, that one, which they must fit."""
+    config_class = MODELS[kind].config_class
+    if "depths" not in settings:
+        # Transformers' own default of the final norm's epsilon is 1e-12.
+        settings = {"layer_norm_eps": OFFICIAL_EPS, **_inferred(kind, tensors), **settings}
+    settings["architectures"] = [MODELS[kind].__name__]
+    return config_class.from_dict(as_model_type(settings, config_class))
+
+
+def _inferred(kind: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Depths, widths, channels, classes: what the names and shapes say, by the majority where one of them is wrong."""
+    blocks = [re.match(r"encoder\.stages\.(\d+)\.layers\.(\d+)\.(dwconv|layernorm)\.bias", name) for name in tensors]
+    depths, widths = defaultdict[int, int](int), defaultdict[int, list[int]](list)
+    for block in filter(None, blocks):
+        stage = int(block[1])
+        depths[stage] = max(depths[stage], 1 + int(block[2]))
+        widths[stage].append(tensors[block.string].numel())
+    stages = range(1 + max(depths, default=0))
+    settings: dict[str, Any] = {
+        "depths": [max(1, depths[stage]) for stage in stages],
+        "hidden_sizes": [Counter(widths[stage] or [1]).most_common(1)[0][0] for stage in stages],
+    }
+    stem = tensors.get("embeddings.patch_embeddings.weight")
+    if stem is not None and stem.ndim == 4:
+        sides = tuple(stem.shape[2:])
+        settings |= {"num_channels": stem.shape[1], "patch_size": sides[0] if sides[0] == sides[1] else list(sides)}
+    if kind == "classifier":
+        head = tensors.get("classifier.bias", tensors.get("classifier.weight"))
+        settings["num_labels"] = len(head) if head is not None else 0
+    if kind == "fcmae":
+        layers = [re.match(r"decoder\.layers\.(\d+)\.", name) for name in tensors]
+        wide = [tensors[name].numel() for name in ("decoder.mask_token", "decoder.proj.bias") if name in tensors]
+        settings["decoder_num_hidden_layers"] = 1 + max((int(layer[1]) for layer in layers if layer), default=0)
+        settings |= {"decoder_hidden_size": wide[0]} if wide else {}
+    return settings
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else ""
+    return ", ".join(names[:MOST_SHOWN]) + more
