@@ -58,7 +58,7 @@ def list_checkpoints() -> str:
         lines.append(f"{c.name:32} {c.image_size:6}  {c.training:20} {' '.join(accuracy)}  {ids}")
     first = next(iter(checkpoint_table().values()))
     lines.append(
-        f"\nAccuracy in % on ImageNet-1k validation as timm measured it. Weights: {first.license}, not for commercial use."
+        f"\nAccuracy in % on ImageNet-1k validation as timm measured it. Licence: {first.license}, non-commercial."
     )
     lines.append("Files: " + first.url.rsplit("/", 2)[0] + "/{pt_only,im1k,im22k}/NAME.pt")
     return "\n".join(lines)

@@ -82,7 +82,7 @@ class Layout:
             for row in rows:
                 theirs = row[self.column]
                 if theirs is not None:
-                    names |= dict(zip(_parameters(row[OURS]), _parameters(prefix + theirs), strict=True))
+                    names |= dict(zip(_parameters(str(row[OURS])), _parameters(prefix + theirs), strict=True))
         object.__setattr__(self, "names", names)
 
 

@@ -115,6 +115,9 @@ class TrainingConfig(DataConfig):
     report_to: str = setting("tensorboard", "tracker of with_tracking: tensorboard, wandb, trackio, ..., or all")
     push_to_hub: bool = setting(False, "upload the final folder in one commit")
     hub_model_id: str | None = setting(None, "repository on the Hub, e.g. me/name")
+    hub_private_repo: bool = setting(False, "make that repository a private one")
+    license: str | None = setting(None, "licence of the trained weights (default: that of the weights it starts from)")
+    data_note: str | None = setting(None, "for the model card: what the images are, whose, and under which licence")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -21,24 +21,15 @@ from typing import Any
 import numpy as np
 import yaml
 from datasets import Dataset, load_dataset
-from huggingface_hub import metadata_load, metadata_save
 from transformers import pipeline
 
 from training.comparison import save_classifier_comparison, save_run_comparison
 from training.pictures import read_metrics, series
 from training.scores import balanced_accuracy_gain, two_class_metrics, verdict
-from training.solar_cells import CLASS_NAMES, LICENSE, write_solar_cells
+from training.solar_cells import CLASS_NAMES, write_solar_cells
 
 TRAINING = Path(__file__).resolve().parent
 PRETRAINED, SCRATCH = "FCMAE pre-training", "random weights"
-DATA_NOTE = """
-## Data
-
-Electroluminescence photographs of solar cells from the package `elpv-dataset`, CC BY-NC-SA 4.0, by Deitsch,
-Buerhop-Lutz and others ("Segmentation of photovoltaic module cells in uncalibrated electroluminescence images",
-Machine Vision and Applications 32, 2021), 160 pixels wide. "Defective" is a defect probability of 2/3 or more as given
-by experts. Training and test images may show cells of the same solar module.
-"""
 
 
 def main() -> None:
@@ -55,8 +46,6 @@ def main() -> None:
         "scratch": [*labelled, *scratch_flags()],
     }
     seconds = {name: train(*flags, "--output_dir", f"{output}/{name}") for name, flags in runs.items()}
-    for name in runs:
-        add_data_note(output / name)
 
     photographs = load_dataset("parquet", data_files=str(output / "data/labelled/test.parquet"), split="train")
     assert isinstance(photographs, Dataset)
@@ -103,15 +92,6 @@ def train(script: str, *flags: str) -> float:
     if code := subprocess.run([sys.executable, "-m", "accelerate.commands.launch", *command]).returncode:
         sys.exit(code)  # the script has said why
     return time.perf_counter() - started
-
-
-def add_data_note(folder: Path) -> None:
-    """Complete a card with what only the demo knows: where the photographs are from, and their licence."""
-    card = folder / "README.md"
-    text = card.read_text(encoding="utf-8").replace("\n## Limits", f"{DATA_NOTE}\n## Limits")
-    card.write_text(text, encoding="utf-8")
-    # The strictest reading: weights as a derivative of the photographs.
-    metadata_save(card, {**(metadata_load(card) or {}), "license": LICENSE})
 
 
 def compare(output: Path, photographs: Dataset) -> dict[str, Any]:

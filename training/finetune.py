@@ -13,9 +13,9 @@ import torch
 from accelerate.utils import send_to_device, set_seed
 from datasets import Dataset
 
+from conversion.card import write_card
 from hf_convnextv2 import ConvNextV2Config, ConvNextV2ForImageClassification
 from training.augment import BatchMixer, EvaluationTransform, finetuning_transform
-from training.card import write_classifier_card
 from training.checkpoints import Checkpoints
 from training.command_line import parse_config
 from training.config import FinetuneConfig, check
@@ -25,7 +25,7 @@ from training.loop import STOPPED, StopSignal, TrainingLog, create_accelerator, 
 from training.metrics import Evaluator
 from training.models import create_ema, create_processor, image_size_of, load_arguments
 from training.optim import create_optimizer, create_schedule, decayed_parameters, layer_scale
-from training.output import check_output_dir, claim_output_dir, push_folder, save_model
+from training.output import check_hub, check_output_dir, claim_output_dir, push_folder, save_model
 from training.pictures import save_loss_curves
 from training.plan import make_plan, print_plan
 from training.sources import Source, load_source, num_examples
@@ -36,6 +36,7 @@ PRETRAINED_HEAD_SCALE = 0.001  # paper, Tables 9 to 13
 def main(config: FinetuneConfig) -> None:
     """Fine-tune: settings, model, data, optimizer, resume, loop with evaluations, save."""
     check_output_dir(config)
+    check_hub(config)
     accelerator = create_accelerator(config)
     evaluator = Evaluator(config.metrics)
     model = create_model(config, class_names_of(config))
@@ -174,7 +175,7 @@ def finish(config: FinetuneConfig, model: Any, processor: Any, results: dict[str
     folder = Path(config.output_dir)
     save_model(folder, model, processor, results)
     save_loss_curves(folder / "metrics.jsonl", folder / "loss_curves.png")
-    write_classifier_card(folder, model, config, results)
+    write_card(folder)
     if config.push_to_hub:
         push_folder(config)
     print(f"Classifier in {folder}", flush=True)

@@ -7,14 +7,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi
 from transformers import PreTrainedModel
 
+from conversion.facts import RESULTS, SETTINGS
+from conversion.hub import Hub
+from conversion.publish import publish
 from training.checkpoints import list_checkpoints
 from training.config import TrainingConfig
-
-MARKER = "training_config.json"
-NOT_UPLOADED = ["checkpoint-*/**", ".*", ".*/**", "logs/**"]
 
 
 def check_output_dir(config: TrainingConfig) -> None:
@@ -44,13 +43,13 @@ def claim_output_dir(config: TrainingConfig) -> None:
         for checkpoint in list_checkpoints(folder):
             shutil.rmtree(checkpoint)
         (folder / "metrics.jsonl").unlink(missing_ok=True)
-    write_json(folder / MARKER, {"run": run_name(config), **dataclasses.asdict(config)})
+    write_json(folder / SETTINGS, {"run": run_name(config), **dataclasses.asdict(config)})
 
 
 def holds_run(folder: Path, config: TrainingConfig) -> bool:
     """Whether the folder was claimed by a run of the same script."""
     try:
-        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        marker = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return False
     return isinstance(marker, dict) and marker.get("run") == run_name(config)
@@ -67,7 +66,7 @@ def save_model(folder: Path, model: PreTrainedModel, processor: Any, results: di
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial)
     processor.save_pretrained(partial)
-    write_json(partial / "all_results.json", results)
+    write_json(partial / RESULTS, results)
     for file in sorted(partial.iterdir()):
         os.replace(file, folder / file.name)
     partial.rmdir()
@@ -80,9 +79,14 @@ def write_json(file: Path, values: dict[str, Any]) -> None:
     os.replace(partial, file)
 
 
+def check_hub(config: TrainingConfig) -> None:
+    """Raise before any work if the result could not be pushed: no token, a wrong one, a name of somebody else's."""
+    if config.push_to_hub and config.hub_model_id is not None:
+        hub = Hub(exist_ok=True)
+        hub.check(hub.full_name(config.hub_model_id))
+
+
 def push_folder(config: TrainingConfig) -> None:
-    """Upload the final folder in one commit."""
+    """Publish the final folder; a pre-training model's encoder too, in a repository of its own."""
     assert config.hub_model_id is not None
-    api = HfApi()
-    repo = api.create_repo(config.hub_model_id, exist_ok=True).repo_id
-    api.upload_folder(repo_id=repo, folder_path=config.output_dir, ignore_patterns=NOT_UPLOADED)
+    publish(config.output_dir, config.hub_model_id, private=config.hub_private_repo, exist_ok=True)

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from accelerate.utils import send_to_device, set_seed
 
+from conversion.card import write_card
 from hf_convnextv2 import ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining
 from hf_convnextv2.masking import count_visible
 from training.augment import pretraining_transform
-from training.card import write_pretraining_card
 from training.checkpoints import Checkpoints
 from training.command_line import parse_config
 from training.config import PretrainConfig, check
@@ -23,7 +23,7 @@ from training.data import Collator, Samples, first_samples, load_images, make_sa
 from training.loop import STOPPED, StopSignal, TrainingLog, create_accelerator, start_trackers
 from training.models import create_ema, create_processor, image_size_of, load_arguments
 from training.optim import create_optimizer, create_schedule, decayed_parameters
-from training.output import check_output_dir, claim_output_dir, push_folder, save_model
+from training.output import check_hub, check_output_dir, claim_output_dir, push_folder, save_model
 from training.pictures import save_loss_curves, save_reconstructions
 from training.plan import make_plan, print_plan
 from training.sources import Source, num_examples
@@ -34,6 +34,7 @@ NUM_RECONSTRUCTIONS = 8
 def main(config: PretrainConfig) -> None:
     """Pre-train: settings, model, data, optimizer, resume, loop, save."""
     check_output_dir(config)
+    check_hub(config)
     accelerator = create_accelerator(config)
     model = create_model(config)
     processor = create_processor(config, model.config)
@@ -145,7 +146,7 @@ def finish(
     mean, std = processor.image_mean, processor.image_std
     picture = folder / "reconstructions.png"
     save_reconstructions(model.cpu(), shown["pixel_values"], shown["noise"], mean, std, picture)
-    write_pretraining_card(folder, model, config, results)
+    write_card(folder)
     if config.push_to_hub:
         push_folder(config)
     print(f"Pre-trained model in {folder}", flush=True)

@@ -14,7 +14,6 @@ from PIL import Image as PILImage
 from sklearn.model_selection import train_test_split
 
 CLASS_NAMES = ("functional", "defective")
-LICENSE = "cc-by-nc-sa-4.0"
 DEFECTIVE_FROM = 0.5  # experts gave each cell a defect probability of 0, 1/3, 2/3 or 1
 TEST_SHARE = 0.25
 STORED_SIZE = 160  # pixels: decoding the original 300 would take longer than training on it

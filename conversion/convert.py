@@ -1,0 +1,155 @@
+"""Convert a checkpoint of ConvNeXt V2 of any layout into a folder that Transformers loads, or into another layout.
+
+python -m conversion.convert convnextv2_tiny_1k_224_ema.pt out/tiny
+python -m conversion.convert timm:convnextv2_atto.fcmae_ft_in1k out/atto --verify
+python -m conversion.convert out/pretrain out/encoder --to transformers
+python -m conversion.convert --list
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from conversion.checkpoints import list_checkpoints
+from conversion.folders import write_folder
+from conversion.preprocessing import DEFAULT_SIZE, class_names, image_processor_of, image_size_of
+from conversion.sources import Source, read_source
+from conversion.state_dicts import LAYOUTS
+from conversion.verify import verify
+from conversion.weights import Weights, describe, encoder_of, understand, with_final_norm
+from hf_convnextv2.configuration_convnextv2 import SIZES
+
+TARGETS = ("transformers", "ours", "official", "official-minkowski", "timm", "mmpretrain")
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line: a bad input ends it with one line and code 2, and nothing is written."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.list:
+        print(list_checkpoints())
+        return
+    if options.source is None or options.output_dir is None:
+        parser.error("SOURCE and OUTPUT_DIR must be given (or --list).")
+    try:
+        convert(**{name: value for name, value in vars(options).items() if name != "list"})
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+
+
+def convert(
+    source: str,
+    output_dir: str | Path,
+    to: str | None = None,
+    dtype: str | None = None,
+    model_size: str | None = None,
+    num_labels: int | None = None,
+    image_size: int | None = None,
+    labels: str | Path | None = None,
+    use_ema: bool = False,
+    license: str | None = None,
+    verify: str | bool | None = None,
+) -> Path:
+    """Convert; the settings are those of the command line. The folder appears whole or not at all.
+
+    Raises:
+        ValueError: for a source that cannot be read or does not fit, and for an output folder that exists.
+    """
+    output = Path(output_dir)
+    if output.exists():
+        raise ValueError(f"`output_dir` (={output}) must not exist yet: nothing is overwritten.")
+    found = read_source(source, use_ema)
+    weights = understand(found.tensors, _settings(found, model_size, num_labels))
+    print(f"{source}: layout {weights.layout.name}, {weights.kind}, {describe(weights.config)}, {weights.dtype}")
+    weights = _as_target(weights, to)
+    _complete(weights, found, image_size, labels)
+    processor = image_processor_of(found, weights.config)
+    layout = LAYOUTS[_layout_name(weights, to)]
+    check = None if not verify else lambda folder: _verify(found, weights, layout, folder, verify)
+    write_folder(output, weights, layout, processor, found, DTYPES.get(dtype or ""), license, check)
+    for note in weights.notes:
+        print(f"  {note}")
+    print(f"{output}: layout {layout.name}, {weights.kind}")
+    return output
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m conversion.convert",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("source", nargs="?", help="a file, a folder, a Hub id, timm:NAME or a name that --list shows")
+    parser.add_argument("output_dir", nargs="?", help="the folder to write, which must not exist")
+    parser.add_argument("--to", choices=TARGETS, help="layout of the result (default: what Transformers loads)")
+    parser.add_argument("--dtype", choices=DTYPES, help="data type of the result (default: the source's)")
+    parser.add_argument("--model_size", choices=SIZES, help="expected size (default: as the tensors say)")
+    parser.add_argument("--num_labels", type=int, help="expected number of classes (default: as the tensors say)")
+    parser.add_argument("--image_size", type=int, help="side of the images in pixels (default: as the source says)")
+    parser.add_argument("--labels", help="file with the names of the classes: JSON, or one name a line")
+    parser.add_argument("--use_ema", action="store_true", help="take the moving average that a trainer stored")
+    parser.add_argument("--license", help="licence of the weights, e.g. apache-2.0 (default: as the source says)")
+    parser.add_argument(
+        "--verify", nargs="?", const=True, metavar="PHOTO", help="run source and result on the same photograph"
+    )
+    parser.add_argument("--list", action="store_true", help="print the table of official checkpoints")
+    return parser
+
+
+def _settings(source: Source, model_size: str | None, num_labels: int | None) -> dict[str, Any]:
+    """What is known of the configuration beside the tensors: a stored one, the training's arguments, the user's."""
+    settings: dict[str, Any] = {}
+    if str(source.config.get("model_type", "")).startswith("convnextv2"):
+        settings |= source.config
+    for name in ("mask_ratio", "norm_pix_loss"):
+        if name in source.arguments:
+            settings.setdefault(name, source.arguments[name])
+    if model_size is not None:
+        depths, widths = SIZES[model_size]
+        settings |= {"depths": list(depths), "hidden_sizes": list(widths)}
+    if num_labels is not None:
+        settings["num_labels"] = num_labels
+    return settings
+
+
+def _as_target(weights: Weights, to: str | None) -> Weights:
+    """The model that the target asks for: a pre-training model keeps its decoder only where there is a place for it."""
+    if to not in (None, "ours", "official-minkowski"):
+        weights = encoder_of(weights)
+    return with_final_norm(weights) if to in (None, "ours", "transformers", "timm") else weights
+
+
+def _layout_name(weights: Weights, to: str | None) -> str:
+    if to is None:
+        return "ours" if weights.kind == "fcmae" else "transformers"
+    return "official-fcmae" if to == "official" and weights.kind == "encoder" else to
+
+
+def _complete(weights: Weights, source: Source, image_size: int | None, labels: str | Path | None) -> None:
+    """Set resolution, class names and data type in the configuration, and note where they are from."""
+    config: Any = weights.config
+    known = image_size or image_size_of(source)
+    config.image_size = known or DEFAULT_SIZE
+    if not known:
+        weights.notes.append(f"images of {DEFAULT_SIZE} pixels: the source does not say (see --image_size)")
+    if source.averaged:
+        weights.notes.append("taken: the trainer's moving average of the weights")
+    if weights.kind == "classifier":
+        names, origin = class_names(source, config.num_labels, Path(labels) if labels else None)
+        weights.notes.append(f"class names: {origin}")
+        if names is not None:
+            config.id2label, config.label2id = names, {name: number for number, name in names.items()}
+
+
+def _verify(source: Source, weights: Weights, layout: Any, folder: Path, photo: str | bool) -> None:
+    """Print what `--verify` finds."""
+    print(f"  verify: {verify(source, weights, layout, folder, None if photo is True else Path(str(photo)))}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,200 @@
+"""What a model's folder says of itself: the figures, settings and names that its card is made of."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import metadata_load
+from safetensors import safe_open
+
+from conversion.checkpoints import Checkpoint, checkpoint_table
+from conversion.words import describe_source, is_figure, is_hub_id, is_in_force, show, sides
+from hf_convnextv2 import ConvNextV2Config, ConvNextV2FCMAEConfig
+from hf_convnextv2.configuration_convnextv2 import FCMAE_MODEL_TYPE, SIZES
+
+SETTINGS, RESULTS, PROVENANCE = "training_config.json", "all_results.json", "conversion.json"
+PICTURES = {
+    "loss_curves.png": "Loss and learning rate against the step",
+    "reconstructions.png": "What the encoder sees, the reconstruction, the original",
+}
+FIGURES = {
+    "eval_accuracy": "top-1 accuracy, evaluation images",
+    "eval_accuracy_top5": "top-5 accuracy, evaluation images",
+    "eval_loss": "loss, evaluation images",
+    "eval_samples": "evaluation images",
+    "train_loss": "training loss, mean of the run",
+    "train_samples": "training images",
+    "train_runtime": "training time in seconds",
+    "images_per_second": "images per second",
+    "total_steps": "optimizer steps",
+    "epoch": "epochs",
+}
+NO_METRIC = {"eval_loss", "eval_samples", "eval_runtime"}  # eval_* results that are no metric of a classifier
+KINDS = {"ForImageClassification": "classifier", "ForPreTraining": "pretraining"}
+OFFICIAL_WEIGHTS = ("facebook/convnextv2", "timm/convnextv2")
+OFFICIAL_LICENSE = "cc-by-nc-4.0"
+TRAINING = {
+    "fcmae": "pre-trained by FCMAE on ImageNet-1k without labels",
+    "fcmae-ft-in1k": "pre-trained by FCMAE and fine-tuned on ImageNet-1k",
+    "fcmae-ft-in22k-in1k": "pre-trained by FCMAE, then fine-tuned on ImageNet-22k and on ImageNet-1k",
+}
+
+
+@dataclass
+class Publication:
+    """What a card says of the repository that it is for."""
+
+    repo_id: str | None = None  # default: as the run's settings say, else the folder's name
+    companion: str | None = None  # the repository of the encoder alone, or of the pre-training model that it is from
+    license: str | None = None  # default: as the run's settings say, else inherited
+    with_code: bool = False  # the repository also holds the model's code
+
+
+class Facts:
+    """What the files of a folder say."""
+
+    def __init__(self, folder: Path, publication: Publication, config: ConvNextV2Config | None = None):
+        self.folder, self.publication = folder, publication
+        self.settings, self.provenance = _read(folder / SETTINGS), _read(folder / PROVENANCE)
+        self.is_foreign = config is not None
+        self.config: Any = config if config is not None else _read_config(folder)
+        architecture = (self.config.architectures or [""])[0]
+        self.kind = next((kind for ending, kind in KINDS.items() if architecture.endswith(ending)), "encoder")
+        self.labels = list((self.config.id2label or {}).values())
+        self.model_id: str = publication.repo_id or self.settings.get("hub_model_id") or folder.name
+        self.name = self.model_id.split("/")[-1]
+        self.companion, self.with_code = publication.companion, publication.with_code
+        self.data_note: str | None = self.settings.get("data_note")
+        self.height, self.width = sides(self.settings.get("image_size") or self.config.image_size)
+        self.base: str | None = self.settings.get("model_name_or_path")
+        self.dataset: str | None = self.settings.get("dataset_name")
+        self.checkpoint: Checkpoint | None = checkpoint_table().get(self.provenance.get("checkpoint") or "")
+        if self.checkpoint and self.checkpoint.training == "fcmae" and self.kind == "classifier":
+            self.checkpoint = None  # a head beside the official encoder is not theirs
+
+    @property
+    def library(self) -> str:
+        """The library that loads the folder."""
+        if not self.is_foreign:
+            return "transformers"
+        return "timm" if self.provenance["stored_as"] == "timm" else "pytorch"
+
+    @property
+    def is_self_supervised(self) -> bool:
+        """Whether the weights are those of FCMAE pre-training, or their encoder."""
+        of_fcmae = self.checkpoint is not None and self.checkpoint.training == "fcmae"
+        return self.kind == "pretraining" or of_fcmae or bool(self.companion)
+
+    @property
+    def base_model(self) -> str | None:
+        """The repository on the Hub that the weights come from."""
+        if self.kind == "encoder" and self.companion:
+            return self.companion
+        return self.base if is_hub_id(self.base) else self.provenance.get("hub_id")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the last map."""
+        (cell_height, cell_width) = sides(self.config.cell_size)
+        return self.height // cell_height, self.width // cell_width
+
+    @cached_property
+    def license(self) -> str:
+        """As asked for, as the run or the source says, or as the weights that it started from."""
+        given = self.publication.license or self.settings.get("license") or self.provenance.get("license")
+        return given or inherited_license(self.base)
+
+    @cached_property
+    def results(self) -> dict[str, float]:
+        """What the run measured."""
+        results = {key: value for key, value in _read(self.folder / RESULTS).items() if is_figure(value)}
+        if len(self.labels) <= 5:
+            results.pop("eval_accuracy_top5", None)  # always 1
+        return results
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The results that the front matter holds."""
+        if self.kind == "pretraining":
+            return {"loss": self.results["train_loss"]} if "train_loss" in self.results else {}
+        found = {key: value for key, value in self.results.items() if key.startswith("eval_") and key not in NO_METRIC}
+        return {key.removeprefix("eval_"): value for key, value in found.items()}
+
+    @property
+    def reference(self) -> list[float]:
+        """Top-1 and top-5 accuracy of the official checkpoint, in %, as timm measured them."""
+        is_same = self.checkpoint is not None and len(self.labels) == 1000
+        return self.checkpoint.accuracy.get("timm", []) if self.checkpoint and is_same else []
+
+    @property
+    def figures(self) -> list[tuple[str, str]]:
+        """Measured figures with their names."""
+        return [(FIGURES.get(key, key), show(value)) for key, value in self.results.items()]
+
+    @property
+    def recipe(self) -> list[tuple[str, str]]:
+        """The settings that the result depends on."""
+        return [(key, show(value)) for key, value in self.settings.items() if is_in_force(key, self.settings)]
+
+    @property
+    def pictures(self) -> list[tuple[str, str]]:
+        """The pictures that are there, and what they show."""
+        return [(file, caption) for file, caption in PICTURES.items() if (self.folder / file).exists()]
+
+    @property
+    def trained(self) -> str:
+        """On what, as far as the files say."""
+        if self.checkpoint:
+            return TRAINING[self.checkpoint.training]
+        return f"trained on {self.data}" if self.dataset else "trained on data that its source does not name"
+
+    @property
+    def data(self) -> str:
+        """The data set in words."""
+        if self.dataset:
+            return describe_source(self.dataset, "the data set")
+        return "ImageNet-1k" if self.checkpoint else "its training"
+
+    @property
+    def start(self) -> str | None:
+        """The weights that training started from, in words."""
+        return describe_source(self.base, "the folder") if self.base else None
+
+    @property
+    def architecture(self) -> str:
+        """The size in words."""
+        depths, widths = list(self.config.depths), list(self.config.hidden_sizes)
+        patch = f"patch size {self.config.patch_size}"
+        for size, (all_depths, all_widths) in SIZES.items():
+            if (list(all_depths[: len(depths)]), list(all_widths[: len(depths)])) == (depths, widths):
+                cut = "" if len(depths) == len(all_depths) else f", the first {len(depths)} stages"
+                return f"{size}{cut}, {patch}"
+        return f"depths {depths}, widths {widths}, {patch}"
+
+    def count_parameters(self, prefix: str = "") -> int:
+        """Parameters whose names start so, read from the headers of the weights' files."""
+        total = 0
+        for file in self.folder.glob("*.safetensors"):
+            with safe_open(file, "pt") as weights:
+                total += sum(prod(weights.get_slice(n).get_shape()) for n in weights.keys() if n.startswith(prefix))  # noqa: SIM118
+        return total
+
+
+def inherited_license(base: str | None) -> str:
+    """Weights keep the licence of those they start from; from random weights on it is the package's."""
+    if base and (Path(base) / "README.md").exists():
+        return (metadata_load(Path(base) / "README.md") or {}).get("license", "apache-2.0")
+    return OFFICIAL_LICENSE if (base or "").startswith(OFFICIAL_WEIGHTS) else "apache-2.0"
+
+
+def _read(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def _read_config(folder: Path) -> ConvNextV2Config:
+    config = _read(folder / "config.json")
+    config_class = ConvNextV2FCMAEConfig if config.get("model_type") == FCMAE_MODEL_TYPE else ConvNextV2Config
+    return config_class.from_dict(config)

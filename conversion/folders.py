@@ -1,0 +1,148 @@
+"""Writing a converted model: configuration, weights, image processor, provenance and card, all or nothing."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import ConvNextV2Config as StockConfig
+
+from conversion.card import write_card
+from conversion.facts import OFFICIAL_LICENSE, OFFICIAL_WEIGHTS, PROVENANCE, Publication, inherited_license
+from conversion.sources import Source
+from conversion.state_dicts import OURS, TIMM, Layout
+from conversion.weights import FINAL_NORM, MODELS, Weights, size_of, store
+
+OUR_FIELDS = ("use_grn", "head_init_scale")  # which Transformers' own configuration lacks
+
+
+def write_folder(
+    output: Path,
+    weights: Weights,
+    layout: Layout,
+    processor: Any,
+    source: Source,
+    dtype: torch.dtype | None = None,
+    license: str | None = None,
+    check: Callable[[Path], None] | None = None,
+) -> None:
+    """Write the folder under another name and move it; an error, also one of `check`, leaves nothing behind."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
+    try:
+        partial.mkdir()
+        write_weights(partial, weights, layout, dtype)
+        if layout.column == OURS:
+            write_config(partial, weights, layout, dtype)
+            processor.save_pretrained(partial)
+        elif layout.column == TIMM:
+            write_json(partial / "config.json", timm_config(weights, processor))
+        if check is not None:
+            check(partial)
+        origin = provenance(weights, source, dtype, license)
+        write_json(partial / PROVENANCE, {**origin, "stored_as": layout.name})
+        foreign_config = None if layout.column == OURS else weights.config
+        write_card(partial, Publication(repo_id=output.name), foreign_config)
+        os.rename(partial, output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_weights(folder: Path, weights: Weights, layout: Layout, dtype: torch.dtype | None) -> None:
+    """`model.safetensors` in the layout; what it has no place for is noted."""
+    stored, left_out = store(weights, layout)
+    if layout.name == "official-fcmae" and _is_new(weights):
+        left_out += list(FINAL_NORM)
+        stored = {name: tensor for name, tensor in stored.items() if not name.startswith("norm.")}
+    if left_out:
+        weights.notes.append(f"left out: {', '.join(left_out)}, for which {layout.name} has no place")
+    if dtype is not None:
+        stored = {name: tensor.to(dtype) for name, tensor in stored.items()}
+    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def write_config(folder: Path, weights: Weights, layout: Layout, dtype: torch.dtype | None) -> None:
+    """`config.json`; for stock Transformers without our own fields."""
+    fields = {name: value for name, value in weights.config.to_dict().items() if name != "auto_map"}
+    config_class: Any = type(weights.config)
+    if layout.name == "transformers":
+        fields, config_class = {n: v for n, v in fields.items() if n not in OUR_FIELDS}, StockConfig
+    fields |= {"architectures": [MODELS[weights.kind].__name__], "dtype": _name(dtype or weights.dtype)}
+    config_class.from_dict(fields).save_pretrained(folder)
+
+
+def timm_config(weights: Weights, processor: Any) -> dict[str, Any]:
+    """The settings from which `timm.create_model("local-dir:FOLDER", pretrained=True)` builds the model."""
+    config: Any = weights.config
+    size, pixels, classes = size_of(config), config.image_size, config.num_labels if weights.kind == "classifier" else 0
+    model_args: dict[str, Any] = {"in_chans": config.num_channels, "patch_size": config.patch_size}
+    if size is None:
+        model_args |= {"depths": list(config.depths), "dims": list(config.hidden_sizes)}
+    warped = pixels >= 384
+    names = [config.id2label[i] for i in range(classes)]
+    return {
+        "architecture": f"convnextv2_{size or 'tiny'}",
+        "num_classes": classes,
+        "num_features": config.hidden_sizes[-1],
+        "model_args": model_args,
+        "pretrained_cfg": {
+            "input_size": [config.num_channels, pixels, pixels],
+            "interpolation": "bicubic",
+            "crop_pct": 1.0 if warped else processor.crop_pct,
+            "crop_mode": "squash" if warped else "center",
+            "mean": list(processor.image_mean),
+            "std": list(processor.image_std),
+            "num_classes": classes,
+            "pool_size": [pixels // 32, pixels // 32],
+            "first_conv": "stem.0",
+            "classifier": "head.fc",
+            **({"label_names": names} if names else {}),
+        },
+    }
+
+
+def provenance(weights: Weights, source: Source, dtype: torch.dtype | None, license: str | None) -> dict[str, Any]:
+    """Where the weights come from and what was done to them."""
+    is_cast = dtype is not None and dtype != weights.dtype
+    name = Path(source.name).name if Path(source.name).exists() else source.name
+    return {
+        "source": name,
+        "hub_id": source.hub_id,
+        "layout": weights.layout.name,
+        "sha256": source.sha256,
+        "checkpoint": source.checkpoint.name if source.checkpoint else None,
+        "license": license or license_of(source),
+        "dtype": f"{_name(weights.dtype)}, stored here as {_name(dtype)}"
+        if is_cast and dtype
+        else _name(weights.dtype),
+        "is_cast": is_cast,
+        "notes": weights.notes,
+    }
+
+
+def license_of(source: Source) -> str:
+    """The strictest that is known: the official weights' own, else what the source's card or settings say."""
+    if source.checkpoint is not None or (source.hub_id or "").startswith(OFFICIAL_WEIGHTS):
+        return OFFICIAL_LICENSE
+    if source.folder is not None and (source.folder / "README.md").is_file():
+        return inherited_license(str(source.folder))
+    return source.config.get("pretrained_cfg", {}).get("license") or "unknown"
+
+
+def write_json(file: Path, values: dict[str, Any]) -> None:
+    """Readable JSON."""
+    file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def _is_new(weights: Weights) -> bool:
+    """Whether the final norm changes nothing, as one that nobody has trained."""
+    weight, bias = weights.tensors.get("layernorm.weight"), weights.tensors.get("layernorm.bias")
+    return weight is not None and bias is not None and bool((weight == 1).all() and (bias == 0).all())
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

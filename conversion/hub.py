@@ -1,0 +1,106 @@
+"""Uploading to the Hub in one commit, with every refusal said in one line and no token in any of them."""
+
+import time
+from pathlib import Path
+
+from httpx2 import HTTPError
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, RepositoryNotFoundError
+from huggingface_hub.utils import validate_repo_id
+
+ATTEMPTS = 3
+# Weights and code of an earlier version would be loaded beside, or instead of, those of the new one.
+REPLACED = ["*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.py", "*.png"]
+NO_MODEL = {".gitattributes", "README.md"}
+
+
+class Hub:
+    """The account of this machine's token; the settings hold for every upload."""
+
+    def __init__(
+        self, *, create_pr: bool = False, revision: str | None = None, private: bool = False, exist_ok: bool = False
+    ):
+        self.create_pr, self.revision, self.private, self.exist_ok = create_pr, revision, private, exist_ok
+        self.api = HfApi()
+        try:
+            account = self.api.whoami()
+        except LocalTokenNotFoundError as error:
+            raise ValueError("No token for the Hub: log in with `hf auth login`, or set HF_TOKEN.") from error
+        except HfHubHTTPError as error:
+            raise ValueError(
+                f"The Hub does not accept the token ({_status(error)}): log in anew with `hf auth login`."
+            ) from error
+        except (OSError, HTTPError) as error:
+            raise ValueError(f"The Hub was not reached: {_first_line(error)}") from error
+        self.name: str = account["name"]
+        self.namespaces = {self.name, *(organisation["name"] for organisation in account.get("orgs", []))}
+
+    def full_name(self, repo_id: str) -> str:
+        """`me/name` of `name`; raises if it is no valid name."""
+        try:
+            validate_repo_id(repo_id)
+        except HFValidationError as error:
+            raise ValueError(f"`--repo_id` (={repo_id}) must be a name such as me/name: {error}") from error
+        return repo_id if "/" in repo_id else f"{self.name}/{repo_id}"
+
+    def check(self, repo_id: str) -> None:
+        """Raise if the repository belongs to somebody else or already holds a model."""
+        owner = repo_id.split("/")[0]
+        if owner not in self.namespaces and not self.create_pr:
+            raise ValueError(
+                f"`--repo_id` (={repo_id}) must be yours, but you are {self.name}. --create_pr proposes a change."
+            )
+        try:
+            info = self.api.model_info(repo_id)
+        except RepositoryNotFoundError as error:
+            if self.create_pr:
+                raise ValueError(f"`--repo_id` (={repo_id}) must exist for --create_pr.") from error
+            return
+        except (HTTPError, OSError) as error:
+            raise ValueError(f"`--repo_id` (={repo_id}) could not be looked up: {_first_line(error)}") from error
+        files = {file.rfilename for file in info.siblings or []} - NO_MODEL
+        if files and not (self.exist_ok or self.create_pr or self.revision):
+            raise ValueError(
+                f"`--repo_id` (={repo_id}) is taken: it holds {len(files)} files. Choose another name, or commit a new "
+                "version on top of them with --exist_ok (or --create_pr, or --revision)."
+            )
+
+    def upload(self, folder: Path, repo_id: str, message: str | None = None) -> str:
+        """Upload a folder in one commit, trying again where the connection breaks; return the commit's address."""
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return self._upload(folder, repo_id, message or "Upload model")
+            except (OSError, HTTPError, RuntimeError) as error:
+                status = getattr(getattr(error, "response", None), "status_code", None)
+                again = status is None or status >= 500
+                if not again or attempt == ATTEMPTS:
+                    raise ValueError(
+                        f"`--repo_id` (={repo_id}): the upload failed ({_first_line(error)}). Nothing of it is visible "
+                        "there; the same command tries again."
+                    ) from error
+                print(f"The connection broke ({_first_line(error)}): trying again.", flush=True)
+                time.sleep(attempt)
+        raise AssertionError("unreachable")
+
+    def _upload(self, folder: Path, repo_id: str, message: str) -> str:
+        if not self.create_pr:
+            self.api.create_repo(repo_id, private=self.private or None, exist_ok=True)
+            if self.revision is not None:
+                self.api.create_branch(repo_id, branch=self.revision, exist_ok=True)
+        commit = self.api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            commit_message=message,
+            revision=self.revision,
+            create_pr=self.create_pr,
+            delete_patterns=REPLACED,
+        )
+        return commit.pr_url or commit.commit_url
+
+
+def _status(error: HfHubHTTPError) -> str:
+    return f"HTTP {error.response.status_code}" if error.response is not None else "no answer"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,111 @@
+"""Publish a trained or converted model: one commit with weights, configuration, image processor, pictures and card.
+
+python -m conversion.publish out/classifier --repo_id me/name
+python -m conversion.publish out/pretrain --repo_id me/name --with_code   # and its encoder as me/name-encoder
+python -m conversion.publish out/classifier --repo_id me/name --dry_run   # only write the card and list the files
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from conversion.card import write_card
+from conversion.facts import Publication
+from conversion.hub import Hub
+from conversion.staging import check_folder, stage, stage_encoder
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line: what cannot be published ends it with one line and code 2."""
+    parser = _parser()
+    options = vars(parser.parse_args(arguments))
+    try:
+        publish(options.pop("folder"), options.pop("repo_id"), **options)
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+
+
+def publish(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    exist_ok: bool = False,
+    create_pr: bool = False,
+    revision: str | None = None,
+    commit_message: str | None = None,
+    license: str | None = None,
+    with_code: bool = False,
+    encoder_repo_id: str | None = None,
+    skip_encoder: bool = False,
+    dry_run: bool = False,
+) -> list[str]:
+    """Upload a folder that `from_pretrained` loads, and a pre-training model's encoder to a repository of its own.
+
+    Returns:
+        The address of each commit or pull request; of a dry run, nothing.
+
+    Raises:
+        ValueError: for a folder that is not complete, a missing or wrong token, a repository that is taken or not
+            yours, and a connection that breaks for good. Each upload is one commit: it happens whole or not at all.
+    """
+    folder = Path(folder)
+    kind = check_folder(folder)
+    if with_code and kind != "fcmae":
+        raise ValueError(f"`--with_code` is for pre-training models: stock Transformers has the code of this {kind}.")
+    if encoder_repo_id is not None and (kind != "fcmae" or skip_encoder):
+        raise ValueError(f"`--encoder_repo_id` (={encoder_repo_id}) must be given for a pre-training model only.")
+    hub = None if dry_run else Hub(create_pr=create_pr, revision=revision, private=private, exist_ok=exist_ok)
+    repo_id = hub.full_name(repo_id) if hub else repo_id
+    with_encoder = kind == "fcmae" and not skip_encoder
+    encoder_id = (encoder_repo_id or f"{repo_id}-encoder") if with_encoder else None
+    encoder_id = hub.full_name(encoder_id) if hub and encoder_id else encoder_id
+    publication = Publication(repo_id, encoder_id, license, with_code)
+    with tempfile.TemporaryDirectory(prefix="publish-") as temporary:
+        staged = {repo_id: stage(folder, Path(temporary) / "model", publication)}
+        if encoder_id is not None:
+            staged[encoder_id] = stage_encoder(folder, Path(temporary) / "encoder", encoder_id, publication)
+        if hub is None:
+            write_card(folder, publication)
+            print(f"Card: {folder / 'README.md'}")
+        for name, files in staged.items():
+            print(f"{name}:")
+            for file in sorted(files.iterdir()):
+                print(f"  {file.stat().st_size:13,}  {file.name}")
+        if hub is None:
+            return []
+        for name in staged:
+            hub.check(name)
+        addresses = [hub.upload(files, name, commit_message) for name, files in staged.items()]
+    for address in addresses:
+        print(f"Published: {address}")
+    return addresses
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m conversion.publish",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("folder", help="a folder of a model: a training run's output_dir or a conversion's")
+    parser.add_argument("--repo_id", required=True, help="repository on the Hub, e.g. me/name")
+    parser.add_argument("--private", action="store_true", help="make a new repository a private one")
+    parser.add_argument("--exist_ok", action="store_true", help="commit to a repository that already holds a model")
+    parser.add_argument("--create_pr", action="store_true", help="open a pull request instead of committing")
+    parser.add_argument("--revision", help="branch to commit to, made if it is not there (default: main)")
+    parser.add_argument("--commit_message", help="message of the commit")
+    parser.add_argument("--license", help="licence of the weights (default: as the folder's card says)")
+    parser.add_argument("--with_code", action="store_true", help="put the code of a pre-training model beside it")
+    parser.add_argument(
+        "--encoder_repo_id", help="repository of a pre-training model's encoder (default: NAME-encoder)"
+    )
+    parser.add_argument("--skip_encoder", action="store_true", help="do not publish a pre-training model's encoder")
+    parser.add_argument("--dry_run", action="store_true", help="write the card, list the files, upload nothing")
+    return parser
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,77 @@
+"""What a repository is to hold, gathered in a temporary folder: the model's own stays as it is."""
+
+import json
+import shutil
+from pathlib import Path
+
+from transformers.dynamic_module_utils import get_relative_import_files
+
+import hf_convnextv2
+from conversion.card import is_generated, render_card
+from conversion.convert import convert
+from conversion.facts import PROVENANCE, SETTINGS, Facts, Publication
+from conversion.sources import read_source
+from conversion.weights import understand
+
+UPLOADED = ("config.json", "*.safetensors", "*.safetensors.index.json", "preprocessor_config.json", "*.png")
+UPLOADED += ("all_results.json", "eval_results.json", "metrics.jsonl", PROVENANCE)
+CODE = Path(hf_convnextv2.__file__).parent / "modeling_fcmae.py"
+AUTO_MAP = {
+    "AutoConfig": "configuration_convnextv2.ConvNextV2FCMAEConfig",
+    "AutoModel": "modeling_fcmae.ConvNextV2FCMAEModel",
+    "AutoModelForPreTraining": "modeling_fcmae.ConvNextV2ForPreTraining",
+}
+
+
+def check_folder(folder: Path) -> str:
+    """The kind of model that the folder holds: encoder, classifier or fcmae; raises unless it is complete."""
+    if not folder.is_dir():
+        raise ValueError(f"`folder` (={folder}) must be a folder that exists.")
+    fixes = {
+        "config.json": "Save the model with `save_pretrained`, or convert it with `python -m conversion.convert`.",
+        "preprocessor_config.json": "Make one: `hf_convnextv2.create_image_processor(config).save_pretrained(folder)`.",
+    }
+    for file, fix in fixes.items():
+        if not (folder / file).is_file():
+            raise ValueError(f"`folder` (={folder}) must hold {file}. {fix}")
+    if not any(folder.glob("*.safetensors")):
+        raise ValueError(f"`folder` (={folder}) must hold the weights as safetensors. {fixes['config.json']}")
+    source = read_source(str(folder))
+    if not str(source.config.get("model_type", "")).startswith("convnextv2"):
+        raise ValueError(f"`folder` (={folder}) must hold a `convnextv2` or `convnextv2_fcmae` model for Transformers.")
+    return understand(source.tensors, source.config).kind
+
+
+def stage(folder: Path, target: Path, publication: Publication) -> Path:
+    """Links to the files to upload, the card and, if asked for, the code."""
+    target.mkdir()
+    for file in sorted({file for pattern in UPLOADED for file in folder.glob(pattern)}):
+        (target / file.name).symlink_to(file.resolve())
+    (target / "README.md").write_text(_card(folder, publication), encoding="utf-8")
+    if publication.with_code:
+        for file in (CODE, *map(Path, get_relative_import_files(CODE))):
+            shutil.copy(file, target)
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        (target / "config.json").unlink()
+        (target / "config.json").write_text(
+            json.dumps({**config, "auto_map": AUTO_MAP}, indent=2) + "\n", encoding="utf-8"
+        )
+    return target
+
+
+def stage_encoder(folder: Path, target: Path, repo_id: str, model: Publication) -> Path:
+    """The encoder of a pre-training model as stock Transformers loads it; its card names the model's repository."""
+    license = Facts(folder.resolve(), model).license
+    convert(str(folder), target, to="transformers", license=license)
+    card = render_card(target, Publication(repo_id, companion=model.repo_id, license=license))
+    (target / "README.md").write_text(card, encoding="utf-8")
+    return target
+
+
+def _card(folder: Path, publication: Publication) -> str:
+    """The folder's card, written anew for the repository unless somebody has edited it or it is all that is left."""
+    card = folder / "README.md"
+    has_facts = (folder / SETTINGS).is_file() or (folder / PROVENANCE).is_file()
+    if card.is_file() and not (has_facts and is_generated(card)):
+        return card.read_text(encoding="utf-8")
+    return render_card(folder, publication)

@@ -1,0 +1,118 @@
+"""Source and result on the same photograph, each by the library that its layout is for."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import ConvNextV2Config as StockConfig
+
+from conversion.preprocessing import image_processor_of
+from conversion.sources import Source
+from conversion.state_dicts import OFFICIAL, OURS, TIMM, Layout
+from conversion.weights import Weights, size_of
+from hf_convnextv2 import ConvNextV2ForPreTraining
+
+TOLERANCE = 1e-4  # of the largest value, in float32
+
+
+def verify(source: Source, weights: Weights, layout: Layout, folder: Path, photo: Path | None) -> str:
+    """What became of a photograph's logits, or of its last map where there is no head, said in one line.
+
+    Raises:
+        ValueError: if they differ by more than float32 explains.
+    """
+    config: Any = weights.config
+    pixel_values = image_processor_of(source, config)(_photograph(photo), return_tensors="pt").pixel_values
+    stored = {name: tensor.float() for name, tensor in source.tensors.items()}
+    runs, unknown = [], []
+    for kind, used, tensors in (("source", weights.layout, stored), ("result", layout, _read(folder))):
+        try:
+            runs.append(_forward(used, tensors, weights, pixel_values))
+        except ImportError as error:
+            unknown.append(f"{kind} ({used.name}: {error})")
+    if unknown:
+        return f"not run: {', '.join(unknown)}"
+    difference = (runs[0] - runs[1]).abs().max().item() / runs[0].abs().max().item()
+    what = "logits" if weights.kind == "classifier" else "last map"
+    said = f"{what} of source and result differ by {difference:.1e} of the largest value"
+    if difference > TOLERANCE:
+        raise ValueError(f"`--verify`: {said}, more than {TOLERANCE:.0e}.")
+    return said
+
+
+def _forward(layout: Layout, tensors: Mapping[str, Tensor], weights: Weights, pixel_values: Tensor) -> Tensor:
+    """Logits or last map of the model that the tensors are for."""
+    runner = {OURS: _transformers, TIMM: _timm, OFFICIAL: _timm}.get(layout.column)
+    if runner is None:
+        raise ImportError("its own library is not installed")
+    with torch.no_grad():
+        return runner(layout, tensors, weights)(pixel_values)
+
+
+def _transformers(layout: Layout, tensors: Mapping[str, Tensor], weights: Weights) -> Callable[[Tensor], Tensor]:
+    """Stock Transformers; the encoder of a pre-training model by this package with every cell visible."""
+    config: Any = weights.config
+    fields = config.to_dict()
+    if any(name.startswith("decoder.") for name in tensors):
+        if weights.kind == "fcmae":
+            model: Any = ConvNextV2ForPreTraining(config).eval()
+            model.load_state_dict(tensors)
+            return lambda pixel_values: model.convnextv2(pixel_values).last_hidden_state
+        tensors = {n.removeprefix("convnextv2."): t for n, t in tensors.items() if not n.startswith("decoder.")}
+    if weights.kind == "classifier":
+        model = transformers.ConvNextV2ForImageClassification(StockConfig.from_dict(fields))
+        model.load_state_dict(tensors)
+        return lambda pixel_values: model.eval()(pixel_values).logits
+    model = transformers.ConvNextV2Model(StockConfig.from_dict(fields))
+    _load_encoder(model, tensors, norm="layernorm.")
+    return lambda pixel_values: model.eval()(pixel_values).last_hidden_state
+
+
+def _timm(layout: Layout, tensors: Mapping[str, Tensor], weights: Weights) -> Callable[[Tensor], Tensor]:
+    """timm, whose own loader also reads the dense official layout."""
+    import timm
+    from timm.models.convnext import checkpoint_filter_fn
+
+    config: Any = weights.config
+    shape: dict[str, Any] = (
+        {} if size_of(config) else {"depths": list(config.depths), "dims": list(config.hidden_sizes)}
+    )
+    classes = config.num_labels if weights.kind == "classifier" else 0
+    model: Any = timm.create_model(
+        f"convnextv2_{size_of(config) or 'tiny'}",
+        num_classes=classes,
+        in_chans=config.num_channels,
+        patch_size=config.patch_size,
+        **shape,
+    ).eval()
+    if layout.column == OFFICIAL:
+        tensors = checkpoint_filter_fn(dict(tensors), model)
+    if classes:
+        model.load_state_dict(tensors)
+        return model
+    _load_encoder(model, tensors, norm="head.norm.")
+    return model.forward_features
+
+
+def _load_encoder(model: nn.Module, tensors: Mapping[str, Tensor], norm: str) -> None:
+    """Load all but the final norm, which an encoder need not have and its last map does not see."""
+    own = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(norm)}
+    model.load_state_dict({**own, **tensors})
+
+
+def _read(folder: Path) -> dict[str, Tensor]:
+    return {name: tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()}
+
+
+def _photograph(file: Path | None) -> Image.Image:
+    """The photograph asked for, or one that comes with scikit-learn."""
+    if file is not None:
+        return Image.open(file).convert("RGB")
+    from sklearn.datasets import load_sample_image
+
+    return Image.fromarray(load_sample_image("china.jpg"))

@@ -1,0 +1,75 @@
+"""Settings and figures as a reader elsewhere understands them."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+# Where and how often the run wrote, and how it was fed: nothing that its result depends on.
+# fmt: off
+NOT_RECIPE = {
+    "run", "output_dir", "overwrite_output_dir", "config", "dry_run", "logging_steps", "eval_steps",
+    "checkpointing_steps", "checkpoints_total_limit", "resume_from_checkpoint", "num_workers", "with_tracking",
+    "report_to", "push_to_hub", "hub_model_id", "hub_private_repo", "hub_token", "token", "license", "data_note",
+    "metrics", "check_images", "skip_bad_images", "max_bad_images", "image_column", "label_column",
+    "per_device_eval_batch_size", "activation_checkpointing",
+}
+# fmt: on
+# A setting and the one that, when set, puts it out of force; and settings that mean something only beside another.
+OVERRIDDEN_BY = {
+    "model_size": "model_name_or_path",
+    "patch_size": "model_name_or_path",
+    "num_stages": "model_name_or_path",
+    "base_learning_rate": "learning_rate",
+    "num_train_epochs": "max_train_steps",
+    "warmup_epochs": "warmup_steps",
+}
+MEANT_BESIDE = {"randaugment_magnitude": "randaugment_num_ops", "shuffle_buffer_size": "streaming"}
+
+
+def is_hub_id(name: str | None) -> bool:
+    """Whether `name` is the id of a repository rather than a file or folder of this machine."""
+    if not name or Path(name).exists():
+        return False
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def describe_source(source: str, kind: str) -> str:
+    """A Hub id as it is; of a local path only its last part, since the rest says nothing to a reader elsewhere."""
+    return f"`{source}`" if is_hub_id(source) else f"{kind} `{Path(source).name}`"
+
+
+def sides(size: int | list[int] | tuple[int, ...]) -> tuple[int, int]:
+    """Height and width."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def is_in_force(key: str, settings: dict[str, Any]) -> bool:
+    """Whether the run's result depends on the setting; 0, False and nothing switch a thing off."""
+    if key in NOT_RECIPE or settings.get(OVERRIDDEN_BY.get(key, "")):
+        return False
+    return key == "seed" or bool(settings[key] and settings[MEANT_BESIDE.get(key, key)])
+
+
+def is_figure(value: Any) -> bool:
+    """Whether a result is a finite number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def show(value: Any) -> str:
+    """A setting or figure as text; of a path only its last part."""
+    if value is True:
+        return "yes"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(show, value))
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    return Path(value).name if "/" in str(value) and not is_hub_id(str(value)) else str(value)
