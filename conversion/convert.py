@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("SOURCE and OUTPUT_DIR must be given (or --list).")
     try:
         convert(**{name: value for name, value in vars(options).items() if name != "list"})
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
 
 
@@ -118,8 +118,8 @@ def _settings(source: Source, model_size: str | None, num_labels: int | None) ->
 
 
 def _as_target(weights: Weights, to: str | None) -> Weights:
-    """The model that the target asks for: a pre-training model keeps its decoder only where there is a place for it."""
-    if to not in (None, "ours", "official-minkowski"):
+    """The model that the target has a place for: most know no decoder, the official trainer no classifier."""
+    if weights.kind == ("classifier" if to == "official-minkowski" else "fcmae") and to not in (None, "ours"):
         weights = encoder_of(weights)
     return with_final_norm(weights) if to in (None, "ours", "transformers", "timm") else weights
 

@@ -120,6 +120,7 @@ def provenance(weights: Weights, source: Source, dtype: torch.dtype | None, lice
         if is_cast and dtype
         else _name(weights.dtype),
         "is_cast": is_cast,
+        "image_size": weights.config.image_size,
         "notes": weights.notes,
     }
 

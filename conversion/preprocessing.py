@@ -24,7 +24,8 @@ def image_size_of(source: Source) -> int | None:
     if isinstance(stored, int):
         return stored
     timm_size = source.config.get("pretrained_cfg", {}).get("input_size")
-    stored = timm_size[-1] if timm_size else source.arguments.get("input_size", source.config.get("image_size"))
+    stored = timm_size[-1] if timm_size else source.arguments.get("input_size")
+    stored = stored or source.provenance.get("image_size") or source.config.get("image_size")
     return sides(stored)[0] if stored else None
 
 

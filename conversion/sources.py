@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from conversion.checkpoints import Checkpoint, download, find_checkpoint, sha256
+from conversion.checkpoints import Checkpoint, checkpoint_table, download, find_checkpoint, sha256
 from conversion.state_dicts import without_prefix
 
 PICKLES = (".pt", ".pth", ".bin")
@@ -38,6 +38,7 @@ class Source:
     config: dict[str, Any] = field(default_factory=dict)  # a config.json beside the weights
     processor: dict[str, Any] = field(default_factory=dict)  # a preprocessor_config.json beside them
     arguments: dict[str, Any] = field(default_factory=dict)  # of the training script, as the official one stores them
+    provenance: dict[str, Any] = field(default_factory=dict)  # a conversion.json beside them
     hub_id: str | None = None
     folder: Path | None = None
     checkpoint: Checkpoint | None = None  # the row of the table that this is
@@ -72,7 +73,10 @@ def _read_folder(name: str, folder: Path, use_ema: bool, hub_id: str | None = No
     if files[0].suffix == ".json":
         index = _read_json(files[0])
         weights = [folder / file for file in sorted(set(index.get("weight_map", {}).values()))]
-    source = _read(name, weights, use_ema, checkpoint=find_checkpoint(hub_id or files[0].name))
+    provenance = _read_json(folder / "conversion.json")
+    checkpoint = checkpoint_table().get(provenance.get("checkpoint") or "") or find_checkpoint(hub_id or files[0].name)
+    source = _read(name, weights, use_ema, checkpoint)
+    source.provenance = provenance
     source.config = _read_json(folder / "config.json")
     source.processor = _read_json(folder / "preprocessor_config.json")
     source.hub_id, source.folder = hub_id, folder
@@ -139,10 +143,10 @@ def _download_repository(hub_id: str, name: str) -> Path:
     """The repository's weights and settings in the cache."""
     try:
         validate_repo_id(hub_id)
-        patterns = ["*.json", "*.safetensors"]
+        patterns = ["*.json", "README.md", "*.safetensors"]
         folder = Path(snapshot_download(hub_id, allow_patterns=patterns))
         if not any(folder.glob("*.safetensors")):
-            folder = Path(snapshot_download(hub_id, allow_patterns=["*.json", "*.bin"]))
+            folder = Path(snapshot_download(hub_id, allow_patterns=[*patterns, "*.bin"]))
         return folder
     except HFValidationError as error:
         raise ValueError(f"`source` (={name}) must {RULE}; nothing of that name is here.") from error

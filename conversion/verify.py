@@ -1,5 +1,6 @@
 """Source and result on the same photograph, each by the library that its layout is for."""
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from transformers import ConvNextV2Config as StockConfig
 
 from conversion.preprocessing import image_processor_of
 from conversion.sources import Source
-from conversion.state_dicts import OFFICIAL, OURS, TIMM, Layout
+from conversion.state_dicts import MMPRETRAIN, OFFICIAL, OURS, SPARK, TIMM, Layout
 from conversion.weights import Weights, size_of
 from hf_convnextv2 import ConvNextV2ForPreTraining
 
@@ -47,9 +48,10 @@ def verify(source: Source, weights: Weights, layout: Layout, folder: Path, photo
 
 def _forward(layout: Layout, tensors: Mapping[str, Tensor], weights: Weights, pixel_values: Tensor) -> Tensor:
     """Logits or last map of the model that the tensors are for."""
-    runner = {OURS: _transformers, TIMM: _timm, OFFICIAL: _timm}.get(layout.column)
-    if runner is None:
-        raise ImportError("its own library is not installed")
+    runners = {OURS: _transformers, TIMM: _timm, OFFICIAL: _timm, MMPRETRAIN: _mmpretrain}
+    if layout.column not in runners:
+        raise ImportError("MinkowskiEngine is a library for CUDA alone")
+    runner = runners[layout.column]
     with torch.no_grad():
         return runner(layout, tensors, weights)(pixel_values)
 
@@ -97,6 +99,33 @@ def _timm(layout: Layout, tensors: Mapping[str, Tensor], weights: Weights) -> Ca
         return model
     _load_encoder(model, tensors, norm="head.norm.")
     return model.forward_features
+
+
+def _mmpretrain(layout: Layout, tensors: Mapping[str, Tensor], weights: Weights) -> Callable[[Tensor], Tensor]:
+    """mmpretrain's backbone, and its head's linear layer."""
+    from mmpretrain.models.backbones.convnext import ConvNeXt  # pyright: ignore[reportMissingImports]
+
+    config: Any = weights.config
+    model: Any = ConvNeXt(
+        arch={"depths": list(config.depths), "channels": list(config.hidden_sizes)},
+        in_channels=config.num_channels,
+        stem_patch_size=config.patch_size,
+        use_grn=True,
+        layer_scale_init_value=0.0,
+    )
+    model.eval()  # which returns nothing here
+    encoder = {n.removeprefix("backbone."): t for n, t in tensors.items() if not re.match(rf"head\.|{SPARK}", n)}
+    _load_encoder(model, encoder, norm=f"norm{len(config.depths) - 1}.")
+    if weights.kind == "classifier":
+        weight, bias = tensors["head.fc.weight"], tensors["head.fc.bias"]
+        return lambda pixel_values: nn.functional.linear(model(pixel_values)[-1], weight, bias)
+
+    def last_map(pixel_values: Tensor) -> Tensor:
+        for downsample, stage in zip(model.downsample_layers, model.stages, strict=True):
+            pixel_values = stage(downsample(pixel_values))
+        return pixel_values
+
+    return last_map
 
 
 def _load_encoder(model: nn.Module, tensors: Mapping[str, Tensor], norm: str) -> None:

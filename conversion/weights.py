@@ -106,13 +106,12 @@ def with_final_norm(weights: Weights) -> Weights:
 
 
 def encoder_of(weights: Weights) -> Weights:
-    """The encoder of a pre-training model; any other as it is."""
-    if weights.kind != "fcmae":
-        return weights
-    tensors = {name: tensor for name, tensor in weights.tensors.items() if not name.startswith("decoder.")}
+    """The encoder alone, of a pre-training model without its decoder, of a classifier without its head."""
+    kept = {name: t for name, t in weights.tensors.items() if not name.startswith(("decoder.", "classifier."))}
+    left_out = [name for name in weights.tensors if name not in kept]
     config = ConvNextV2Config.from_dict(as_model_type(weights.config.to_dict(), ConvNextV2Config))
-    note = f"left out: the decoder, {len(weights.tensors) - len(tensors)} parameters (`decoder.*`)"
-    return Weights("encoder", tensors, config, weights.layout, [*weights.notes, note])
+    note = f"left out: {_listed(left_out)}"
+    return Weights("encoder", kept, config, weights.layout, [*weights.notes, note])
 
 
 def store(weights: Weights, layout: Layout) -> tuple[dict[str, Tensor], list[str]]:

@@ -1,7 +1,8 @@
 """Model cards: valid front matter, measured figures only, code that runs, nothing of this machine."""
 
+import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ import pytest
 from huggingface_hub import ModelCard, metadata_load
 from PIL import Image
 
+from conversion.card import write_card
+from conversion.facts import inherited_license
+from conversion.words import is_hub_id
 from hf_convnextv2 import (
     ConvNextV2Config,
     ConvNextV2FCMAEConfig,
@@ -17,7 +21,6 @@ from hf_convnextv2 import (
     ConvNextV2ForPreTraining,
     create_image_processor,
 )
-from training.card import inherited_license, is_hub_id, write_classifier_card, write_pretraining_card
 from training.config import FinetuneConfig
 
 TINY = {"depths": [1, 1], "hidden_sizes": [8, 16], "image_size": 32}
@@ -40,24 +43,29 @@ class Settings:
     hub_token: str = "a-secret"
 
 
-def save_classifier(folder: Path, settings: Settings, results: dict[str, Any], **overrides: Any) -> str:
+def card_of(folder: Path, settings: Any, results: dict[str, Any]) -> str:
+    """The card of a folder in which a run with these settings and results left a model."""
+    (folder / "training_config.json").write_text(json.dumps(asdict(settings)))
+    (folder / "all_results.json").write_text(json.dumps(results))
+    return write_card(folder)
+
+
+def save_classifier(folder: Path, settings: Any, results: dict[str, Any], **overrides: Any) -> str:
     config = ConvNextV2Config(
         **{**TINY, "id2label": {0: "cat", 1: "dog"}, "label2id": {"cat": 0, "dog": 1}, **overrides}
     )
     model = ConvNextV2ForImageClassification(config)
     model.save_pretrained(folder)
     create_image_processor(config).save_pretrained(folder)
-    write_classifier_card(folder, model, settings, results)
-    return (folder / "README.md").read_text()
+    return card_of(folder, settings, results)
 
 
-def save_pretraining(folder: Path, settings: Settings, results: dict[str, Any], **overrides: Any) -> str:
+def save_pretraining(folder: Path, settings: Any, results: dict[str, Any], **overrides: Any) -> str:
     config = ConvNextV2FCMAEConfig(**{**TINY, "decoder_hidden_size": 8, **overrides})
     model = ConvNextV2ForPreTraining(config)
     model.save_pretrained(folder)
     create_image_processor(config).save_pretrained(folder)
-    write_pretraining_card(folder, model, settings, results)
-    return (folder / "README.md").read_text()
+    return card_of(folder, settings, results)
 
 
 def blanks(value: Any, path: str = "") -> list[str]:
