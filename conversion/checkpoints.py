@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from httpx2 import HTTPError
 from huggingface_hub.file_download import http_get
 
 TABLE = Path(__file__).parent / "checkpoints.yaml"
@@ -80,6 +81,8 @@ def download(checkpoint: Checkpoint, folder: Path | None = None) -> Path:
                 http_get(checkpoint.url, target, displayed_filename=file.name)
             remembered.write_text(sha256(partial) + "\n", encoding="utf-8")
             os.replace(partial, file)
+        except (HTTPError, OSError) as error:
+            raise ValueError(f"{checkpoint.url} could not be downloaded: {error}") from error
         finally:
             partial.unlink(missing_ok=True)
     digest = sha256(file)

@@ -59,6 +59,8 @@ def convert(
     Raises:
         ValueError: for a source that cannot be read or does not fit, and for an output folder that exists.
     """
+    if image_size is not None and image_size < 1:
+        raise ValueError(f"`image_size` (={image_size}) must be at least 1.")
     output = Path(output_dir)
     if output.exists():
         raise ValueError(f"`output_dir` (={output}) must not exist yet: nothing is overwritten.")

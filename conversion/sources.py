@@ -4,6 +4,7 @@ import argparse
 import json
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,14 +104,18 @@ def _load(file: Path) -> Any:
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", "Detected pickle protocol"
+            )  # what it holds is refused or read all the same
             # Before its files were archives (2020), PyTorch had a format that cannot be mapped.
             return torch.load(file, map_location="cpu", weights_only=True, mmap=_is_archive(file))
     except pickle.UnpicklingError as error:
         needed = re.findall(r"GLOBAL ([\w.]+)", str(error))
-        why = f"needs `{needed[0]}` to be run" if needed else f"is not a file of weights: {_first_line(error)}"
-        fix = "Only tensors and plain values are read. Save the state dict alone (torch.save(model.state_dict(), ...))"
-        raise ValueError(f"{file} {why}. {fix} or as safetensors.") from error
+        said = str(error).split("WeightsUnpickler error:")[-1].strip().splitlines()[0]
+        why = f"wants `{needed[0]}` to be run" if needed else f"is not a file of weights ({said})"
+        fix = "Nothing in it was run. Save the tensors alone: torch.save(model.state_dict(), file), or as safetensors."
+        raise ValueError(f"{file} {why}. {fix}") from error
     except (SafetensorError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
         raise ValueError(f"{file} is damaged, or not a {file.suffix} file: {_first_line(error)}") from error
 

@@ -59,7 +59,7 @@ def understand(stored: Mapping[str, Tensor], settings: Mapping[str, Any] | None 
     layout = recognise(stored)
     foreign = [name for name in stored if layout.foreign and re.match(layout.foreign, name)]
     kept = {name: tensor for name, tensor in stored.items() if name not in set(foreign)}
-    num_stages = _num_stages(kept, layout)
+    num_stages = _num_stages(kept)
     found = {name: our_name(name, layout, num_stages) for name in kept}
     tensors = {ours: kept[name] for name, ours in found.items() if ours is not None}
     kind = _kind(tensors)
@@ -151,9 +151,10 @@ def describe(config: ConvNextV2Config) -> str:
     return size_of(config) or f"depths {list(config.depths or ())} and widths {list(config.hidden_sizes or ())}"
 
 
-def _num_stages(stored: Mapping[str, Tensor], layout: Layout) -> int:
-    """One more than the highest stage that any name speaks of."""
-    return 1 + max(int(number) for name in stored for number in re.findall(r"stages\.(\d+)\.", name))
+def _num_stages(stored: Mapping[str, Tensor]) -> int:
+    """One more than the highest stage that has a block."""
+    blocks = (re.search(r"stages\.(\d+)\.(layers\.|blocks\.)?\d+\.", name) for name in stored)
+    return 1 + max(int(block[1]) for block in blocks if block)
 
 
 def _kind(names: Mapping[str, Tensor]) -> str:
@@ -173,31 +174,39 @@ def _config(kind: str, tensors: Mapping[str, Tensor], layout: Layout, settings: 
 
 
 def _inferred(kind: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Depths, widths, channels, classes: what the names and shapes say, by the majority where one of them is wrong."""
-    blocks = [re.match(r"encoder\.stages\.(\d+)\.layers\.(\d+)\.(dwconv|layernorm)\.bias", name) for name in tensors]
+    """Depths, widths, channels, classes: what the names and shapes say, the most of them where one is wrong."""
     depths, widths = defaultdict[int, int](int), defaultdict[int, list[int]](list)
-    for block in filter(None, blocks):
-        stage = int(block[1])
-        depths[stage] = max(depths[stage], 1 + int(block[2]))
-        widths[stage].append(tensors[block.string].numel())
+    decoder_depth, decoder_widths = 1, [tensors[n].numel() for n in ("decoder.mask_token",) if n in tensors]
+    # Vectors as wide as the stage: four in each block.
+    vector = r"(encoder\.stages\.(\d+)|decoder)\.layers\.(\d+)\.(layernorm\.weight|(dwconv|layernorm|pwconv2)\.bias)"
+    for found in filter(None, (re.match(vector, name) for name in tensors)):
+        depth, width = 1 + int(found[3]), tensors[found.string].numel()
+        if found[2] is None:
+            decoder_depth = max(decoder_depth, depth)
+            decoder_widths.append(width)
+        else:
+            depths[int(found[2])] = max(depths[int(found[2])], depth)
+            widths[int(found[2])].append(width)
     stages = range(1 + max(depths, default=0))
-    settings: dict[str, Any] = {
-        "depths": [max(1, depths[stage]) for stage in stages],
-        "hidden_sizes": [Counter(widths[stage] or [1]).most_common(1)[0][0] for stage in stages],
-    }
+    hidden_sizes = [_most_common(widths[stage]) for stage in stages]
+    settings: dict[str, Any] = {"depths": [max(1, depths[stage]) for stage in stages], "hidden_sizes": hidden_sizes}
     stem = tensors.get("embeddings.patch_embeddings.weight")
     if stem is not None and stem.ndim == 4:
         sides = tuple(stem.shape[2:])
         settings |= {"num_channels": stem.shape[1], "patch_size": sides[0] if sides[0] == sides[1] else list(sides)}
     if kind == "classifier":
-        head = tensors.get("classifier.bias", tensors.get("classifier.weight"))
-        settings["num_labels"] = len(head) if head is not None else 0
+        fits = {"classifier.weight": (2, hidden_sizes[-1]), "classifier.bias": (1, None)}
+        heads = [
+            len(t) for n, t in tensors.items() if n in fits and (t.ndim, t.shape[1] if t.ndim > 1 else None) == fits[n]
+        ]
+        settings["num_labels"] = _most_common(heads)
     if kind == "fcmae":
-        layers = [re.match(r"decoder\.layers\.(\d+)\.", name) for name in tensors]
-        wide = [tensors[name].numel() for name in ("decoder.mask_token", "decoder.proj.bias") if name in tensors]
-        settings["decoder_num_hidden_layers"] = 1 + max((int(layer[1]) for layer in layers if layer), default=0)
-        settings |= {"decoder_hidden_size": wide[0]} if wide else {}
+        settings |= {"decoder_num_hidden_layers": decoder_depth, "decoder_hidden_size": _most_common(decoder_widths)}
     return settings
+
+
+def _most_common(numbers: list[int]) -> int:
+    return Counter(numbers or [1]).most_common(1)[0][0]
 
 
 def _listed(names: list[str]) -> str:

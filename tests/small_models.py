@@ -13,6 +13,22 @@ from hf_convnextv2 import ConvNextV2Config, ConvNextV2FCMAEConfig
 
 SMALL: dict[str, Any] = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1], "image_size": 64}
 
+# The first lines of a program that cannot import this package, though it runs in the same environment.
+WITHOUT_THE_PACKAGE = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "hf_convnextv2":
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Blocker())
+try:
+    import hf_convnextv2
+except ModuleNotFoundError:
+    pass
+else:
+    raise SystemExit("the package can be imported")
+"""
+
 
 def small_config(**overrides: Any) -> ConvNextV2Config:
     return ConvNextV2Config(**{**SMALL, "num_labels": 5, **overrides})

@@ -18,28 +18,13 @@ from hf_convnextv2 import (
     ConvNextV2Model,
 )
 from hf_convnextv2.configuration_convnextv2 import SIZES
-from tests.small_models import assert_close, awake, run_python, small_config, small_fcmae_config
+from tests.small_models import WITHOUT_THE_PACKAGE, assert_close, awake, run_python, small_config, small_fcmae_config
 
 STOCK = {
     ConvNextV2Model: transformers.ConvNextV2Model,
     ConvNextV2Backbone: transformers.ConvNextV2Backbone,
     ConvNextV2ForImageClassification: transformers.ConvNextV2ForImageClassification,
 }
-# The first lines of a program that cannot import this package, though it runs in the same environment.
-WITHOUT_THE_PACKAGE = """
-import sys
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "hf_convnextv2":
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, Blocker())
-try:
-    import hf_convnextv2
-except ModuleNotFoundError:
-    pass
-else:
-    raise SystemExit("the package can be imported")
-"""
 
 
 def stock_twin(model):

@@ -1,0 +1,471 @@
+"""From a file to a folder that Transformers loads: what is written, what is refused, and nothing left behind."""
+
+import argparse
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import skimage.data
+import timm
+import torch
+import transformers
+import yaml
+from huggingface_hub import metadata_load
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification, pipeline
+
+from conversion import checkpoints, convert
+from conversion.checkpoints import checkpoint_table, find_checkpoint, list_checkpoints
+from conversion.state_dicts import LAYOUTS
+from conversion.weights import store, understand
+from hf_convnextv2 import (
+    ConvNextV2Config,
+    ConvNextV2ForImageClassification,
+    ConvNextV2ForPreTraining,
+    ConvNextV2Model,
+    create_image_processor,
+)
+from tests.small_models import awake, small_config, small_fcmae_config
+
+FILES = {"README.md", "config.json", "conversion.json", "model.safetensors", "preprocessor_config.json"}
+
+
+def state_dict(layout: str, model=None) -> dict[str, torch.Tensor]:
+    """A small classifier's (or the model's) weights in a layout."""
+    model = model or awake(ConvNextV2ForImageClassification(small_config()))
+    return store(understand(model.state_dict()), LAYOUTS[layout])[0]
+
+
+def save(folder: Path, stored, name: str = "source.pt") -> str:
+    folder.mkdir(exist_ok=True)
+    torch.save(stored, folder / name)
+    return str(folder / name)
+
+
+def run(*arguments: object, capsys) -> tuple[int, str]:
+    """Exit code and what was printed of the command line."""
+    code = 0
+    try:
+        convert.main([str(argument) for argument in arguments])
+    except SystemExit as end:
+        code = int(end.code or 0)
+    printed = capsys.readouterr()
+    return code, printed.out + printed.err
+
+
+# --- What comes out ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["official", "timm", "mmpretrain", "transformers"])
+@torch.no_grad()
+def test_a_classifier_becomes_a_folder_of_stock_transformers(tmp_path, capsys, layout):
+    model = awake(ConvNextV2ForImageClassification(small_config(layer_norm_eps=1e-6)))
+    source = save(tmp_path, {"model": state_dict(layout, model)})
+    code, printed = run(source, tmp_path / "out", "--image_size", 64, capsys=capsys)
+    assert code == 0 and f"layout {layout}, classifier" in printed
+    assert {file.name for file in (tmp_path / "out").iterdir()} == FILES
+    loaded, report = AutoModelForImageClassification.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert type(loaded) is transformers.ConvNextV2ForImageClassification
+    assert not any(report.values())
+    pixel_values = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(loaded(pixel_values).logits, model(pixel_values).logits, rtol=0, atol=1e-4)
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert config["architectures"] == ["ConvNextV2ForImageClassification"] and config["model_type"] == "convnextv2"
+    assert config["layer_norm_eps"] == 1e-6 and not {"use_grn", "head_init_scale", "auto_map"} & set(config)
+
+
+@pytest.mark.parametrize("layout", ["official-fcmae", "timm", "official-minkowski"])
+@torch.no_grad()
+def test_an_encoder_becomes_a_model_without_a_head(tmp_path, capsys, layout):
+    model = awake(ConvNextV2Model(small_config()))
+    stored = {n: t for n, t in state_dict(layout, model).items() if not n.startswith(("norm.", "head."))}
+    code, printed = run(save(tmp_path, stored), tmp_path / "out", capsys=capsys)
+    assert code == 0 and "added: `layernorm`" in printed
+    loaded, report = AutoModel.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert type(loaded) is transformers.ConvNextV2Model and not any(report.values())
+    pixel_values = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(
+        loaded(pixel_values).last_hidden_state, model(pixel_values).last_hidden_state, rtol=0, atol=1e-4
+    )
+
+
+@torch.no_grad()
+def test_a_trainers_checkpoint_becomes_a_pretraining_folder_and_its_encoder_a_plain_one(tmp_path, capsys):
+    """With the official trainer's arguments, optimizer and wrapper's prefix in the file."""
+    model = awake(ConvNextV2ForPreTraining(small_fcmae_config(mask_ratio=0.5)))
+    stored = {f"module.{name}": tensor for name, tensor in state_dict("official-minkowski", model).items()}
+    arguments = argparse.Namespace(mask_ratio=0.5, norm_pix_loss=True, input_size=64, output_dir="/somewhere")
+    optimizer = {"state": {}, "param_groups": [{"lr": 1e-3}]}
+    source = save(
+        tmp_path, {"model": stored, "optimizer": optimizer, "epoch": 3, "args": arguments}, "checkpoint-3.pth"
+    )
+    assert run(source, tmp_path / "fcmae", capsys=capsys)[0] == 0
+    loaded = ConvNextV2ForPreTraining.from_pretrained(tmp_path / "fcmae")
+    assert loaded.config.mask_ratio == 0.5 and loaded.config.image_size == 64
+    batch = {"pixel_values": torch.randn(2, 3, 64, 64), "noise": torch.rand(2, 4)}
+    assert torch.equal(loaded(**batch).loss, model(**batch).loss)
+
+    code, printed = run(tmp_path / "fcmae", tmp_path / "encoder", "--to", "transformers", "--verify", capsys=capsys)
+    assert code == 0 and "left out: decoder.mask_token" in printed and "of the largest value" in printed
+    encoder = AutoModel.from_pretrained(tmp_path / "encoder")
+    assert type(encoder) is transformers.ConvNextV2Model
+    assert not {"mask_ratio", "decoder_hidden_size"} & set(json.loads((tmp_path / "encoder/config.json").read_text()))
+    expected = model.convnextv2(batch["pixel_values"]).last_hidden_state
+    torch.testing.assert_close(encoder(batch["pixel_values"]).last_hidden_state, expected, rtol=0, atol=1e-4)
+
+    assert run(tmp_path / "fcmae", tmp_path / "back", "--to", "official-minkowski", capsys=capsys)[0] == 0
+    back = load_file(tmp_path / "back/model.safetensors")
+    assert all(torch.equal(back[n.removeprefix("module.")], tensor) for n, tensor in stored.items())
+
+
+@pytest.mark.parametrize("kept", ["float16", "bfloat16"])
+def test_the_data_type_is_kept_unless_another_is_asked_for(tmp_path, capsys, kept):
+    dtype = getattr(torch, kept)
+    source = save(tmp_path, {name: tensor.to(dtype) for name, tensor in state_dict("official").items()})
+    run(source, tmp_path / "kept", capsys=capsys)
+    run(source, tmp_path / "float32", "--dtype", "float32", capsys=capsys)
+    assert {t.dtype for t in load_file(tmp_path / "kept/model.safetensors").values()} == {dtype}
+    assert AutoModelForImageClassification.from_pretrained(tmp_path / "kept").dtype == dtype
+    assert AutoModelForImageClassification.from_pretrained(tmp_path / "float32").dtype == torch.float32
+    assert "No number was changed" in (tmp_path / "kept/README.md").read_text()
+    assert f"{kept}, stored here as float32" in (tmp_path / "float32/README.md").read_text()
+
+
+@pytest.mark.parametrize(("size", "shown"), [(224, (224, 224)), (384, (384, 384))])
+def test_the_processor_follows_the_resolution(tmp_path, capsys, size, shown):
+    """Against timm's own transform for the checkpoint: 224 resized and cropped, 384 warped."""
+    run(save(tmp_path, state_dict("official")), tmp_path / "out", "--image_size", size, capsys=capsys)
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "out", backend="pil")
+    photograph = Image.fromarray(skimage.data.chelsea()[:260, :400])
+    name = "convnextv2_tiny.fcmae_ft_in22k_in1k" + ("_384" if size == 384 else "")
+    expected = timm.data.create_transform(**timm.data.resolve_data_config(timm.get_pretrained_cfg(name).to_dict()))(
+        photograph
+    )
+    actual = processor(photograph, return_tensors="pt").pixel_values[0]
+    assert tuple(actual.shape[1:]) == shown
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
+
+
+def test_a_thousand_classes_get_imagenets_names_and_a_file_of_labels_any(tmp_path, capsys):
+    model = ConvNextV2ForImageClassification(small_config(num_labels=1000))
+    run(save(tmp_path, state_dict("official", model)), tmp_path / "out", capsys=capsys)
+    assert AutoModelForImageClassification.from_pretrained(tmp_path / "out").config.id2label[281] == "tabby, tabby cat"
+    (tmp_path / "names.txt").write_text("a\nb\nc\nd\ne\n")
+    source = save(tmp_path, state_dict("timm"))
+    run(source, tmp_path / "named", "--labels", tmp_path / "names.txt", capsys=capsys)
+    answers = pipeline("image-classification", model=str(tmp_path / "named"))(Image.fromarray(skimage.data.chelsea()))
+    assert {answer["label"] for answer in answers} == set("abcde")
+
+
+def test_a_trainers_average_is_taken_when_asked_for(tmp_path, capsys):
+    raw, averaged = state_dict("official"), state_dict("official")
+    source = save(tmp_path, {"model": raw, "model_ema": averaged})
+    run(source, tmp_path / "raw", capsys=capsys)
+    code, printed = run(source, tmp_path / "average", "--use_ema", capsys=capsys)
+    assert code == 0 and "moving average" in printed
+    for folder, expected in (("raw", raw), ("average", averaged)):
+        weight = load_file(tmp_path / folder / "model.safetensors")["classifier.weight"]
+        assert torch.equal(weight, expected["head.weight"])
+
+
+def test_a_folder_keeps_its_names_statistics_and_licence(tmp_path, capsys):
+    """Also where its weights are in several files, as large models on the Hub."""
+    config = small_config(id2label={i: f"class {i}" for i in range(5)}, label2id=None)
+    ConvNextV2ForImageClassification(config).save_pretrained(tmp_path / "in", max_shard_size="20KB")
+    create_image_processor(config, image_mean=[0.1, 0.2, 0.3]).save_pretrained(tmp_path / "in")
+    (tmp_path / "in/README.md").write_text("---\nlicense: mit\n---\n")
+    assert len(list((tmp_path / "in").glob("*.safetensors"))) > 1
+    code, printed = run(tmp_path / "in", tmp_path / "out", "--verify", capsys=capsys)
+    assert code == 0 and "differ by" in printed
+    loaded = AutoModelForImageClassification.from_pretrained(tmp_path / "out")
+    assert loaded.config.id2label[3] == "class 3" and loaded.config.image_size == 64
+    assert list(AutoImageProcessor.from_pretrained(tmp_path / "out").image_mean) == [0.1, 0.2, 0.3]
+    assert metadata_load(tmp_path / "out/README.md")["license"] == "mit"  # type: ignore[index]
+
+
+@torch.no_grad()
+def test_timm_loads_the_folder_written_for_it(tmp_path, capsys):
+    source = awake(ConvNextV2ForImageClassification(ConvNextV2Config.from_size("atto", num_labels=7, num_channels=4)))
+    source.save_pretrained(tmp_path / "in")
+    code, printed = run(tmp_path / "in", tmp_path / "out", "--to", "timm", capsys=capsys)
+    assert code == 0, printed
+    loaded = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
+    pixel_values = torch.randn(1, 4, 64, 64)
+    torch.testing.assert_close(loaded(pixel_values), source(pixel_values).logits, rtol=0, atol=1e-3)
+    run(tmp_path / "out", tmp_path / "again", capsys=capsys)
+    again = load_file(tmp_path / "again/model.safetensors")
+    assert all(torch.equal(tensor, again[name]) for name, tensor in source.state_dict().items())
+
+
+def test_an_official_file_is_known_by_its_name(tmp_path, capsys):
+    model = ConvNextV2ForImageClassification(ConvNextV2Config.from_size("tiny", num_labels=1000))
+    source = save(tmp_path, {"model": state_dict("official", model)}, "convnextv2_tiny_22k_384_ema.pt")
+    run(source, tmp_path / "out", capsys=capsys)
+    card, metadata = (tmp_path / "out/README.md").read_text(), metadata_load(tmp_path / "out/README.md")
+    assert metadata is not None and metadata["license"] == "cc-by-nc-4.0" and "not for commercial use" in card
+    results = metadata["model-index"][0]["results"][0]
+    assert results["metrics"][0]["value"] == 0.85098 and results["source"]["name"].startswith("timm")
+    assert "85.10 %" in card and "ImageNet-22k" in card and "dl.fbaipublicfiles.com" in card
+    assert json.loads((tmp_path / "out/preprocessor_config.json").read_text())["size"] == {"shortest_edge": 384}
+    # What is made of the result is still theirs.
+    run(tmp_path / "out", tmp_path / "timm", "--to", "timm", capsys=capsys)
+    assert metadata_load(tmp_path / "timm/README.md")["license"] == "cc-by-nc-4.0"  # type: ignore[index]
+
+
+# --- What is refused --------------------------------------------------------------------------------------------------
+
+
+class Malicious:
+    """What unpickles it makes a folder."""
+
+    def __init__(self, trace: Path):
+        self.trace = str(trace)
+
+    def __reduce__(self):
+        return (os.mkdir, (self.trace,))
+
+
+def truncated(folder: Path) -> Path:
+    source = Path(save(folder, state_dict("official")))
+    source.write_bytes(source.read_bytes()[:-5000])
+    return source
+
+
+def truncated_safetensors(folder: Path) -> Path:
+    save_file(state_dict("official"), folder / "model.safetensors")
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[:-100])
+    return folder / "model.safetensors"
+
+
+def empty(folder: Path) -> Path:
+    (folder / "empty.pt").touch()
+    return folder / "empty.pt"
+
+
+def text(folder: Path) -> Path:
+    (folder / "notes.pt").write_text("no weights")
+    return folder / "notes.pt"
+
+
+def code(folder: Path, protocol: int = 2) -> Path:
+    with (folder / "code.pt").open("wb") as stream:
+        pickle.dump({"model": Malicious(folder / "it-ran")}, stream, protocol)
+    return folder / "code.pt"
+
+
+def code_in_a_newer_pickle(folder: Path) -> Path:
+    return code(folder, protocol=4)
+
+
+def code_in_an_archive(folder: Path) -> Path:
+    return Path(save(folder, {"model": state_dict("official"), "extra": Malicious(folder / "it-ran")}))
+
+
+def resnet(folder: Path) -> Path:
+    return Path(save(folder, timm.create_model("resnet18").state_dict()))
+
+
+def convnext_v1(folder: Path) -> Path:
+    model = transformers.ConvNextForImageClassification(transformers.ConvNextConfig(**small_config().to_dict()))
+    return Path(save(folder, model.state_dict()))
+
+
+def one_missing(folder: Path) -> Path:
+    return Path(save(folder, {n: t for n, t in state_dict("official").items() if n != "stages.2.1.grn.beta"}))
+
+
+def one_too_many(folder: Path) -> Path:
+    return Path(save(folder, {**state_dict("timm"), "head.extra.weight": torch.ones(2)}))
+
+
+def one_misshapen(folder: Path) -> Path:
+    return Path(save(folder, {**state_dict("official"), "stages.1.0.dwconv.weight": torch.ones(16, 1, 5, 5)}))
+
+
+def no_tensors(folder: Path) -> Path:
+    return Path(save(folder, {"epoch": 3, "loss": 0.5}))
+
+
+def empty_folder(folder: Path) -> Path:
+    (folder / "nothing").mkdir()
+    return folder / "nothing"
+
+
+BAD_SOURCES = {
+    truncated: "is damaged, or not a .pt file",
+    truncated_safetensors: "is damaged, or not a .safetensors file",
+    empty: "empty.pt is empty",
+    text: "is not a file of weights",
+    code: "code.pt wants `posix.mkdir` to be run. Nothing in it was run.",
+    code_in_a_newer_pickle: "code.pt is not a file of weights (Unsupported operand 149). Nothing in it was run.",
+    code_in_an_archive: "source.pt wants `posix.mkdir` to be run. Nothing in it was run.",
+    resnet: "its parameters are of another model: conv1.weight",
+    convnext_v1: "is a ConvNeXt V1: it has layer scales",
+    one_missing: "1 missing: stages.2.1.grn.beta (1, 1, 1, 96)",
+    one_too_many: "1 unexpected: head.extra.weight",
+    one_misshapen: "1 of the wrong shape: stages.1.0.dwconv.weight (16, 1, 5, 5) instead of (16, 1, 7, 7)",
+    no_tensors: "must hold a state dict, tensors by name, but holds epoch, loss",
+    empty_folder: "must hold one file of weights",
+}
+
+
+@pytest.mark.parametrize("make", BAD_SOURCES, ids=lambda make: make.__name__)
+def test_a_bad_source_is_one_clear_line_and_nothing_is_written(tmp_path, capsys, make):
+    (tmp_path / "in").mkdir()
+    source = make(tmp_path / "in")
+    before = sorted(tmp_path.rglob("*"))
+    exit_code, printed = run(source, tmp_path / "out", capsys=capsys)
+    assert exit_code == 2 and BAD_SOURCES[make] in printed, printed
+    assert "Traceback" not in printed and printed.startswith("python -m conversion.convert: error: ")
+    assert printed.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before, "something was written, or the file's code ran"
+
+
+def test_the_code_in_a_pickle_would_have_run(tmp_path):
+    """The negative control: read as pickles, the files of the test above do what they say."""
+    for make in (code, code_in_a_newer_pickle):
+        with make(tmp_path).open("rb") as stream:
+            pickle.load(stream)
+        (tmp_path / "it-ran").rmdir()
+    torch.load(code_in_an_archive(tmp_path), weights_only=False)
+    assert (tmp_path / "it-ran").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--labels", "names.txt"], "(=names.txt, 3 names) must name the head's 5 classes"),
+        (["--num_labels", "10"], "head.weight (5, 32) instead of (10, 32)"),
+        (["--model_size", "atto"], "(layout official, classifier, atto) does not fit"),
+        (["--use_ema"], "must hold averaged weights"),
+        (["--labels", "missing.txt"], "must be a text file"),
+        (["--to", "unknown"], "argument --to: invalid choice: 'unknown'"),
+        (["--image_size", "0"], "`image_size` (=0) must be"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(tmp_path, monkeypatch, capsys, flags, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "names.txt").write_text("a\nb\nc\n")
+    source = save(tmp_path, state_dict("official"))
+    before = sorted(tmp_path.rglob("*"))
+    exit_code, printed = run(source, "out", *flags, capsys=capsys)
+    assert exit_code == 2 and said in printed, printed
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_that_is_there_stays_byte_for_byte(tmp_path, capsys):
+    source = save(tmp_path, state_dict("official"))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/model.safetensors").write_bytes(b"mine")
+    exit_code, printed = run(source, tmp_path / "out", capsys=capsys)
+    assert exit_code == 2 and "must not exist yet" in printed
+    assert [file.read_bytes() for file in (tmp_path / "out").iterdir()] == [b"mine"]
+
+
+def test_a_failure_while_writing_leaves_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("conversion.folders.write_card", lambda *a: (_ for _ in ()).throw(OSError("no space left")))
+    exit_code, printed = run(save(tmp_path / "in", state_dict("official")), tmp_path / "out", capsys=capsys)
+    assert exit_code == 2 and "no space left" in printed
+    assert [file.name for file in tmp_path.iterdir()] == ["in"]
+
+
+def test_a_result_that_computes_something_else_is_refused(tmp_path, monkeypatch, capsys):
+    """`--verify` with a conversion that loses GRN's numbers, as the official loader does."""
+    written = convert.write_folder
+
+    def lossy(output, weights, *arguments):
+        lost = {n: torch.zeros_like(t) if ".grn." in n else t for n, t in weights.tensors.items()}
+        weights.tensors.update(lost)
+        written(output, weights, *arguments)
+
+    monkeypatch.setattr(convert, "write_folder", lossy)
+    source = save(tmp_path / "in", state_dict("official"))
+    model_size = ["--image_size", 64, "--verify"]
+    exit_code, printed = run(source, tmp_path / "out", *model_size, capsys=capsys)
+    assert exit_code == 2 and "`--verify`: logits of source and result differ by" in printed, printed
+    assert not (tmp_path / "out").exists()
+
+
+# --- The table --------------------------------------------------------------------------------------------------------
+
+
+def test_the_table_has_every_official_file_as_timm_knows_them():
+    table = checkpoint_table()
+    assert len(table) == 26 and sum(c.training == "fcmae" for c in table.values()) == 8
+    for checkpoint in table.values():
+        known = timm.get_pretrained_cfg(checkpoint.timm.removeprefix("timm/"))
+        assert (known.url, known.hf_hub_id, known.license) == (checkpoint.url, checkpoint.timm, checkpoint.license)
+        assert known.input_size[1] == checkpoint.image_size
+        assert (known.num_classes == 0) == (checkpoint.training == "fcmae") == (not checkpoint.accuracy)
+        assert all(0 < top1 < top5[0] for top1, *top5 in checkpoint.accuracy.values() if top5)
+        official = checkpoint.accuracy.get("official", [0])[0]
+        assert all(abs(values[0] - official) < 0.15 for values in checkpoint.accuracy.values())
+        assert find_checkpoint(checkpoint.timm) is checkpoint is find_checkpoint(f"/x/{checkpoint.name}.pt")
+    assert find_checkpoint("facebook/convnextv2-huge-22k-512").image_size == 512  # type: ignore[union-attr]
+    assert find_checkpoint("me/other") is None
+
+
+def test_the_table_is_printed_without_a_download(capsys):
+    exit_code, printed = run("--list", capsys=capsys)
+    assert exit_code == 0 and printed == list_checkpoints() + "\n"
+    assert all(name in printed for name in checkpoint_table()) and "82.95" in printed
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """A table of one file that a server of this machine has; the file's bytes, and how often it was asked for."""
+    import http.server
+    import threading
+
+    asked, body = [], bytearray(Path(save(tmp_path / "server", {"model": state_dict("official")})).read_bytes())
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body[: len(body) // 2] if self.path.endswith("cut.pt") else body)
+
+        def log_message(self, *arguments):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    row = {"size": "atto", "image_size": 384, "training": "fcmae-ft-in1k", "timm": "timm/x"}
+    rows = {name: {"file": f"{name}.pt", **row} for name in ("whole", "cut")}
+    url = f"http://127.0.0.1:{server.server_address[1]}/"
+    table = {"base_url": url, "license": "cc-by-nc-4.0", "checkpoints": rows}
+    (tmp_path / "table.yaml").write_text(yaml.safe_dump(table))
+    monkeypatch.setattr(checkpoints, "TABLE", tmp_path / "table.yaml")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    checkpoint_table.cache_clear()
+    yield asked
+    server.shutdown()
+    server.server_close()
+    checkpoint_table.cache_clear()
+
+
+def test_a_file_of_the_table_is_fetched_once_and_remembered(tmp_path, published, monkeypatch, capsys):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    assert run("whole", tmp_path / "a", capsys=capsys)[0] == 0
+    assert run("whole", tmp_path / "b", capsys=capsys)[0] == 0
+    assert published == ["/whole.pt"]
+    assert json.loads((tmp_path / "a/config.json").read_text())["image_size"] == 384
+    file = tmp_path / "hub/checkpoints/whole.pt"
+    file.write_bytes(file.read_bytes() + b"x")
+    exit_code, printed = run("whole", tmp_path / "c", capsys=capsys)
+    assert exit_code == 2 and "has changed since it was downloaded" in printed
+
+
+def test_a_cut_download_leaves_no_file(tmp_path, published, monkeypatch, capsys):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    exit_code, printed = run("cut", tmp_path / "a", capsys=capsys)
+    assert exit_code == 2 and "cut.pt" in printed and not (tmp_path / "a").exists()
+    assert not list((tmp_path / "hub/checkpoints").iterdir())
