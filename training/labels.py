@@ -94,7 +94,8 @@ def label_mapping(source: Source, column: str, classes: list[str]) -> dict[Any, 
     own = class_names(source, column)
     if own is None and holds_strings(source, column):  # a stream of names, checked as they come
         return {name: label for label, name in enumerate(classes)}
-    if own is None or not set(own) <= set(classes) or len(set(classes)) < len(classes):
+    # ImageNet has two classes of the name "crane".
+    if own is None or not set(own) <= set(classes) or any(classes.count(name) > 1 for name in own):
         return None
     by_name = getattr(features_of(source)[column], "names", None) is None
     return {(name if by_name else label): classes.index(name) for label, name in enumerate(own)}

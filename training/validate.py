@@ -2,6 +2,8 @@
 
     accelerate launch training/validate.py --model_name_or_path out/classifier \\
         --dataset_name path/to/images --eval_split validation
+    accelerate launch training/validate.py --model_name_or_path facebook/convnextv2-tiny-1k-224 \\
+        --dataset_name ILSVRC/imagenet-1k --eval_split validation --streaming true
 """
 
 import json
@@ -22,9 +24,10 @@ from training.labels import check_labels, class_list, labelled_samples
 from training.metrics import Evaluator
 from training.models import create_processor
 from training.output import write_json
+from training.reference import comparison, intervals, known_checkpoint
 
 
-def main(config: ValidateConfig) -> dict[str, float]:
+def main(config: ValidateConfig) -> dict[str, Any]:
     """Evaluate: model and its image processor, data, one pass; print the figures and return them."""
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
     evaluator = Evaluator(config.metrics)
@@ -35,9 +38,11 @@ def main(config: ValidateConfig) -> dict[str, float]:
     samples = labelled_samples(config, source, model.config, EvaluationTransform(load_processor(config, model)))
     loader = eval_loader(source, samples, config)
     model, loader = accelerator.prepare(model, loader)
-    results = evaluator(accelerator, model, loader)
+    results: dict[str, Any] = evaluator(accelerator, model, loader)
+    results |= intervals(results)
     if accelerator.is_main_process:
         print(json.dumps(results, indent=2))
+        print(comparison(results, known_checkpoint(config.model_name_or_path or "")))
         if config.output_dir is not None:
             Path(config.output_dir).mkdir(parents=True, exist_ok=True)
             write_json(Path(config.output_dir) / "eval_results.json", results)
@@ -58,7 +63,14 @@ def load_classifier(config: ValidateConfig) -> ConvNextV2ForImageClassification:
 
 
 def load_processor(config: ValidateConfig, model: ConvNextV2ForImageClassification) -> Any:
-    """The image processor saved with the model, or one for the settings that differ from it."""
+    """The image processor saved with the model, or one for the settings that differ from it.
+
+    For the official checkpoints: resize and crop of the table that their reference accuracies were measured with.
+    """
+    checkpoint = known_checkpoint(config.model_name_or_path or "")
+    if checkpoint is not None:
+        model.config.image_size = config.image_size or checkpoint.image_size
+        return create_processor(config, model.config)
     if (config.image_size, config.num_channels, config.image_mean, config.image_std) == (None,) * 4:
         return AutoImageProcessor.from_pretrained(config.model_name_or_path, revision=config.model_revision)
     model.config.image_size = config.image_size or model.config.image_size

@@ -1,0 +1,46 @@
+"""A measured accuracy beside what others measured with the same checkpoint."""
+
+import json
+from pathlib import Path
+
+from scipy.stats import binomtest
+
+from conversion.checkpoints import Checkpoint, checkpoint_table, find_checkpoint
+from conversion.facts import PROVENANCE
+
+NAMES = {"eval_accuracy": "top-1", "eval_accuracy_top5": "top-5"}
+
+
+def known_checkpoint(name: str) -> Checkpoint | None:
+    """The official checkpoint that a Hub id, or a folder that `conversion.convert` wrote, stands for."""
+    provenance = Path(name) / PROVENANCE
+    if provenance.is_file():
+        return checkpoint_table().get(json.loads(provenance.read_text(encoding="utf-8")).get("checkpoint") or "")
+    return None if Path(name).exists() else find_checkpoint(name)
+
+
+def intervals(results: dict[str, float]) -> dict[str, list[float]]:
+    """95 % confidence interval (Wilson) of each accuracy, as shares."""
+    samples = int(results["eval_samples"])
+    found = {}
+    for name in NAMES:
+        if name in results:
+            test = binomtest(round(results[name] * samples), samples)
+            interval = test.proportion_ci(confidence_level=0.95, method="wilson")
+            found[f"{name}_ci95"] = [float(interval.low), float(interval.high)]
+    return found
+
+
+def comparison(results: dict[str, float], checkpoint: Checkpoint | None) -> str:
+    """A table: what was measured, with its interval, and the references on ImageNet-1k's validation images."""
+    bounds, samples = intervals(results), int(results["eval_samples"])
+    header = f"{'accuracy in %':34}" + "".join(f"{NAMES[name]:>24}" for name in NAMES if name in results)
+    cells = [
+        f"{100 * results[name]:.2f} ({100 * bounds[f'{name}_ci95'][0]:.2f} to {100 * bounds[f'{name}_ci95'][1]:.2f})"
+        for name in NAMES
+        if name in results
+    ]
+    lines = [header, f"{f'measured, {samples:,} images':34}" + "".join(f"{cell:>24}" for cell in cells)]
+    for source, values in (checkpoint.accuracy if checkpoint else {}).items():
+        lines.append(f"{f'{source}, ImageNet-1k validation':34}" + "".join(f"{value:>24.2f}" for value in values))
+    return "\n".join(lines)
