@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard, metadata_load
 from PIL import Image
 
 from conversion.card import write_card
+from conversion.convert import main as convert
 from conversion.facts import inherited_license
 from conversion.words import is_hub_id
 from hf_convnextv2 import (
@@ -19,8 +20,10 @@ from hf_convnextv2 import (
     ConvNextV2FCMAEConfig,
     ConvNextV2ForImageClassification,
     ConvNextV2ForPreTraining,
+    ConvNextV2Model,
     create_image_processor,
 )
+from tests.small_models import small_config, small_fcmae_config
 from training.config import FinetuneConfig
 
 TINY = {"depths": [1, 1], "hidden_sizes": [8, 16], "image_size": 32}
@@ -194,3 +197,38 @@ def test_hub_ids_are_told_from_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert is_hub_id("ILSVRC/imagenet-1k") and is_hub_id("beans")
     assert not any(map(is_hub_id, ["data/train", "data", "out/demo/data", "data/*.parquet", "/data", "../x", "", None]))
+
+
+CONVERSIONS = [
+    (ConvNextV2ForImageClassification, "transformers", "image-classification", "transformers"),
+    (ConvNextV2ForImageClassification, "timm", "image-classification", "timm"),
+    (ConvNextV2ForImageClassification, "official", "image-classification", "pytorch"),
+    (ConvNextV2Model, "transformers", "image-feature-extraction", "transformers"),
+    (ConvNextV2Model, "mmpretrain", "image-feature-extraction", "pytorch"),
+    (ConvNextV2ForPreTraining, "ours", "image-feature-extraction", "transformers"),
+    (ConvNextV2ForPreTraining, "official-minkowski", "image-feature-extraction", "pytorch"),
+]
+
+
+@pytest.mark.parametrize(("model_class", "target", "task", "library"), CONVERSIONS)
+def test_cards_of_conversions_are_complete_and_their_code_runs(
+    tmp_path, monkeypatch, capsys, model_class, target, task, library
+):
+    is_fcmae = model_class is ConvNextV2ForPreTraining
+    model = model_class(small_fcmae_config() if is_fcmae else small_config())
+    model.save_pretrained(tmp_path / "source")
+    convert([str(tmp_path / "source"), str(tmp_path / "made"), "--to", target])
+    file = tmp_path / "made" / "README.md"
+    card, metadata = file.read_text(), metadata_load(file)
+    assert metadata is not None and blanks(metadata) == []
+    assert (metadata["pipeline_tag"], metadata["library_name"]) == (task, library)
+    assert metadata["license"] == "unknown" and "The source does not say its licence" in card
+    for unfinished in ("More Information Needed", "None", "{{", "{%", "| |\n\n", "TODO", str(tmp_path)):
+        assert unfinished not in card
+    assert not re.search(r"\n{4,}|^#.*\n+(#|\Z)", card, flags=re.MULTILINE), "an empty section"
+    assert "model-index" not in metadata and "## Figures" not in card and "figures hold" not in card
+    parameters = sum(p.numel() for p in model.parameters())
+    assert f"{parameters:,} parameters" in card
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    exec(python_code(card), {})
