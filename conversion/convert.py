@@ -15,11 +15,11 @@ import torch
 
 from conversion.checkpoints import list_checkpoints
 from conversion.folders import write_folder
-from conversion.preprocessing import DEFAULT_SIZE, class_names, image_processor_of, image_size_of
+from conversion.preprocessing import DEFAULT_SIZE, IMAGENET_CLASSES, class_names, image_processor_of, image_size_of
 from conversion.sources import Source, read_source
-from conversion.state_dicts import LAYOUTS
+from conversion.state_dicts import LAYOUTS, Layout
 from conversion.verify import verify
-from conversion.weights import Weights, describe, encoder_of, understand, with_final_norm
+from conversion.weights import Weights, describe, encoder_of, size_of, understand, with_final_norm
 from hf_convnextv2.configuration_convnextv2 import SIZES
 
 TARGETS = ("transformers", "ours", "official", "official-minkowski", "timm", "mmpretrain")
@@ -67,12 +67,14 @@ def convert(
     found = read_source(source, use_ema)
     weights = understand(found.tensors, _settings(found, model_size, num_labels))
     print(f"{source}: layout {weights.layout.name}, {weights.kind}, {describe(weights.config)}, {weights.dtype}")
+    _check_identity(found, weights)
     weights = _as_target(weights, to)
     _complete(weights, found, image_size, labels)
     processor = image_processor_of(found, weights.config)
     layout = LAYOUTS[_layout_name(weights, to)]
-    check = None if not verify else lambda folder: _verify(found, weights, layout, folder, verify)
-    write_folder(output, weights, layout, processor, found, DTYPES.get(dtype or ""), license, check)
+    cast = DTYPES.get(dtype or "")
+    check = None if not verify else lambda folder: _verify(found, weights, layout, folder, verify, cast)
+    write_folder(output, weights, layout, processor, found, cast, license, check)
     for note in weights.notes:
         print(f"  {note}")
     print(f"{output}: layout {layout.name}, {weights.kind}")
@@ -119,6 +121,17 @@ def _settings(source: Source, model_size: str | None, num_labels: int | None) ->
     return settings
 
 
+def _check_identity(source: Source, weights: Weights) -> None:
+    """Take a source for the official checkpoint that it is named after only if it has that one's shape."""
+    known, config = source.checkpoint, weights.config
+    if known is None:
+        return
+    is_headless = weights.kind == "encoder" or known.training == "fcmae"
+    if size_of(config) != known.size or not (is_headless or config.num_labels == IMAGENET_CLASSES):
+        weights.notes.append(f"not {known.name}, though named so: it has another shape")
+        source.checkpoint = None
+
+
 def _as_target(weights: Weights, to: str | None) -> Weights:
     """The model that the target has a place for: most know no decoder, the official trainer no classifier."""
     if weights.kind == ("classifier" if to == "official-minkowski" else "fcmae") and to not in (None, "ours"):
@@ -139,6 +152,9 @@ def _complete(weights: Weights, source: Source, image_size: int | None, labels: 
     config.image_size = known or DEFAULT_SIZE
     if not known:
         weights.notes.append(f"images of {DEFAULT_SIZE} pixels: the source does not say (see --image_size)")
+    if weights.layout.name == "official-minkowski" and weights.kind == "fcmae" and "mask_ratio" not in source.arguments:
+        note = f"mask_ratio {config.mask_ratio}, norm_pix_loss {config.norm_pix_loss}: this package's defaults"
+        weights.notes.append(f"{note}, since the source does not say")
     if source.averaged:
         weights.notes.append("taken: the trainer's moving average of the weights")
     if weights.kind == "classifier":
@@ -148,9 +164,12 @@ def _complete(weights: Weights, source: Source, image_size: int | None, labels: 
             config.id2label, config.label2id = names, {name: number for number, name in names.items()}
 
 
-def _verify(source: Source, weights: Weights, layout: Any, folder: Path, photo: str | bool) -> None:
+def _verify(
+    source: Source, weights: Weights, layout: Layout, folder: Path, photo: str | bool, cast: torch.dtype | None
+) -> None:
     """Print what `--verify` finds."""
-    print(f"  verify: {verify(source, weights, layout, folder, None if photo is True else Path(str(photo)))}")
+    file = None if photo is True else Path(str(photo))
+    print(f"  verify: {verify(source, weights, layout, folder, file, cast)}")
 
 
 if __name__ == "__main__":

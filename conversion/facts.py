@@ -67,7 +67,7 @@ class Facts:
         self.model_id: str = publication.repo_id or self.settings.get("hub_model_id") or folder.name
         self.name = self.model_id.split("/")[-1]
         self.companion, self.with_code = publication.companion, publication.with_code
-        self.data_note: str | None = self.settings.get("data_note")
+        self.data_note: str | None = self.settings.get("data_note") or self.provenance.get("data_note")
         self.height, self.width = sides(self.settings.get("image_size") or self.config.image_size)
         self.base: str | None = self.settings.get("model_name_or_path")
         self.dataset: str | None = self.settings.get("dataset_name")
@@ -104,7 +104,10 @@ class Facts:
     @cached_property
     def license(self) -> str:
         """As asked for, as the run or the source says, or as the weights that it started from."""
-        given = self.publication.license or self.settings.get("license") or self.provenance.get("license")
+        asked = self.publication.license
+        if self.provenance.get("license") == OFFICIAL_LICENSE and asked not in (None, OFFICIAL_LICENSE):
+            raise ValueError(f"`--license` (={asked}) must be {OFFICIAL_LICENSE}: the licence of what was converted.")
+        given = asked or self.settings.get("license") or self.provenance.get("license")
         return given or inherited_license(self.base)
 
     @cached_property
@@ -149,14 +152,14 @@ class Facts:
         """On what, as far as the files say."""
         if self.checkpoint:
             return TRAINING[self.checkpoint.training]
-        return f"trained on {self.data}" if self.dataset else "trained on data that its source does not name"
+        return f"trained on {self.data}" if self.data else "trained on data that its source does not name"
 
     @property
-    def data(self) -> str:
-        """The data set in words."""
+    def data(self) -> str | None:
+        """The data set in words, if it is known."""
         if self.dataset:
             return describe_source(self.dataset, "the data set")
-        return "ImageNet-1k" if self.checkpoint else "its training"
+        return "ImageNet-1k" if self.checkpoint else self.provenance.get("data")
 
     @property
     def start(self) -> str | None:

@@ -16,6 +16,7 @@ from conversion.facts import OFFICIAL_LICENSE, OFFICIAL_WEIGHTS, PROVENANCE, Pub
 from conversion.sources import Source
 from conversion.state_dicts import OURS, TIMM, Layout
 from conversion.weights import FINAL_NORM, MODELS, Weights, size_of, store
+from conversion.words import describe_source
 
 OUR_FIELDS = ("use_grn", "head_init_scale")  # which Transformers' own configuration lacks
 
@@ -108,6 +109,7 @@ def timm_config(weights: Weights, processor: Any) -> dict[str, Any]:
 def provenance(weights: Weights, source: Source, dtype: torch.dtype | None, license: str | None) -> dict[str, Any]:
     """Where the weights come from and what was done to them."""
     is_cast = dtype is not None and dtype != weights.dtype
+    trained_on = source.training.get("dataset_name")
     name = Path(source.name).name if Path(source.name).exists() else source.name
     return {
         "source": name,
@@ -115,20 +117,26 @@ def provenance(weights: Weights, source: Source, dtype: torch.dtype | None, lice
         "layout": weights.layout.name,
         "sha256": source.sha256,
         "checkpoint": source.checkpoint.name if source.checkpoint else None,
-        "license": license or license_of(source),
+        "license": license_of(source, license),
         "dtype": f"{_name(weights.dtype)}, stored here as {_name(dtype)}"
         if is_cast and dtype
         else _name(weights.dtype),
         "is_cast": is_cast,
         "image_size": weights.config.image_size,
+        "data": describe_source(trained_on, "the data set") if trained_on else source.provenance.get("data"),
+        "data_note": source.training.get("data_note") or source.provenance.get("data_note"),
         "notes": weights.notes,
     }
 
 
-def license_of(source: Source) -> str:
-    """The strictest that is known: the official weights' own, else what the source's card or settings say."""
+def license_of(source: Source, asked: str | None) -> str:
+    """The official weights' own, which nobody else can change; else what is asked for or the source says."""
     if source.checkpoint is not None or (source.hub_id or "").startswith(OFFICIAL_WEIGHTS):
+        if asked not in (None, OFFICIAL_LICENSE):
+            raise ValueError(f"`--license` (={asked}) must be {OFFICIAL_LICENSE}: these are the official weights.")
         return OFFICIAL_LICENSE
+    if asked is not None:
+        return asked
     if source.folder is not None and (source.folder / "README.md").is_file():
         return inherited_license(str(source.folder))
     return source.config.get("pretrained_cfg", {}).get("license") or "unknown"

@@ -40,6 +40,7 @@ class Source:
     processor: dict[str, Any] = field(default_factory=dict)  # a preprocessor_config.json beside them
     arguments: dict[str, Any] = field(default_factory=dict)  # of the training script, as the official one stores them
     provenance: dict[str, Any] = field(default_factory=dict)  # a conversion.json beside them
+    training: dict[str, Any] = field(default_factory=dict)  # a training_config.json of this package beside them
     hub_id: str | None = None
     folder: Path | None = None
     checkpoint: Checkpoint | None = None  # the row of the table that this is
@@ -77,7 +78,7 @@ def _read_folder(name: str, folder: Path, use_ema: bool, hub_id: str | None = No
     provenance = _read_json(folder / "conversion.json")
     checkpoint = checkpoint_table().get(provenance.get("checkpoint") or "") or find_checkpoint(hub_id or files[0].name)
     source = _read(name, weights, use_ema, checkpoint)
-    source.provenance = provenance
+    source.provenance, source.training = provenance, _read_json(folder / "training_config.json")
     source.config = _read_json(folder / "config.json")
     source.processor = _read_json(folder / "preprocessor_config.json")
     source.hub_id, source.folder = hub_id, folder

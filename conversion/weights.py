@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conversion.state_dicts import OURS, Layout, our_name, read, recognise, stored_shape, their_name, write
+from conversion.state_dicts import Layout, our_name, read, recognise, stored_shape, their_name, write
 from hf_convnextv2 import (
     ConvNextV2Config,
     ConvNextV2ForImageClassification,
@@ -67,31 +67,26 @@ def understand(stored: Mapping[str, Tensor], settings: Mapping[str, Any] | None 
     expected = parameter_shapes(kind, config)
     if kind == "encoder" and not any(name in tensors for name in FINAL_NORM):
         expected = {name: shape for name, shape in expected.items() if name not in FINAL_NORM}
-    is_encoder = kind == "encoder"
-    theirs = {ours: name for name, ours in found.items() if ours is not None}
-    read_tensors = {
-        name: read(tensors[name], name, layout, shape) for name, shape in expected.items() if name in tensors
-    }
-    conv_mlp = any(name.endswith("mlp.fc1.weight") and tensor.ndim == 4 for name, tensor in kept.items())
-    faults = {
-        "missing": [
-            f"{their_name(name, layout, num_stages, is_encoder) or name} {stored_shape(name, shape, layout, conv_mlp)}"
-            for name, shape in expected.items()
-            if name not in tensors
-        ],
-        "unexpected": [name for name, ours in found.items() if ours not in expected],
-        "of the wrong shape": [
-            f"{theirs[name]} {tuple(tensors[name].shape)} instead of "
-            f"{stored_shape(name, expected[name], layout, conv_mlp)}"
-            for name, tensor in read_tensors.items()
-            if tensor is None
-        ],
-    }
-    if any(faults.values()):
+    as_read = {name: read(tensors[name], name, layout, expected[name]) for name in expected if name in tensors}
+    complete = {name: tensor for name, tensor in as_read.items() if tensor is not None}
+    unexpected = [name for name, ours in found.items() if ours not in expected]
+    if unexpected or len(complete) < len(expected):
+        is_conv = any(name.endswith("mlp.fc1.weight") and tensor.ndim == 4 for name, tensor in kept.items())
+        shapes = {name: stored_shape(name, shape, layout, is_conv) for name, shape in expected.items()}
+        theirs = {name: their_name(name, layout, num_stages, kind == "encoder") or name for name in expected}
+        theirs |= {ours: name for name, ours in found.items() if ours is not None}
+        faults = {
+            "missing": [f"{theirs[name]} {shapes[name]}" for name in expected if name not in tensors],
+            "unexpected": unexpected,
+            "of the wrong shape": [
+                f"{theirs[name]} {tuple(tensors[name].shape)} instead of {shapes[name]}"
+                for name, tensor in as_read.items()
+                if tensor is None
+            ],
+        }
         said = "; ".join(f"{len(names)} {fault}: {_listed(names)}" for fault, names in faults.items() if names)
         raise ValueError(f"The source (layout {layout.name}, {kind}, {describe(config)}) does not fit: {said}.")
     notes = [f"left out: {_listed(foreign)}, which no model here has"] if foreign else []
-    complete = {name: tensor for name, tensor in read_tensors.items() if tensor is not None}
     return Weights(kind, complete, config, layout, notes)
 
 
@@ -116,10 +111,8 @@ def encoder_of(weights: Weights) -> Weights:
 
 def store(weights: Weights, layout: Layout) -> tuple[dict[str, Tensor], list[str]]:
     """The parameters as the layout stores them, and our names of those that it has no place for."""
-    if not weights.config.use_grn and layout.column != OURS:
+    if not weights.config.use_grn and layout.name != "ours":
         raise ValueError(f"`--to` (={layout.name}) must be ours for a model without GRN (`use_grn` is False).")
-    if layout.name == "transformers" and not weights.config.use_grn:
-        raise ValueError("`--to` (=transformers) must be ours for a model without GRN (`use_grn` is False).")
     num_stages = len(weights.config.depths or ())
     conv_mlp = size_of(weights.config) in CONV_MLP_SIZES
     is_encoder = weights.kind == "encoder"

@@ -18,7 +18,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification, pipeline
 
 from conversion import checkpoints, convert
+from conversion.card import render_card
 from conversion.checkpoints import checkpoint_table, find_checkpoint, list_checkpoints
+from conversion.facts import Publication
 from conversion.state_dicts import LAYOUTS
 from conversion.weights import store, understand
 from hf_convnextv2 import (
@@ -28,7 +30,8 @@ from hf_convnextv2 import (
     ConvNextV2Model,
     create_image_processor,
 )
-from tests.small_models import awake, small_config, small_fcmae_config
+from tests.photographs import write_tiny_fcmae
+from tests.small_models import awake, run_python, small_config, small_fcmae_config
 
 FILES = {"README.md", "config.json", "conversion.json", "model.safetensors", "preprocessor_config.json"}
 
@@ -37,6 +40,11 @@ def state_dict(layout: str, model=None) -> dict[str, torch.Tensor]:
     """A small classifier's (or the model's) weights in a layout."""
     model = model or awake(ConvNextV2ForImageClassification(small_config()))
     return store(understand(model.state_dict()), LAYOUTS[layout])[0]
+
+
+def atto() -> ConvNextV2ForImageClassification:
+    """A model of an official size, untrained."""
+    return ConvNextV2ForImageClassification(ConvNextV2Config.from_size("atto", num_labels=1000))
 
 
 def save(folder: Path, stored, name: str = "source.pt") -> str:
@@ -215,6 +223,64 @@ def test_an_official_file_is_known_by_its_name(tmp_path, capsys):
     assert metadata_load(tmp_path / "timm/README.md")["license"] == "cc-by-nc-4.0"  # type: ignore[index]
 
 
+def test_the_official_licence_cannot_be_changed_and_another_can(tmp_path, capsys):
+    official, own = "convnextv2_atto_1k_224_ema.pt", "own.pt"
+    for name in (official, own):
+        save(tmp_path, state_dict("official", atto()), name)
+    exit_code, printed = run(tmp_path / official, tmp_path / "a", "--license", "mit", capsys=capsys)
+    assert exit_code == 2 and "must be cc-by-nc-4.0: these are the official weights" in printed
+    assert run(tmp_path / own, tmp_path / "b", "--license", "mit", capsys=capsys)[0] == 0
+    assert metadata_load(tmp_path / "b/README.md")["license"] == "mit"  # type: ignore[index]
+    run(tmp_path / official, tmp_path / "c", capsys=capsys)
+    with pytest.raises(ValueError, match=r"must be cc-by-nc-4\.0"):
+        render_card(tmp_path / "c", Publication(license="mit"))
+
+
+def test_what_a_run_was_trained_on_stays_with_what_is_made_of_it(tmp_path, capsys):
+    write_tiny_fcmae(tmp_path / "run")
+    (tmp_path / "run/training_config.json").write_text('{"dataset_name": "/home/me/cells", "data_note": "Of roofs."}')
+    (tmp_path / "run/README.md").write_text("---\nlicense: cc-by-4.0\n---\n")
+    run(tmp_path / "run", tmp_path / "encoder", "--to", "transformers", capsys=capsys)
+    run(tmp_path / "encoder", tmp_path / "timm", "--to", "timm", capsys=capsys)
+    for folder in ("encoder", "timm"):
+        card = (tmp_path / folder / "README.md").read_text()
+        assert "license: cc-by-4.0" in card and "Of roofs." in card and "/home/me" not in card
+    assert "trained on the data set `cells`" in (tmp_path / "encoder/README.md").read_text()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_verification_runs_for_any_channels_and_allows_for_rounding(tmp_path, capsys, dtype):
+    model = awake(ConvNextV2ForImageClassification(small_config(num_channels=5)))
+    source = save(tmp_path, state_dict("official", model))
+    Image.fromarray(skimage.data.camera()).save(tmp_path / "grey.png")
+    flags = ["--image_size", 64, "--dtype", dtype, "--to", "timm", "--verify", tmp_path / "grey.png"]
+    exit_code, printed = run(source, tmp_path / "out", *flags, capsys=capsys)
+    assert exit_code == 0 and "logits of source and result differ by" in printed, printed
+
+
+def test_a_file_named_as_an_official_one_but_of_another_size_is_not_taken_for_it(tmp_path, capsys):
+    source = save(tmp_path, state_dict("official"), "convnextv2_tiny_1k_224_ema.pt")
+    exit_code, printed = run(source, tmp_path / "out", capsys=capsys)
+    assert exit_code == 0 and "not convnextv2_tiny_1k_224_ema, though named so" in printed
+    metadata = metadata_load(tmp_path / "out/README.md")
+    assert metadata is not None and metadata["license"] == "unknown" and "model-index" not in metadata
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [[], ["--to", "official-minkowski"], ["--to", "timm", "--dtype", "float16"]])
+def test_converting_the_largest_takes_little_more_memory_than_its_weights(tmp_path, flags):
+    """Of the whole process, Python and its libraries included: at most 2.2 times the file."""
+    with torch.device("meta"):
+        model = ConvNextV2ForImageClassification(ConvNextV2Config.from_size("huge", num_labels=1000))
+    tensors = {name: torch.full(t.shape, 0.5) for name, t in model.state_dict().items()}
+    torch.save({"model": store(understand(tensors), LAYOUTS["official"])[0]}, tmp_path / "huge.pt")
+    del tensors
+    code = "import resource, sys; from conversion.convert import main; main(sys.argv[1:]); "
+    code += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    peak = int(run_python(code, tmp_path / "huge.pt", tmp_path / "out", *flags, cwd=tmp_path).split()[-1]) * 1024
+    assert peak <= 2.2 * (tmp_path / "huge.pt").stat().st_size
+
+
 # --- What is refused --------------------------------------------------------------------------------------------------
 
 
@@ -345,6 +411,7 @@ def test_the_code_in_a_pickle_would_have_run(tmp_path):
         (["--labels", "missing.txt"], "must be a text file"),
         (["--to", "unknown"], "argument --to: invalid choice: 'unknown'"),
         (["--image_size", "0"], "`image_size` (=0) must be"),
+        (["--verify", "missing.jpg"], "`--verify` (=missing.jpg) must be a photograph"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(tmp_path, monkeypatch, capsys, flags, said):
@@ -421,7 +488,7 @@ def published(tmp_path, monkeypatch):
     import http.server
     import threading
 
-    asked, body = [], bytearray(Path(save(tmp_path / "server", {"model": state_dict("official")})).read_bytes())
+    asked, body = [], Path(save(tmp_path / "server", {"model": state_dict("official", atto())})).read_bytes()
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):

@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import AutoModelForImageClassification, ConvNextImageProcessor
 
 from conversion.convert import main as convert
-from hf_convnextv2 import ConvNextV2ForImageClassification, create_image_processor
+from hf_convnextv2 import ConvNextV2Config, ConvNextV2ForImageClassification, create_image_processor
 from tests.hub_server import HubServer
 from tests.photographs import CLASSES, write_folder
 from tests.small_models import awake, small_config
@@ -47,13 +47,12 @@ def test_references_stand_beside_the_measurement():
 
 
 def test_a_converted_official_file_is_known_by_what_it_was_made_of(tmp_path):
-    weights = ConvNextV2ForImageClassification(small_config()).state_dict()
-    torch.save(weights, tmp_path / "convnextv2_base_22k_384_ema.pt")
-    torch.save(weights, tmp_path / "mine.pt")
-    for name in ("convnextv2_base_22k_384_ema", "mine"):
+    weights = ConvNextV2ForImageClassification(ConvNextV2Config.from_size("nano", num_labels=1000)).state_dict()
+    for name in ("convnextv2_nano_22k_384_ema", "mine"):
+        torch.save(weights, tmp_path / f"{name}.pt")
         convert([str(tmp_path / f"{name}.pt"), str(tmp_path / name)])
-    checkpoint = known_checkpoint(str(tmp_path / "convnextv2_base_22k_384_ema"))
-    assert checkpoint is not None and checkpoint.transformers == "facebook/convnextv2-base-22k-384"
+    checkpoint = known_checkpoint(str(tmp_path / "convnextv2_nano_22k_384_ema"))
+    assert checkpoint is not None and checkpoint.transformers == "facebook/convnextv2-nano-22k-384"
     assert known_checkpoint(str(tmp_path / "mine")) is None
 
 
