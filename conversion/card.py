@@ -12,7 +12,6 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from conversion.facts import Facts, Publication
-from conversion.words import is_hub_id
 
 TEMPLATES = Path(__file__).parent / "templates"
 # Cards with this line are ours to write anew, as those of Transformers' Trainer.
@@ -62,7 +61,9 @@ def card_data(facts: Facts) -> ModelCardData:
     is_classifier = facts.kind == "classifier"
     tags = ["vision", "convnextv2", *(["image-classification"] if is_classifier else [])]
     tags += ["masked-image-modeling", "fcmae"] if facts.is_self_supervised else []
-    datasets = [str(facts.dataset)] if is_hub_id(facts.dataset) else [IMAGENET] if facts.checkpoint else None
+    datasets = [IMAGENET] if facts.checkpoint else None
+    if facts.dataset and not facts.dataset_is_local:
+        datasets = [facts.dataset]
     results = [*_measured(facts), *_reported(facts)]
     return ModelCardData(
         license=facts.license,
@@ -82,7 +83,7 @@ def _measured(facts: Facts) -> list[EvalResult]:
     dataset = facts.dataset
     if dataset is None:
         return []
-    on_hub = is_hub_id(dataset)
+    on_hub = not facts.dataset_is_local
     return [
         EvalResult(
             task_type=TASKS.get(facts.kind, FEATURES),

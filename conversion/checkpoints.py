@@ -40,13 +40,15 @@ def checkpoint_table() -> dict[str, Checkpoint]:
     return checkpoints
 
 
-def find_checkpoint(name: str) -> Checkpoint | None:
-    """The checkpoint of a table's name, file name, Transformers id or timm id."""
-    stem = Path(name).name.removesuffix(".pt")
-    for checkpoint in checkpoint_table().values():
-        if stem == checkpoint.name or name in (checkpoint.transformers, checkpoint.timm):
-            return checkpoint
-    return None
+def find_file(name: str) -> Checkpoint | None:
+    """The checkpoint of that name, or whose file has it."""
+    return checkpoint_table().get(Path(name).name.removesuffix(".pt"))
+
+
+def find_repository(hub_id: str) -> Checkpoint | None:
+    """The checkpoint that a repository of Transformers' or timm's weights holds."""
+    rows = checkpoint_table().values()
+    return next((row for row in rows if hub_id in (row.transformers, row.timm)), None)
 
 
 def list_checkpoints() -> str:

@@ -19,7 +19,7 @@ from conversion.preprocessing import DEFAULT_SIZE, IMAGENET_CLASSES, class_names
 from conversion.sources import Source, read_source
 from conversion.state_dicts import LAYOUTS, Layout
 from conversion.verify import verify
-from conversion.weights import Weights, describe, encoder_of, size_of, understand, with_final_norm
+from conversion.weights import OFFICIAL_EPS, Weights, describe, encoder_of, size_of, understand, with_final_norm
 from hf_convnextv2.configuration_convnextv2 import SIZES
 
 TARGETS = ("transformers", "ours", "official", "official-minkowski", "timm", "mmpretrain")
@@ -69,6 +69,9 @@ def convert(
     print(f"{source}: layout {weights.layout.name}, {weights.kind}, {describe(weights.config)}, {weights.dtype}")
     _check_identity(found, weights)
     weights = _as_target(weights, to)
+    _check_target(weights, to)
+    if weights.kind != "classifier" and (labels or num_labels):
+        raise ValueError("`--labels` and `--num_labels` must be left out for a model without a head.")
     _complete(weights, found, image_size, labels)
     processor = image_processor_of(found, weights.config)
     layout = LAYOUTS[_layout_name(weights, to)]
@@ -122,14 +125,19 @@ def _settings(source: Source, model_size: str | None, num_labels: int | None) ->
 
 
 def _check_identity(source: Source, weights: Weights) -> None:
-    """Take a source for the official checkpoint that it is named after only if it has that one's shape."""
+    """Raise if a source has not the shape of the official checkpoint that it is named after."""
     known, config = source.checkpoint, weights.config
     if known is None:
+        widths = list(config.hidden_sizes or ())
+        if size_of(config) is None and not source.config and any(widths == list(size[1]) for size in SIZES.values()):
+            weights.notes.append(f"depths {list(config.depths or ())} are of no published size: is a block missing?")
         return
-    is_headless = weights.kind == "encoder" or known.training == "fcmae"
-    if size_of(config) != known.size or not (is_headless or config.num_labels == IMAGENET_CLASSES):
-        weights.notes.append(f"not {known.name}, though named so: it has another shape")
-        source.checkpoint = None
+    has_their_head = weights.kind == "classifier" and config.num_labels == IMAGENET_CLASSES
+    if size_of(config) != known.size or not (has_their_head or weights.kind == "encoder"):
+        raise ValueError(
+            f"`source` (={source.name}) is named as the official {known.name}, but is a {weights.kind} of size "
+            f"{describe(config)}. Rename it if it is another model; else it is not complete."
+        )
 
 
 def _as_target(weights: Weights, to: str | None) -> Weights:
@@ -137,6 +145,25 @@ def _as_target(weights: Weights, to: str | None) -> Weights:
     if weights.kind == ("classifier" if to == "official-minkowski" else "fcmae") and to not in (None, "ours"):
         weights = encoder_of(weights)
     return with_final_norm(weights) if to in (None, "ours", "transformers", "timm") else weights
+
+
+def _check_target(weights: Weights, to: str | None) -> None:
+    """Raise where another library cannot build the model, and note what it has no place for."""
+    if to in (None, "ours", "transformers"):
+        return
+    config: Any = weights.config
+    buildable = {
+        "hidden_act": (config.hidden_act, config.hidden_act == "gelu", "gelu"),
+        "depths": (config.depths, len(config.depths) == 4, "those of four stages"),
+        "patch_size": (config.patch_size, isinstance(config.patch_size, int), "one number"),
+    }
+    for name, (value, holds, rule) in buildable.items():
+        if not holds:
+            raise ValueError(f"`{name}` (={value}) must be {rule} for `--to {to}`, which has no other.")
+    if config.layer_norm_eps != OFFICIAL_EPS and weights.kind == "classifier":
+        weights.notes.append(f"the final norm's epsilon, {config.layer_norm_eps:g}, is {OFFICIAL_EPS:g} in {to}")
+    if weights.kind == "classifier" and to != "timm":
+        weights.notes.append(f"class names and image statistics: {to} has no place for them")
 
 
 def _layout_name(weights: Weights, to: str | None) -> str:
@@ -149,7 +176,8 @@ def _complete(weights: Weights, source: Source, image_size: int | None, labels: 
     """Set resolution, class names and data type in the configuration, and note where they are from."""
     config: Any = weights.config
     known = image_size or image_size_of(source)
-    config.image_size = known or DEFAULT_SIZE
+    is_square = image_size or isinstance(config.image_size, int) or min(config.image_size) != known
+    config.image_size = (known or DEFAULT_SIZE) if is_square else config.image_size
     if not known:
         weights.notes.append(f"images of {DEFAULT_SIZE} pixels: the source does not say (see --image_size)")
     if weights.layout.name == "official-minkowski" and weights.kind == "fcmae" and "mask_ratio" not in source.arguments:

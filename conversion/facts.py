@@ -7,14 +7,16 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import metadata_load
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import safe_open
 
 from conversion.checkpoints import Checkpoint, checkpoint_table
-from conversion.words import describe_source, is_figure, is_hub_id, is_in_force, show, sides
+from conversion.licenses import OFFICIAL_LICENSE, UNKNOWN, inherited_license, read_license
+from conversion.words import describe_source, is_figure, is_in_force, is_local_setting, show, sides
 from hf_convnextv2 import ConvNextV2Config, ConvNextV2FCMAEConfig
 from hf_convnextv2.configuration_convnextv2 import FCMAE_MODEL_TYPE, SIZES
 
+WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors")
 SETTINGS, RESULTS, PROVENANCE = "training_config.json", "all_results.json", "conversion.json"
 PICTURES = {
     "loss_curves.png": "Loss and learning rate against the step",
@@ -34,8 +36,6 @@ FIGURES = {
 }
 NO_METRIC = {"eval_loss", "eval_samples", "eval_runtime"}  # eval_* results that are no metric of a classifier
 KINDS = {"ForImageClassification": "classifier", "ForPreTraining": "pretraining"}
-OFFICIAL_WEIGHTS = ("facebook/convnextv2", "timm/convnextv2")
-OFFICIAL_LICENSE = "cc-by-nc-4.0"
 TRAINING = {
     "fcmae": "pre-trained by FCMAE on ImageNet-1k without labels",
     "fcmae-ft-in1k": "pre-trained by FCMAE and fine-tuned on ImageNet-1k",
@@ -68,10 +68,12 @@ class Facts:
         self.name = self.model_id.split("/")[-1]
         self.companion, self.with_code = publication.companion, publication.with_code
         self.data_note: str | None = self.settings.get("data_note") or self.provenance.get("data_note")
-        self.height, self.width = sides(self.settings.get("image_size") or self.config.image_size)
+        self.height, self.width = sides(self.settings.get("image_size") or self.config.image_size or 224)
         self.base: str | None = self.settings.get("model_name_or_path")
         self.dataset: str | None = self.settings.get("dataset_name")
-        self.checkpoint: Checkpoint | None = checkpoint_table().get(self.provenance.get("checkpoint") or "")
+        self.dataset_is_local = is_local_setting("dataset_name", self.settings)
+        self.base_is_local = is_local_setting("model_name_or_path", self.settings)
+        self.checkpoint: Checkpoint | None = checkpoint_table().get(str(self.provenance.get("checkpoint")))
         if self.checkpoint and self.checkpoint.training == "fcmae" and self.kind == "classifier":
             self.checkpoint = None  # a head beside the official encoder is not theirs
 
@@ -93,7 +95,7 @@ class Facts:
         """The repository on the Hub that the weights come from."""
         if self.kind == "encoder" and self.companion:
             return self.companion
-        return self.base if is_hub_id(self.base) else self.provenance.get("hub_id")
+        return self.base if self.base and not self.base_is_local else self.provenance.get("hub_id")
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -107,8 +109,10 @@ class Facts:
         asked = self.publication.license
         if self.provenance.get("license") == OFFICIAL_LICENSE and asked not in (None, OFFICIAL_LICENSE):
             raise ValueError(f"`--license` (={asked}) must be {OFFICIAL_LICENSE}: the licence of what was converted.")
-        given = asked or self.settings.get("license") or self.provenance.get("license")
-        return given or inherited_license(self.base)
+        said = self.settings.get("license") or self.provenance.get("license")
+        if said is None:  # a folder that says nothing but in its card, if that
+            said = inherited_license(self.base) if self.settings else read_license(self.folder / "README.md")
+        return asked or said or UNKNOWN
 
     @cached_property
     def results(self) -> dict[str, float]:
@@ -129,7 +133,8 @@ class Facts:
     @property
     def reference(self) -> list[float]:
         """Top-1 and top-5 accuracy of the official checkpoint, in %, as timm measured them."""
-        is_same = self.checkpoint is not None and len(self.labels) == 1000
+        is_same = self.kind == "classifier" and len(self.labels) == 1000
+        is_same = is_same and self.checkpoint is not None and self.config.image_size == self.checkpoint.image_size
         return self.checkpoint.accuracy.get("timm", []) if self.checkpoint and is_same else []
 
     @property
@@ -140,7 +145,8 @@ class Facts:
     @property
     def recipe(self) -> list[tuple[str, str]]:
         """The settings that the result depends on."""
-        return [(key, show(value)) for key, value in self.settings.items() if is_in_force(key, self.settings)]
+        in_force = {key: value for key, value in self.settings.items() if is_in_force(key, self.settings)}
+        return [(key, show(value, is_local_setting(key, self.settings))) for key, value in in_force.items()]
 
     @property
     def pictures(self) -> list[tuple[str, str]]:
@@ -158,13 +164,13 @@ class Facts:
     def data(self) -> str | None:
         """The data set in words, if it is known."""
         if self.dataset:
-            return describe_source(self.dataset, "the data set")
+            return describe_source(self.dataset, "the data set", self.dataset_is_local)
         return "ImageNet-1k" if self.checkpoint else self.provenance.get("data")
 
     @property
     def start(self) -> str | None:
         """The weights that training started from, in words."""
-        return describe_source(self.base, "the folder") if self.base else None
+        return describe_source(self.base, "the folder", self.base_is_local) if self.base else None
 
     @property
     def architecture(self) -> str:
@@ -180,24 +186,28 @@ class Facts:
     def count_parameters(self, prefix: str = "") -> int:
         """Parameters whose names start so, read from the headers of the weights' files."""
         total = 0
-        for file in self.folder.glob("*.safetensors"):
+        for file in (file for pattern in WEIGHTS for file in self.folder.glob(pattern)):
             with safe_open(file, "pt") as weights:
                 total += sum(prod(weights.get_slice(n).get_shape()) for n in weights.keys() if n.startswith(prefix))  # noqa: SIM118
         return total
 
 
-def inherited_license(base: str | None) -> str:
-    """Weights keep the licence of those they start from; from random weights on it is the package's."""
-    if base and (Path(base) / "README.md").exists():
-        return (metadata_load(Path(base) / "README.md") or {}).get("license", "apache-2.0")
-    return OFFICIAL_LICENSE if (base or "").startswith(OFFICIAL_WEIGHTS) else "apache-2.0"
-
-
 def _read(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if not file.is_file():
+        return {}
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} must be JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{file} must hold a JSON object.")
+    return values
 
 
 def _read_config(folder: Path) -> ConvNextV2Config:
     config = _read(folder / "config.json")
     config_class = ConvNextV2FCMAEConfig if config.get("model_type") == FCMAE_MODEL_TYPE else ConvNextV2Config
-    return config_class.from_dict(config)
+    try:
+        return config_class.from_dict(config)
+    except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{folder / 'config.json'} is not valid: {' '.join(str(error).split())}") from error

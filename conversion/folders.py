@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +13,12 @@ from safetensors.torch import save_file
 from transformers import ConvNextV2Config as StockConfig
 
 from conversion.card import write_card
-from conversion.facts import OFFICIAL_LICENSE, OFFICIAL_WEIGHTS, PROVENANCE, Publication, inherited_license
+from conversion.facts import PROVENANCE, Publication
+from conversion.licenses import OFFICIAL_LICENSE, OFFICIAL_WEIGHTS, read_license
 from conversion.sources import Source
 from conversion.state_dicts import OURS, TIMM, Layout
 from conversion.weights import FINAL_NORM, MODELS, Weights, size_of, store
-from conversion.words import describe_source
+from conversion.words import describe_source, is_local_setting
 
 OUR_FIELDS = ("use_grn", "head_init_scale")  # which Transformers' own configuration lacks
 
@@ -32,10 +34,10 @@ def write_folder(
     check: Callable[[Path], None] | None = None,
 ) -> None:
     """Write the folder under another name and move it; an error, also one of `check`, leaves nothing behind."""
-    output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
+    missing = [parent for parent in output.parents if not parent.exists()]
     try:
-        partial.mkdir()
+        partial.mkdir(parents=True)
         write_weights(partial, weights, layout, dtype)
         if layout.column == OURS:
             write_config(partial, weights, layout, dtype)
@@ -51,6 +53,9 @@ def write_folder(
         os.rename(partial, output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        if not output.exists():
+            for parent in filter(Path.exists, missing):
+                parent.rmdir()
 
 
 def write_weights(folder: Path, weights: Weights, layout: Layout, dtype: torch.dtype | None) -> None:
@@ -62,7 +67,13 @@ def write_weights(folder: Path, weights: Weights, layout: Layout, dtype: torch.d
     if left_out:
         weights.notes.append(f"left out: {', '.join(left_out)}, for which {layout.name} has no place")
     if dtype is not None:
-        stored = {name: tensor.to(dtype) for name, tensor in stored.items()}
+        cast = {name: tensor.to(dtype) for name, tensor in stored.items()}
+        beyond = [n for n, t in cast.items() if not t.isfinite().all() and stored[n].isfinite().all()]
+        if beyond:
+            raise ValueError(
+                f"`--dtype` (={_name(dtype)}) must hold every number, but not those of {', '.join(beyond)}."
+            )
+        stored = cast
     save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
 
 
@@ -110,7 +121,9 @@ def provenance(weights: Weights, source: Source, dtype: torch.dtype | None, lice
     """Where the weights come from and what was done to them."""
     is_cast = dtype is not None and dtype != weights.dtype
     trained_on = source.training.get("dataset_name")
+    is_local = is_local_setting("dataset_name", source.training)
     name = Path(source.name).name if Path(source.name).exists() else source.name
+    name = re.sub(r"[`|]", "_", name)  # which Markdown would read as its own
     return {
         "source": name,
         "hub_id": source.hub_id,
@@ -123,7 +136,7 @@ def provenance(weights: Weights, source: Source, dtype: torch.dtype | None, lice
         else _name(weights.dtype),
         "is_cast": is_cast,
         "image_size": weights.config.image_size,
-        "data": describe_source(trained_on, "the data set") if trained_on else source.provenance.get("data"),
+        "data": describe_source(trained_on, "the data set", is_local) if trained_on else source.provenance.get("data"),
         "data_note": source.training.get("data_note") or source.provenance.get("data_note"),
         "notes": weights.notes,
     }
@@ -138,7 +151,7 @@ def license_of(source: Source, asked: str | None) -> str:
     if asked is not None:
         return asked
     if source.folder is not None and (source.folder / "README.md").is_file():
-        return inherited_license(str(source.folder))
+        return read_license(source.folder / "README.md") or "unknown"
     return source.config.get("pretrained_cfg", {}).get("license") or "unknown"
 
 

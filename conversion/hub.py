@@ -6,11 +6,13 @@ from pathlib import Path
 from httpx2 import HTTPError
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, RepositoryNotFoundError
+from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
+from conversion.checkpoints import sha256
+from conversion.staging import is_ours
+
 ATTEMPTS = 3
-# Weights and code of an earlier version would be loaded beside, or instead of, those of the new one.
-REPLACED = ["*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.py", "*.png"]
 NO_MODEL = {".gitattributes", "README.md"}
 
 
@@ -30,6 +32,8 @@ class Hub:
             raise ValueError(
                 f"The Hub does not accept the token ({_status(error)}): log in anew with `hf auth login`."
             ) from error
+        except UnicodeError as error:
+            raise ValueError("The token for the Hub is not one: it has letters that none has.") from error
         except (OSError, HTTPError) as error:
             raise ValueError(f"The Hub was not reached: {_first_line(error)}") from error
         self.name: str = account["name"]
@@ -37,32 +41,38 @@ class Hub:
 
     def full_name(self, repo_id: str) -> str:
         """`me/name` of `name`; raises if it is no valid name."""
-        try:
-            validate_repo_id(repo_id)
-        except HFValidationError as error:
-            raise ValueError(f"`--repo_id` (={repo_id}) must be a name such as me/name: {error}") from error
+        validate_name(repo_id)
         return repo_id if "/" in repo_id else f"{self.name}/{repo_id}"
 
-    def check(self, repo_id: str) -> None:
-        """Raise if the repository belongs to somebody else or already holds a model."""
-        owner = repo_id.split("/")[0]
-        if owner not in self.namespaces and not self.create_pr:
+    def check(self, repo_id: str, weights: Path | None = None) -> None:
+        """Raise if the repository belongs to somebody else, or already holds another model than these weights."""
+        if repo_id.split("/")[0] not in self.namespaces and not self.create_pr:
             raise ValueError(
                 f"`--repo_id` (={repo_id}) must be yours, but you are {self.name}. --create_pr proposes a change."
             )
         try:
             info = self.api.model_info(repo_id)
+            branches = [branch.name for branch in self.api.list_repo_refs(repo_id).branches]
         except RepositoryNotFoundError as error:
             if self.create_pr:
                 raise ValueError(f"`--repo_id` (={repo_id}) must exist for --create_pr.") from error
             return
         except (HTTPError, OSError) as error:
             raise ValueError(f"`--repo_id` (={repo_id}) could not be looked up: {_first_line(error)}") from error
-        files = {file.rfilename for file in info.siblings or []} - NO_MODEL
-        if files and not (self.exist_ok or self.create_pr or self.revision):
+        if self.private and not info.private:
             raise ValueError(
-                f"`--repo_id` (={repo_id}) is taken: it holds {len(files)} files. Choose another name, or commit a new "
-                "version on top of them with --exist_ok (or --create_pr, or --revision)."
+                f"`--repo_id` (={repo_id}) is public, and --private does not change that: do it on its page."
+            )
+        is_new_branch = self.revision is not None and self.revision not in branches
+        if self.exist_ok or self.create_pr or is_new_branch:
+            return
+        stored = {file.rfilename for file in info.siblings or []} - NO_MODEL
+        if weights is not None and weights.name in stored and self._holds(repo_id, weights):
+            return  # an earlier try got so far
+        if stored:
+            raise ValueError(
+                f"`--repo_id` (={repo_id}) is taken: it holds {len(stored)} files. Choose another name, or commit a "
+                "new version on top of them with --exist_ok (or --create_pr, or another --revision)."
             )
 
     def upload(self, folder: Path, repo_id: str, message: str | None = None) -> str:
@@ -93,9 +103,27 @@ class Hub:
             commit_message=message,
             revision=self.revision,
             create_pr=self.create_pr,
-            delete_patterns=REPLACED,
+            delete_patterns=self._stale(folder, repo_id),
         )
         return commit.pr_url or commit.commit_url
+
+    def _holds(self, repo_id: str, weights: Path) -> bool:
+        """Whether these very weights are there."""
+        (there,) = self.api.get_paths_info(repo_id, [weights.name])
+        return isinstance(there, RepoFile) and there.lfs is not None and there.lfs.sha256 == sha256(weights)
+
+    def _stale(self, folder: Path, repo_id: str) -> list[str]:
+        """Files of an earlier version: loaded or read beside the new ones, they would tell of another model."""
+        there = self.api.list_repo_files(repo_id, revision=self.revision)
+        return [name for name in there if is_ours(name) and not (folder / name).exists()]
+
+
+def validate_name(repo_id: str) -> None:
+    """Raise unless this can be the name of a repository."""
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"`--repo_id` (={repo_id}) must be a name such as me/name: {error}") from error
 
 
 def _status(error: HfHubHTTPError) -> str:

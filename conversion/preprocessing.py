@@ -26,12 +26,12 @@ def image_size_of(source: Source) -> int | None:
     timm_size = source.config.get("pretrained_cfg", {}).get("input_size")
     stored = timm_size[-1] if timm_size else source.arguments.get("input_size")
     stored = stored or source.provenance.get("image_size") or source.config.get("image_size")
-    return sides(stored)[0] if stored else None
+    return min(sides(stored)) if stored else None
 
 
 def image_processor_of(source: Source, config: ConvNextV2Config) -> Any:
     """The image processor with the statistics stored in the source, or ImageNet's; resize and crop by resolution."""
-    size = sides(config.image_size or DEFAULT_SIZE)[0]
+    size = min(sides(config.image_size or DEFAULT_SIZE))
     stored = dict(source.processor)
     if str(stored.get("image_processor_type", "")).startswith("ConvNextImageProcessor") and source.checkpoint is None:
         if image_size_of(source) != size:
@@ -81,7 +81,7 @@ def _read_labels(file: Path) -> dict[int, str]:
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"`--labels` (={file}) must be a text file: {error}") from error
     try:
-        found = json.loads(text) if file.suffix == ".json" else text.splitlines()
+        found = json.loads(text) if file.suffix == ".json" else [line for line in text.splitlines() if line.strip()]
         pairs = found.items() if isinstance(found, dict) else enumerate(found)
         return {int(number): str(name).strip() for number, name in pairs if str(name).strip()}
     except (ValueError, TypeError) as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from conversion.card import write_card
 from conversion.facts import Publication
-from conversion.hub import Hub
+from conversion.hub import Hub, validate_name
 from conversion.staging import check_folder, stage, stage_encoder
 
 
@@ -56,11 +56,16 @@ def publish(
         raise ValueError(f"`--with_code` is for pre-training models: stock Transformers has the code of this {kind}.")
     if encoder_repo_id is not None and (kind != "fcmae" or skip_encoder):
         raise ValueError(f"`--encoder_repo_id` (={encoder_repo_id}) must be given for a pre-training model only.")
+    validate_name(repo_id)
+    if create_pr and encoder_repo_id is None:
+        skip_encoder = True  # there is no repository of it to propose a change to
     hub = None if dry_run else Hub(create_pr=create_pr, revision=revision, private=private, exist_ok=exist_ok)
     repo_id = hub.full_name(repo_id) if hub else repo_id
     with_encoder = kind == "fcmae" and not skip_encoder
     encoder_id = (encoder_repo_id or f"{repo_id}-encoder") if with_encoder else None
     encoder_id = hub.full_name(encoder_id) if hub and encoder_id else encoder_id
+    if encoder_id == repo_id:
+        raise ValueError(f"`--encoder_repo_id` (={encoder_id}) must be another repository than `--repo_id`.")
     publication = Publication(repo_id, encoder_id, license, with_code)
     with tempfile.TemporaryDirectory(prefix="publish-") as temporary:
         staged = {repo_id: stage(folder, Path(temporary) / "model", publication)}
@@ -75,8 +80,9 @@ def publish(
                 print(f"  {file.stat().st_size:13,}  {file.name}")
         if hub is None:
             return []
-        for name in staged:
-            hub.check(name)
+        for name, files in staged.items():
+            weights = files / "model.safetensors"
+            hub.check(name, weights if weights.is_file() else None)
         addresses = [hub.upload(files, name, commit_message) for name, files in staged.items()]
     for address in addresses:
         print(f"Published: {address}")

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from conversion.checkpoints import Checkpoint, checkpoint_table, download, find_checkpoint, sha256
+from conversion.checkpoints import Checkpoint, checkpoint_table, download, find_file, find_repository, sha256
 from conversion.state_dicts import without_prefix
 
 PICKLES = (".pt", ".pth", ".bin")
@@ -56,10 +56,12 @@ def read_source(name: str, use_ema: bool = False) -> Source:
     if Path(name).is_dir():
         return _read_folder(name, Path(name), use_ema)
     if Path(name).is_file():
-        return _read(name, [Path(name)], use_ema, checkpoint=find_checkpoint(name))
-    checkpoint = find_checkpoint(name)
+        return _read(name, [Path(name)], use_ema, checkpoint=find_file(name))
+    checkpoint = find_file(name)
     if checkpoint is not None and name == checkpoint.name:
         return _read(name, [download(checkpoint)], use_ema, checkpoint=checkpoint)
+    if Path(name).suffix in (".safetensors", *PICKLES) or name.startswith((".", "/", "~")):
+        raise ValueError(f"`source` (={name}) must {RULE}; there is no such file.")
     hub_id = _timm_id(name.removeprefix("timm:")) if name.startswith("timm:") else name
     return _read_folder(name, _download_repository(hub_id, name), use_ema, hub_id)
 
@@ -73,10 +75,13 @@ def _read_folder(name: str, folder: Path, use_ema: bool, hub_id: str | None = No
         raise ValueError(f"`source` (={name}) must hold one file of weights ({', '.join(FILES)}), but has {found}.")
     weights = [files[0]]
     if files[0].suffix == ".json":
-        index = _read_json(files[0])
-        weights = [folder / file for file in sorted(set(index.get("weight_map", {}).values()))]
+        shards = _read_json(files[0]).get("weight_map")
+        if not isinstance(shards, dict) or not shards:
+            raise ValueError(f"{files[0]} must say in which files the weights are (`weight_map`).")
+        weights = [folder / file for file in sorted({str(file) for file in shards.values()})]
     provenance = _read_json(folder / "conversion.json")
-    checkpoint = checkpoint_table().get(provenance.get("checkpoint") or "") or find_checkpoint(hub_id or files[0].name)
+    checkpoint = checkpoint_table().get(str(provenance.get("checkpoint")))
+    checkpoint = checkpoint or (find_repository(hub_id) if hub_id else find_file(files[0].name))
     source = _read(name, weights, use_ema, checkpoint)
     source.provenance, source.training = provenance, _read_json(folder / "training_config.json")
     source.config = _read_json(folder / "config.json")
@@ -129,13 +134,18 @@ def _state_dict(stored: Any, file: Path, use_ema: bool) -> tuple[dict[str, Tenso
     if use_ema and not (keys and keys[0] in AVERAGES):
         raise ValueError(f"{file} must hold averaged weights ({' or '.join(AVERAGES)}) for `--use_ema`, but has none.")
     state_dict = stored[keys[0]] if keys and isinstance(stored[keys[0]], Mapping) else stored
-    others = isinstance(state_dict, Mapping) and [k for k, v in state_dict.items() if not isinstance(v, Tensor)]
+    others = isinstance(state_dict, Mapping) and [k for k, v in state_dict.items() if not _is_parameter(k, v)]
     if not isinstance(state_dict, Mapping) or not state_dict or others:
         what = (
             f"holds {', '.join(map(str, others[:5]))}" if others else f"holds {type(state_dict).__name__} without any"
         )
         raise ValueError(f"{file} must hold a state dict, tensors by name, but {what}.")
     return without_prefix(state_dict), bool(keys) and keys[0] in AVERAGES
+
+
+def _is_parameter(name: Any, value: Any) -> bool:
+    """Whether this is a tensor, with numbers, under a name."""
+    return isinstance(name, str) and isinstance(value, Tensor) and not (value.is_meta or value.is_quantized)
 
 
 def _arguments(stored: Any) -> dict[str, Any]:

@@ -1,7 +1,10 @@
 """What a repository is to hold, gathered in a temporary folder: the model's own stays as it is."""
 
+import contextlib
+import io
 import json
 import shutil
+from fnmatch import fnmatch
 from pathlib import Path
 
 from transformers.dynamic_module_utils import get_relative_import_files
@@ -9,11 +12,12 @@ from transformers.dynamic_module_utils import get_relative_import_files
 import hf_convnextv2
 from conversion.card import is_generated, render_card
 from conversion.convert import convert
-from conversion.facts import PROVENANCE, SETTINGS, Facts, Publication
+from conversion.facts import PICTURES, PROVENANCE, SETTINGS, WEIGHTS, Facts, Publication
+from conversion.licenses import read_license
 from conversion.sources import read_source
 from conversion.weights import understand
 
-UPLOADED = ("config.json", "*.safetensors", "*.safetensors.index.json", "preprocessor_config.json", "*.png")
+UPLOADED = ("config.json", *WEIGHTS, "model.safetensors.index.json", "preprocessor_config.json", *PICTURES)
 UPLOADED += ("all_results.json", "eval_results.json", "metrics.jsonl", PROVENANCE)
 CODE = Path(hf_convnextv2.__file__).parent / "modeling_fcmae.py"
 AUTO_MAP = {
@@ -34,7 +38,7 @@ def check_folder(folder: Path) -> str:
     for file, fix in fixes.items():
         if not (folder / file).is_file():
             raise ValueError(f"`folder` (={folder}) must hold {file}. {fix}")
-    if not any(folder.glob("*.safetensors")):
+    if not any(file for pattern in WEIGHTS for file in folder.glob(pattern)):
         raise ValueError(f"`folder` (={folder}) must hold the weights as safetensors. {fixes['config.json']}")
     source = read_source(str(folder))
     if not str(source.config.get("model_type", "")).startswith("convnextv2"):
@@ -45,33 +49,54 @@ def check_folder(folder: Path) -> str:
 def stage(folder: Path, target: Path, publication: Publication) -> Path:
     """Links to the files to upload, the card and, if asked for, the code."""
     target.mkdir()
-    for file in sorted({file for pattern in UPLOADED for file in folder.glob(pattern)}):
+    card = _card(folder, publication)
+    shown = [file for file in folder.glob("*.png") if f"({file.name})" in card]
+    for file in {*shown, *(file for pattern in UPLOADED for file in folder.glob(pattern))}:
         (target / file.name).symlink_to(file.resolve())
-    (target / "README.md").write_text(_card(folder, publication), encoding="utf-8")
+    (target / "README.md").write_text(card, encoding="utf-8")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = {name: value for name, value in config.items() if name not in ("auto_map", "_name_or_path")}
     if publication.with_code:
-        for file in (CODE, *map(Path, get_relative_import_files(CODE))):
+        config["auto_map"] = AUTO_MAP
+        for file in code_files():
             shutil.copy(file, target)
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        (target / "config.json").unlink()
-        (target / "config.json").write_text(
-            json.dumps({**config, "auto_map": AUTO_MAP}, indent=2) + "\n", encoding="utf-8"
-        )
+    (target / "config.json").unlink()
+    (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return target
+
+
+def code_files() -> list[Path]:
+    """The files that a pre-training model's code consists of."""
+    return [CODE, *map(Path, get_relative_import_files(CODE))]
+
+
+def is_ours(name: str) -> bool:
+    """Whether a file of a repository is one that a publication writes, under this name, at its top."""
+    pictures, code = set(PICTURES), {file.name for file in code_files()}
+    return name in pictures | code or any(fnmatch(name, pattern) and "/" not in name for pattern in UPLOADED)
 
 
 def stage_encoder(folder: Path, target: Path, repo_id: str, model: Publication) -> Path:
     """The encoder of a pre-training model as stock Transformers loads it; its card names the model's repository."""
-    license = Facts(folder.resolve(), model).license
-    convert(str(folder), target, to="transformers", license=license)
+    card = folder / "README.md"
+    license = read_license(card) if card.is_file() and not is_generated(card) else None
+    license = license or Facts(folder.resolve(), model).license
+    with contextlib.redirect_stdout(io.StringIO()):
+        convert(str(folder), target, to="transformers", license=license)
     card = render_card(target, Publication(repo_id, companion=model.repo_id, license=license))
     (target / "README.md").write_text(card, encoding="utf-8")
     return target
 
 
 def _card(folder: Path, publication: Publication) -> str:
-    """The folder's card, written anew for the repository unless somebody has edited it or it is all that is left."""
+    """The folder's card, written anew for the repository unless somebody has edited it."""
     card = folder / "README.md"
     has_facts = (folder / SETTINGS).is_file() or (folder / PROVENANCE).is_file()
-    if card.is_file() and not (has_facts and is_generated(card)):
-        return card.read_text(encoding="utf-8")
-    return render_card(folder, publication)
+    is_all_that_is_left = card.is_file() and not has_facts and "## Recipe" in card.read_text(encoding="utf-8")
+    if not card.is_file() or (is_generated(card) and not is_all_that_is_left):
+        return render_card(folder, publication)
+    if publication.license not in (None, read_license(card)):
+        raise ValueError(
+            f"`--license` (={publication.license}) must stand in {card}: a card of your own is not changed."
+        )
+    return card.read_text(encoding="utf-8")

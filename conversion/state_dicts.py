@@ -197,10 +197,11 @@ def stored_shape(name: str, shape: Shape, layout: Layout, conv_mlp: bool = False
 
 def without_prefix(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Stored tensors without the prefixes that wrappers put before every name."""
-    for prefix in ("module.", "_orig_mod."):
-        if state_dict and all(name.startswith(prefix) for name in state_dict):
-            return without_prefix({name.removeprefix(prefix): tensor for name, tensor in state_dict.items()})
-    return dict(state_dict)
+    tensors = {name: tensor for name, tensor in state_dict.items() if name != "n_averaged"}  # PyTorch's AveragedModel
+    for prefix in ("module.", "_orig_mod.", "model."):
+        if tensors and all(name.startswith(prefix) for name in tensors):
+            return without_prefix({name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
+    return tensors
 
 
 def _patterns(layout: Layout) -> list[tuple[str, re.Pattern[str]]]:
@@ -208,7 +209,7 @@ def _patterns(layout: Layout) -> list[tuple[str, re.Pattern[str]]]:
     patterns = []
     for ours, theirs in layout.names.items():
         pattern = re.escape(theirs.removeprefix(layout.prefix))
-        pattern = re.sub(r"\\\{(s|b|last)\\\}", r"(?P<\1>\\d+)", pattern)
+        pattern = re.sub(r"\\\{(s|b|last)\\\}", r"(?P<\1>0|[1-9]\\d*)", pattern)
         prefix = f"({re.escape(layout.prefix)})?" if theirs.startswith(layout.prefix) else ""
         patterns.append((ours, re.compile(prefix + pattern)))
     return patterns

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import ConvNextV2Config as StockConfig
 
+import hf_convnextv2
 from conversion.sources import Source
-from conversion.state_dicts import MMPRETRAIN, OFFICIAL, OURS, SPARK, TIMM, Layout
+from conversion.state_dicts import MMPRETRAIN, OFFICIAL, OURS, TIMM, Layout
 from conversion.weights import Weights, size_of
 from hf_convnextv2 import ConvNextV2Config, ConvNextV2ForPreTraining, create_image_processor
 
@@ -31,17 +32,17 @@ def verify(
         ValueError: if they differ by more than float32 explains.
     """
     pixel_values = _pixel_values(_photograph(photo), weights.config)
-    stored = {name: tensor.float() for name, tensor in source.tensors.items()}
+    result = load_file(folder / "model.safetensors")
     runs, unknown = [], []
-    for kind, used, tensors in (("source", weights.layout, stored), ("result", layout, _read(folder))):
+    for kind, used, tensors in (("source", weights.layout, source.tensors), ("result", layout, result)):
         try:
-            runs.append(_forward(used, tensors, weights, pixel_values))
+            runs.append(_forward(used, _relevant(tensors, used, weights.kind), weights, pixel_values))
         except ImportError as error:
             unknown.append(f"{kind} ({used.name}: {error})")
     if unknown:
         return f"not run: {', '.join(unknown)}"
     difference = (runs[0] - runs[1]).abs().max().item() / runs[0].abs().max().item()
-    what = "logits" if weights.kind == "classifier" else "last map"
+    what = {"classifier": "logits", "encoder": "last map", "fcmae": "painted cells"}[weights.kind]
     said = f"{what} of source and result differ by {difference:.1e} of the largest value"
     allowed = FLOAT32_TOLERANCE if cast in (None, weights.dtype) else TOLERANCE.get(cast, FLOAT32_TOLERANCE)
     if not difference <= allowed:
@@ -60,22 +61,21 @@ def _forward(layout: Layout, tensors: Mapping[str, Tensor], weights: Weights, pi
 
 
 def _transformers(layout: Layout, tensors: Mapping[str, Tensor], weights: Weights) -> Callable[[Tensor], Tensor]:
-    """Stock Transformers; the encoder of a pre-training model by this package with every cell visible."""
+    """Stock Transformers; this package where stock has no such model: FCMAE, and blocks without GRN."""
     config: Any = weights.config
-    fields = config.to_dict()
-    if any(name.startswith("decoder.") for name in tensors):
-        if weights.kind == "fcmae":
-            model: Any = ConvNextV2ForPreTraining(config).eval()
-            model.load_state_dict(tensors)
-            return lambda pixel_values: model.convnextv2(pixel_values).last_hidden_state
-        tensors = {n.removeprefix("convnextv2."): t for n, t in tensors.items() if not n.startswith("decoder.")}
+    if weights.kind == "fcmae":
+        fcmae = ConvNextV2ForPreTraining(config).eval()
+        fcmae.load_state_dict(tensors)
+        return lambda pixel_values: fcmae(pixel_values, noise=_noise(pixel_values, config)).logits
+    library: Any = transformers if config.use_grn else hf_convnextv2
+    settings = StockConfig.from_dict(config.to_dict()) if config.use_grn else config
     if weights.kind == "classifier":
-        model = transformers.ConvNextV2ForImageClassification(StockConfig.from_dict(fields))
+        model = library.ConvNextV2ForImageClassification(settings).eval()
         model.load_state_dict(tensors)
-        return lambda pixel_values: model.eval()(pixel_values).logits
-    model = transformers.ConvNextV2Model(StockConfig.from_dict(fields))
-    _load_encoder(model, tensors, norm="layernorm.")
-    return lambda pixel_values: model.eval()(pixel_values).last_hidden_state
+        return lambda pixel_values: model(pixel_values).logits
+    model = library.ConvNextV2Model(settings).eval()
+    _load_encoder(model, {name.removeprefix("convnextv2."): t for name, t in tensors.items()}, norm="layernorm.")
+    return lambda pixel_values: model(pixel_values).last_hidden_state
 
 
 def _timm(layout: Layout, tensors: Mapping[str, Tensor], weights: Weights) -> Callable[[Tensor], Tensor]:
@@ -117,7 +117,7 @@ def _mmpretrain(layout: Layout, tensors: Mapping[str, Tensor], weights: Weights)
         layer_scale_init_value=0.0,
     )
     model.eval()  # which returns nothing here
-    encoder = {n.removeprefix("backbone."): t for n, t in tensors.items() if not re.match(rf"head\.|{SPARK}", n)}
+    encoder = {n.removeprefix("backbone."): t for n, t in tensors.items() if not n.startswith("head.")}
     _load_encoder(model, encoder, norm=f"norm{len(config.depths) - 1}.")
     if weights.kind == "classifier":
         weight, bias = tensors["head.fc.weight"], tensors["head.fc.bias"]
@@ -137,8 +137,18 @@ def _load_encoder(model: nn.Module, tensors: Mapping[str, Tensor], norm: str) ->
     model.load_state_dict({**own, **tensors})
 
 
-def _read(folder: Path) -> dict[str, Tensor]:
-    return {name: tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()}
+def _relevant(tensors: Mapping[str, Tensor], layout: Layout, kind: str) -> dict[str, Tensor]:
+    """In float32, without what the model that is compared has no place for: another's parts, a head, a decoder."""
+    dropped = [layout.foreign] if layout.foreign else []
+    if kind == "encoder":
+        dropped += [r"(head\.(fc\.)?(weight|bias)$|classifier\.|decoder\.)"]
+    return {n: t.float() for n, t in tensors.items() if not any(re.match(pattern, n) for pattern in dropped)}
+
+
+def _noise(pixel_values: Tensor, config: Any) -> Tensor:
+    """The same mask for source and result."""
+    cells = (pixel_values.shape[2] // config.cell_size) * (pixel_values.shape[3] // config.cell_size)
+    return torch.rand(1, cells, generator=torch.Generator().manual_seed(0))
 
 
 def _pixel_values(photograph: Image.Image, config: Any) -> Tensor:

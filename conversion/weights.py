@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 
 from conversion.state_dicts import Layout, our_name, read, recognise, stored_shape, their_name, write
@@ -27,6 +28,7 @@ MODELS: dict[str, type[ConvNextV2PreTrainedModel]] = {
 FINAL_NORM = ("layernorm.weight", "layernorm.bias")
 CONV_MLP_SIZES = ("atto", "femto", "pico", "nano")  # timm builds these with 1x1 convolutions
 OFFICIAL_EPS = 1e-6
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MOST_SHOWN = 20
 
 
@@ -62,6 +64,17 @@ def understand(stored: Mapping[str, Tensor], settings: Mapping[str, Any] | None 
     num_stages = _num_stages(kept)
     found = {name: our_name(name, layout, num_stages) for name in kept}
     tensors = {ours: kept[name] for name, ours in found.items() if ours is not None}
+    twice = [name for name, ours in found.items() if ours is not None and tensors[ours] is not kept[name]]
+    if twice:
+        raise ValueError(
+            f"The source (layout {layout.name}) must hold each parameter once, but has {_listed(twice)} twice."
+        )
+    odd = [name for name, tensor in tensors.items() if tensor.dtype not in DTYPES or tensor.layout != torch.strided]
+    if odd:
+        kinds = ", ".join(sorted({str(tensors[name].dtype) for name in odd}))
+        raise ValueError(
+            f"The source must hold dense numbers of a floating type, but {_listed(odd)} are not ({kinds})."
+        )
     kind = _kind(tensors)
     config = _config(kind, tensors, layout, dict(settings or {}))
     expected = parameter_shapes(kind, config)
@@ -104,7 +117,9 @@ def encoder_of(weights: Weights) -> Weights:
     """The encoder alone, of a pre-training model without its decoder, of a classifier without its head."""
     kept = {name: t for name, t in weights.tensors.items() if not name.startswith(("decoder.", "classifier."))}
     left_out = [name for name in weights.tensors if name not in kept]
-    config = ConvNextV2Config.from_dict(as_model_type(weights.config.to_dict(), ConvNextV2Config))
+    fields = as_model_type(weights.config.to_dict(), ConvNextV2Config)
+    fields = {name: value for name, value in fields.items() if name not in ("id2label", "label2id", "problem_type")}
+    config = ConvNextV2Config.from_dict({**fields, "architectures": [ConvNextV2Model.__name__]})
     note = f"left out: {_listed(left_out)}"
     return Weights("encoder", kept, config, weights.layout, [*weights.notes, note])
 
@@ -128,8 +143,11 @@ def store(weights: Weights, layout: Layout) -> tuple[dict[str, Tensor], list[str
 
 def parameter_shapes(kind: str, config: ConvNextV2Config) -> dict[str, tuple[int, ...]]:
     """Our names, without prefix, and shapes of all parameters of a model; no memory is taken for them."""
-    with torch.device("meta"):
-        model = MODELS[kind](config)
+    try:
+        with torch.device("meta"):
+            model = MODELS[kind](config)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"The configuration beside the weights makes no model: {error}") from error
     return {name.removeprefix("convnextv2."): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
@@ -159,11 +177,16 @@ def _kind(names: Mapping[str, Tensor]) -> str:
 def _config(kind: str, tensors: Mapping[str, Tensor], layout: Layout, settings: dict[str, Any]) -> ConvNextV2Config:
     """The configuration that the tensors have; where one was stored beside them, that one, which they must fit."""
     config_class = MODELS[kind].config_class
-    if "depths" not in settings:
+    if "model_type" not in settings:
         # Transformers' own default of the final norm's epsilon is 1e-12.
         settings = {"layer_norm_eps": OFFICIAL_EPS, **_inferred(kind, tensors), **settings}
     settings["architectures"] = [MODELS[kind].__name__]
-    return config_class.from_dict(as_model_type(settings, config_class))
+    try:
+        return config_class.from_dict(as_model_type(settings, config_class))
+    except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"The configuration beside the weights is not valid: {' '.join(str(error).split())}"
+        ) from error
 
 
 def _inferred(kind: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:

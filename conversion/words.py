@@ -10,7 +10,7 @@ from huggingface_hub.utils import validate_repo_id
 # Where and how often the run wrote, and how it was fed: nothing that its result depends on.
 # fmt: off
 NOT_RECIPE = {
-    "run", "output_dir", "overwrite_output_dir", "config", "dry_run", "logging_steps", "eval_steps",
+    "run", "local", "output_dir", "overwrite_output_dir", "config", "dry_run", "logging_steps", "eval_steps",
     "checkpointing_steps", "checkpoints_total_limit", "resume_from_checkpoint", "num_workers", "with_tracking",
     "report_to", "push_to_hub", "hub_model_id", "hub_private_repo", "hub_token", "token", "license", "data_note",
     "metrics", "check_images", "skip_bad_images", "max_bad_images", "image_column", "label_column",
@@ -40,9 +40,17 @@ def is_hub_id(name: str | None) -> bool:
     return True
 
 
-def describe_source(source: str, kind: str) -> str:
+def is_local_setting(name: str, settings: dict[str, Any]) -> bool:
+    """Whether a setting was a path where the run was started, as the run has noted; else, whether it is one here."""
+    value = settings.get(name)
+    if not isinstance(value, str):
+        return False
+    return name in settings["local"] if "local" in settings else not is_hub_id(value)
+
+
+def describe_source(source: str, kind: str, is_local: bool) -> str:
     """A Hub id as it is; of a local path only its last part, since the rest says nothing to a reader elsewhere."""
-    return f"`{source}`" if is_hub_id(source) else f"{kind} `{Path(source).name}`"
+    return f"{kind} `{Path(source).name}`" if is_local else f"`{source}`"
 
 
 def sides(size: int | list[int] | tuple[int, ...]) -> tuple[int, int]:
@@ -62,7 +70,7 @@ def is_figure(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def show(value: Any) -> str:
+def show(value: Any, is_path: bool = False) -> str:
     """A setting or figure as text; of a path only its last part."""
     if value is True:
         return "yes"
@@ -72,4 +80,4 @@ def show(value: Any) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
-    return Path(value).name if "/" in str(value) and not is_hub_id(str(value)) else str(value)
+    return Path(value).name if is_path else str(value)

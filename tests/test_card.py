@@ -13,7 +13,7 @@ from PIL import Image
 
 from conversion.card import write_card
 from conversion.convert import main as convert
-from conversion.facts import inherited_license
+from conversion.licenses import inherited_license
 from conversion.words import is_hub_id
 from hf_convnextv2 import (
     ConvNextV2Config,
@@ -98,7 +98,7 @@ def test_front_matter_is_complete_and_nothing_is_blank(tmp_path, save, task, res
     card = save(tmp_path / "run", Settings(model_name_or_path="me/some-base"), results)
     metadata = metadata_load(tmp_path / "run" / "README.md")
     assert metadata is not None and blanks(metadata) == []
-    assert metadata["license"] == "apache-2.0" and metadata["library_name"] == "transformers"
+    assert metadata["license"] == "unknown" and metadata["library_name"] == "transformers"
     assert metadata["pipeline_tag"] == task and "convnextv2" in metadata["tags"]
     assert metadata["datasets"] == ["ILSVRC/imagenet-1k"] and metadata["base_model"] == "me/some-base"
     assert metadata["model-index"][0]["name"] == "run"
@@ -185,7 +185,8 @@ def test_recipe_shows_what_is_in_force(tmp_path):
 
 
 def test_licence_of_the_base_is_kept(tmp_path):
-    assert inherited_license(None) == inherited_license("me/mine") == "apache-2.0"
+    assert inherited_license(None) == "apache-2.0"
+    assert inherited_license("me/mine") == inherited_license(str(tmp_path)) == "unknown"
     assert inherited_license("facebook/convnextv2-atto-1k-224") == "cc-by-nc-4.0"
     ModelCard("---\nlicense: cc-by-nc-4.0\n---\n").save(tmp_path / "converted" / "README.md")
     card = save_classifier(tmp_path / "run", Settings(model_name_or_path=str(tmp_path / "converted")), {})

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassif
 
 from conversion import checkpoints, convert
 from conversion.card import render_card
-from conversion.checkpoints import checkpoint_table, find_checkpoint, list_checkpoints
+from conversion.checkpoints import checkpoint_table, find_file, find_repository, list_checkpoints
 from conversion.facts import Publication
 from conversion.state_dicts import LAYOUTS
 from conversion.weights import store, understand
@@ -30,7 +31,6 @@ from hf_convnextv2 import (
     ConvNextV2Model,
     create_image_processor,
 )
-from tests.photographs import write_tiny_fcmae
 from tests.small_models import awake, run_python, small_config, small_fcmae_config
 
 FILES = {"README.md", "config.json", "conversion.json", "model.safetensors", "preprocessor_config.json"}
@@ -237,7 +237,7 @@ def test_the_official_licence_cannot_be_changed_and_another_can(tmp_path, capsys
 
 
 def test_what_a_run_was_trained_on_stays_with_what_is_made_of_it(tmp_path, capsys):
-    write_tiny_fcmae(tmp_path / "run")
+    ConvNextV2ForPreTraining(small_fcmae_config()).save_pretrained(tmp_path / "run")
     (tmp_path / "run/training_config.json").write_text('{"dataset_name": "/home/me/cells", "data_note": "Of roofs."}')
     (tmp_path / "run/README.md").write_text("---\nlicense: cc-by-4.0\n---\n")
     run(tmp_path / "run", tmp_path / "encoder", "--to", "transformers", capsys=capsys)
@@ -260,10 +260,13 @@ def test_verification_runs_for_any_channels_and_allows_for_rounding(tmp_path, ca
 
 def test_a_file_named_as_an_official_one_but_of_another_size_is_not_taken_for_it(tmp_path, capsys):
     source = save(tmp_path, state_dict("official"), "convnextv2_tiny_1k_224_ema.pt")
-    exit_code, printed = run(source, tmp_path / "out", capsys=capsys)
-    assert exit_code == 0 and "not convnextv2_tiny_1k_224_ema, though named so" in printed
-    metadata = metadata_load(tmp_path / "out/README.md")
-    assert metadata is not None and metadata["license"] == "unknown" and "model-index" not in metadata
+    cut = {n: t for n, t in state_dict("official", atto()).items() if not n.startswith("stages.2.5.")}
+    shorter = save(tmp_path, cut, "convnextv2_atto_1k_224_ema.pt")
+    for file, name in ((source, "convnextv2_tiny_1k_224_ema"), (shorter, "convnextv2_atto_1k_224_ema")):
+        exit_code, printed = run(file, tmp_path / "out", capsys=capsys)
+        assert exit_code == 2 and f"is named as the official {name}, but is a classifier of size depths" in printed
+    exit_code, printed = run(save(tmp_path, cut), tmp_path / "out", capsys=capsys)
+    assert exit_code == 0 and "depths [2, 2, 5, 2] are of no published size: is a block missing?" in printed
 
 
 @pytest.mark.slow
@@ -275,10 +278,41 @@ def test_converting_the_largest_takes_little_more_memory_than_its_weights(tmp_pa
     tensors = {name: torch.full(t.shape, 0.5) for name, t in model.state_dict().items()}
     torch.save({"model": store(understand(tensors), LAYOUTS["official"])[0]}, tmp_path / "huge.pt")
     del tensors
-    code = "import resource, sys; from conversion.convert import main; main(sys.argv[1:]); "
-    code += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-    peak = int(run_python(code, tmp_path / "huge.pt", tmp_path / "out", *flags, cwd=tmp_path).split()[-1]) * 1024
+    # Not ru_maxrss, which a process takes over from the one that starts it.
+    code = (
+        "import sys; from conversion.convert import main; main(sys.argv[1:]); print(open('/proc/self/status').read())"
+    )
+    printed = run_python(code, tmp_path / "huge.pt", tmp_path / "out", *flags, cwd=tmp_path)
+    peak = 1024 * int(re.findall(r"VmHWM:\s+(\d+) kB", printed)[0])
     assert peak <= 2.2 * (tmp_path / "huge.pt").stat().st_size
+
+
+def test_a_size_that_is_expected_is_checked_and_changes_nothing(tmp_path, capsys):
+    source = save(tmp_path, state_dict("official", atto()))
+    run(source, tmp_path / "plain", capsys=capsys)
+    exit_code, _ = run(source, tmp_path / "checked", "--model_size", "atto", "--num_labels", 1000, capsys=capsys)
+    assert exit_code == 0
+    assert (tmp_path / "plain/config.json").read_bytes() == (tmp_path / "checked/config.json").read_bytes()
+
+
+def test_an_encoder_made_of_a_classifier_claims_no_classes_and_no_accuracy(tmp_path, capsys):
+    source = save(tmp_path, state_dict("official", atto()), "convnextv2_atto_1k_224_ema.pt")
+    flags = ["--to", "official-minkowski", "--verify"]
+    exit_code, printed = run(source, tmp_path / "out", *flags, capsys=capsys)
+    assert exit_code == 0 and "left out: classifier.weight, classifier.bias" in printed
+    assert "not run: result (official-minkowski" in printed
+    card, metadata = (tmp_path / "out/README.md").read_text(), metadata_load(tmp_path / "out/README.md")
+    assert metadata is not None and metadata["pipeline_tag"] == "image-feature-extraction"
+    assert "model-index" not in metadata and "classifier (" not in card and "76.64" not in card
+
+
+def test_images_that_are_not_square_stay_so(tmp_path, capsys):
+    model = ConvNextV2ForPreTraining(small_fcmae_config(image_size=[64, 96]))
+    model.save_pretrained(tmp_path / "in")
+    create_image_processor(model.config).save_pretrained(tmp_path / "in")
+    run(tmp_path / "in", tmp_path / "out", "--to", "transformers", "--verify", capsys=capsys)
+    assert json.loads((tmp_path / "out/config.json").read_text())["image_size"] == [64, 96]
+    assert "images of 64 x 96 pixels give maps of 2 x 3 positions" in (tmp_path / "out/README.md").read_text()
 
 
 # --- What is refused --------------------------------------------------------------------------------------------------
@@ -352,6 +386,21 @@ def one_misshapen(folder: Path) -> Path:
     return Path(save(folder, {**state_dict("official"), "stages.1.0.dwconv.weight": torch.ones(16, 1, 5, 5)}))
 
 
+def a_parameter_twice(folder: Path) -> Path:
+    stored = state_dict("transformers")
+    return Path(save(folder, {**stored, "encoder.stages.0.layers.0.dwconv.bias": torch.zeros(8)}))
+
+
+def whole_numbers(folder: Path) -> Path:
+    return Path(save(folder, {name: tensor.to(torch.int8) for name, tensor in state_dict("official").items()}))
+
+
+def not_a_configuration(folder: Path) -> Path:
+    save_file(state_dict("transformers"), folder / "model.safetensors")
+    (folder / "config.json").write_text('{"model_type": "convnextv2", "depths": "abc"}')
+    return folder
+
+
 def no_tensors(folder: Path) -> Path:
     return Path(save(folder, {"epoch": 3, "loss": 0.5}))
 
@@ -374,6 +423,9 @@ BAD_SOURCES = {
     one_missing: "1 missing: stages.2.1.grn.beta (1, 1, 1, 96)",
     one_too_many: "1 unexpected: head.extra.weight",
     one_misshapen: "1 of the wrong shape: stages.1.0.dwconv.weight (16, 1, 5, 5) instead of (16, 1, 7, 7)",
+    a_parameter_twice: "must hold each parameter once, but has convnextv2.encoder.stages.0.layers.0.dwconv.bias twice",
+    whole_numbers: "must hold dense numbers of a floating type, but embeddings.patch_embeddings.weight",
+    not_a_configuration: "The configuration beside the weights is not valid",
     no_tensors: "must hold a state dict, tensors by name, but holds epoch, loss",
     empty_folder: "must hold one file of weights",
 }
@@ -412,14 +464,16 @@ def test_the_code_in_a_pickle_would_have_run(tmp_path):
         (["--to", "unknown"], "argument --to: invalid choice: 'unknown'"),
         (["--image_size", "0"], "`image_size` (=0) must be"),
         (["--verify", "missing.jpg"], "`--verify` (=missing.jpg) must be a photograph"),
+        (["--dtype", "float16"], "`--dtype` (=float16) must hold every number, but not those of classifier.weight"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(tmp_path, monkeypatch, capsys, flags, said):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "names.txt").write_text("a\nb\nc\n")
-    source = save(tmp_path, state_dict("official"))
+    stored = state_dict("official")
+    source = save(tmp_path, {**stored, "head.weight": 1e6 * stored["head.weight"]})
     before = sorted(tmp_path.rglob("*"))
-    exit_code, printed = run(source, "out", *flags, capsys=capsys)
+    exit_code, printed = run(source, "new/out", *flags, capsys=capsys)
     assert exit_code == 2 and said in printed, printed
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -438,6 +492,26 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path, monkeypatch, capsys):
     exit_code, printed = run(save(tmp_path / "in", state_dict("official")), tmp_path / "out", capsys=capsys)
     assert exit_code == 2 and "no space left" in printed
     assert [file.name for file in tmp_path.iterdir()] == ["in"]
+
+
+@pytest.mark.parametrize("change", [{"hidden_act": "relu"}, {"depths": [1, 1], "hidden_sizes": [8, 16]}])
+def test_what_another_library_cannot_build_is_not_written_for_it(tmp_path, capsys, change):
+    ConvNextV2ForImageClassification(small_config(**change)).save_pretrained(tmp_path / "in")
+    exit_code, printed = run(tmp_path / "in", tmp_path / "out", "--to", "timm", capsys=capsys)
+    assert exit_code == 2 and "for `--to timm`, which has no other" in printed
+
+
+def test_settings_of_a_head_are_refused_where_there_is_none(tmp_path, capsys):
+    source = save(tmp_path, state_dict("official-fcmae", ConvNextV2ForPreTraining(small_fcmae_config())))
+    exit_code, printed = run(source, tmp_path / "out", "--num_labels", 10, capsys=capsys)
+    assert exit_code == 2 and "must be left out for a model without a head" in printed
+
+
+def test_numbers_that_are_none_do_not_pass_the_verification(tmp_path, capsys):
+    stored = state_dict("official")
+    source = save(tmp_path, {**stored, "norm.bias": stored["norm.bias"] * torch.nan})
+    exit_code, printed = run(source, tmp_path / "out", "--verify", capsys=capsys)
+    assert exit_code == 2 and "differ by nan" in printed
 
 
 def test_a_result_that_computes_something_else_is_refused(tmp_path, monkeypatch, capsys):
@@ -471,9 +545,9 @@ def test_the_table_has_every_official_file_as_timm_knows_them():
         assert all(0 < top1 < top5[0] for top1, *top5 in checkpoint.accuracy.values() if top5)
         official = checkpoint.accuracy.get("official", [0])[0]
         assert all(abs(values[0] - official) < 0.15 for values in checkpoint.accuracy.values())
-        assert find_checkpoint(checkpoint.timm) is checkpoint is find_checkpoint(f"/x/{checkpoint.name}.pt")
-    assert find_checkpoint("facebook/convnextv2-huge-22k-512").image_size == 512  # type: ignore[union-attr]
-    assert find_checkpoint("me/other") is None
+        assert find_repository(checkpoint.timm) is checkpoint is find_file(f"/x/{checkpoint.name}.pt")
+    assert find_repository("facebook/convnextv2-huge-22k-512").image_size == 512  # type: ignore[union-attr]
+    assert find_repository("me/convnextv2_tiny_1k_224_ema") is None
 
 
 def test_the_table_is_printed_without_a_download(capsys):

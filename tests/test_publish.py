@@ -244,13 +244,53 @@ def test_a_private_repository_a_pull_request_and_a_branch(tmp_path, hub, classif
     assert len(repo.commits) == 2, "main has the first commit alone"
 
 
+def test_what_a_dry_run_wrote_does_not_stick(tmp_path, hub, pretrained):
+    """Also for a folder of `save_pretrained` alone, whose card has nothing else to be made of."""
+    (pretrained / "training_config.json").unlink()
+    run(hub, tmp_path / "home", "-m", "conversion.publish", pretrained, "--repo_id", "me/wrong", "--dry_run")
+    flags = ["--repo_id", "me/right", "--with_code", "--license", "mit", "--encoder_repo_id", "me/other"]
+    run(hub, tmp_path / "home", "-m", "conversion.publish", pretrained, *flags)
+    card = hub.files("me/right")["README.md"].decode()
+    assert "me/wrong" not in card and "license: mit" in card and "trust_remote_code=True" in card and "me/other" in card
+
+
+def test_what_began_as_a_path_stays_one_wherever_it_is_published(tmp_path, hub, classifier):
+    """Of a run started elsewhere with relative paths, and from weights that are not for commercial use."""
+    settings = json.loads((classifier / "training_config.json").read_text())
+    paths = {"dataset_name": "data/cats", "model_name_or_path": "out/tiny", "license": "cc-by-nc-4.0"}
+    settings |= {**paths, "local": ["dataset_name", "model_name_or_path"]}
+    (classifier / "training_config.json").write_text(json.dumps(settings))
+    run(hub, tmp_path / "home", "-m", "conversion.publish", classifier, "--repo_id", "me/x")
+    card = hub.files("me/x")["README.md"].decode()
+    assert "data/cats" not in card and "out/tiny" not in card and "`cats`" in card and "`tiny`" in card
+    assert "license: cc-by-nc-4.0" in card and "base_model" not in card
+
+
+def test_an_upload_that_got_half_way_goes_on_with_the_same_command(tmp_path, hub, pretrained):
+    script = """
+import sys
+from conversion import hub, publish
+upload = hub.Hub.upload
+def broken(self, folder, repo_id, message=None):
+    if repo_id.endswith("-encoder"):
+        raise ValueError("broken")
+    return upload(self, folder, repo_id, message)
+hub.Hub.upload = broken
+publish.main(sys.argv[1:])
+"""
+    run(hub, tmp_path / "home", "-c", script, pretrained, "--repo_id", "me/x", code=2)
+    assert set(hub.repos) == {"me/x"}
+    run(hub, tmp_path / "home", "-m", "conversion.publish", pretrained, "--repo_id", "me/x")
+    assert set(hub.repos) == {"me/x", "me/x-encoder"}
+
+
 def test_an_earlier_versions_weights_do_not_stay(tmp_path, hub, classifier):
-    hub.add_repo(
-        "me/x", {"model-00001-of-00002.safetensors": b"old", "model.safetensors.index.json": b"{}", "LICENSE": b"l"}
-    )
+    mine = {"img/loss_curves.png": b"p", "handler.py": b"h", "LICENSE": b"l"}
+    old = {"conversion.json": b"{}", "modeling_fcmae.py": b"1", "model.safetensors.index.json": b"{}"}
+    hub.add_repo("me/x", {**mine, **old, "model-00001-of-00002.safetensors": b"old"})
     run(hub, tmp_path / "home", "-m", "conversion.publish", classifier, "--repo_id", "me/x", "--exist_ok")
     files = set(hub.files("me/x"))
-    assert {"LICENSE", "model.safetensors"} <= files
+    assert {*mine, "model.safetensors"} <= files and not set(old) & files
     assert not {"model-00001-of-00002.safetensors", "model.safetensors.index.json"} & files
 
 
@@ -282,6 +322,8 @@ REFUSED = [
     (MINE, "me/not a name", [], "must be a name such as me/name"),
     (MINE, "me/new", ["--create_pr"], "`--repo_id` (=me/new) must exist for --create_pr"),
     (MINE, "me/x", ["--with_code"], "`--with_code` is for pre-training models"),
+    (MINE, "me/taken", ["--revision", "main"], "`--repo_id` (=me/taken) is taken"),
+    (MINE, "me/taken", ["--private", "--exist_ok"], "is public, and --private does not change that"),
 ]
 REFUSE = """
 import contextlib, io, json, os, sys

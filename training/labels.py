@@ -71,6 +71,10 @@ def check_labels(source: Source, column: str, classes: list[str]) -> None:
     check_label_column(source, column)
     own = class_names(source, column)
     if own is not None and label_mapping(source, column, classes) is None:
+        twice = sorted({name for name in own if classes.count(name) > 1})
+        check(
+            column, twice, not twice or len(own) == len(classes), "be told apart, but the model has two classes of it"
+        )
         strange = sorted(set(own) - set(classes))
         numbered = isinstance(features_of(source)[column], ClassLabel) and len(own) == len(classes)
         check(column, strange[:20], numbered, f"be among the names of the model's {len(classes)} classes")

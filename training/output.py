@@ -11,7 +11,9 @@ from transformers import PreTrainedModel
 
 from conversion.facts import RESULTS, SETTINGS
 from conversion.hub import Hub
+from conversion.licenses import inherited_license
 from conversion.publish import publish
+from conversion.words import is_hub_id
 from training.checkpoints import list_checkpoints
 from training.config import TrainingConfig
 
@@ -43,7 +45,13 @@ def claim_output_dir(config: TrainingConfig) -> None:
         for checkpoint in list_checkpoints(folder):
             shutil.rmtree(checkpoint)
         (folder / "metrics.jsonl").unlink(missing_ok=True)
-    write_json(folder / SETTINGS, {"run": run_name(config), **dataclasses.asdict(config)})
+    settings = dataclasses.asdict(config)
+    # What only this machine can tell, for the card: which settings are paths, and the licence of the weights' start.
+    local = [
+        name for name in ("dataset_name", "model_name_or_path") if settings[name] and not is_hub_id(settings[name])
+    ]
+    license = config.license or inherited_license(config.model_name_or_path, config.model_revision)
+    write_json(folder / SETTINGS, {"run": run_name(config), "local": local, **settings, "license": license})
 
 
 def holds_run(folder: Path, config: TrainingConfig) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from scipy.stats import binomtest
 
-from conversion.checkpoints import Checkpoint, checkpoint_table, find_checkpoint
+from conversion.checkpoints import Checkpoint, checkpoint_table, find_repository
 from conversion.facts import PROVENANCE
 
 NAMES = {"eval_accuracy": "top-1", "eval_accuracy_top5": "top-5"}
@@ -15,8 +15,8 @@ def known_checkpoint(name: str) -> Checkpoint | None:
     """The official checkpoint that a Hub id, or a folder that `conversion.convert` wrote, stands for."""
     provenance = Path(name) / PROVENANCE
     if provenance.is_file():
-        return checkpoint_table().get(json.loads(provenance.read_text(encoding="utf-8")).get("checkpoint") or "")
-    return None if Path(name).exists() else find_checkpoint(name)
+        return checkpoint_table().get(str(json.loads(provenance.read_text(encoding="utf-8")).get("checkpoint")))
+    return None if Path(name).exists() else find_repository(name)
 
 
 def intervals(results: dict[str, float]) -> dict[str, list[float]]:
@@ -32,7 +32,7 @@ def intervals(results: dict[str, float]) -> dict[str, list[float]]:
 
 
 def comparison(results: dict[str, float], checkpoint: Checkpoint | None) -> str:
-    """A table: what was measured, with its interval, and the references on ImageNet-1k's validation images."""
+    """A table: what was measured, with its interval, and others' figures on ImageNet-1k's 50,000 validation images."""
     bounds, samples = intervals(results), int(results["eval_samples"])
     header = f"{'accuracy in %':34}" + "".join(f"{NAMES[name]:>24}" for name in NAMES if name in results)
     cells = [
@@ -42,5 +42,6 @@ def comparison(results: dict[str, float], checkpoint: Checkpoint | None) -> str:
     ]
     lines = [header, f"{f'measured, {samples:,} images':34}" + "".join(f"{cell:>24}" for cell in cells)]
     for source, values in (checkpoint.accuracy if checkpoint else {}).items():
-        lines.append(f"{f'{source}, ImageNet-1k validation':34}" + "".join(f"{value:>24.2f}" for value in values))
+        reference = f"{source}, ImageNet-1k at {checkpoint.image_size}" if checkpoint else source
+        lines.append(f"{reference:34}" + "".join(f"{value:>24.2f}" for value in values))
     return "\n".join(lines)

@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from transformers import AutoConfig, AutoImageProcessor
 
+from conversion.checkpoints import find_repository
 from hf_convnextv2 import ConvNextV2ForImageClassification
 from training.augment import EvaluationTransform
 from training.command_line import parse_config
@@ -65,9 +66,9 @@ def load_classifier(config: ValidateConfig) -> ConvNextV2ForImageClassification:
 def load_processor(config: ValidateConfig, model: ConvNextV2ForImageClassification) -> Any:
     """The image processor saved with the model, or one for the settings that differ from it.
 
-    For the official checkpoints: resize and crop of the table that their reference accuracies were measured with.
+    For the official repositories: resize and crop of the table that their reference accuracies were measured with.
     """
-    checkpoint = known_checkpoint(config.model_name_or_path or "")
+    checkpoint = find_repository(config.model_name_or_path or "")
     if checkpoint is not None:
         model.config.image_size = config.image_size or checkpoint.image_size
         return create_processor(config, model.config)
