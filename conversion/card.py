@@ -4,7 +4,6 @@ Everything comes from the files beside the card: config.json and the weights, tr
 of a training run, conversion.json of a converted checkpoint, and pictures.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from conversion.facts import Facts, Publication
+from conversion.files import write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 # Cards with this line are ours to write anew, as those of Transformers' Trainer.
@@ -31,9 +31,7 @@ def write_card(folder: str | Path, publication: Publication | None = None, confi
     if file.exists() and not is_generated(file):
         return file.read_text(encoding="utf-8")
     text = render_card(folder, publication, config)
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, file)
+    write_text(file, text)
     return text
 
 

@@ -1,6 +1,5 @@
 """The table of the official checkpoints, and downloading one of them."""
 
-import hashlib
 import os
 from dataclasses import dataclass, field
 from functools import cache
@@ -10,6 +9,8 @@ import torch
 import yaml
 from httpx2 import HTTPError
 from huggingface_hub.file_download import http_get
+
+from conversion.files import sha256
 
 TABLE = Path(__file__).parent / "checkpoints.yaml"
 
@@ -96,9 +97,3 @@ def download(checkpoint: Checkpoint, folder: Path | None = None) -> Path:
             "Delete both to download it again."
         )
     return file
-
-
-def sha256(file: Path) -> str:
-    """SHA-256 of a file's bytes, as hexadecimal digits."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

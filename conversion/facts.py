@@ -1,6 +1,5 @@
 """What a model's folder says of itself: the figures, settings and names that its card is made of."""
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -11,6 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import safe_open
 
 from conversion.checkpoints import Checkpoint, checkpoint_table
+from conversion.files import read_json
 from conversion.licenses import OFFICIAL_LICENSE, UNKNOWN, inherited_license, read_license
 from conversion.words import describe_source, is_figure, is_in_force, is_local_setting, show, sides
 from hf_convnextv2 import ConvNextV2Config, ConvNextV2FCMAEConfig
@@ -58,7 +58,7 @@ class Facts:
 
     def __init__(self, folder: Path, publication: Publication, config: ConvNextV2Config | None = None):
         self.folder, self.publication = folder, publication
-        self.settings, self.provenance = _read(folder / SETTINGS), _read(folder / PROVENANCE)
+        self.settings, self.provenance = read_json(folder / SETTINGS), read_json(folder / PROVENANCE)
         self.is_foreign = config is not None
         self.config: Any = config if config is not None else _read_config(folder)
         architecture = (self.config.architectures or [""])[0]
@@ -117,7 +117,7 @@ class Facts:
     @cached_property
     def results(self) -> dict[str, float]:
         """What the run measured."""
-        results = {key: value for key, value in _read(self.folder / RESULTS).items() if is_figure(value)}
+        results = {key: value for key, value in read_json(self.folder / RESULTS).items() if is_figure(value)}
         if len(self.labels) <= 5:
             results.pop("eval_accuracy_top5", None)  # always 1
         return results
@@ -192,20 +192,8 @@ class Facts:
         return total
 
 
-def _read(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} must be JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{file} must hold a JSON object.")
-    return values
-
-
 def _read_config(folder: Path) -> ConvNextV2Config:
-    config = _read(folder / "config.json")
+    config = read_json(folder / "config.json")
     config_class = ConvNextV2FCMAEConfig if config.get("model_type") == FCMAE_MODEL_TYPE else ConvNextV2Config
     try:
         return config_class.from_dict(config)

@@ -1,6 +1,5 @@
 """Writing a converted model: configuration, weights, image processor, provenance and card, all or nothing."""
 
-import json
 import os
 import re
 import shutil
@@ -14,6 +13,7 @@ from transformers import ConvNextV2Config as StockConfig
 
 from conversion.card import write_card
 from conversion.facts import PROVENANCE, Publication
+from conversion.files import write_json
 from conversion.licenses import OFFICIAL_LICENSE, OFFICIAL_WEIGHTS, read_license
 from conversion.sources import Source
 from conversion.state_dicts import OURS, TIMM, Layout
@@ -153,11 +153,6 @@ def license_of(source: Source, asked: str | None) -> str:
     if source.folder is not None and (source.folder / "README.md").is_file():
         return read_license(source.folder / "README.md") or "unknown"
     return source.config.get("pretrained_cfg", {}).get("license") or "unknown"
-
-
-def write_json(file: Path, values: dict[str, Any]) -> None:
-    """Readable JSON."""
-    file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def _is_new(weights: Weights) -> bool:

@@ -9,7 +9,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalToken
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
-from conversion.checkpoints import sha256
+from conversion.files import sha256
 from conversion.staging import is_ours
 
 ATTEMPTS = 3

@@ -52,18 +52,17 @@ def publish(
     """
     folder = Path(folder)
     kind = check_folder(folder)
+    validate_name(repo_id)
     if with_code and kind != "fcmae":
         raise ValueError(f"`--with_code` is for pre-training models: stock Transformers has the code of this {kind}.")
     if encoder_repo_id is not None and (kind != "fcmae" or skip_encoder):
         raise ValueError(f"`--encoder_repo_id` (={encoder_repo_id}) must be given for a pre-training model only.")
-    validate_name(repo_id)
-    if create_pr and encoder_repo_id is None:
-        skip_encoder = True  # there is no repository of it to propose a change to
+    # With a pull request there is no repository yet to which the encoder could be proposed, unless it is named.
+    has_encoder = kind == "fcmae" and not skip_encoder and (encoder_repo_id is not None or not create_pr)
     hub = None if dry_run else Hub(create_pr=create_pr, revision=revision, private=private, exist_ok=exist_ok)
-    repo_id = hub.full_name(repo_id) if hub else repo_id
-    with_encoder = kind == "fcmae" and not skip_encoder
-    encoder_id = (encoder_repo_id or f"{repo_id}-encoder") if with_encoder else None
-    encoder_id = hub.full_name(encoder_id) if hub and encoder_id else encoder_id
+    name = hub.full_name if hub is not None else str
+    repo_id = name(repo_id)
+    encoder_id = name(encoder_repo_id or f"{repo_id}-encoder") if has_encoder else None
     if encoder_id == repo_id:
         raise ValueError(f"`--encoder_repo_id` (={encoder_id}) must be another repository than `--repo_id`.")
     publication = Publication(repo_id, encoder_id, license, with_code)
@@ -71,19 +70,28 @@ def publish(
         staged = {repo_id: stage(folder, Path(temporary) / "model", publication)}
         if encoder_id is not None:
             staged[encoder_id] = stage_encoder(folder, Path(temporary) / "encoder", encoder_id, publication)
+        _list(staged)
         if hub is None:
             write_card(folder, publication)
             print(f"Card: {folder / 'README.md'}")
-        for name, files in staged.items():
-            print(f"{name}:")
-            for file in sorted(files.iterdir()):
-                print(f"  {file.stat().st_size:13,}  {file.name}")
-        if hub is None:
             return []
-        for name, files in staged.items():
-            weights = files / "model.safetensors"
-            hub.check(name, weights if weights.is_file() else None)
-        addresses = [hub.upload(files, name, commit_message) for name, files in staged.items()]
+        return _upload(hub, staged, commit_message)
+
+
+def _list(staged: dict[str, Path]) -> None:
+    """Print what each repository is to hold, with sizes in bytes."""
+    for name, files in staged.items():
+        print(f"{name}:")
+        for file in sorted(files.iterdir()):
+            print(f"  {file.stat().st_size:13,}  {file.name}")
+
+
+def _upload(hub: Hub, staged: dict[str, Path], commit_message: str | None) -> list[str]:
+    """Upload each folder to its repository, after every repository has been checked."""
+    for name, files in staged.items():
+        weights = files / "model.safetensors"
+        hub.check(name, weights if weights.is_file() else None)
+    addresses = [hub.upload(files, name, commit_message) for name, files in staged.items()]
     for address in addresses:
         print(f"Published: {address}")
     return addresses

@@ -1,7 +1,6 @@
 """Reading a checkpoint from a file, a folder, the Hub or the table; nothing in it is ever run."""
 
 import argparse
-import json
 import pickle
 import re
 import warnings
@@ -18,7 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from conversion.checkpoints import Checkpoint, checkpoint_table, download, find_file, find_repository, sha256
+from conversion.checkpoints import Checkpoint, checkpoint_table, download, find_file, find_repository
+from conversion.files import read_json, sha256
 from conversion.state_dicts import without_prefix
 
 PICKLES = (".pt", ".pth", ".bin")
@@ -75,17 +75,17 @@ def _read_folder(name: str, folder: Path, use_ema: bool, hub_id: str | None = No
         raise ValueError(f"`source` (={name}) must hold one file of weights ({', '.join(FILES)}), but has {found}.")
     weights = [files[0]]
     if files[0].suffix == ".json":
-        shards = _read_json(files[0]).get("weight_map")
+        shards = read_json(files[0]).get("weight_map")
         if not isinstance(shards, dict) or not shards:
             raise ValueError(f"{files[0]} must say in which files the weights are (`weight_map`).")
         weights = [folder / file for file in sorted({str(file) for file in shards.values()})]
-    provenance = _read_json(folder / "conversion.json")
+    provenance = read_json(folder / "conversion.json")
     checkpoint = checkpoint_table().get(str(provenance.get("checkpoint")))
     checkpoint = checkpoint or (find_repository(hub_id) if hub_id else find_file(files[0].name))
     source = _read(name, weights, use_ema, checkpoint)
-    source.provenance, source.training = provenance, _read_json(folder / "training_config.json")
-    source.config = _read_json(folder / "config.json")
-    source.processor = _read_json(folder / "preprocessor_config.json")
+    source.provenance, source.training = provenance, read_json(folder / "training_config.json")
+    source.config = read_json(folder / "config.json")
+    source.processor = read_json(folder / "preprocessor_config.json")
     source.hub_id, source.folder = hub_id, folder
     return source
 
@@ -187,18 +187,6 @@ def _timm_id(name: str) -> str:
             f"`source` (=timm:{name}) must be a model for which timm has weights, e.g. timm:convnextv2_atto.fcmae."
         )
     return settings.hf_hub_id
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} must be JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{file} must hold a JSON object.")
-    return values
 
 
 def _is_archive(file: Path) -> bool:

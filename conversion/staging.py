@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import shutil
 from fnmatch import fnmatch
 from pathlib import Path
@@ -13,6 +12,7 @@ import hf_convnextv2
 from conversion.card import is_generated, render_card
 from conversion.convert import convert
 from conversion.facts import PICTURES, PROVENANCE, SETTINGS, WEIGHTS, Facts, Publication
+from conversion.files import read_json, write_json
 from conversion.licenses import read_license
 from conversion.sources import read_source
 from conversion.weights import understand
@@ -54,14 +54,14 @@ def stage(folder: Path, target: Path, publication: Publication) -> Path:
     for file in {*shown, *(file for pattern in UPLOADED for file in folder.glob(pattern))}:
         (target / file.name).symlink_to(file.resolve())
     (target / "README.md").write_text(card, encoding="utf-8")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_json(folder / "config.json")
     config = {name: value for name, value in config.items() if name not in ("auto_map", "_name_or_path")}
     if publication.with_code:
         config["auto_map"] = AUTO_MAP
         for file in code_files():
             shutil.copy(file, target)
     (target / "config.json").unlink()
-    (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_json(target / "config.json", config)
     return target
 
 

@@ -12,7 +12,10 @@ from huggingface_hub import ModelCard, ModelCardData, metadata_load
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from PIL import Image
 
+from conversion.card import render_card
+from conversion.facts import Publication
 from conversion.publish import main as publish
+from conversion.staging import stage
 from hf_convnextv2 import ConvNextV2ForImageClassification, ConvNextV2ForPreTraining, create_image_processor
 from tests.hub_server import HubServer
 from tests.photographs import write_folder
@@ -221,47 +224,54 @@ def test_a_dry_run_writes_the_card_lists_the_files_and_asks_nobody(tmp_path, hub
     assert "notes.txt" not in printed and "optimizer.bin" not in printed
 
 
-def test_a_card_that_somebody_has_edited_is_published_as_it_is(tmp_path, hub, classifier):
-    run(hub, tmp_path / "home", "-m", "conversion.publish", classifier, "--repo_id", "me/x", "--dry_run")
+def dry_run(folder: Path, *flags: str) -> None:
+    publish([str(folder), "--dry_run", *flags])
+
+
+def test_a_card_that_somebody_has_edited_is_published_as_it_is(tmp_path, classifier):
+    dry_run(classifier, "--repo_id", "me/x")
     own = "---\nlicense: mit\n---\n# My own words\n"
     (classifier / "README.md").write_text(own)
-    run(hub, tmp_path / "home", "-m", "conversion.publish", classifier, "--repo_id", "me/x")
-    assert hub.files("me/x")["README.md"].decode() == own == (classifier / "README.md").read_text()
+    dry_run(classifier, "--repo_id", "me/x")
+    assert (stage(classifier, tmp_path / "staged", Publication("me/x")) / "README.md").read_text() == own
+    assert (classifier / "README.md").read_text() == own
+    with pytest.raises(ValueError, match="a card of your own is not changed"):
+        stage(classifier, tmp_path / "other", Publication("me/x", license="apache-2.0"))
 
 
 def test_a_private_repository_a_pull_request_and_a_branch(tmp_path, hub, classifier):
-    def publish(*flags: str) -> str:
-        return run(hub, tmp_path / "home", "-m", "conversion.publish", classifier, "--repo_id", "me/x", *flags)
-
-    publish("--private")
+    many = "import json, sys; from conversion.publish import main; [main(flags) for flags in json.loads(sys.argv[1])]"
+    calls = [
+        ["--private"],
+        ["--create_pr", "--commit_message", "Better", "--license", "mit"],
+        ["--revision", "v2", "--license", "openrail"],
+    ]
+    commands = [[str(classifier), "--repo_id", "me/x", *flags] for flags in calls]
+    run(hub, tmp_path / "home", "-c", many, json.dumps(commands))
     repo = hub.repos["me/x"]
     assert repo.private
-    publish("--create_pr", "--commit_message", "Better", "--license", "mit")
     assert repo.refs["refs/pr/1"][-1].message == "Better"
-    publish("--revision", "v2", "--license", "openrail")
     licenses = {"main": b"license: apache-2.0", "v2": b"license: openrail", "refs/pr/1": b"license: mit"}
     assert all(license in hub.files("me/x", name)["README.md"] for name, license in licenses.items())
     assert len(repo.commits) == 2, "main has the first commit alone"
 
 
-def test_what_a_dry_run_wrote_does_not_stick(tmp_path, hub, pretrained):
+def test_what_a_dry_run_wrote_does_not_stick(tmp_path, pretrained):
     """Also for a folder of `save_pretrained` alone, whose card has nothing else to be made of."""
     (pretrained / "training_config.json").unlink()
-    run(hub, tmp_path / "home", "-m", "conversion.publish", pretrained, "--repo_id", "me/wrong", "--dry_run")
-    flags = ["--repo_id", "me/right", "--with_code", "--license", "mit", "--encoder_repo_id", "me/other"]
-    run(hub, tmp_path / "home", "-m", "conversion.publish", pretrained, *flags)
-    card = hub.files("me/right")["README.md"].decode()
+    dry_run(pretrained, "--repo_id", "me/wrong")
+    publication = Publication("me/right", "me/other", license="mit", with_code=True)
+    card = (stage(pretrained, tmp_path / "staged", publication) / "README.md").read_text()
     assert "me/wrong" not in card and "license: mit" in card and "trust_remote_code=True" in card and "me/other" in card
 
 
-def test_what_began_as_a_path_stays_one_wherever_it_is_published(tmp_path, hub, classifier):
+def test_what_began_as_a_path_stays_one_wherever_it_is_published(classifier):
     """Of a run started elsewhere with relative paths, and from weights that are not for commercial use."""
     settings = json.loads((classifier / "training_config.json").read_text())
     paths = {"dataset_name": "data/cats", "model_name_or_path": "out/tiny", "license": "cc-by-nc-4.0"}
     settings |= {**paths, "local": ["dataset_name", "model_name_or_path"]}
     (classifier / "training_config.json").write_text(json.dumps(settings))
-    run(hub, tmp_path / "home", "-m", "conversion.publish", classifier, "--repo_id", "me/x")
-    card = hub.files("me/x")["README.md"].decode()
+    card = render_card(classifier, Publication("me/x"))
     assert "data/cats" not in card and "out/tiny" not in card and "`cats`" in card and "`tiny`" in card
     assert "license: cc-by-nc-4.0" in card and "base_model" not in card
 

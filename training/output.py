@@ -10,6 +10,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from conversion.facts import RESULTS, SETTINGS
+from conversion.files import write_json
 from conversion.hub import Hub
 from conversion.licenses import inherited_license
 from conversion.publish import publish
@@ -80,21 +81,20 @@ def save_model(folder: Path, model: PreTrainedModel, processor: Any, results: di
     partial.rmdir()
 
 
-def write_json(file: Path, values: dict[str, Any]) -> None:
-    """A JSON file that appears whole."""
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, file)
-
-
 def check_hub(config: TrainingConfig) -> None:
     """Raise before any work if the result could not be pushed: no token, a wrong one, a name of somebody else's."""
     if config.push_to_hub and config.hub_model_id is not None:
-        hub = Hub(exist_ok=True)
-        hub.check(hub.full_name(config.hub_model_id))
+        hub = Hub(exist_ok=True, private=config.hub_private_repo)
+        name = hub.full_name(config.hub_model_id)
+        for repo_id in (name, f"{name}-encoder") if run_name(config) == "pretrain" else (name,):
+            hub.check(repo_id)
 
 
 def push_folder(config: TrainingConfig) -> None:
     """Publish the final folder; a pre-training model's encoder too, in a repository of its own."""
     assert config.hub_model_id is not None
-    publish(config.output_dir, config.hub_model_id, private=config.hub_private_repo, exist_ok=True)
+    try:
+        publish(config.output_dir, config.hub_model_id, private=config.hub_private_repo, exist_ok=True)
+    except ValueError as error:
+        again = f"python -m conversion.publish {config.output_dir} --repo_id {config.hub_model_id} --exist_ok"
+        raise ValueError(f"{error}\nThe model is complete in {config.output_dir}. To publish it: {again}") from error

@@ -1,12 +1,12 @@
 """A measured accuracy beside what others measured with the same checkpoint."""
 
-import json
 from pathlib import Path
 
 from scipy.stats import binomtest
 
 from conversion.checkpoints import Checkpoint, checkpoint_table, find_repository
 from conversion.facts import PROVENANCE
+from conversion.files import read_json
 
 NAMES = {"eval_accuracy": "top-1", "eval_accuracy_top5": "top-5"}
 
@@ -15,7 +15,7 @@ def known_checkpoint(name: str) -> Checkpoint | None:
     """The official checkpoint that a Hub id, or a folder that `conversion.convert` wrote, stands for."""
     provenance = Path(name) / PROVENANCE
     if provenance.is_file():
-        return checkpoint_table().get(str(json.loads(provenance.read_text(encoding="utf-8")).get("checkpoint")))
+        return checkpoint_table().get(str(read_json(provenance).get("checkpoint")))
     return None if Path(name).exists() else find_repository(name)
 
 

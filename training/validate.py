@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from transformers import AutoConfig, AutoImageProcessor
 
 from conversion.checkpoints import find_repository
+from conversion.files import write_json
 from hf_convnextv2 import ConvNextV2ForImageClassification
 from training.augment import EvaluationTransform
 from training.command_line import parse_config
@@ -24,7 +25,6 @@ from training.data import eval_loader, load_images
 from training.labels import check_labels, class_list, labelled_samples
 from training.metrics import Evaluator
 from training.models import create_processor
-from training.output import write_json
 from training.reference import comparison, intervals, known_checkpoint
 
 
