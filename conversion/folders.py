@@ -152,7 +152,7 @@ def license_of(source: Source, asked: str | None) -> str:
         return asked
     if source.folder is not None and (source.folder / "README.md").is_file():
         return read_license(source.folder / "README.md") or "unknown"
-    return source.config.get("pretrained_cfg", {}).get("license") or "unknown"
+    return source.timm_settings.get("license") or "unknown"
 
 
 def _is_new(weights: Weights) -> bool:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import ConvNextImageProcessor
 
 from conversion.sources import Source
@@ -23,7 +24,7 @@ def image_size_of(source: Source) -> int | None:
         stored = stored.get("shortest_edge", stored.get("height"))
     if isinstance(stored, int):
         return stored
-    timm_size = source.config.get("pretrained_cfg", {}).get("input_size")
+    timm_size = source.timm_settings.get("input_size")
     stored = timm_size[-1] if timm_size else source.arguments.get("input_size")
     stored = stored or source.provenance.get("image_size") or source.config.get("image_size")
     return min(sides(stored)) if stored else None
@@ -31,6 +32,15 @@ def image_size_of(source: Source) -> int | None:
 
 def image_processor_of(source: Source, config: ConvNextV2Config) -> Any:
     """The image processor with the statistics stored in the source, or ImageNet's; resize and crop by resolution."""
+    try:
+        return _image_processor_of(source, config)
+    except (StrictDataclassError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"The image processor beside the weights is not valid: {' '.join(str(error).split())}"
+        ) from error
+
+
+def _image_processor_of(source: Source, config: ConvNextV2Config) -> Any:
     size = min(sides(config.image_size or DEFAULT_SIZE))
     stored = dict(source.processor)
     if str(stored.get("image_processor_type", "")).startswith("ConvNextImageProcessor") and source.checkpoint is None:
@@ -40,7 +50,7 @@ def image_processor_of(source: Source, config: ConvNextV2Config) -> Any:
     overrides: dict[str, Any] = {
         name: stored[name] for name in ("image_mean", "image_std") if len(stored.get(name, [])) == config.num_channels
     }
-    timm_settings = source.config.get("pretrained_cfg", {})
+    timm_settings = source.timm_settings
     for name, theirs in {"image_mean": "mean", "image_std": "std", "crop_pct": "crop_pct"}.items():
         if theirs in timm_settings:
             overrides.setdefault(name, timm_settings[theirs])
@@ -61,7 +71,7 @@ def class_names(source: Source, num_labels: int, labels: Path | None) -> tuple[d
     stored: dict[str, str] = source.config.get("id2label") or {}
     if stored and not all(name == f"LABEL_{number}" for number, name in stored.items()):
         return None, "as stored"
-    settings = source.config.get("pretrained_cfg", {})
+    settings = source.timm_settings
     listed = settings.get("label_names")
     if listed and len(listed) == num_labels:
         descriptions = settings.get("label_descriptions") or {}

@@ -46,6 +46,12 @@ class Source:
     checkpoint: Checkpoint | None = None  # the row of the table that this is
     averaged: bool = False  # the trainer's moving average of the weights
 
+    @property
+    def timm_settings(self) -> dict[str, Any]:
+        """What timm's config.json says of preparation, classes and licence."""
+        settings = self.config.get("pretrained_cfg")
+        return settings if isinstance(settings, dict) else {}
+
 
 def read_source(name: str, use_ema: bool = False) -> Source:
     """The checkpoint that `name` stands for; downloads only what is named by a Hub id, timm's name or the table's.
@@ -111,9 +117,8 @@ def _load(file: Path) -> Any:
         if file.suffix == ".safetensors":
             return load_file(file)
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", "Detected pickle protocol"
-            )  # what it holds is refused or read all the same
+            # Whatever its protocol, what a pickle holds is read or refused.
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
             # Before its files were archives (2020), PyTorch had a format that cannot be mapped.
             return torch.load(file, map_location="cpu", weights_only=True, mmap=_is_archive(file))
     except pickle.UnpicklingError as error:
