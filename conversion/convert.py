@@ -155,7 +155,7 @@ def _check_target(weights: Weights, to: str | None) -> None:
     buildable = {
         "hidden_act": (config.hidden_act, config.hidden_act == "gelu", "gelu"),
         "depths": (config.depths, len(config.depths) == 4, "those of four stages"),
-        "patch_size": (config.patch_size, isinstance(config.patch_size, int), "one number"),
+        "patch_size": (config.patch_size, config.patch_size == 4 or to == "mmpretrain", "4"),
     }
     for name, (value, holds, rule) in buildable.items():
         if not holds:

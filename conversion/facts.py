@@ -10,8 +10,8 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import safe_open
 
 from conversion.checkpoints import Checkpoint, checkpoint_table
-from conversion.files import read_json
-from conversion.licenses import OFFICIAL_LICENSE, UNKNOWN, inherited_license, read_license
+from conversion.files import read_json, sha256
+from conversion.licenses import inherited_license, read_license, settle_license
 from conversion.words import describe_source, is_figure, is_in_force, is_local_setting, show, sides
 from hf_convnextv2 import ConvNextV2Config, ConvNextV2FCMAEConfig
 from hf_convnextv2.configuration_convnextv2 import FCMAE_MODEL_TYPE, SIZES
@@ -35,7 +35,9 @@ FIGURES = {
     "epoch": "epochs",
 }
 NO_METRIC = {"eval_loss", "eval_samples", "eval_runtime"}  # eval_* results that are no metric of a classifier
-KINDS = {"ForImageClassification": "classifier", "ForPreTraining": "pretraining"}
+HEADS = ("classifier.", "head.fc.", "head.weight", "head.bias")  # in every layout
+DECODERS = ("decoder.", "mask_token")
+MADE_BY_CONVERSION = {"source", "layout", "sha256", "dtype", "is_cast", "notes", "stored_as", "made_sha256"}
 TRAINING = {
     "fcmae": "pre-trained by FCMAE on ImageNet-1k without labels",
     "fcmae-ft-in1k": "pre-trained by FCMAE and fine-tuned on ImageNet-1k",
@@ -58,11 +60,12 @@ class Facts:
 
     def __init__(self, folder: Path, publication: Publication, config: ConvNextV2Config | None = None):
         self.folder, self.publication = folder, publication
-        self.settings, self.provenance = read_json(folder / SETTINGS), read_json(folder / PROVENANCE)
+        self.settings, self.provenance = read_json(folder / SETTINGS), read_provenance(folder)
         self.is_foreign = config is not None
         self.config: Any = config if config is not None else _read_config(folder)
-        architecture = (self.config.architectures or [""])[0]
-        self.kind = next((kind for ending, kind in KINDS.items() if architecture.endswith(ending)), "encoder")
+        names = parameter_names(folder)
+        self.kind = "classifier" if any(name.startswith(HEADS) for name in names) else "encoder"
+        self.kind = "pretraining" if any(name.startswith(DECODERS) for name in names) else self.kind
         self.labels = list((self.config.id2label or {}).values())
         self.model_id: str = publication.repo_id or self.settings.get("hub_model_id") or folder.name
         self.name = self.model_id.split("/")[-1]
@@ -106,13 +109,10 @@ class Facts:
     @cached_property
     def license(self) -> str:
         """As asked for, as the run or the source says, or as the weights that it started from."""
-        asked = self.publication.license
-        if self.provenance.get("license") == OFFICIAL_LICENSE and asked not in (None, OFFICIAL_LICENSE):
-            raise ValueError(f"`--license` (={asked}) must be {OFFICIAL_LICENSE}: the licence of what was converted.")
         said = self.settings.get("license") or self.provenance.get("license")
         if said is None:  # a folder that says nothing but in its card, if that
             said = inherited_license(self.base) if self.settings else read_license(self.folder / "README.md")
-        return asked or said or UNKNOWN
+        return settle_license(self.publication.license, said)
 
     @cached_property
     def results(self) -> dict[str, float]:
@@ -190,6 +190,24 @@ class Facts:
             with safe_open(file, "pt") as weights:
                 total += sum(prod(weights.get_slice(n).get_shape()) for n in weights.keys() if n.startswith(prefix))  # noqa: SIM118
         return total
+
+
+def read_provenance(folder: Path) -> dict[str, Any]:
+    """What `conversion.convert` noted of the weights in a folder; nothing if they are others by now."""
+    noted = read_json(folder / PROVENANCE)
+    if noted and not set(noted) >= MADE_BY_CONVERSION:
+        raise ValueError(f"{folder / PROVENANCE} must be as `conversion.convert` writes it. Delete it.")
+    weights = folder / "model.safetensors"
+    return noted if weights.is_file() and noted.get("made_sha256") == sha256(weights) else {}
+
+
+def parameter_names(folder: Path) -> list[str]:
+    """Names of all stored parameters."""
+    names = []
+    for file in (file for pattern in WEIGHTS for file in folder.glob(pattern)):
+        with safe_open(file, "pt") as weights:
+            names += list(weights.keys())
+    return names
 
 
 def _read_config(folder: Path) -> ConvNextV2Config:

@@ -13,12 +13,12 @@ from transformers import ConvNextV2Config as StockConfig
 
 from conversion.card import write_card
 from conversion.facts import PROVENANCE, Publication
-from conversion.files import write_json
-from conversion.licenses import OFFICIAL_LICENSE, OFFICIAL_WEIGHTS, read_license
+from conversion.files import sha256, write_json
+from conversion.licenses import OFFICIAL_LICENSE, OFFICIAL_WEIGHTS, read_license, settle_license
 from conversion.sources import Source
 from conversion.state_dicts import OURS, TIMM, Layout
 from conversion.weights import FINAL_NORM, MODELS, Weights, size_of, store
-from conversion.words import describe_source, is_local_setting
+from conversion.words import describe_source, is_local_setting, sides
 
 OUR_FIELDS = ("use_grn", "head_init_scale")  # which Transformers' own configuration lacks
 
@@ -47,7 +47,8 @@ def write_folder(
         if check is not None:
             check(partial)
         origin = provenance(weights, source, dtype, license)
-        write_json(partial / PROVENANCE, {**origin, "stored_as": layout.name})
+        made = {"stored_as": layout.name, "made_sha256": sha256(partial / "model.safetensors")}
+        write_json(partial / PROVENANCE, {**origin, **made})
         foreign_config = None if layout.column == OURS else weights.config
         write_card(partial, Publication(repo_id=output.name), foreign_config)
         os.rename(partial, output)
@@ -90,11 +91,12 @@ def write_config(folder: Path, weights: Weights, layout: Layout, dtype: torch.dt
 def timm_config(weights: Weights, processor: Any) -> dict[str, Any]:
     """The settings from which `timm.create_model("local-dir:FOLDER", pretrained=True)` builds the model."""
     config: Any = weights.config
-    size, pixels, classes = size_of(config), config.image_size, config.num_labels if weights.kind == "classifier" else 0
+    size, classes = size_of(config), config.num_labels if weights.kind == "classifier" else 0
+    height, width = sides(config.image_size)
     model_args: dict[str, Any] = {"in_chans": config.num_channels, "patch_size": config.patch_size}
     if size is None:
         model_args |= {"depths": list(config.depths), "dims": list(config.hidden_sizes)}
-    warped = pixels >= 384
+    warped = min(height, width) >= 384
     names = [config.id2label[i] for i in range(classes)]
     return {
         "architecture": f"convnextv2_{size or 'tiny'}",
@@ -102,14 +104,14 @@ def timm_config(weights: Weights, processor: Any) -> dict[str, Any]:
         "num_features": config.hidden_sizes[-1],
         "model_args": model_args,
         "pretrained_cfg": {
-            "input_size": [config.num_channels, pixels, pixels],
+            "input_size": [config.num_channels, height, width],
             "interpolation": "bicubic",
             "crop_pct": 1.0 if warped else processor.crop_pct,
             "crop_mode": "squash" if warped else "center",
             "mean": list(processor.image_mean),
             "std": list(processor.image_std),
             "num_classes": classes,
-            "pool_size": [pixels // 32, pixels // 32],
+            "pool_size": [height // 32, width // 32],
             "first_conv": "stem.0",
             "classifier": "head.fc",
             **({"label_names": names} if names else {}),
@@ -145,14 +147,12 @@ def provenance(weights: Weights, source: Source, dtype: torch.dtype | None, lice
 def license_of(source: Source, asked: str | None) -> str:
     """The official weights' own, which nobody else can change; else what is asked for or the source says."""
     if source.checkpoint is not None or (source.hub_id or "").startswith(OFFICIAL_WEIGHTS):
-        if asked not in (None, OFFICIAL_LICENSE):
-            raise ValueError(f"`--license` (={asked}) must be {OFFICIAL_LICENSE}: these are the official weights.")
-        return OFFICIAL_LICENSE
-    if asked is not None:
-        return asked
-    if source.folder is not None and (source.folder / "README.md").is_file():
-        return read_license(source.folder / "README.md") or "unknown"
-    return source.timm_settings.get("license") or "unknown"
+        said = OFFICIAL_LICENSE
+    else:
+        said = source.training.get("license") or source.provenance.get("license")
+        said = said or (read_license(source.folder / "README.md") if source.folder is not None else None)
+        said = said or source.timm_settings.get("license")
+    return settle_license(asked, said)
 
 
 def _is_new(weights: Weights) -> bool:

@@ -66,7 +66,7 @@ class Hub:
         is_new_branch = self.revision is not None and self.revision not in branches
         if self.exist_ok or self.create_pr or is_new_branch:
             return
-        stored = {file.rfilename for file in info.siblings or []} - NO_MODEL
+        stored = set(self.api.list_repo_files(repo_id, revision=self.revision)) - NO_MODEL
         if weights is not None and weights.name in stored and self._holds(repo_id, weights):
             return  # an earlier try got so far
         if stored:
@@ -109,7 +109,7 @@ class Hub:
 
     def _holds(self, repo_id: str, weights: Path) -> bool:
         """Whether these very weights are there."""
-        (there,) = self.api.get_paths_info(repo_id, [weights.name])
+        (there,) = self.api.get_paths_info(repo_id, [weights.name], revision=self.revision)
         return isinstance(there, RepoFile) and there.lfs is not None and there.lfs.sha256 == sha256(weights)
 
     def _stale(self, folder: Path, repo_id: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import yaml
 from huggingface_hub import metadata_load
 from transformers.utils.hub import cached_file
 
@@ -30,6 +31,19 @@ def inherited_license(base: str | None, revision: str | None = None) -> str:
     return (read_license(Path(card)) if card is not None else None) or UNKNOWN
 
 
+def settle_license(asked: str | None, said: str | None) -> str:
+    """The licence asked for, else the one that the weights have; nobody can give the official weights another."""
+    if said == OFFICIAL_LICENSE and asked not in (None, OFFICIAL_LICENSE):
+        raise ValueError(f"`--license` (={asked}) must be {OFFICIAL_LICENSE}: that of the official weights stays.")
+    return asked or said or UNKNOWN
+
+
 def read_license(card: Path) -> str | None:
     """What the front matter of a card says."""
-    return (metadata_load(card) or {}).get("license") if card.is_file() else None
+    if not card.is_file():
+        return None
+    try:
+        license = (metadata_load(card) or {}).get("license")
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{card} must begin with valid YAML: {' '.join(str(error).split())}") from error
+    return license if isinstance(license, str) else None

@@ -10,8 +10,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from conversion.card import write_card
 from conversion.facts import Publication
+from conversion.files import write_text
 from conversion.hub import Hub, validate_name
 from conversion.staging import check_folder, stage, stage_encoder
 
@@ -55,6 +55,8 @@ def publish(
     validate_name(repo_id)
     if with_code and kind != "fcmae":
         raise ValueError(f"`--with_code` is for pre-training models: stock Transformers has the code of this {kind}.")
+    if skip_encoder and kind != "fcmae":
+        raise ValueError(f"`--skip_encoder` must be left out for a {kind}: it is published alone.")
     if encoder_repo_id is not None and (kind != "fcmae" or skip_encoder):
         raise ValueError(f"`--encoder_repo_id` (={encoder_repo_id}) must be given for a pre-training model only.")
     # With a pull request there is no repository yet to which the encoder could be proposed, unless it is named.
@@ -72,7 +74,7 @@ def publish(
             staged[encoder_id] = stage_encoder(folder, Path(temporary) / "encoder", encoder_id, publication)
         _list(staged)
         if hub is None:
-            write_card(folder, publication)
+            write_text(folder / "README.md", (staged[repo_id] / "README.md").read_text(encoding="utf-8"))
             print(f"Card: {folder / 'README.md'}")
             return []
         return _upload(hub, staged, commit_message)

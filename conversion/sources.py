@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from conversion.checkpoints import Checkpoint, checkpoint_table, download, find_file, find_repository
+from conversion.facts import read_provenance
 from conversion.files import read_json, sha256
 from conversion.state_dicts import without_prefix
 
@@ -85,7 +86,7 @@ def _read_folder(name: str, folder: Path, use_ema: bool, hub_id: str | None = No
         if not isinstance(shards, dict) or not shards:
             raise ValueError(f"{files[0]} must say in which files the weights are (`weight_map`).")
         weights = [folder / file for file in sorted({str(file) for file in shards.values()})]
-    provenance = read_json(folder / "conversion.json")
+    provenance = read_provenance(folder)
     checkpoint = checkpoint_table().get(str(provenance.get("checkpoint")))
     checkpoint = checkpoint or (find_repository(hub_id) if hub_id else find_file(files[0].name))
     source = _read(name, weights, use_ema, checkpoint)

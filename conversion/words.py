@@ -45,7 +45,8 @@ def is_local_setting(name: str, settings: dict[str, Any]) -> bool:
     value = settings.get(name)
     if not isinstance(value, str):
         return False
-    return name in settings["local"] if "local" in settings else not is_hub_id(value)
+    local = settings.get("local")
+    return name in local if isinstance(local, list) else not is_hub_id(value)
 
 
 def describe_source(source: str, kind: str, is_local: bool) -> str:
@@ -55,14 +56,18 @@ def describe_source(source: str, kind: str, is_local: bool) -> str:
 
 def sides(size: int | list[int] | tuple[int, ...]) -> tuple[int, int]:
     """Height and width."""
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
+    if isinstance(size, int):
+        return size, size
+    if len(size) != 2 or not all(isinstance(side, int) for side in size):
+        raise ValueError(f"`image_size` (={size}) must be a number of pixels, or height and width.")
+    return size[0], size[1]
 
 
 def is_in_force(key: str, settings: dict[str, Any]) -> bool:
     """Whether the run's result depends on the setting; 0, False and nothing switch a thing off."""
     if key in NOT_RECIPE or settings.get(OVERRIDDEN_BY.get(key, "")):
         return False
-    return key == "seed" or bool(settings[key] and settings[MEANT_BESIDE.get(key, key)])
+    return key == "seed" or bool(settings[key] and settings.get(MEANT_BESIDE.get(key, key)))
 
 
 def is_figure(value: Any) -> bool:

@@ -228,12 +228,25 @@ def test_the_official_licence_cannot_be_changed_and_another_can(tmp_path, capsys
     for name in (official, own):
         save(tmp_path, state_dict("official", atto()), name)
     exit_code, printed = run(tmp_path / official, tmp_path / "a", "--license", "mit", capsys=capsys)
-    assert exit_code == 2 and "must be cc-by-nc-4.0: these are the official weights" in printed
+    assert exit_code == 2 and "must be cc-by-nc-4.0: that of the official weights stays" in printed
     assert run(tmp_path / own, tmp_path / "b", "--license", "mit", capsys=capsys)[0] == 0
     assert metadata_load(tmp_path / "b/README.md")["license"] == "mit"  # type: ignore[index]
     run(tmp_path / official, tmp_path / "c", capsys=capsys)
     with pytest.raises(ValueError, match=r"must be cc-by-nc-4\.0"):
         render_card(tmp_path / "c", Publication(license="mit"))
+
+
+def test_weights_that_have_changed_since_are_not_the_official_ones_but_keep_their_licence(tmp_path, capsys):
+    source = save(tmp_path, state_dict("official", atto()), "convnextv2_atto_1k_224_ema.pt")
+    run(source, tmp_path / "out", capsys=capsys)
+    assert "76.64" in render_card(tmp_path / "out")
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    (tmp_path / "out/config.json").write_text(json.dumps({**config, "architectures": None}))
+    atto().save_pretrained(tmp_path / "other")
+    (tmp_path / "out/model.safetensors").write_bytes((tmp_path / "other/model.safetensors").read_bytes())
+    card = render_card(tmp_path / "out")
+    assert "76.64" not in card and "No number was changed" not in card
+    assert "license: cc-by-nc-4.0" in card and "image classifier (atto" in card
 
 
 def test_what_a_run_was_trained_on_stays_with_what_is_made_of_it(tmp_path, capsys):
@@ -502,7 +515,9 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path, monkeypatch, capsys):
     assert [file.name for file in tmp_path.iterdir()] == ["in"]
 
 
-@pytest.mark.parametrize("change", [{"hidden_act": "relu"}, {"depths": [1, 1], "hidden_sizes": [8, 16]}])
+@pytest.mark.parametrize(
+    "change", [{"hidden_act": "relu"}, {"patch_size": 2}, {"depths": [1, 1], "hidden_sizes": [8, 16]}]
+)
 def test_what_another_library_cannot_build_is_not_written_for_it(tmp_path, capsys, change):
     ConvNextV2ForImageClassification(small_config(**change)).save_pretrained(tmp_path / "in")
     exit_code, printed = run(tmp_path / "in", tmp_path / "out", "--to", "timm", capsys=capsys)

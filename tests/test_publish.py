@@ -20,6 +20,8 @@ from hf_convnextv2 import ConvNextV2ForImageClassification, ConvNextV2ForPreTrai
 from tests.hub_server import HubServer
 from tests.photographs import write_folder
 from tests.small_models import WITHOUT_THE_PACKAGE, awake, small_config, small_fcmae_config
+from training.config import FinetuneConfig
+from training.output import license_of
 
 MINE, OTHERS = "token-of-me", "token-of-other"
 CHECKOUT = Path(__file__).parent.parent
@@ -256,6 +258,25 @@ def test_a_private_repository_a_pull_request_and_a_branch(tmp_path, hub, classif
     assert len(repo.commits) == 2, "main has the first commit alone"
 
 
+def test_a_dry_run_in_a_copy_of_a_repository_keeps_what_only_the_card_knows(tmp_path, classifier):
+    copy = stage(classifier, tmp_path / "copy", Publication("me/x"))
+    card = (copy / "README.md").read_text()
+    dry_run(copy, "--repo_id", "me/y")
+    assert (copy / "README.md").read_text() == card and "## Recipe" in card
+
+
+def test_what_is_made_of_the_official_weights_stays_under_their_licence(classifier):
+    settings = json.loads((classifier / "training_config.json").read_text())
+    settings |= {"model_name_or_path": "facebook/convnextv2-tiny-1k-224", "local": [], "license": "cc-by-nc-4.0"}
+    (classifier / "training_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match="that of the official weights stays"):
+        render_card(classifier, Publication("me/x", license="apache-2.0"))
+    config = {"output_dir": "o", "dataset_name": "d", "model_name_or_path": "facebook/convnextv2-tiny-1k-224"}
+    assert license_of(FinetuneConfig(**config)) == "cc-by-nc-4.0"
+    with pytest.raises(ValueError, match="`license`"):
+        license_of(FinetuneConfig(**config, license="mit"))
+
+
 def test_what_a_dry_run_wrote_does_not_stick(tmp_path, pretrained):
     """Also for a folder of `save_pretrained` alone, whose card has nothing else to be made of."""
     (pretrained / "training_config.json").unlink()
@@ -333,6 +354,8 @@ REFUSED = [
     (MINE, "me/new", ["--create_pr"], "`--repo_id` (=me/new) must exist for --create_pr"),
     (MINE, "me/x", ["--with_code"], "`--with_code` is for pre-training models"),
     (MINE, "me/taken", ["--revision", "main"], "`--repo_id` (=me/taken) is taken"),
+    (MINE, "me/taken", ["--revision", "v1"], "`--repo_id` (=me/taken) is taken"),
+    (MINE, "me/x", ["--skip_encoder"], "`--skip_encoder` must be left out for a classifier"),
     (MINE, "me/taken", ["--private", "--exist_ok"], "is public, and --private does not change that"),
 ]
 REFUSE = """
@@ -354,7 +377,8 @@ print(json.dumps(answers))
 
 
 def test_who_may_not_publish_is_told_so_and_nothing_changes(tmp_path, hub, classifier):
-    hub.add_repo("me/taken", {"config.json": b"{}"})
+    taken = hub.add_repo("me/taken", {"config.json": b"{}"})
+    taken.refs["v1"] = list(taken.commits)
     before = snapshot(classifier)
     answers = json.loads(run(hub, tmp_path / "home", "-c", REFUSE, classifier, *map(json.dumps, REFUSED)))
     for (code, printed), (*_, said) in zip(answers, REFUSED, strict=True):

@@ -97,7 +97,7 @@ def label_mapping(source: Source, column: str, classes: list[str]) -> dict[Any, 
     """Label in the source to class of the model, where both have names that match; None: labels are classes already."""
     own = class_names(source, column)
     if own is None and holds_strings(source, column):  # a stream of names, checked as they come
-        return {name: label for label, name in enumerate(classes)}
+        return {name: label for label, name in enumerate(classes) if classes.count(name) == 1}
     # ImageNet has two classes of the name "crane".
     if own is None or not set(own) <= set(classes) or any(classes.count(name) > 1 for name in own):
         return None

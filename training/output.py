@@ -12,15 +12,19 @@ from transformers import PreTrainedModel
 from conversion.facts import RESULTS, SETTINGS
 from conversion.files import write_json
 from conversion.hub import Hub
-from conversion.licenses import inherited_license
+from conversion.licenses import OFFICIAL_LICENSE, inherited_license
 from conversion.publish import publish
 from conversion.words import is_hub_id
 from training.checkpoints import list_checkpoints
-from training.config import TrainingConfig
+from training.config import TrainingConfig, check
 
 
 def check_output_dir(config: TrainingConfig) -> None:
-    """Raise if the folder holds something else, or an earlier run that is neither resumed nor to be overwritten."""
+    """Raise if the folder holds something else, or an earlier run that is neither resumed nor to be overwritten.
+
+    Also if the licence asked for is not one that the result may have.
+    """
+    license_of(config)
     folder = Path(config.output_dir)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"`output_dir` (={folder}) must be a folder.")
@@ -38,6 +42,14 @@ def check_output_dir(config: TrainingConfig) -> None:
         )
 
 
+def license_of(config: TrainingConfig) -> str:
+    """The licence of the trained weights: as asked for, else that of the weights they start from."""
+    inherited = inherited_license(config.model_name_or_path, config.model_revision)
+    allowed = inherited != OFFICIAL_LICENSE or config.license in (None, OFFICIAL_LICENSE)
+    check("license", config.license, allowed, f"be {inherited}, as that of `model_name_or_path`")
+    return config.license or inherited
+
+
 def claim_output_dir(config: TrainingConfig) -> None:
     """Make the folder and write the run's settings; without a resume, drop an earlier run's checkpoints and metrics."""
     folder = Path(config.output_dir)
@@ -51,8 +63,7 @@ def claim_output_dir(config: TrainingConfig) -> None:
     local = [
         name for name in ("dataset_name", "model_name_or_path") if settings[name] and not is_hub_id(settings[name])
     ]
-    license = config.license or inherited_license(config.model_name_or_path, config.model_revision)
-    write_json(folder / SETTINGS, {"run": run_name(config), "local": local, **settings, "license": license})
+    write_json(folder / SETTINGS, {"run": run_name(config), "local": local, **settings, "license": license_of(config)})
 
 
 def holds_run(folder: Path, config: TrainingConfig) -> bool:
@@ -97,4 +108,5 @@ def push_folder(config: TrainingConfig) -> None:
         publish(config.output_dir, config.hub_model_id, private=config.hub_private_repo, exist_ok=True)
     except ValueError as error:
         again = f"python -m conversion.publish {config.output_dir} --repo_id {config.hub_model_id} --exist_ok"
-        raise ValueError(f"{error}\nThe model is complete in {config.output_dir}. To publish it: {again}") from error
+        again += " --private" if config.hub_private_repo else ""
+        raise SystemExit(f"{error}\nThe model is complete in {config.output_dir}. To publish it: {again}") from error

@@ -5,18 +5,16 @@ from pathlib import Path
 from scipy.stats import binomtest
 
 from conversion.checkpoints import Checkpoint, checkpoint_table, find_repository
-from conversion.facts import PROVENANCE
-from conversion.files import read_json
+from conversion.facts import read_provenance
 
 NAMES = {"eval_accuracy": "top-1", "eval_accuracy_top5": "top-5"}
 
 
 def known_checkpoint(name: str) -> Checkpoint | None:
     """The official checkpoint that a Hub id, or a folder that `conversion.convert` wrote, stands for."""
-    provenance = Path(name) / PROVENANCE
-    if provenance.is_file():
-        return checkpoint_table().get(str(read_json(provenance).get("checkpoint")))
-    return None if Path(name).exists() else find_repository(name)
+    if Path(name).is_dir():
+        return checkpoint_table().get(str(read_provenance(Path(name)).get("checkpoint")))
+    return find_repository(name)
 
 
 def intervals(results: dict[str, float]) -> dict[str, list[float]]:
@@ -34,14 +32,14 @@ def intervals(results: dict[str, float]) -> dict[str, list[float]]:
 def comparison(results: dict[str, float], checkpoint: Checkpoint | None) -> str:
     """A table: what was measured, with its interval, and others' figures on ImageNet-1k's 50,000 validation images."""
     bounds, samples = intervals(results), int(results["eval_samples"])
-    header = f"{'accuracy in %':34}" + "".join(f"{NAMES[name]:>24}" for name in NAMES if name in results)
+    header = f"{'accuracy in %':34}" + "".join(f"{NAMES[name]:>26}" for name in NAMES if name in results)
     cells = [
         f"{100 * results[name]:.2f} ({100 * bounds[f'{name}_ci95'][0]:.2f} to {100 * bounds[f'{name}_ci95'][1]:.2f})"
         for name in NAMES
         if name in results
     ]
-    lines = [header, f"{f'measured, {samples:,} images':34}" + "".join(f"{cell:>24}" for cell in cells)]
+    lines = [header, f"{f'measured, {samples:,} images':34}" + "".join(f"{cell:>26}" for cell in cells)]
     for source, values in (checkpoint.accuracy if checkpoint else {}).items():
         reference = f"{source}, ImageNet-1k at {checkpoint.image_size}" if checkpoint else source
-        lines.append(f"{reference:34}" + "".join(f"{value:>24.2f}" for value in values))
+        lines.append(f"{reference:34}" + "".join(f"{value:>26.2f}" for value in values))
     return "\n".join(lines)
