@@ -63,9 +63,9 @@ class Facts:
         self.settings, self.provenance = read_json(folder / SETTINGS), read_provenance(folder)
         self.is_foreign = config is not None
         self.config: Any = config if config is not None else _read_config(folder)
-        names = parameter_names(folder)
-        self.kind = "classifier" if any(name.startswith(HEADS) for name in names) else "encoder"
-        self.kind = "pretraining" if any(name.startswith(DECODERS) for name in names) else self.kind
+        self.parameters = parameter_sizes(folder)
+        self.kind = "classifier" if self.count_parameters(HEADS) else "encoder"
+        self.kind = "pretraining" if self.count_parameters(DECODERS) else self.kind
         self.labels = list((self.config.id2label or {}).values())
         self.model_id: str = publication.repo_id or self.settings.get("hub_model_id") or folder.name
         self.name = self.model_id.split("/")[-1]
@@ -183,13 +183,9 @@ class Facts:
                 return f"{size}{cut}, {patch}"
         return f"depths {depths}, widths {widths}, {patch}"
 
-    def count_parameters(self, prefix: str = "") -> int:
-        """Parameters whose names start so, read from the headers of the weights' files."""
-        total = 0
-        for file in (file for pattern in WEIGHTS for file in self.folder.glob(pattern)):
-            with safe_open(file, "pt") as weights:
-                total += sum(prod(weights.get_slice(n).get_shape()) for n in weights.keys() if n.startswith(prefix))  # noqa: SIM118
-        return total
+    def count_parameters(self, prefix: str | tuple[str, ...] = "") -> int:
+        """Parameters whose names start so."""
+        return sum(size for name, size in self.parameters.items() if name.startswith(prefix))
 
 
 def read_provenance(folder: Path) -> dict[str, Any]:
@@ -201,13 +197,18 @@ def read_provenance(folder: Path) -> dict[str, Any]:
     return noted if weights.is_file() and noted.get("made_sha256") == sha256(weights) else {}
 
 
-def parameter_names(folder: Path) -> list[str]:
-    """Names of all stored parameters."""
-    names = []
-    for file in (file for pattern in WEIGHTS for file in folder.glob(pattern)):
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a model's weights."""
+    return [file for pattern in WEIGHTS for file in folder.glob(pattern)]
+
+
+def parameter_sizes(folder: Path) -> dict[str, int]:
+    """Numbers in each stored parameter, from the headers of the files."""
+    sizes = {}
+    for file in weight_files(folder):
         with safe_open(file, "pt") as weights:
-            names += list(weights.keys())
-    return names
+            sizes |= {name: prod(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+    return sizes
 
 
 def _read_config(folder: Path) -> ConvNextV2Config:

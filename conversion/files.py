@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -34,5 +35,12 @@ def write_text(file: Path, text: str) -> None:
 
 def sha256(file: Path) -> str:
     """SHA-256 of a file's bytes, as hexadecimal digits."""
+    status = file.stat()
+    return _sha256(file.resolve(), status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+# Gigabytes of weights are asked for several times in one conversion or publication; a file that changes is read anew.
+@lru_cache
+def _sha256(file: Path, *version: int) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

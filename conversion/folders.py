@@ -121,7 +121,7 @@ def timm_config(weights: Weights, processor: Any) -> dict[str, Any]:
 
 def provenance(weights: Weights, source: Source, dtype: torch.dtype | None, license: str | None) -> dict[str, Any]:
     """Where the weights come from and what was done to them."""
-    is_cast = dtype is not None and dtype != weights.dtype
+    cast = dtype if dtype != weights.dtype else None
     trained_on = source.training.get("dataset_name")
     is_local = is_local_setting("dataset_name", source.training)
     name = Path(source.name).name if Path(source.name).exists() else source.name
@@ -133,10 +133,8 @@ def provenance(weights: Weights, source: Source, dtype: torch.dtype | None, lice
         "sha256": source.sha256,
         "checkpoint": source.checkpoint.name if source.checkpoint else None,
         "license": license_of(source, license),
-        "dtype": f"{_name(weights.dtype)}, stored here as {_name(dtype)}"
-        if is_cast and dtype
-        else _name(weights.dtype),
-        "is_cast": is_cast,
+        "dtype": _name(weights.dtype) + (f", stored here as {_name(cast)}" if cast else ""),
+        "is_cast": cast is not None,
         "image_size": weights.config.image_size,
         "data": describe_source(trained_on, "the data set", is_local) if trained_on else source.provenance.get("data"),
         "data_note": source.training.get("data_note") or source.provenance.get("data_note"),

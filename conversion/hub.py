@@ -11,6 +11,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from conversion.files import sha256
 from conversion.staging import is_ours
+from conversion.words import first_line
 
 ATTEMPTS = 3
 NO_MODEL = {".gitattributes", "README.md"}
@@ -35,7 +36,7 @@ class Hub:
         except UnicodeError as error:
             raise ValueError("The token for the Hub is not one: it has letters that none has.") from error
         except (OSError, HTTPError) as error:
-            raise ValueError(f"The Hub was not reached: {_first_line(error)}") from error
+            raise ValueError(f"The Hub was not reached: {first_line(error)}") from error
         self.name: str = account["name"]
         self.namespaces = {self.name, *(organisation["name"] for organisation in account.get("orgs", []))}
 
@@ -58,7 +59,7 @@ class Hub:
                 raise ValueError(f"`--repo_id` (={repo_id}) must exist for --create_pr.") from error
             return
         except (HTTPError, OSError) as error:
-            raise ValueError(f"`--repo_id` (={repo_id}) could not be looked up: {_first_line(error)}") from error
+            raise ValueError(f"`--repo_id` (={repo_id}) could not be looked up: {first_line(error)}") from error
         if self.private and not info.private:
             raise ValueError(
                 f"`--repo_id` (={repo_id}) is public, and --private does not change that: do it on its page."
@@ -85,10 +86,10 @@ class Hub:
                 again = status is None or status >= 500
                 if not again or attempt == ATTEMPTS:
                     raise ValueError(
-                        f"`--repo_id` (={repo_id}): the upload failed ({_first_line(error)}). Nothing of it is visible "
+                        f"`--repo_id` (={repo_id}): the upload failed ({first_line(error)}). Nothing of it is visible "
                         "there; the same command tries again."
                     ) from error
-                print(f"The connection broke ({_first_line(error)}): trying again.", flush=True)
+                print(f"The connection broke ({first_line(error)}): trying again.", flush=True)
                 time.sleep(attempt)
         raise AssertionError("unreachable")
 
@@ -128,7 +129,3 @@ def validate_name(repo_id: str) -> None:
 
 def _status(error: HfHubHTTPError) -> str:
     return f"HTTP {error.response.status_code}" if error.response is not None else "no answer"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -21,6 +21,7 @@ from conversion.checkpoints import Checkpoint, checkpoint_table, download, find_
 from conversion.facts import read_provenance
 from conversion.files import read_json, sha256
 from conversion.state_dicts import without_prefix
+from conversion.words import first_line
 
 PICKLES = (".pt", ".pth", ".bin")
 # Where trainers keep the weights in what they save, and where their moving average.
@@ -129,7 +130,7 @@ def _load(file: Path) -> Any:
         fix = "Nothing in it was run. Save the tensors alone: torch.save(model.state_dict(), file), or as safetensors."
         raise ValueError(f"{file} {why}. {fix}") from error
     except (SafetensorError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        raise ValueError(f"{file} is damaged, or not a {file.suffix} file: {_first_line(error)}") from error
+        raise ValueError(f"{file} is damaged, or not a {file.suffix} file: {first_line(error)}") from error
 
 
 def _state_dict(stored: Any, file: Path, use_ema: bool) -> tuple[dict[str, Tensor], bool]:
@@ -175,7 +176,7 @@ def _download_repository(hub_id: str, name: str) -> Path:
     except RepositoryNotFoundError as error:
         raise ValueError(f"`source` (={name}) must {RULE}; the Hub has no such model, or it is private.") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise ValueError(f"`source` (={name}) must {RULE}; the Hub was not reached: {_first_line(error)}") from error
+        raise ValueError(f"`source` (={name}) must {RULE}; the Hub was not reached: {first_line(error)}") from error
 
 
 def _timm_id(name: str) -> str:
@@ -198,7 +199,3 @@ def _timm_id(name: str) -> str:
 def _is_archive(file: Path) -> bool:
     with file.open("rb") as stream:
         return stream.read(2) == b"PK"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

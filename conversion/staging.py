@@ -4,6 +4,7 @@ import contextlib
 import io
 import shutil
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 
 from transformers.dynamic_module_utils import get_relative_import_files
@@ -11,7 +12,7 @@ from transformers.dynamic_module_utils import get_relative_import_files
 import hf_convnextv2
 from conversion.card import is_generated, render_card
 from conversion.convert import convert
-from conversion.facts import PICTURES, PROVENANCE, SETTINGS, WEIGHTS, Facts, Publication
+from conversion.facts import PICTURES, PROVENANCE, SETTINGS, WEIGHTS, Facts, Publication, weight_files
 from conversion.files import read_json, write_json
 from conversion.licenses import read_license
 from conversion.sources import read_source
@@ -38,7 +39,7 @@ def check_folder(folder: Path) -> str:
     for file, fix in fixes.items():
         if not (folder / file).is_file():
             raise ValueError(f"`folder` (={folder}) must hold {file}. {fix}")
-    if not any(file for pattern in WEIGHTS for file in folder.glob(pattern)):
+    if not weight_files(folder):
         raise ValueError(f"`folder` (={folder}) must hold the weights as safetensors. {fixes['config.json']}")
     source = read_source(str(folder))
     if not str(source.config.get("model_type", "")).startswith("convnextv2"):
@@ -65,6 +66,7 @@ def stage(folder: Path, target: Path, publication: Publication) -> Path:
     return target
 
 
+@cache
 def code_files() -> list[Path]:
     """The files that a pre-training model's code consists of."""
     return [CODE, *map(Path, get_relative_import_files(CODE))]
@@ -72,8 +74,8 @@ def code_files() -> list[Path]:
 
 def is_ours(name: str) -> bool:
     """Whether a file of a repository is one that a publication writes, under this name, at its top."""
-    pictures, code = set(PICTURES), {file.name for file in code_files()}
-    return name in pictures | code or any(fnmatch(name, pattern) and "/" not in name for pattern in UPLOADED)
+    is_code = name in {file.name for file in code_files()}
+    return is_code or any(fnmatch(name, pattern) and "/" not in name for pattern in UPLOADED)
 
 
 def stage_encoder(folder: Path, target: Path, repo_id: str, model: Publication) -> Path:

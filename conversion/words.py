@@ -86,3 +86,8 @@ def show(value: Any, is_path: bool = False) -> str:
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
     return Path(value).name if is_path else str(value)
+
+
+def first_line(error: Exception) -> str:
+    """What an error says in its first line, or its class where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
