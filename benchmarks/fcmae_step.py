@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.measure import alternate, parse_arguments, report, speed_up
@@ -34,8 +33,7 @@ def fused_mlp(x: Tensor, layer: Any, visible: Tensor) -> Tensor:
     up, grn, down = layer.pwconv1, layer.grn, layer.pwconv2
     x = torch.cat([x * visible, visible.expand(*x.shape[:-1], 1)], dim=-1).flatten(1, 2)
     weight, no_bias = torch.cat([up.weight, up.bias[:, None]], dim=1), torch.zeros_like(up.bias)
-    bias = F.linear(grn.bias.view(1, -1), down.weight, down.bias).view(-1)
-    rows: Any = _ResponseMLP.apply(x, weight, no_bias, grn.weight.view(-1), down.weight, bias, True)
+    rows: Any = _ResponseMLP.apply(x, weight, no_bias, grn.weight.view(-1), grn.bias.view(-1), down.weight, down.bias)
     return rows.view(*visible.shape[:3], -1)
 
 

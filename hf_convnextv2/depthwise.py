@@ -56,11 +56,12 @@ class _DepthwiseConv(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, halo = ctx.saved_tensors
         grad_x = grad_weight = grad_bias = None
+        surrounded = _surround(grad, halo)
         if ctx.needs_input_grad[0]:
-            turned = weight.flip(2, 3)
-            grad_x = F.conv2d(_surround(grad, halo), turned, padding=ctx.padding, groups=len(weight))
+            grad_x = F.conv2d(surrounded, weight.flip(2, 3), padding=ctx.padding, groups=len(weight))
         if ctx.needs_input_grad[1]:
-            grad_weight = kernel_gradient(_surround(x, halo), grad, ctx.padding)
+            # By the same symmetry the cells need no halos here: each product is found at the other of its two cells.
+            grad_weight = kernel_gradient(surrounded, x, ctx.padding).flip(2, 3)
         if ctx.has_bias and ctx.needs_input_grad[2]:
             grad_bias = grad.sum((0, 2, 3))
         return grad_x, grad_weight, grad_bias, None
@@ -77,14 +78,14 @@ def _surround(x: Tensor, halo: Tensor | None) -> Tensor:
 def kernel_gradient(x: Tensor, grad: Tensor, padding: int) -> Tensor:
     """Gradient `(C, 1, K, K)` of a depthwise kernel from the input `(N, C, H, W)` and the output's gradient.
 
-    On a CPU the output's gradient slides over a dense map as a kernel would, in a group for each image and channel; the
-    windows of cells are too small to gain by that.
+    On a CPU the output's gradient slides over the input as a kernel would, in a group for each image and channel.
     """
     channels, height, width = grad.shape[1:]
-    if not padding or x.device.type != "cpu" or torch.compiler.is_compiling():
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
         side = x.shape[2] + 2 * padding - height + 1
         return conv2d_weight(x, (channels, 1, side, side), grad, padding=padding, groups=channels)
-    step = max(1, CHUNK_SIZE // (channels * height * width))
+    # Rows of an even number of images would often lie a multiple of 4 KiB apart, and push each other out of the cache.
+    step = max(1, CHUNK_SIZE // (channels * height * width)) - 1 | 1
     parts = []
     for images, kernels in zip(x.split(step), grad.split(step), strict=True):
         groups = len(images) * channels

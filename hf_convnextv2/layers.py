@@ -14,6 +14,7 @@ from .bypass import is_plain
 from .channels import adapt_input_channels
 from .configuration_convnextv2 import ConvNextV2Config
 from .depthwise import depthwise_conv
+from .downsampling import patch_conv
 from .grn import ConvNextV2GRN, response_mlp
 from .packing import KERNEL_SIZE, PackedCells
 
@@ -134,8 +135,9 @@ class ConvNextV2Stage(nn.Module):
         self.layers = nn.ModuleList(ConvNextV2Layer(config, out_channels, rate) for rate in drop_path_rates)
 
     def forward(self, features: Tensor, cells: PackedCells | None = None) -> Tensor:
-        for layer in self.downsampling_layer:
-            features = layer(features)
+        if len(self.downsampling_layer):
+            norm, conv = self.downsampling_layer
+            features = patch_conv(conv, norm(features))  # type: ignore[arg-type]
         for layer in self.layers:
             features = layer(features, cells)
         return features

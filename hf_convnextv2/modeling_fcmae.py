@@ -122,7 +122,8 @@ class ConvNextV2ForPreTraining(ConvNextV2PreTrainedModel):
         """Mean squared error on hidden cells, averaged over a cell's pixels and then over the cells."""
         target = self.patchify(pixel_values.float())
         if self.config.norm_pix_loss:
-            target = (target - target.mean(-1, keepdim=True)) / _deviation(target)
+            centred, _, deviation = _normalisation(target)
+            target = centred / deviation
         error = (logits.float() - target).square().mean(dim=-1)  # (B, L)
         return (error * masked).sum() / masked.sum()
 
@@ -171,7 +172,8 @@ class ConvNextV2ForPreTraining(ConvNextV2PreTrainedModel):
         cells = self.patchify(pixel_values.float())
         predicted = logits.float()
         if self.config.norm_pix_loss:
-            predicted = predicted * _deviation(cells) + cells.mean(-1, keepdim=True)
+            _, mean, deviation = _normalisation(cells)
+            predicted = predicted * deviation + mean
         height, width = pixel_values.shape[2:]
         return self.unpatchify(torch.where(mask.bool()[..., None], predicted, cells), (height, width))
 
@@ -223,9 +225,13 @@ class ConvNextV2FCMAEModel(ConvNextV2Model):
     _keys_to_ignore_on_load_missing = [r"^layernorm\."]  # noqa: RUF012
 
 
-def _deviation(cells: Tensor) -> Tensor:
-    """Standard deviation of each cell (unbiased, as in the official code), `(B, L, 1)`."""
-    return (cells.var(dim=-1, keepdim=True) + 1e-6).sqrt()
+def _normalisation(cells: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Cells `(B, L, n)` less their mean, the mean and the deviation (unbiased, as in the official code) `(B, L, 1)`."""
+    mean = cells.mean(dim=-1, keepdim=True)
+    centred = cells - mean
+    # Several times as fast on a CPU as `torch.var`.
+    variance = centred.square().sum(dim=-1, keepdim=True) / (cells.shape[-1] - 1)
+    return centred, mean, (variance + 1e-6).sqrt()
 
 
 def _check_mask(masked: Tensor, shape: tuple[int, int], grid: tuple[int, int]) -> Tensor:
