@@ -1,78 +1,46 @@
-"""A pre-training step of the packed FCMAE against masked-dense and a full dense pass, float32, in one run.
+"""A pre-training step of the packed FCMAE against masked-dense, and its encoder against masked-dense and dense.
 
-    python -m benchmarks.fcmae_step --sizes atto tiny
+    python -m benchmarks.fcmae_step --sizes atto tiny base --batch_size 8
 
-Masked-dense is the dense encoder with the mask multiplied before and after every convolution and inside GRN, with the
-same GELU + GRN and the same decoder. Dense sees all cells: what the classifier's encoder costs, and what 2.58 (49 of
-19 cells at 224 pixels and 60 %) is the bound against.
+At 224 pixels and 60 % hidden, 19 of 49 cells are visible: 2.58 is the bound of the encoder's ratios. "of the bound" is
+the time of the packed form's matrix products and convolutions alone over that of the whole call.
 """
 
-from collections.abc import Callable
-from typing import Any
+from statistics import median
 
-import torch
-from torch import Tensor
+from benchmarks.measure import Row, alternate, parse_arguments, peak_memory, report, times_as_fast
+from benchmarks.pretraining import prepare
+from benchmarks.products import products_of
 
-from benchmarks.measure import alternate, parse_arguments, report, speed_up
-from hf_convnextv2 import ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining
-from hf_convnextv2.grn import _ResponseMLP
-from tests import masked_dense
-
-COMPARISONS = (
-    ("encoder, against masked-dense", "masked-dense encoder", "packed encoder"),
-    ("encoder, against dense", "dense encoder", "packed encoder"),
-    ("whole step, against masked-dense", "masked-dense step", "packed step"),
-)
-
-
-def fused_mlp(x: Tensor, layer: Any, visible: Tensor) -> Tensor:
-    """The package's fused MLP with the mask inside GRN, at the least cost: as a channel that carries the first bias.
-
-    Hidden positions are zero before GELU and so in the energy.
-    """
-    up, grn, down = layer.pwconv1, layer.grn, layer.pwconv2
-    x = torch.cat([x * visible, visible.expand(*x.shape[:-1], 1)], dim=-1).flatten(1, 2)
-    weight, no_bias = torch.cat([up.weight, up.bias[:, None]], dim=1), torch.zeros_like(up.bias)
-    rows: Any = _ResponseMLP.apply(x, weight, no_bias, grn.weight.view(-1), grn.bias.view(-1), down.weight, down.bias)
-    return rows.view(*visible.shape[:3], -1)
-
-
-def prepare(name: str, size: str, batch_size: int, image_size: int) -> Callable[[], object]:
-    """A call of forward, backward and forgetting the gradients, of the encoder or of the whole step."""
-    torch.manual_seed(0)
-    model = ConvNextV2ForPreTraining(ConvNextV2FCMAEConfig.from_size(size)).train()
-    pixel_values = torch.randn(batch_size, 3, image_size, image_size)
-    masked, _ = model.random_masking(torch.rand(batch_size, (image_size // model.config.cell_size) ** 2))
-    num_visible = int((~masked[0]).sum())
-    forward: dict[str, Callable[[], Tensor]] = {
-        "packed encoder": lambda: model.forward_encoder(pixel_values, masked, num_visible)[0][-1].square().mean(),
-        "masked-dense encoder": lambda: masked_dense.encode(model, pixel_values, masked, fused_mlp)[-1].square().mean(),
-        "dense encoder": lambda: model.convnextv2(pixel_values).last_hidden_state.square().mean(),
-        "packed step": lambda: model(pixel_values, bool_masked_pos=masked).loss,
-        "masked-dense step": lambda: masked_dense.step(model, pixel_values, masked, fused_mlp),
-    }
-
-    def call() -> None:
-        forward[name]().backward()
-        model.zero_grad()
-
-    return call
+PEERS = {"encoder": ("masked-dense encoder", "dense encoder"), "step": ("masked-dense step",)}
 
 
 def main() -> None:
-    args = parse_arguments(str(__doc__), sizes=["atto", "tiny"], batch_size=8, image_size=224)
-    names = dict.fromkeys(name for _, *pair in COMPARISONS for name in pair)
-    rows: list[dict[str, object]] = []
+    args = parse_arguments(
+        str(__doc__), sizes=["atto", "tiny", "base"], batch_size=8, image_size=224, mask_ratio=0.6, device="cpu"
+    )
+    rows: list[Row] = []
     for size in args.sizes:
-        case = (size, args.batch_size, args.image_size)
-        results = alternate({name: (prepare, name, *case) for name in names}, args.rounds)
-        for what, slow, fast in COMPARISONS:
-            row: dict[str, object] = {"size": size, "what": what}
-            row["images/s"] = args.batch_size / min(results[fast].seconds)
-            row["times as fast"] = speed_up(results[slow], results[fast])
-            row["memory ratio"] = results[fast].peak_memory / results[slow].peak_memory
-            rows.append(row)
+        for what in PEERS:
+            rows.append(
+                compare(what, (size, args.batch_size, args.image_size, args.mask_ratio, args.device), args.rounds)
+            )
+            print(rows[-1], flush=True)
     report(rows, args.output)
+
+
+def compare(what: str, case: tuple, rounds: int) -> Row:
+    packed, masked_dense = f"packed {what}", f"masked-dense {what}"
+    calls = {name: prepare(name, *case) for name in (packed, *PEERS[what])}
+    seconds = alternate(calls | {"products": products_of(calls[packed])}, rounds)
+    row: Row = {"size": case[0], "batch": case[1], "what": what}
+    row["images/s"] = case[1] / median(seconds[packed])
+    row["times masked-dense"] = times_as_fast(seconds[masked_dense], seconds[packed])
+    row["times dense"] = times_as_fast(seconds["dense encoder"], seconds[packed]) if what == "encoder" else ""
+    row["of the bound"] = times_as_fast(seconds["products"], seconds[packed]).median
+    row["peak MiB"] = round(peak := peak_memory(prepare, packed, *case))
+    row["memory / masked-dense"] = peak / peak_memory(prepare, masked_dense, *case)
+    return row
 
 
 if __name__ == "__main__":

@@ -1,10 +1,7 @@
-"""Timing of alternatives in turn, and their peak memory, each in a process of its own.
-
-A process of its own, because in a shared one the heap that one contender leaves behind changes what the next one pays
-for its memory: on a CPU, fresh pages cost an elementwise pass more than its arithmetic.
-"""
+"""Timing of contenders that take turns in one process, and the peak memory of each in a process of its own."""
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
@@ -12,114 +9,142 @@ import platform
 import resource
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 
-Prepare = Callable[..., Callable[[], object]]
+Call = Callable[[], object]
+Row = dict[str, Any]
 
 
-@dataclass
-class Result:
-    """What one contender took: seconds of each round, and MiB above what it held before its first call."""
+class Ratio(NamedTuple):
+    """How many times as fast, over the rounds."""
 
-    seconds: list[float] = field(default_factory=list)
-    peak_memory: float = 0.0
+    median: float
+    least: float
+    greatest: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({self.least:.2f} to {self.greatest:.2f})"
 
 
-def alternate(contenders: dict[str, tuple], rounds: int, warm_up: int = 2) -> dict[str, Result]:
-    """Time `prepare(*arguments)()` of each contender `(prepare, *arguments)`: A B C A B C ..., one at a time.
-
-    `prepare` makes model and batch; neither it nor the first `warm_up` rounds are timed.
-    """
-    context = multiprocessing.get_context("spawn")
-    workers = {}
-    for name, (prepare, *parameters) in contenders.items():
-        connection, remote = context.Pipe()
-        process = context.Process(target=_serve, args=(remote, torch.get_num_threads(), prepare, parameters))
-        process.start()
-        remote.close()
-        connection.recv()  # made ready one after the other, so that nobody works while another one does
-        workers[name] = connection, process
-    results = {name: Result() for name in contenders}
+def alternate(calls: Mapping[str, Call], rounds: int, warm_up: int = 2) -> dict[str, list[float]]:
+    """Seconds of every counted call: A B C A B C ..., after `warm_up` rounds that are not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
     for index in range(warm_up + rounds):
-        for name, (connection, _) in workers.items():
-            connection.send(True)
-            seconds = connection.recv()
+        for name, call in calls.items():
+            spent = _seconds(call)
             if index >= warm_up:
-                results[name].seconds.append(seconds)
-    for name, (connection, process) in workers.items():
-        connection.send(False)
-        results[name].peak_memory = connection.recv()
-        process.join()
-    return results
+                seconds[name].append(spent)
+    return seconds
 
 
-def _serve(connection: Connection, threads: int, prepare: Prepare, parameters: list) -> None:
-    torch.set_num_threads(threads)
-    call = prepare(*parameters)
-    before = _reset_peak()
-    connection.send(True)
-    while connection.recv():
-        call()  # untimed: the others have had the caches since this one's last turn
+def times_as_fast(slow: Sequence[float], fast: Sequence[float]) -> Ratio:
+    """Slow / fast, round by round."""
+    ratios = [a / b for a, b in zip(slow, fast, strict=True)]
+    return Ratio(statistics.median(ratios), min(ratios), max(ratios))
+
+
+def peak_memory(prepare: Callable[..., Call], *arguments: Any, calls: int = 3) -> float:
+    """MiB above what a process of its own holds when `prepare` has made model and batch, over a few calls."""
+    context = multiprocessing.get_context("spawn")
+    connection, remote = context.Pipe()
+    process = context.Process(target=_measure_peak, args=(remote, torch.get_num_threads(), calls, prepare, arguments))
+    process.start()
+    remote.close()
+    peak: float = connection.recv()
+    process.join()
+    return peak
+
+
+def _seconds(call: Call) -> float:
+    if not torch.accelerator.is_available():
         start = time.perf_counter()
         call()
-        connection.send(time.perf_counter() - start)
-    connection.send((_peak_kib() - before) / 1024)
+        return time.perf_counter() - start
+    before, after = torch.Event(enable_timing=True), torch.Event(enable_timing=True)
+    before.record()
+    call()
+    after.record()
+    torch.accelerator.synchronize()
+    return before.elapsed_time(after) / 1000
 
 
-def _reset_peak() -> int:
-    """Forget the peak so far where the system can (Linux), so that making the model does not hide that of the calls."""
-    try:
+def _measure_peak(connection: Connection, threads: int, calls: int, prepare: Callable[..., Call], arguments: Any):
+    torch.set_num_threads(threads)
+    call = prepare(*arguments)
+    accelerated = torch.accelerator.is_available()
+    if accelerated:
+        torch.accelerator.reset_peak_memory_stats()
+        before = torch.accelerator.memory_allocated()
+    else:
+        before = _forget_peak()
+    for _ in range(calls):
+        call()
+    after = torch.accelerator.max_memory_allocated() if accelerated else _peak()
+    connection.send((after - before) / 2**20)
+
+
+def _forget_peak() -> int:
+    """The resident bytes; the peak so far is forgotten where the system can (Linux), as making the model is no call."""
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return _peak_kib()
+    return _peak()
 
 
-def _peak_kib() -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
+def _peak() -> int:
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.exists() else []:
         if line.startswith("VmHWM:"):
-            return int(line.split()[1])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def speed_up(slow: Result, fast: Result) -> str:
-    """Median, least and greatest ratio slow / fast of the rounds, pair by pair."""
-    ratios = [a / b for a, b in zip(slow.seconds, fast.seconds, strict=True)]
-    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-
-
-def parse_arguments(description: str, **defaults: object) -> argparse.Namespace:
+def parse_arguments(description: str, **defaults: Any) -> argparse.Namespace:
     """Flags shared by the benchmarks: `--rounds`, `--threads`, `--output`, and one for each default given."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7, help="counted rounds of alternating calls")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="torch threads")
-    parser.add_argument("--output", type=Path, help="also write the rows to this JSON file")
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    defaults = {"rounds": 9, "threads": len(os.sched_getaffinity(0)), "output": ""} | defaults
     for name, value in defaults.items():
-        if isinstance(value, list):
-            parser.add_argument(f"--{name}", type=type(value[0]), nargs="+", default=value)
-        else:
-            parser.add_argument(f"--{name}", type=type(value), default=value)
+        several, kind = isinstance(value, list), type(value[0] if isinstance(value, list) else value)
+        help_text = f"(default: {value})"
+        parser.add_argument(f"--{name}", type=kind, default=value, nargs="+" if several else None, help=help_text)
     parsed = parser.parse_args()
     torch.set_num_threads(parsed.threads)
     return parsed
 
 
-def report(rows: list[dict[str, object]], output: Path | None) -> None:
-    """Print rows as a Markdown table under a line about the machine, and write them to `output` if given."""
-    machine = f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    print(f"\n{machine}\n")
+def report(rows: list[Row], output: str) -> None:
+    """Print rows as a Markdown table under a line about the machine, and write them to the file `output` if given."""
+    machine = describe_machine()
+    print("\n" + ", ".join(f"{value}" for value in machine.values()) + "\n")
     print("| " + " | ".join(rows[0]) + " |")
     print("|" + "---|" * len(rows[0]))
     for row in rows:
         print("| " + " | ".join(f"{v:.2f}" if isinstance(v, float) else str(v) for v in row.values()) + " |")
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")
+    if output:
+        path = Path(output)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        plain = [{key: v._asdict() if isinstance(v, Ratio) else v for key, v in row.items()} for row in rows]
+        path.write_text(json.dumps({"machine": machine, "rows": plain}, indent=2) + "\n")
+
+
+def describe_machine() -> dict[str, str]:
+    """What ran the benchmark, in words."""
+    import timm
+    import transformers
+
+    machine = {"processor": _processor(), "threads": f"{torch.get_num_threads()} threads"}
+    if torch.accelerator.is_available():
+        machine["accelerator"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "accelerator"
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    machine["memory"] = f"{memory / 2**30:.0f} GiB"
+    machine["instructions"] = torch.backends.cpu.get_cpu_capability()
+    for library in (torch, transformers, timm):
+        machine[library.__name__] = f"{library.__name__} {library.__version__}"
+    return machine
 
 
 def _processor() -> str:

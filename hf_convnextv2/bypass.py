@@ -3,13 +3,16 @@
 import torch
 from torch import Tensor, nn
 
+PLAIN = (nn.Parameter, Tensor, type(None))
+
 
 def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether calling `module` does nothing but `kind.forward`: no adapter, quantisation, offloading or hook."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    if type(module) is not kind or "forward" in module.__dict__ or any(hooks):
+    if type(module) is not kind or "forward" in module.__dict__:
         return False
-    return all(type(parameter) in (nn.Parameter, Tensor, type(None)) for parameter in module._parameters.values())
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+        return False
+    return all(type(parameter) in PLAIN for parameter in module._parameters.values())
 
 
 def autocast(*tensors: Tensor | None) -> list[Tensor | None]:

@@ -1,5 +1,6 @@
 """The convolution between stages, whose stride is its kernel's width."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -8,7 +9,7 @@ from .bypass import is_plain
 
 def patch_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """`conv` of a map `(N, C, H, W)`: on a CPU as a matrix product, whose gradients are up to five times as fast."""
-    if x.device.type != "cpu" or not is_plain(conv, nn.Conv2d):
+    if x.device.type != "cpu" or not torch.is_grad_enabled() or not is_plain(conv, nn.Conv2d):
         return conv(x)
     height, width = conv.kernel_size
     rows = x[:, :, : x.shape[2] // height * height, : x.shape[3] // width * width].permute(0, 2, 3, 1)

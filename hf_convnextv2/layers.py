@@ -15,7 +15,8 @@ from .channels import adapt_input_channels
 from .configuration_convnextv2 import ConvNextV2Config
 from .depthwise import depthwise_conv
 from .downsampling import patch_conv
-from .grn import ConvNextV2GRN, response_mlp
+from .grn import ConvNextV2GRN
+from .mixing import response_mlp
 from .packing import KERNEL_SIZE, PackedCells
 
 
@@ -37,11 +38,15 @@ class ConvNextV2DropPath(nn.Module):
         self.drop_prob = drop_prob
 
     def forward(self, x: Tensor, num_visible: int = 1) -> Tensor:
+        factor = self.draw(x.shape[0] // num_visible, x)
+        return x if factor is None else x * factor.repeat_interleave(num_visible)[:, None, None, None]
+
+    def draw(self, batch_size: int, like: Tensor) -> Tensor | None:
+        """What the branch of each image is multiplied by, `(batch_size,)`: 0, or more than 1; None where nothing is."""
         if not self.training or self.drop_prob == 0:
-            return x
+            return None
         keep_prob = 1 - self.drop_prob
-        kept = torch.empty(x.shape[0] // num_visible, device=x.device, dtype=x.dtype).bernoulli_(keep_prob) / keep_prob
-        return x * kept.repeat_interleave(num_visible)[:, None, None, None]
+        return torch.empty(batch_size, device=like.device, dtype=like.dtype).bernoulli_(keep_prob) / keep_prob
 
     def extra_repr(self) -> str:
         return f"p={self.drop_prob}"
@@ -64,21 +69,31 @@ class ConvNextV2Layer(GradientCheckpointingLayer):
         """`(N, C, H, W)` to the same shape."""
         num_visible = cells.num_visible if cells is not None else 1
         x = depthwise_conv(self.dwconv, features, cells).permute(0, 2, 3, 1)  # (N, H, W, C)
-        x = self._mix_channels(self.layernorm(x), num_visible).permute(0, 3, 1, 2)  # (N, C, H, W)
-        if self.drop_path is not None:
-            x = self.drop_path(x, num_visible)
-        return features + x
+        if self._is_plain():
+            return self._mix_in_one(x, features.permute(0, 2, 3, 1), num_visible).permute(0, 3, 1, 2)
+        x = self.act(self.pwconv1(self.layernorm(x)))
+        x = self.grn(x, num_visible) if self.grn is not None else x
+        x = self.pwconv2(x).permute(0, 3, 1, 2)  # (N, C, H, W)
+        return features + (x if self.drop_path is None else self.drop_path(x, num_visible))
 
-    def _mix_channels(self, x: Tensor, num_visible: int) -> Tensor:
-        """`pwconv1`, activation, GRN and `pwconv2` of `(N, H, W, C)`."""
-        if self.grn is None:
-            return self.pwconv2(self.act(self.pwconv1(x)))
-        # The fused path reads parameters past the modules, so it is taken only where nobody could tell.
-        plain_linear = is_plain(self.pwconv1, nn.Linear) and is_plain(self.pwconv2, nn.Linear)
-        if plain_linear and is_plain(self.act, GELUActivation) and is_plain(self.grn, ConvNextV2GRN):
-            rows = x.reshape(x.shape[0] // num_visible, -1, x.shape[-1])  # (B, V * H * W, C)
-            return response_mlp(rows, self.pwconv1, self.grn, self.pwconv2).view(x.shape)
-        return self.pwconv2(self.grn(self.act(self.pwconv1(x)), num_visible))
+    def _mix_in_one(self, x: Tensor, features: Tensor, num_visible: int) -> Tensor:
+        """What follows the convolution, of `(N, H, W, C)`, past the modules and in fewer passes over memory."""
+        batch_size = x.shape[0] // num_visible
+        rows, residual = (t.reshape(batch_size, -1, t.shape[-1]) for t in (x, features))  # (B, V * H * W, C)
+        factor = self.drop_path.draw(batch_size, x) if self.drop_path is not None else None
+        # Nobody else holds the output of a plain convolution.
+        overwrite = is_plain(self.dwconv, nn.Conv2d)
+        mlp = (self.pwconv1, self.grn, self.pwconv2, self.layernorm)
+        return response_mlp(rows, *mlp, residual, factor, overwrite).view(x.shape)  # type: ignore[arg-type]
+
+    def _is_plain(self) -> bool:
+        """Whether nobody could tell that the parameters are read past the modules."""
+        linears_are_plain = is_plain(self.pwconv1, nn.Linear) and is_plain(self.pwconv2, nn.Linear)
+        rest_is_plain = is_plain(self.act, GELUActivation) and is_plain(self.layernorm, nn.LayerNorm)
+        if not linears_are_plain or not rest_is_plain or self.grn is None:
+            return False
+        drop_path_is_plain = self.drop_path is None or is_plain(self.drop_path, ConvNextV2DropPath)
+        return drop_path_is_plain and is_plain(self.grn, ConvNextV2GRN)
 
 
 def check_pixel_values(pixel_values: Tensor, num_channels: int, cell_size: int | tuple[int, int]) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from transformers.models.convnextv2 import modeling_convnextv2 as stock
 
 from hf_convnextv2 import ConvNextV2Model
-from hf_convnextv2.grn import CHUNK_SIZE, ConvNextV2GRN, response_mlp
+from hf_convnextv2.grn import ConvNextV2GRN
 from hf_convnextv2.layers import (
     ConvNextV2DropPath,
     ConvNextV2Embeddings,
@@ -21,6 +21,7 @@ from hf_convnextv2.layers import (
     ConvNextV2LayerNorm,
     ConvNextV2Stage,
 )
+from hf_convnextv2.mixing import CHUNK_SIZE, response_mlp
 from hf_convnextv2.packing import locate_cells
 from tests.small_models import assert_close, awake, difference, small_config
 
