@@ -7,19 +7,28 @@ from itertools import islice
 import numpy as np
 import pandas
 import pytest
+import skimage.data
 import torch
 from datasets import Array3D, ClassLabel, Dataset, Features, IterableDataset, List, Value
 from PIL import ExifTags, Image
 from torch.testing import assert_close
 from torch.utils.data import get_worker_info
+from torchvision.transforms import v2
 from transformers.image_utils import load_image
 
 from hf_convnextv2 import ConvNextV2Config, create_image_processor
 from tests.photographs import CLASSES, cut, message_of, quick_datasets, write_folder, write_parquet
-from training.augment import BatchMixer, EvaluationTransform, finetuning_transform, pretraining_transform
+from training.augment import (
+    BatchMixer,
+    EvaluationTransform,
+    crop_and_flip,
+    enough_for_crops,
+    finetuning_transform,
+    pretraining_transform,
+)
 from training.config import FinetuneConfig, PretrainConfig
 from training.data import Collator, Samples, eval_loader, first_samples, load_images, make_samples, train_batches
-from training.images import decode_image
+from training.images import Enough, decode_image
 from training.labels import check_labels, label_mapping, resolve_labels
 from training.sampling import StepSampler, seeded
 from training.sources import load_source
@@ -184,6 +193,57 @@ def test_a_photograph_is_turned_as_its_camera_says(tmp_path):
     assert decoded.shape == (3, 30, 20)
     expected = np.array(load_image(str(tmp_path / "turned.jpg")))  # as pipelines load it
     assert torch.equal(decoded, torch.from_numpy(expected).permute(2, 0, 1))
+
+
+def as_jpeg(size):
+    """A photograph of `size` (width, height)."""
+    stored = io.BytesIO()
+    Image.fromarray(skimage.data.coffee()).resize(size).save(stored, "JPEG", quality=95)
+    return stored.getvalue()
+
+
+def test_a_large_photograph_may_be_decoded_at_a_fraction_of_its_size():
+    stored, enough = as_jpeg((1000, 600)), Enough(side=100, area=100 * 100 / 0.15)
+    reduced = decode_image(stored, 3, "x", enough=enough)
+    assert reduced.shape == (3, 300, 500)
+    whole = v2.functional.resize(decode_image(stored, 3, "x"), [300, 500], antialias=True)
+    assert (reduced.float() - whole.float()).abs().mean() < 2  # of 255
+    assert (reduced.float() - whole.roll(1, dims=2).float()).abs().mean() > 3
+    assert decode_image(stored, 1, "x", enough=enough).shape == (1, 300, 500)
+
+
+def test_photographs_near_the_size_that_suffices_and_other_formats_are_decoded_whole():
+    png = io.BytesIO()
+    Image.open(io.BytesIO(as_jpeg((1000, 600)))).save(png, "PNG")
+    cases = {
+        as_jpeg((1000, 600)): Enough(side=301, area=1),
+        as_jpeg((1000, 601)): Enough(side=1, area=1000 * 601 / 3.99),
+        png.getvalue(): Enough(side=1, area=1),
+    }
+    for stored, enough in cases.items():
+        assert decode_image(stored, 3, "x", enough=enough).shape == decode_image(stored, 3, "x").shape
+
+
+@pytest.mark.parametrize("size", [(500, 375), (640, 480), (1000, 600), (2000, 1500), (3000, 400), (300, 2000)])
+@pytest.mark.parametrize("crop_scale", [[0.08, 1.0], [0.2, 1.0], [1.0, 1.0]])
+def test_crops_of_a_reduced_photograph_are_enlarged_no_more_than_of_the_whole(size, crop_scale):
+    config = settings(dataset_name="x", crop_scale=crop_scale, image_size=64)
+    enough = enough_for_crops(config, 64)
+    stored = as_jpeg(size)
+    crop = crop_and_flip(config, 64)[1]
+    reduced, whole = decode_image(stored, 3, "x", enough=enough), decode_image(stored, 3, "x")
+    for seed in range(30):
+        sides = []
+        for image in (reduced, whole):
+            torch.manual_seed(seed)
+            parameters = crop.make_params([image])
+            sides.append(min(parameters["height"], parameters["width"]))
+        assert sides[0] >= min(64, sides[1])
+
+
+def test_reduced_decoding_can_be_switched_off():
+    assert enough_for_crops(settings(dataset_name="x", reduced_decoding=False), 64) is None
+    assert enough_for_crops(settings(dataset_name="x"), 64) is not None
 
 
 def test_sixteen_bits_are_not_clipped(tmp_path):

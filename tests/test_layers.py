@@ -13,6 +13,7 @@ from torch import nn
 from transformers.models.convnextv2 import modeling_convnextv2 as stock
 
 from hf_convnextv2 import ConvNextV2Model
+from hf_convnextv2.downsampling import patch_conv
 from hf_convnextv2.grn import ConvNextV2GRN
 from hf_convnextv2.layers import (
     ConvNextV2DropPath,
@@ -21,7 +22,7 @@ from hf_convnextv2.layers import (
     ConvNextV2LayerNorm,
     ConvNextV2Stage,
 )
-from hf_convnextv2.mixing import CHUNK_SIZE, response_mlp
+from hf_convnextv2.mixing import CHUNK_SIZE, _chunks, response_mlp
 from hf_convnextv2.packing import locate_cells
 from tests.small_models import assert_close, awake, difference, small_config
 
@@ -147,6 +148,91 @@ def test_fused_mlp_runs_under_autocast(mlp):
     out.float().square().mean().backward()
     assert (out.dtype, x.grad.dtype, mlp["down"].weight.grad.dtype) == (torch.bfloat16, torch.float32, torch.float32)
     assert_close(out.float(), plain(mlp, x), tolerance=0.05)
+
+
+@pytest.fixture
+def branch(mlp):
+    """The same middle, with the norm before it."""
+    norm = awake(nn.LayerNorm(4, eps=1e-6), std=0.5)
+    return nn.ModuleDict({**mlp, "norm": norm})
+
+
+def fused_branch(branch, x, residual, factor, **kwargs):
+    return response_mlp(x, branch["up"], branch["grn"], branch["down"], branch["norm"], residual, factor, **kwargs)
+
+
+def plain_branch(branch, x, residual, factor):
+    out = plain(branch, F.layer_norm(x, (4,), branch["norm"].weight, branch["norm"].bias, 1e-6))
+    out = out if factor is None else out * factor[:, None, None]
+    return out if residual is None else residual + out
+
+
+@pytest.mark.parametrize("with_residual", [True, False])
+@pytest.mark.parametrize("with_factor", [True, False])
+@pytest.mark.parametrize("shape", [(2, 9, 4), (2, 3, 4), (300, 256, 4), (40_000, 2, 4)])
+def test_fused_branch_has_the_gradients_of_the_formula(branch, shape, with_residual, with_factor):
+    factor = torch.arange(shape[0]) % 2 * 1.5 if with_factor else None  # every second image is dropped
+    results = []
+    for compute in (fused_branch, plain_branch):
+        torch.manual_seed(0)
+        x, residual = torch.randn(2, *shape).unbind()
+        leaves = [x.requires_grad_(), *([residual.requires_grad_()] if with_residual else [])]
+        out = compute(branch, x, residual if with_residual else None, factor)
+        upstream = torch.linspace(-1, 2, out.numel()).view(out.shape)
+        results.append((out.detach(), *torch.autograd.grad(out, [*leaves, *branch.parameters()], upstream)))
+    for actual, expected in zip(*results, strict=True):
+        assert_close(actual, expected, tolerance=2e-5)
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+@pytest.mark.parametrize("shape", [(2, 9, 4), (300, 256, 4), (40_000, 2, 4)])
+def test_fused_branch_computes_the_same_without_gradients(branch, shape, overwrite):
+    x, residual = torch.randn(2, *shape).unbind()
+    factor = torch.arange(shape[0]) % 2 * 1.5
+    kept, kept_residual, expected = x.clone(), residual.clone(), plain_branch(branch, x, residual, factor)
+    with torch.no_grad():
+        assert_close(fused_branch(branch, x, residual, factor, overwrite=overwrite), expected)
+    assert torch.equal(residual, kept_residual)
+    assert overwrite or torch.equal(x, kept)
+
+
+def test_frozen_branch_keeps_nothing_for_a_backward_pass(branch):
+    x, saved = torch.randn(2, 9, 4), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor), lambda tensor: tensor):
+        out = fused_branch(branch.requires_grad_(False), x, x, None)
+        assert not out.requires_grad and not saved
+        fused_branch(branch.requires_grad_(True), x, x, None)
+        assert saved
+
+
+def test_compiled_formula_is_the_fused_one(branch, monkeypatch):
+    x, residual, factor = torch.randn(3, 9, 4), torch.randn(3, 9, 4), torch.tensor([0.0, 1.5, 1.5])
+    expected = fused_branch(branch, x, residual, factor)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert_close(fused_branch(branch, x, residual, factor), expected)
+    short = torch.randn(3, 2, 4)  # fewer positions than channels
+    assert_close(fused_branch(branch, short, short, factor), plain_branch(branch, short, short, factor))
+
+
+@pytest.mark.parametrize(("images", "positions", "width"), [(7, 3136, 384), (8, 49, 3072), (5, 1, 8), (1, 10**6, 16)])
+def test_chunks_are_of_nearly_one_size_and_cover_every_image_once(images, positions, width):
+    up = torch.empty(width, width // 4, device="meta")
+    chunks = _chunks(torch.empty(images, positions, width // 4), up)
+    assert [i for chunk in chunks for i in range(chunk.start, chunk.stop)] == list(range(images))
+    sizes = [chunk.stop - chunk.start for chunk in chunks]
+    assert len(sizes) == 1 or max(sizes) * positions * width <= 2 * max(CHUNK_SIZE, up.numel())
+    assert max(sizes) - min(sizes) < max(2, len(sizes))
+
+
+@pytest.mark.parametrize("size", [(8, 6), (7, 9), (2, 2)])
+def test_downsampling_is_a_convolution_with_its_gradients(size):
+    conv = nn.Conv2d(3, 5, 2, stride=2).double()
+    x, results = torch.randn(2, 3, *size, dtype=torch.double, requires_grad=True), []
+    for out in (patch_conv(conv, x), F.conv2d(x, conv.weight, conv.bias, stride=2)):
+        upstream = torch.linspace(-1, 2, out.numel(), dtype=torch.double).view(out.shape)
+        results.append((out, *torch.autograd.grad(out, [x, *conv.parameters()], upstream)))
+    for actual, expected in zip(*results, strict=True):
+        assert_close(actual, expected, tolerance=1e-12)
 
 
 @pytest.mark.parametrize("act", ["gelu", "relu", "gelu_pytorch_tanh", "silu"])

@@ -9,13 +9,22 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.tv_tensors import Image
 
 from training.config import FinetuneConfig, PretrainConfig, TrainingConfig
+from training.images import Enough
 
 Transform = Callable[[Tensor], Tensor]
+CROP_ASPECT_RATIOS = (3 / 4, 4 / 3)  # width / height of a crop
 
 
 def pretraining_transform(config: PretrainConfig, image_size: int, processor: Any) -> Transform:
     """Random crop and flip (paper, A.1, and the official code), normalised: `(C, H, W)` to `(C, size, size)`."""
     return v2.Compose([*crop_and_flip(config, image_size), *normalise(processor)])
+
+
+def enough_for_crops(config: TrainingConfig, image_size: int) -> Enough | None:
+    """The size at which even the least and longest crop of an image still has `image_size` pixels a side."""
+    if not config.reduced_decoding:
+        return None
+    return Enough(image_size, image_size**2 / (config.crop_scale[0] * CROP_ASPECT_RATIOS[0]))
 
 
 def finetuning_transform(config: FinetuneConfig, image_size: int, processor: Any) -> Transform:
@@ -36,7 +45,8 @@ def finetuning_transform(config: FinetuneConfig, image_size: int, processor: Any
 def crop_and_flip(config: TrainingConfig, image_size: int) -> list[v2.Transform]:
     """The geometric transforms, on `(C, H, W)` of any number of channels."""
     scale = (config.crop_scale[0], config.crop_scale[1])
-    crop = v2.RandomResizedCrop(image_size, scale, interpolation=InterpolationMode.BICUBIC, antialias=True)
+    settings: dict[str, Any] = {"interpolation": InterpolationMode.BICUBIC, "antialias": True}
+    crop = v2.RandomResizedCrop(image_size, scale, CROP_ASPECT_RATIOS, **settings)
     return [v2.Lambda(Image), crop, v2.RandomHorizontalFlip(config.horizontal_flip)]
 
 

@@ -88,6 +88,9 @@ class TrainingConfig(DataConfig):
     crop_scale: list[float] = field(
         default_factory=lambda: [0.08, 1.0], metadata={"help": "least and largest share of an image that a crop covers"}
     )
+    reduced_decoding: bool = setting(
+        True, "decode JPEG images at 1/2, 1/4 or 1/8 of their size where every crop keeps the pixels it needs"
+    )
     horizontal_flip: float = setting(0.5, "probability of mirroring an image")
     model_size: str = setting("atto", "without model_name_or_path: atto, femto, pico, nano, tiny, small, base, ...")
     patch_size: int | None = setting(None, "without model_name_or_path: side of the stem's patches (default: 4)")

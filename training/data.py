@@ -19,7 +19,7 @@ from torch.utils.data import IterableDataset as TorchIterableDataset
 
 from training.augment import BatchMixer, Transform
 from training.config import DataConfig, EvaluationConfig, TrainingConfig, check
-from training.images import BadImageError, content_key, decode_image, drop_bad_images
+from training.images import BadImageError, Enough, content_key, decode_image, drop_bad_images
 from training.sampling import StepSampler, sample_seed, seeded
 from training.sources import Source, array_dtype, load_source
 
@@ -39,10 +39,12 @@ class Samples:
     label_column: str | None = None
     label_mapping: dict[Any, int] | None = None
     num_labels: int = 0
+    enough: Enough | None = None  # larger images may be decoded smaller
 
     def __call__(self, row: dict[str, Any], *key: int) -> dict[str, Any]:
         """`pixel_values`, with `noise` or `labels`; crop, flip and noise depend on the seed and the key alone."""
-        image = decode_image(row[self.image_column], self.num_channels, f"example {key[-1]}", self.dtype)
+        value, name = row[self.image_column], f"example {key[-1]}"
+        image = decode_image(value, self.num_channels, name, self.dtype, self.enough)
         sample: dict[str, Any] = {"seed": sample_seed(self.seed, *key)}
         with seeded(sample["seed"]):
             sample["pixel_values"] = self.transform(image)

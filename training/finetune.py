@@ -15,7 +15,7 @@ from datasets import Dataset
 
 from conversion.card import write_card
 from hf_convnextv2 import ConvNextV2Config, ConvNextV2ForImageClassification
-from training.augment import BatchMixer, EvaluationTransform, finetuning_transform
+from training.augment import BatchMixer, EvaluationTransform, enough_for_crops, finetuning_transform
 from training.checkpoints import Checkpoints
 from training.command_line import parse_config
 from training.config import FinetuneConfig, check
@@ -43,8 +43,9 @@ def main(config: FinetuneConfig) -> None:
     processor = create_processor(config, model.config)
     with accelerator.main_process_first():
         source, eval_source = load_sources(config, model.config)
-    train_transform = finetuning_transform(config, image_size_of(model.config), processor)
-    samples = labelled_samples(config, source, model.config, train_transform)
+    image_size = image_size_of(model.config)
+    train_transform, enough = finetuning_transform(config, image_size, processor), enough_for_crops(config, image_size)
+    samples = labelled_samples(config, source, model.config, train_transform, enough=enough)
     held_out = None
     if eval_source is not None:
         eval_samples = labelled_samples(config, eval_source, model.config, EvaluationTransform(processor))

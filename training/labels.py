@@ -106,7 +106,7 @@ def label_mapping(source: Source, column: str, classes: list[str]) -> dict[Any, 
 
 
 def labelled_samples(
-    config: EvaluationConfig, source: Source, model_config: ConvNextV2Config, transform: Transform
+    config: EvaluationConfig, source: Source, model_config: ConvNextV2Config, transform: Transform, **fields: Any
 ) -> Samples:
     """How the rows of a source become images with a class of the model."""
     classes = class_list(model_config)
@@ -118,4 +118,5 @@ def labelled_samples(
         label_column=config.label_column,
         label_mapping=label_mapping(source, config.label_column, classes),
         num_labels=len(classes),
+        **fields,
     )

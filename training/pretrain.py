@@ -15,7 +15,7 @@ from accelerate.utils import send_to_device, set_seed
 from conversion.card import write_card
 from hf_convnextv2 import ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining
 from hf_convnextv2.masking import count_visible
-from training.augment import pretraining_transform
+from training.augment import enough_for_crops, pretraining_transform
 from training.checkpoints import Checkpoints
 from training.command_line import parse_config
 from training.config import PretrainConfig, check
@@ -40,8 +40,10 @@ def main(config: PretrainConfig) -> None:
     processor = create_processor(config, model.config)
     with accelerator.main_process_first():
         source = load_images(config, config.train_split, config.max_train_samples, model.config.num_channels)
-    transform = pretraining_transform(config, image_size_of(model.config), processor)
-    samples = make_samples(config, source, model.config.num_channels, transform, num_cells=num_cells(model))
+    image_size = image_size_of(model.config)
+    transform, enough = pretraining_transform(config, image_size, processor), enough_for_crops(config, image_size)
+    fields = {"num_cells": num_cells(model), "enough": enough}
+    samples = make_samples(config, source, model.config.num_channels, transform, **fields)
     known_samples = num_examples(source, config.train_split, config.max_train_samples)
     plan = make_plan(config, known_samples, accelerator.num_processes)
     if config.dry_run:

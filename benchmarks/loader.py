@@ -1,0 +1,112 @@
+"""Whether images come as fast as a pre-training step uses them up: the script's own loader on a stream of parquet.
+
+    python -m benchmarks.loader --sizes atto --num_workers 1
+
+Photographs as JPEG, at ImageNet's usual size and as a camera stores them; "without" decodes those at full size. The
+share of a step that waits for data is measured with loader and step on the same cores.
+"""
+
+import io
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from datasets import Dataset, Features
+from datasets import Image as ImageFeature
+from PIL import Image
+from skimage import data
+
+from benchmarks.measure import Row, parse_arguments, report
+from hf_convnextv2 import ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining, create_image_processor
+from training.augment import enough_for_crops, pretraining_transform
+from training.config import PretrainConfig
+from training.data import Batch, Collator, load_images, make_samples, train_batches
+
+PHOTOGRAPHS = ("astronaut", "chelsea", "coffee")
+STORED = {"500 x 375": (500, 375), "2000 x 1500": (2000, 1500)}
+
+
+def main() -> None:
+    args = parse_arguments(str(__doc__), sizes=["atto"], batch_size=16, num_workers=1, images=1000, image_size=224)
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for stored, shape in STORED.items():
+            write_photographs(Path(folder, stored), shape, args.images)
+            for reduced in (True, False):
+                for size in args.sizes:
+                    rows.append(measure(str(Path(folder, stored)), size, stored, reduced, args))
+    report(rows, args.output)
+
+
+def write_photographs(folder: Path, shape: tuple[int, int], count: int) -> None:
+    """A parquet file of `count` JPEG photographs of `shape` (width, height)."""
+    stored = []
+    for name in PHOTOGRAPHS:
+        buffer = io.BytesIO()
+        Image.fromarray(getattr(data, name)()).resize(shape, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
+        stored.append({"bytes": buffer.getvalue(), "path": None})
+    folder.mkdir()
+    images = {"image": [stored[index % len(stored)] for index in range(count)]}
+    Dataset.from_dict(images, features=Features({"image": ImageFeature()})).to_parquet(folder / "train.parquet")
+
+
+def measure(folder: str, size: str, stored: str, reduced: bool, args: Any) -> Row:
+    """Images a second of the loader alone (all cores idle beside it), of the step alone, and of both together."""
+    model = ConvNextV2ForPreTraining(ConvNextV2FCMAEConfig.from_size(size, image_size=args.image_size)).train()
+    batches = loader(folder, model.config, reduced, args)
+    first = next(batches)
+    start = time.perf_counter()
+    for _ in range(args.rounds):
+        next(batches)
+    alone = (time.perf_counter() - start) / args.rounds
+    step = median(_seconds(lambda: run(model, first)) for _ in range(args.rounds))
+    waits, steps = [], []
+    for _ in range(args.rounds):
+        start = time.perf_counter()
+        batch = next(batches)
+        waits.append(time.perf_counter() - start)
+        run(model, batch)
+        steps.append(time.perf_counter() - start)
+    row: Row = {"size": size, "photographs": stored, "reduced decoding": "with" if reduced else "without"}
+    row["loader alone, images/s"] = args.batch_size / alone
+    row["step alone, images/s"] = args.batch_size / step
+    row["both, images/s"] = args.batch_size * len(steps) / sum(steps)
+    row["waiting for data"] = f"{sum(waits) / sum(steps):.1%}"
+    print(row, flush=True)
+    return row
+
+
+def loader(folder: str, model_config: ConvNextV2FCMAEConfig, reduced: bool, args: Any) -> Iterator[Batch]:
+    """The batches of `training/pretrain.py` with its default transforms."""
+    config = PretrainConfig(
+        dataset_name=folder,
+        output_dir="unused",
+        streaming=True,
+        max_train_steps=1000,
+        per_device_train_batch_size=args.batch_size,
+        num_workers=args.num_workers,
+        reduced_decoding=reduced,
+    )
+    source = load_images(config, "train", None, 3)
+    transform = pretraining_transform(config, args.image_size, create_image_processor(model_config))
+    fields: dict[str, Any] = {"num_cells": (args.image_size // model_config.cell_size) ** 2}
+    samples = make_samples(config, source, 3, transform, enough=enough_for_crops(config, args.image_size), **fields)
+    return train_batches(source, samples, config, Collator(), 0, 1, 0)
+
+
+def run(model: ConvNextV2ForPreTraining, batch: Batch) -> None:
+    model(pixel_values=batch["pixel_values"], noise=batch["noise"]).loss.backward()
+    model.zero_grad()
+
+
+def _seconds(call: Any) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()
