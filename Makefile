@@ -24,9 +24,11 @@ test: $(VENV)/installed
 verify: $(VENV)/installed
 	$(BIN)/python -m pytest -m 'slow or not slow'
 
+BENCHMARKS := classifier fcmae_step compiled pipelines scaling imports loader
+
 bench: $(VENV)/installed
-	$(BIN)/python -m benchmarks.classifier
-	$(BIN)/python -m benchmarks.fcmae_step
+	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name --output docs/benchmarks/$$name.json || exit 1; done
+	$(BIN)/python -m benchmarks.plot
 
 style: $(VENV)/installed
 	$(BIN)/ruff format --check .

@@ -1,6 +1,6 @@
 """Eager inference and training step of the classifier against Transformers' own and timm's.
 
-    python -m benchmarks.classifier --sizes atto tiny --batch_sizes 1 8 --device cuda --dtype bfloat16
+    python -m benchmarks.classifier --cases atto:16 tiny:8 --device cuda --dtype bfloat16
 
 "of the bound" is the time of our matrix products and convolutions alone over that of the whole call.
 """
@@ -8,7 +8,7 @@
 from statistics import median
 
 from benchmarks.classifiers import prepare
-from benchmarks.measure import Row, alternate, parse_arguments, peak_memory, report, times_as_fast
+from benchmarks.measure import Row, alternate, apart, parse_arguments, peak_memory, report, times_as_fast
 from benchmarks.products import products_of
 
 LIBRARIES = ("ours", "transformers", "timm")
@@ -17,32 +17,33 @@ LIBRARIES = ("ours", "transformers", "timm")
 def main() -> None:
     args = parse_arguments(
         str(__doc__),
-        sizes=["atto", "tiny"],
-        batch_sizes=[1, 8, 16],
+        cases=["atto:1", "atto:16", "tiny:1", "tiny:8", "base:8"],
         image_size=224,
         whats=["inference", "training", "checkpointing"],
         device="cpu",
         dtype="float32",
     )
     rows: list[Row] = []
-    for size in args.sizes:
-        for batch_size in args.batch_sizes:
-            for what in args.whats:
-                rows.append(compare(size, what, batch_size, args.image_size, args.device, args.dtype, args.rounds))
-                print(rows[-1], flush=True)
+    for size, batch_size in (case.split(":") for case in args.cases):
+        for what in args.whats:
+            settings = (int(batch_size), args.image_size, args.device, args.dtype)
+            rows.append(apart(compare, size, what, settings, args.rounds))
+            print(rows[-1], flush=True)
     report(rows, args.output)
 
 
-def compare(size: str, what: str, batch_size: int, image_size: int, device: str, dtype: str, rounds: int) -> Row:
-    """The peers do without checkpointing, so that its row shows what it saves and costs."""
-    settings = (batch_size, image_size, device, dtype)
+def compare(size: str, what: str, settings: tuple[int, int, str, str], rounds: int) -> Row:
+    """The peers do without checkpointing, so that its row shows what it saves and costs.
+
+    `settings`: batch size, image size, device and dtype.
+    """
     cases = {library: (library, size, what, *settings) for library in LIBRARIES}
     if what == "checkpointing":
         cases |= {library: (library, size, "training", *settings) for library in LIBRARIES[1:]}
     calls = {library: prepare(*case) for library, case in cases.items()}
     seconds = alternate(calls | {"products": products_of(calls["ours"])}, rounds)
-    row: Row = {"size": size, "batch": batch_size, "what": what}
-    row["images/s"] = batch_size / median(seconds["ours"])
+    row: Row = {"size": size, "batch": settings[0], "what": what}
+    row["images/s"] = settings[0] / median(seconds["ours"])
     row["times Transformers"] = times_as_fast(seconds["transformers"], seconds["ours"])
     row["times timm"] = times_as_fast(seconds["timm"], seconds["ours"])
     row["of the bound"] = times_as_fast(seconds["products"], seconds["ours"]).median

@@ -10,7 +10,7 @@ import time
 from statistics import median
 
 from benchmarks.classifiers import prepare
-from benchmarks.measure import Call, Row, alternate, parse_arguments, report, times_as_fast
+from benchmarks.measure import Call, Row, alternate, apart, parse_arguments, report, times_as_fast
 
 
 def main() -> None:
@@ -19,7 +19,7 @@ def main() -> None:
     rows: list[Row] = []
     for size in args.sizes:
         for what in args.whats:
-            rows.append(compare(size, what, args.batch_size, args.rounds))
+            rows.append(apart(compare, size, what, args.batch_size, args.rounds))
             print(rows[-1], flush=True)
     report(rows, args.output)
 

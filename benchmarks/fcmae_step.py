@@ -8,7 +8,7 @@ the time of the packed form's matrix products and convolutions alone over that o
 
 from statistics import median
 
-from benchmarks.measure import Row, alternate, parse_arguments, peak_memory, report, times_as_fast
+from benchmarks.measure import Row, alternate, apart, parse_arguments, peak_memory, report, times_as_fast
 from benchmarks.pretraining import prepare
 from benchmarks.products import products_of
 
@@ -22,9 +22,8 @@ def main() -> None:
     rows: list[Row] = []
     for size in args.sizes:
         for what in PEERS:
-            rows.append(
-                compare(what, (size, args.batch_size, args.image_size, args.mask_ratio, args.device), args.rounds)
-            )
+            case = (size, args.batch_size, args.image_size, args.mask_ratio, args.device)
+            rows.append(apart(compare, what, case, args.rounds))
             print(rows[-1], flush=True)
     report(rows, args.output)
 

@@ -1,4 +1,8 @@
-"""Timing of contenders that take turns in one process, and the peak memory of each in a process of its own."""
+"""Timing of contenders that take turns in one process, and the peak memory of each in a process of its own.
+
+Each case has a fresh process: the heap that earlier cases leave behind would change what later ones pay for memory, and
+on a CPU fresh pages can cost an elementwise pass more than its arithmetic.
+"""
 
 import argparse
 import contextlib
@@ -48,16 +52,26 @@ def times_as_fast(slow: Sequence[float], fast: Sequence[float]) -> Ratio:
     return Ratio(statistics.median(ratios), min(ratios), max(ratios))
 
 
-def peak_memory(prepare: Callable[..., Call], *arguments: Any, calls: int = 3) -> float:
-    """MiB above what a process of its own holds when `prepare` has made model and batch, over a few calls."""
+def apart(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What `function(*arguments)` returns, called in a fresh process with as many threads."""
     context = multiprocessing.get_context("spawn")
     connection, remote = context.Pipe()
-    process = context.Process(target=_measure_peak, args=(remote, torch.get_num_threads(), calls, prepare, arguments))
+    process = context.Process(target=_answer, args=(remote, torch.get_num_threads(), function, arguments))
     process.start()
     remote.close()
-    peak: float = connection.recv()
+    answer = connection.recv()
     process.join()
-    return peak
+    return answer
+
+
+def _answer(connection: Connection, threads: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    torch.set_num_threads(threads)
+    connection.send(function(*arguments))
+
+
+def peak_memory(prepare: Callable[..., Call], *arguments: Any, calls: int = 3) -> float:
+    """MiB above what a process of its own holds when `prepare` has made model and batch, over a few calls."""
+    return apart(_peak_of, prepare, arguments, calls)
 
 
 def _seconds(call: Call) -> float:
@@ -73,8 +87,7 @@ def _seconds(call: Call) -> float:
     return before.elapsed_time(after) / 1000
 
 
-def _measure_peak(connection: Connection, threads: int, calls: int, prepare: Callable[..., Call], arguments: Any):
-    torch.set_num_threads(threads)
+def _peak_of(prepare: Callable[..., Call], arguments: tuple[Any, ...], calls: int) -> float:
     call = prepare(*arguments)
     accelerated = torch.accelerator.is_available()
     if accelerated:
@@ -85,7 +98,7 @@ def _measure_peak(connection: Connection, threads: int, calls: int, prepare: Cal
     for _ in range(calls):
         call()
     after = torch.accelerator.max_memory_allocated() if accelerated else _peak()
-    connection.send((after - before) / 2**20)
+    return (after - before) / 2**20
 
 
 def _forget_peak() -> int:

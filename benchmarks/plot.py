@@ -1,0 +1,87 @@
+"""Draw what the benchmarks wrote to docs/benchmarks: docs/speed.png and docs/scaling.png.
+
+python -m benchmarks.plot
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+DOCS = Path(__file__).parent.parent / "docs"
+# Result file, the columns of a ratio and of its peer's name, and which rows.
+PEERS = (
+    ("classifier", "times Transformers", "Transformers"),
+    ("classifier", "times timm", "timm"),
+    ("fcmae_step", "times masked-dense", "masked-dense"),
+)
+
+
+def main() -> None:
+    draw_speed(DOCS / "speed.png")
+    draw_scaling(DOCS / "scaling.png")
+
+
+def draw_speed(path: Path) -> None:
+    """A bar for each case and peer, with the least and greatest ratio of the rounds."""
+    bars = [(label(row), peer, row[column]) for file, column, peer in PEERS for row in rows(file) if shown(row)]
+    names = list(dict.fromkeys(name for name, _, _ in bars))
+    colors = {"Transformers": "tab:orange", "timm": "tab:blue", "masked-dense": "tab:green"}
+    figure, axes = plt.subplots(figsize=(8, 0.32 * len(names) + 1.4), layout="constrained")
+    for name, peer, ratio in bars:
+        peers = [p for n, p, _ in bars if n == name]
+        height = 0.8 / len(peers)
+        place = names.index(name) - 0.4 + height * (peers.index(peer) + 0.5)
+        spread = [[ratio["median"] - ratio["least"]], [ratio["greatest"] - ratio["median"]]]
+        axes.barh(place, ratio["median"], height, color=colors[peer], xerr=spread, error_kw={"lw": 0.8})
+    for peer, color in colors.items():
+        axes.barh(0, 0, color=color, label=f"against {peer}")
+    axes.axvline(1, color="black", lw=1)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xlabel("times as fast (median, least and greatest of the rounds)")
+    axes.legend(loc="lower right")
+    figure.savefig(path, dpi=120)
+
+
+def shown(row: dict[str, Any]) -> bool:
+    return row["what"] != "checkpointing"
+
+
+def label(row: dict[str, Any]) -> str:
+    what = f"FCMAE {row['what']}" if row["what"] in ("encoder", "step") else row["what"]
+    return f"{row['size']}, {what}, batch {row['batch']}"
+
+
+def draw_scaling(path: Path) -> None:
+    """Milliseconds and MiB of a step against each quantity that grows, with the bound's line."""
+    measured = rows("scaling")
+    axes_of = list(dict.fromkeys(row["grown"] for row in measured))
+    figure, axes = plt.subplots(2, len(axes_of), figsize=(4 * len(axes_of), 5.6), layout="constrained", squeeze=False)
+    for column, axis in enumerate(axes_of):
+        points = [row for row in measured if row["grown"] == axis]
+        x = [row[axis] for row in points]
+        time, memory = axes[:, column]
+        time.plot(x, [row["ms"] for row in points], "o-", label="step")
+        time.plot(x, [row["bound, ms"] for row in points], "k--", label="its products alone (bound)")
+        memory.plot(x, [row["peak MiB"] for row in points], "o-", color="tab:purple")
+        memory.set_xlabel(axis)
+        for plot, unit in ((time, "ms"), (memory, "peak MiB")):
+            plot.set_ylim(0)
+            plot.set_ylabel(unit)
+            plot.grid(alpha=0.3)
+    axes[0, 0].legend()
+    figure.savefig(path, dpi=120)
+
+
+def rows(name: str) -> list[dict[str, Any]]:
+    path = DOCS / "benchmarks" / f"{name}.json"
+    return json.loads(path.read_text())["rows"] if path.exists() else []
+
+
+if __name__ == "__main__":
+    main()
