@@ -6,11 +6,10 @@ A break in the graph would be an error. Seconds to compile are those of the firs
 """
 
 import os
-import time
 from statistics import median
 
 from benchmarks.classifiers import prepare
-from benchmarks.measure import Call, Row, alternate, apart, parse_arguments, report, times_as_fast
+from benchmarks.measure import Row, alternate, apart, parse_arguments, report, seconds_of, times_as_fast
 
 
 def main() -> None:
@@ -30,7 +29,7 @@ def compare(size: str, what: str, batch_size: int, rounds: int) -> Row:
         "ours": prepare("ours", size, what, batch_size, compiled=True),
         "transformers": prepare("transformers", size, what, batch_size, compiled=True),
     }
-    first_call = {library: _seconds(calls[library]) for library in ("ours", "transformers")}
+    first_call = {library: seconds_of(calls[library]) for library in ("ours", "transformers")}
     seconds = alternate(calls, rounds)
     row: Row = {"size": size, "batch": batch_size, "what": what}
     row["images/s"] = batch_size / median(seconds["ours"])
@@ -39,12 +38,6 @@ def compare(size: str, what: str, batch_size: int, rounds: int) -> Row:
     row["s to compile"] = first_call["ours"]
     row["Transformers' s to compile"] = first_call["transformers"]
     return row
-
-
-def _seconds(call: Call) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

@@ -9,11 +9,10 @@ against a second one: nothing is compiled.
 import resource
 import subprocess
 import sys
-import time
 from statistics import median
 
 from benchmarks.classifiers import prepare
-from benchmarks.measure import Row, alternate, parse_arguments, report, times_as_fast
+from benchmarks.measure import Row, alternate, parse_arguments, report, seconds_of, times_as_fast
 
 NEEDED = (
     "import torch, transformers",
@@ -30,9 +29,7 @@ def main() -> None:
     wall = alternate({name: lambda name=name: spent[name].append(_run(scripts[name])) for name in scripts}, args.rounds)
     ratio = times_as_fast(spent["ours"][-args.rounds :], spent["transformers"][-args.rounds :])
     call = prepare("ours", args.size, "inference", 1)
-    start = time.perf_counter()
-    call()
-    first = time.perf_counter() - start
+    first = seconds_of(call)
     row: Row = {"Transformers' classes, s": median(wall["transformers"]), "and ours, s": median(wall["ours"])}
     row["ratio, processor time"] = ratio
     row["ratio, wall time"] = times_as_fast(wall["ours"], wall["transformers"])

@@ -19,7 +19,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 from skimage import data
 
-from benchmarks.measure import Row, parse_arguments, report
+from benchmarks.measure import Row, parse_arguments, report, seconds_of
 from hf_convnextv2 import ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining, create_image_processor
 from training.augment import enough_for_crops, pretraining_transform
 from training.config import PretrainConfig
@@ -62,7 +62,7 @@ def measure(folder: str, size: str, stored: str, reduced: bool, args: Any) -> Ro
     for _ in range(args.rounds):
         next(batches)
     alone = (time.perf_counter() - start) / args.rounds
-    step = median(_seconds(lambda: run(model, first)) for _ in range(args.rounds))
+    step = median(seconds_of(lambda: run(model, first)) for _ in range(args.rounds))
     waits, steps = [], []
     for _ in range(args.rounds):
         start = time.perf_counter()
@@ -100,12 +100,6 @@ def loader(folder: str, model_config: ConvNextV2FCMAEConfig, reduced: bool, args
 def run(model: ConvNextV2ForPreTraining, batch: Batch) -> None:
     model(pixel_values=batch["pixel_values"], noise=batch["noise"]).loss.backward()
     model.zero_grad()
-
-
-def _seconds(call: Any) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

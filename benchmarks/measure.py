@@ -40,7 +40,7 @@ def alternate(calls: Mapping[str, Call], rounds: int, warm_up: int = 2) -> dict[
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for index in range(warm_up + rounds):
         for name, call in calls.items():
-            spent = _seconds(call)
+            spent = seconds_of(call)
             if index >= warm_up:
                 seconds[name].append(spent)
     return seconds
@@ -74,7 +74,8 @@ def peak_memory(prepare: Callable[..., Call], *arguments: Any, calls: int = 3) -
     return apart(_peak_of, prepare, arguments, calls)
 
 
-def _seconds(call: Call) -> float:
+def seconds_of(call: Call) -> float:
+    """Seconds of one call; on an accelerator, those between two of its events."""
     if not torch.accelerator.is_available():
         start = time.perf_counter()
         call()

@@ -10,8 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 aten = torch.ops.aten
 PRODUCTS = {
-    *(aten.mm, aten.addmm, aten.addmm_, aten.bmm, aten.baddbmm),
-    *(aten.convolution, aten.convolution_backward),
+    *(aten.mm, aten.addmm, aten.addmm_, aten.bmm, aten.baddbmm, aten.linear),
+    *(aten.conv2d, aten.convolution, aten.convolution_backward),  # the first in inference mode, where nothing is split
 }
 Layout = tuple[str, tuple[int, ...], tuple[int, ...], torch.dtype, str]
 

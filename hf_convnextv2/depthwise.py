@@ -56,7 +56,7 @@ class _DepthwiseConv(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, halo = ctx.saved_tensors
         grad_x = grad_weight = grad_bias = None
-        surrounded = _surround(grad, halo)
+        surrounded = _surround(grad, halo) if any(ctx.needs_input_grad[:2]) else grad
         if ctx.needs_input_grad[0]:
             grad_x = F.conv2d(surrounded, weight.flip(2, 3), padding=ctx.padding, groups=len(weight))
         if ctx.needs_input_grad[1]:

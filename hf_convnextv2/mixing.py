@@ -85,7 +85,7 @@ def _infer(
     if len(chunks) == 1:
         branch = _infer_branch(x, factor, eps, weights)
         return residual + branch if residual is not None else branch
-    dtype = torch.promote_types(residual.dtype, weights.up.dtype) if residual is not None else weights.up.dtype
+    dtype = _out_dtype(residual, weights)
     out = x if overwrite and x.dtype == dtype else x.new_empty(*x.shape[:2], len(weights.down), dtype=dtype)
     for images in chunks:
         branch = _infer_branch(x[images], factor[images] if factor is not None else None, eps, weights)
@@ -120,8 +120,7 @@ def _forward(
     energy = up.new_empty(len(x), 1, len(up), dtype=at_least_float32(dtype))
     activation, squares = _buffer(hidden, chunks), _buffer(hidden, chunks, energy.dtype)
     branch = up.new_empty(chunks[0].stop, x.shape[1], len(down))
-    out_dtype = torch.promote_types(residual.dtype, dtype) if residual is not None else dtype
-    out = x.new_empty(*x.shape[:2], len(down), dtype=out_dtype)
+    out = x.new_empty(*x.shape[:2], len(down), dtype=_out_dtype(residual, weights))
     for images in chunks:
         h = hidden[images]
         y = activation[: len(h)]
@@ -241,6 +240,10 @@ def _normalise_for_backward(
         return torch.ops.aten.native_layer_norm_backward(*arguments)
 
     return rows.to(weights.up.dtype), backward
+
+
+def _out_dtype(residual: Tensor | None, weights: Weights) -> torch.dtype:
+    return torch.promote_types(residual.dtype, weights.up.dtype) if residual is not None else weights.up.dtype
 
 
 def _scales_weights(x: Tensor, weights: Weights) -> bool:
