@@ -10,6 +10,7 @@ import io
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,15 +18,14 @@ from typing import Any
 from datasets import Dataset, Features
 from datasets import Image as ImageFeature
 from PIL import Image
-from skimage import data
 
 from benchmarks.measure import Row, parse_arguments, report, seconds_of
+from benchmarks.photographs import photographs
 from hf_convnextv2 import ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining, create_image_processor
 from training.augment import enough_for_crops, pretraining_transform
 from training.config import PretrainConfig
 from training.data import Batch, Collator, load_images, make_samples, train_batches
 
-PHOTOGRAPHS = ("astronaut", "chelsea", "coffee")
 STORED = {"500 x 375": (500, 375), "2000 x 1500": (2000, 1500)}
 
 
@@ -44,12 +44,12 @@ def main() -> None:
 def write_photographs(folder: Path, shape: tuple[int, int], count: int) -> None:
     """A parquet file of `count` JPEG photographs of `shape` (width, height)."""
     stored = []
-    for name in PHOTOGRAPHS:
+    for photograph in photographs():
         buffer = io.BytesIO()
-        Image.fromarray(getattr(data, name)()).resize(shape, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
+        photograph.resize(shape, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
         stored.append({"bytes": buffer.getvalue(), "path": None})
     folder.mkdir()
-    images = {"image": [stored[index % len(stored)] for index in range(count)]}
+    images = {"image": list(islice(cycle(stored), count))}
     Dataset.from_dict(images, features=Features({"image": ImageFeature()})).to_parquet(folder / "train.parquet")
 
 

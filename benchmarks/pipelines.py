@@ -5,25 +5,22 @@ labels out, with resizing and all.
 """
 
 import tempfile
+from itertools import cycle, islice
 from statistics import median
 from typing import Any
 
 import torch
 import transformers
-from PIL import Image
-from skimage import data
 
 import hf_convnextv2
 from benchmarks.classifiers import create_model
 from benchmarks.measure import Row, alternate, parse_arguments, report, times_as_fast
-
-PHOTOGRAPHS = ("astronaut", "chelsea", "coffee")
+from benchmarks.photographs import photographs
 
 
 def main() -> None:
     args = parse_arguments(str(__doc__), sizes=["atto", "tiny"], batch_size=8, images=32)
-    photographs = [Image.fromarray(getattr(data, name)()) for name in PHOTOGRAPHS]
-    pictures = [photographs[index % len(photographs)] for index in range(args.images)]
+    pictures = list(islice(cycle(photographs()), args.images))
     rows: list[Row] = []
     for size in args.sizes:
         with tempfile.TemporaryDirectory() as folder:
