@@ -44,7 +44,7 @@ def draw_speed(path: Path) -> None:
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.set_xlabel("times as fast (median, least and greatest of the rounds)")
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside upper center", ncols=len(colors))
     figure.savefig(path, dpi=120)
 
 
