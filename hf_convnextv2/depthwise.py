@@ -11,10 +11,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv2d_weight
 
-from .bypass import autocast, is_plain
-from .packing import HALO, PackedCells, pack, take_rows, to_rows, unpack
+from .bypass import autocast, is_plain_conv
+from .packing import HALO, KERNEL_SIZE, PackedCells, pack, take_rows, to_rows, unpack
 
 # Numbers of the output's gradient in one convolution of the kernel's on a CPU: wide ones, whose copies fit the cache.
 CHUNK_SIZE = 2**18
@@ -24,17 +25,23 @@ def depthwise_conv(conv: nn.Conv2d, x: Tensor, cells: PackedCells | None = None)
     """`conv` of a map `(N, C, H, W)`, or of the packed cells of one; a neighbour counts if it is visible."""
     if cells is None:
         return _convolve(conv, x)
-    if cells.halo is None or not is_plain(conv, nn.Conv2d):
+    if cells.halo is None or not _is_as_built(conv):
         return pack(_convolve(conv, unpack(x, cells)), cells)
     out: Any = _DepthwiseConv.apply(*autocast(x, conv.weight, conv.bias), cells.halo)
     return out
 
 
 def _convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    if x.device.type != "cpu" or not torch.is_grad_enabled() or not is_plain(conv, nn.Conv2d):
+    if x.device.type != "cpu" or not torch.is_grad_enabled() or not _is_as_built(conv):
         return conv(x)
     out: Any = _DepthwiseConv.apply(*autocast(x, conv.weight, conv.bias), None)
     return out
+
+
+def _is_as_built(conv: nn.Conv2d) -> bool:
+    """Whether it is the convolution of a block, depthwise and of the map's size, and plain."""
+    is_7x7 = conv.kernel_size == (KERNEL_SIZE, KERNEL_SIZE) and conv.in_channels == conv.out_channels
+    return is_7x7 and is_plain_conv(conv, (1, 1), (HALO, HALO), conv.in_channels)
 
 
 class _DepthwiseConv(torch.autograd.Function):
@@ -53,6 +60,7 @@ class _DepthwiseConv(torch.autograd.Function):
         return F.conv2d(_surround(x, halo), weight, bias, padding=ctx.padding, groups=len(weight))
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, halo = ctx.saved_tensors
         grad_x = grad_weight = grad_bias = None
@@ -81,7 +89,7 @@ def kernel_gradient(x: Tensor, grad: Tensor, padding: int) -> Tensor:
     On a CPU the output's gradient slides over the input as a kernel would, in a group for each image and channel.
     """
     channels, height, width = grad.shape[1:]
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or not len(x):
         side = x.shape[2] + 2 * padding - height + 1
         return conv2d_weight(x, (channels, 1, side, side), grad, padding=padding, groups=channels)
     # Rows of an even number of images would often lie a multiple of 4 KiB apart, and push each other out of the cache.

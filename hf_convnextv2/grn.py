@@ -19,7 +19,7 @@ class ConvNextV2GRN(nn.Module):
 
     def forward(self, x: Tensor, num_visible: int = 1) -> Tensor:
         """`x (N, H, W, C)`, N = B * `num_visible`; statistics in float32, the affine in the input's dtype."""
-        rows = x.reshape(x.shape[0] // num_visible, -1, x.shape[-1])
+        rows = x.reshape(x.shape[0] // num_visible, num_visible * x.shape[1] * x.shape[2], x.shape[-1])
         energy = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=at_least_float32(x.dtype))
         scale = response_scale(energy, self.weight)[0].to(x.dtype)
         return (rows * scale).view(x.shape) + self.bias.to(x.dtype)

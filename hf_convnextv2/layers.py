@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN, GELUActivation
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .bypass import is_plain
+from .bypass import has_affine, is_plain
 from .channels import adapt_input_channels
 from .configuration_convnextv2 import ConvNextV2Config
 from .depthwise import depthwise_conv
@@ -69,7 +69,7 @@ class ConvNextV2Layer(GradientCheckpointingLayer):
         """`(N, C, H, W)` to the same shape."""
         num_visible = cells.num_visible if cells is not None else 1
         x = depthwise_conv(self.dwconv, features, cells).permute(0, 2, 3, 1)  # (N, H, W, C)
-        if self._is_plain():
+        if len(features) and self._is_plain():
             return self._mix_in_one(x, features.permute(0, 2, 3, 1), num_visible).permute(0, 3, 1, 2)
         x = self.act(self.pwconv1(self.layernorm(x)))
         x = self.grn(x, num_visible) if self.grn is not None else x
@@ -79,7 +79,8 @@ class ConvNextV2Layer(GradientCheckpointingLayer):
     def _mix_in_one(self, x: Tensor, features: Tensor, num_visible: int) -> Tensor:
         """What follows the convolution, of `(N, H, W, C)`, past the modules and in fewer passes over memory."""
         batch_size = x.shape[0] // num_visible
-        rows, residual = (t.reshape(batch_size, -1, t.shape[-1]) for t in (x, features))  # (B, V * H * W, C)
+        num_positions = num_visible * x.shape[1] * x.shape[2]
+        rows, residual = (t.reshape(batch_size, num_positions, t.shape[-1]) for t in (x, features))
         factor = self.drop_path.draw(batch_size, x) if self.drop_path is not None else None
         # Nobody else holds the output of a plain convolution.
         overwrite = is_plain(self.dwconv, nn.Conv2d)
@@ -88,12 +89,12 @@ class ConvNextV2Layer(GradientCheckpointingLayer):
 
     def _is_plain(self) -> bool:
         """Whether nobody could tell that the parameters are read past the modules."""
-        linears_are_plain = is_plain(self.pwconv1, nn.Linear) and is_plain(self.pwconv2, nn.Linear)
-        rest_is_plain = is_plain(self.act, GELUActivation) and is_plain(self.layernorm, nn.LayerNorm)
-        if not linears_are_plain or not rest_is_plain or self.grn is None:
+        kinds = ((self.pwconv1, nn.Linear), (self.pwconv2, nn.Linear), (self.layernorm, nn.LayerNorm))
+        if not all(is_plain(module, kind) and has_affine(module) for module, kind in kinds):
             return False
-        drop_path_is_plain = self.drop_path is None or is_plain(self.drop_path, ConvNextV2DropPath)
-        return drop_path_is_plain and is_plain(self.grn, ConvNextV2GRN)
+        if self.grn is None or not is_plain(self.grn, ConvNextV2GRN) or not is_plain(self.act, GELUActivation):
+            return False
+        return self.drop_path is None or is_plain(self.drop_path, ConvNextV2DropPath)
 
 
 def check_pixel_values(pixel_values: Tensor, num_channels: int, cell_size: int | tuple[int, int]) -> None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from .bypass import autocast
 from .grn import ConvNextV2GRN, at_least_float32, response_gradients, response_scale
@@ -159,6 +160,7 @@ class _ResponseMLP(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, factor, hidden, energy, *parameters = ctx.saved_tensors
         grad = grad.contiguous()
