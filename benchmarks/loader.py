@@ -23,8 +23,9 @@ from benchmarks.measure import Row, parse_arguments, report, seconds_of
 from benchmarks.photographs import photographs
 from hf_convnextv2 import ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining, create_image_processor
 from training.augment import enough_for_crops, pretraining_transform
+from training.batches import TrainBatches
 from training.config import PretrainConfig
-from training.data import Batch, Collator, load_images, make_samples, train_batches
+from training.data import Batch, Collator, load_images, make_samples
 
 STORED = {"500 x 375": (500, 375), "2000 x 1500": (2000, 1500)}
 
@@ -94,7 +95,7 @@ def loader(folder: str, model_config: ConvNextV2FCMAEConfig, reduced: bool, args
     transform = pretraining_transform(config, args.image_size, create_image_processor(model_config))
     fields: dict[str, Any] = {"num_cells": (args.image_size // model_config.cell_size) ** 2}
     samples = make_samples(config, source, 3, transform, enough=enough_for_crops(config, args.image_size), **fields)
-    return train_batches(source, samples, config, Collator(), 0, 1, 0)
+    return TrainBatches([source], samples, config, Collator(), 0, 1)
 
 
 def run(model: ConvNextV2ForPreTraining, batch: Batch) -> None:

@@ -1,7 +1,6 @@
 """From any source to the same samples, whatever the processes and workers; what is wrong with it is said at once."""
 
 import io
-import time
 from itertools import islice
 
 import numpy as np
@@ -9,10 +8,9 @@ import pandas
 import pytest
 import skimage.data
 import torch
-from datasets import Array3D, ClassLabel, Dataset, Features, IterableDataset, List, Value
+from datasets import Array3D, ClassLabel, Dataset, Features, List, Value
 from PIL import ExifTags, Image
 from torch.testing import assert_close
-from torch.utils.data import get_worker_info
 from torchvision.transforms import v2
 from transformers.image_utils import load_image
 
@@ -26,11 +24,12 @@ from training.augment import (
     finetuning_transform,
     pretraining_transform,
 )
+from training.batches import TrainBatches
 from training.config import FinetuneConfig, PretrainConfig
-from training.data import Collator, Samples, eval_loader, first_samples, load_images, make_samples, train_batches
+from training.data import Collator, Samples, eval_loader, first_samples, load_images, make_samples
 from training.images import Enough, decode_image
 from training.labels import check_labels, label_mapping, resolve_labels
-from training.sampling import StepSampler, seeded
+from training.sampling import seeded
 from training.sources import load_source
 
 __all__ = ["quick_datasets"]
@@ -46,10 +45,10 @@ def processor(num_channels=3):
     return create_image_processor(ConvNextV2Config(image_size=32, num_channels=num_channels))
 
 
-def pretraining_batches(config, rank=0, world=1, start=0):
+def pretraining_batches(config, rank=0, world=1, states=()):
     source = load_images(config, "train", None, 3)
     samples = make_samples(config, source, 3, pretraining_transform(config, 32, processor()), num_cells=16)
-    return train_batches(source, samples, config, Collator(), rank, world, start)
+    return TrainBatches([source], samples, config, Collator(), rank, world, states)
 
 
 @pytest.fixture(scope="module")
@@ -60,41 +59,6 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def parquet(tmp_path_factory):
     return str(write_parquet(tmp_path_factory.mktemp("images") / "parquet", {"train": 5, "test": 2}))
-
-
-# Order
-
-
-def steps_of(count, world=1, accumulation=1, batch=6, start=0, samples=10):
-    """(epoch, index) of each step, over all processes."""
-    each = [StepSampler(samples, batch, accumulation, rank, world, 3, start) for rank in range(world)]
-    taken = [list(islice(sampler, count * accumulation)) for sampler in each]
-    return [
-        [
-            key
-            for micro in range(s * accumulation, (s + 1) * accumulation)
-            for rank in range(world)
-            for key in taken[rank][micro]
-        ]
-        for s in range(count)
-    ]
-
-
-def test_every_epoch_has_every_sample_once_in_an_order_of_its_own():
-    keys = [key for step in steps_of(5) for key in step]
-    epochs = [[index for epoch, index in keys if epoch == e] for e in range(3)]
-    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) == 3
-
-
-@pytest.mark.parametrize(("world", "accumulation", "batch"), [(2, 1, 3), (1, 3, 2), (3, 2, 1)])
-def test_a_step_has_the_same_images_however_it_is_split(world, accumulation, batch):
-    assert steps_of(7, world, accumulation, batch) == steps_of(7)
-
-
-def test_starting_at_a_step_continues_the_chain():
-    assert steps_of(4, start=3) == steps_of(7)[3:]
-    assert steps_of(4, start=2) != steps_of(7)[3:]
 
 
 def test_seeding_a_sample_leaves_the_outer_generator_alone():
@@ -131,40 +95,9 @@ def test_max_samples_are_drawn_from_all_classes(folder):
     assert len(set(load_source(settings(dataset_name=folder), "train", 8)["label"])) > 1
 
 
-@pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.parametrize("start", [1, 3])
-def test_batches_from_a_step_on_are_those_of_a_run_from_the_start(streaming, start, parquet):
-    config = settings(dataset_name=parquet, streaming=streaming, gradient_accumulation_steps=2, num_workers=2)
-    straight = list(islice(pretraining_batches(config), 12))
-    resumed = list(islice(pretraining_batches(config, start=start), 12 - 2 * start))
-    for expected, found in zip(straight[2 * start :], resumed, strict=True):
-        assert_close(found, expected, rtol=0, atol=0)
-    assert not torch.equal(straight[0]["noise"], resumed[0]["noise"])
-
-
-def test_a_worker_ahead_leaves_the_epoch_of_the_others_alone(parquet, monkeypatch):
-    config = settings(dataset_name=parquet, streaming=True, num_workers=2, per_device_train_batch_size=16)
-    expected = list(islice(pretraining_batches(config), 4))
-    set_epoch = IterableDataset.set_epoch
-
-    def late(source, epoch):
-        set_epoch(source, epoch)
-        time.sleep(0.5 * (get_worker_info().id == 0))  # long enough for the other to begin its next epoch
-
-    monkeypatch.setattr(IterableDataset, "set_epoch", late)
-    assert_close(list(islice(pretraining_batches(config), 4)), expected, rtol=0, atol=0)
-
-
 def test_workers_do_not_change_the_samples(folder):
     batches = [next(pretraining_batches(settings(dataset_name=folder, num_workers=n))) for n in (0, 2)]
     assert_close(batches[0], batches[1], rtol=0, atol=0)
-
-
-def test_the_processes_of_a_stream_share_its_examples_without_overlap(parquet):
-    config = settings(dataset_name=parquet, streaming=True, per_device_train_batch_size=7)
-    ranks = [next(pretraining_batches(config, rank, 2))["noise"] for rank in (0, 1)]
-    noise = torch.cat(ranks)
-    assert len(noise.unique(dim=0)) == 14
 
 
 def test_the_same_image_is_cropped_anew_in_each_epoch(parquet):
@@ -278,7 +211,7 @@ def test_columns_of_arrays_train_with_any_number_of_channels(tmp_path):
     config = settings(dataset_name=str(tmp_path / "a.parquet"), image_column="bands", num_channels=5)
     source = load_images(config, "train", None, 5)
     training = make_samples(config, source, 5, pretraining_transform(config, 32, processor(5)), num_cells=16)
-    assert next(train_batches(source, training, config, Collator(), 0, 1, 0))["pixel_values"].shape == (4, 5, 32, 32)
+    assert next(TrainBatches([source], training, config, Collator(), 0, 1))["pixel_values"].shape == (4, 5, 32, 32)
     evaluation = make_samples(config, source, 5, EvaluationTransform(processor(5)))
     assert first_samples(source, evaluation, config, 3)["pixel_values"].shape == (3, 5, 32, 32)
 
@@ -360,18 +293,12 @@ def test_an_unreadable_image_is_an_error_that_names_its_file(spoilt, streaming):
 @pytest.mark.parametrize("streaming", [False, True])
 def test_unreadable_images_are_skipped_and_counted_on_request(spoilt, streaming, capsys):
     config = settings(dataset_name=str(spoilt), streaming=streaming, skip_bad_images=True)
-    noise = torch.cat([batch["noise"] for batch in islice(pretraining_batches(config), 2)])
-    assert len(noise) == 8
-    printed = capsys.readouterr().out
-    assert "half.jpg" in printed and "text.png" in printed and ("Skipping 2 files" in printed or streaming)
+    batches = pretraining_batches(config)
+    assert len(torch.cat([batch["noise"] for batch in islice(batches, 2)])) == 8
+    named = " ".join(batches.problems) if streaming else capsys.readouterr().out
+    assert "half.jpg" in named and "text.png" in named and ("Skipping 2 files" in named or streaming)
     config.max_bad_images = 1
     assert "`max_bad_images` (=1)" in message_of(lambda: list(islice(pretraining_batches(config), 3)))
-
-
-def test_a_skipped_image_does_not_shift_a_resumed_stream(spoilt):
-    config = settings(dataset_name=str(spoilt), streaming=True, skip_bad_images=True, per_device_train_batch_size=3)
-    straight = list(islice(pretraining_batches(config), 4))
-    assert_close(next(pretraining_batches(config, start=3)), straight[3], rtol=0, atol=0)
 
 
 def test_a_file_that_is_no_image_by_its_name_is_named(folder, spoilt, capsys):
@@ -429,7 +356,7 @@ def test_a_label_of_a_stream_is_checked_as_it_comes(parquet):
     source = load_source(config, "train", None)
     fields = {"label_column": "label", "num_labels": 2}
     samples = make_samples(config, source, 3, finetuning_transform(config, 32, processor()), **fields)
-    message = message_of(lambda: list(islice(train_batches(source, samples, config, Collator(), 0, 1, 0), 4)))
+    message = message_of(lambda: list(islice(TrainBatches([source], samples, config, Collator(), 0, 1), 4)))
     assert message == "`label` (=2) must be a class in [0, `num_labels` (=2))."
 
 

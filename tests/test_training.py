@@ -6,6 +6,7 @@ import runpy
 import signal
 import subprocess
 import sys
+from itertools import count
 from pathlib import Path
 
 import datasets
@@ -27,6 +28,8 @@ from tests.photographs import (
     write_tiny_fcmae,
 )
 from training import finetune, pretrain, validate
+from training.batches import TrainBatches
+from training.checkpoints import averaged_weights
 from training.config import FinetuneConfig, PretrainConfig, ValidateConfig
 from training.metrics import TopAccuracy
 from training.pictures import read_metrics
@@ -34,6 +37,7 @@ from training.pictures import read_metrics
 __all__ = ["quick_datasets"]
 pytestmark = pytest.mark.usefixtures("quick_datasets", "fresh_accelerate")
 RUN = {"num_workers": 0, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "logging_steps": 1}
+RUN["with_tracking"] = False
 RECIPE = {"ema_decay": 0.5, "learning_rate": 1e-2, "warmup_steps": 1, "max_train_steps": 4}
 
 
@@ -63,6 +67,7 @@ def fcmae(tmp_path_factory):
 
 def pretrain_run(output, dataset, fcmae, **fields):
     settings = {**RUN, **RECIPE, "model_name_or_path": fcmae, "dataset_name": str(dataset), "output_dir": str(output)}
+    settings["reconstruction_steps"] = 1000
     forget_accelerate()
     pretrain.main(PretrainConfig(**{**settings, **fields}))
     return Path(output)
@@ -77,7 +82,8 @@ def finetune_run(output, dataset, **fields):
 
 
 def figures(folder, *names):
-    return [[line.get(name) for name in ("step", *names)] for line in read_metrics(folder / "metrics.jsonl")]
+    lines = [line for line in read_metrics(folder / "metrics.jsonl") if "loss" in line or "eval_loss" in line]
+    return [[line.get(name) for name in ("step", *names)] for line in lines]
 
 
 # Runs
@@ -113,6 +119,34 @@ def test_validation_agrees_with_the_pipeline(data, tmp_path):
     answers = pipeline("image-classification", model=str(folder), device="cpu")([Image.open(file) for file in files])
     hits = np.mean([answer[0]["label"] == file.parent.name for answer, file in zip(answers, files, strict=True)])
     assert json.loads((folder / "all_results.json").read_text())["eval_accuracy"] == pytest.approx(hits)
+
+
+def test_frozen_features_are_evaluated_of_a_run_and_of_its_checkpoint(data, fcmae, tmp_path):
+    run = pretrain_run(tmp_path, data["folder"], fcmae, checkpointing_steps=4)
+    fields = {"dataset_name": str(data["folder"]), "protocols": ["knn", "linear_probe"], "eval_split": "test"}
+    fields |= {"num_workers": 0, "output_dir": str(tmp_path / "validated")}
+
+    def validated(**more):
+        forget_accelerate()
+        return validate.main(ValidateConfig(**fields, **more))
+
+    results = validated(model_name_or_path=str(run))
+    assert (results["train_samples"], results["eval_samples"]) == (18, 9)
+    figures = ("eval_knn_accuracy", "eval_linear_probe_accuracy")
+    assert all(results[name] > 0.5 for name in figures)  # crops of three photographs; a guess is right in a third
+    assert json.loads((tmp_path / "validated/eval_results.json").read_text()) == results
+    checkpoint = run / "checkpoint-4"
+    assert validated(model_name_or_path=str(checkpoint), use_ema=True) == results
+    average, raw, saved = (
+        averaged_weights(checkpoint),
+        load_file(checkpoint / "model.safetensors"),
+        load_file(run / "model.safetensors"),
+    )
+    assert_close(average, saved, rtol=0, atol=0)
+    assert not torch.equal(raw["decoder.mask_token"], saved["decoder.mask_token"])
+    assert_close(dict(ConvNextV2ForPreTraining.from_pretrained(checkpoint).state_dict()), raw, rtol=0, atol=0)
+    message = message_of(lambda: validated(model_name_or_path=str(run), use_ema=True))
+    assert message.startswith("`use_ema` (=True) must be of a training checkpoint")
 
 
 def test_a_small_set_is_learnt(data, tmp_path):
@@ -155,17 +189,16 @@ def test_accumulated_batches_give_the_step_of_one_batch(data, fcmae, tmp_path):
 # Stop and resume
 
 
-def interrupt_after(monkeypatch, module, batches):
+def interrupt_after(monkeypatch, batches):
     """Send this process SIGTERM when it asks for so many batches."""
-    original = module.train_batches
+    fetch, fetched = TrainBatches.__next__, count(1)
 
-    def train_batches(*arguments):
-        for count, batch in enumerate(original(*arguments), start=1):
-            if count == batches:
-                os.kill(os.getpid(), signal.SIGTERM)
-            yield batch
+    def fetch_or_stop(self):
+        if next(fetched) == batches:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return fetch(self)
 
-    monkeypatch.setattr(module, "train_batches", train_batches)
+    monkeypatch.setattr(TrainBatches, "__next__", fetch_or_stop)
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -178,10 +211,11 @@ def test_a_run_stopped_by_a_signal_and_resumed_is_the_run_in_one_go(
         run = pretrain_run
     else:
         keywords = {"dataset": data["parquet"], "num_stages": 2, "drop_path_rate": 0.3, "streaming": streaming}
+        keywords["eval_steps"] = 2  # due at the stop, too
         run = finetune_run
     straight = run(tmp_path / "straight", **keywords)
     with monkeypatch.context() as patched, pytest.raises(SystemExit) as stop:
-        interrupt_after(patched, script, 4)  # in the second step
+        interrupt_after(patched, 4)  # in the second step
         run(tmp_path / "stopped", **keywords)
     assert stop.value.code == 75
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
@@ -443,7 +477,7 @@ def environment(tmp_path):
 
 
 def test_accelerate_launch_runs_a_script_with_workers_and_a_tracker(data, fcmae, tmp_path, environment):
-    flags = [*command_flags(data, fcmae, tmp_path / "out"), "--max_train_steps", "2", "--with_tracking"]
+    flags = [*command_flags(data, fcmae, tmp_path / "out"), "--max_train_steps", "2"]
     launch = [
         sys.executable,
         "-m",

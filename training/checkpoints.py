@@ -1,15 +1,26 @@
-"""Checkpoints of a run: written whole or not at all, and taken up again only by the run they belong to."""
+"""Checkpoints of a run: written whole or not at all, known if damaged, and taken up only by the run they belong to.
 
+`checkpoint-{step}` holds what Accelerate saves (model, optimizer, schedule, averaged weights, random states of every
+process), configuration and image processor, `progress_{process}.json` with the place in the data and the losses not
+logged yet, and, written last, `training_state.json` with the step, what the run is, and size and SHA-256 of every other
+file.
+"""
+
+import copy
 import json
 import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from accelerate import Accelerator
-from transformers import PreTrainedConfig
+from accelerate.utils import broadcast_object_list
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
 
+from conversion.files import sha256
 from training.config import TrainingConfig, check
 from training.plan import Plan
 
@@ -20,16 +31,27 @@ ARCHITECTURE = ("model_type", "hidden_sizes", "depths", "num_channels", "patch_s
 ARCHITECTURE += ("decoder_hidden_size", "decoder_num_hidden_layers")
 
 
-class Checkpoints:
-    """The folders `checkpoint-{step}` of a run: model, optimizer, schedule, random states, averaged weights, step.
+class Resumed(NamedTuple):
+    """The step that a run goes on after, and what each process that wrote the checkpoint kept of its progress."""
 
-    What is in it is what `accelerator` has prepared or registered for checkpointing.
-    """
+    step: int
+    progress: list[dict[str, Any]]
+
+    def of(self, name: str) -> list[dict[str, Any]]:
+        """One part of every process's progress; nothing at the start of a run."""
+        return [progress[name] for progress in self.progress]
+
+
+class Checkpoints:
+    """The checkpoints of a run: what `accelerator` has prepared or registered for checkpointing, and the progress."""
 
     def __init__(
-        self, accelerator: Accelerator, config: TrainingConfig, model_config: PreTrainedConfig, plan: Plan
+        self, accelerator: Accelerator, config: TrainingConfig, model: PreTrainedModel, processor: Any, plan: Plan
     ) -> None:
         self.accelerator = accelerator
+        self.processor = processor
+        self.model_config = copy.deepcopy(model.config)
+        self.model_config.architectures = [type(model).__name__]  # with it, `from_pretrained` knows a checkpoint too
         self.folder = Path(config.output_dir)
         self.limit = config.checkpoints_total_limit
         self.resume_from = config.resume_from_checkpoint
@@ -37,7 +59,8 @@ class Checkpoints:
         self.max_steps = plan.max_steps
         self.state = {
             "averaged": bool(config.ema_decay),
-            "architecture": describe_architecture(model_config),
+            "num_processes": accelerator.num_processes,
+            "architecture": describe_architecture(model.config),
             "run": {
                 "seed": config.seed,
                 "total_batch_size": plan.total_batch_size,
@@ -46,28 +69,46 @@ class Checkpoints:
             },
         }
 
-    def resume(self) -> int:
-        """Load the checkpoint that the settings name and return its step; 0 if there is none to load."""
-        if self.resume_from == "latest":
-            found = list_checkpoints(self.folder)
-            path = found[-1] if found else None
-        else:
-            path = Path(self.resume_from) if self.resume_from else None
+    def resume(self) -> Resumed:
+        """Load the checkpoint that the settings name; of `latest`, the newest that is not damaged, if there is any."""
+        chosen = [self.choose() if self.accelerator.is_main_process else None]
+        path = broadcast_object_list(chosen)[0]
         if path is None:
-            return 0
+            return Resumed(0, [])
         state = read_state(path)
         self.check_state(path, state)
-        try:
-            self.accelerator.load_state(str(path))
-        except Exception as error:  # each of its files has a reader with errors of its own
-            raise ValueError(
-                f"`resume_from_checkpoint` (={path}) must be a whole checkpoint, but cannot be loaded: {error}. Resume "
-                "from an earlier one."
-            ) from error
+        progress = [json.loads(progress_file(path, rank).read_text()) for rank in range(state["num_processes"])]
+        self.accelerator.load_state(str(path))
         if self.accelerator.is_main_process:
-            cut_metrics(self.folder / "metrics.jsonl", state["step"])
+            for name in ("metrics.jsonl", "bad_images.jsonl"):
+                cut_lines(self.folder / name, state["step"])
+            for partial in self.folder.glob(".checkpoint-*.partial"):
+                shutil.rmtree(partial)
             print(f"Resuming from {path} after step {state['step']}.", flush=True)
-        return state["step"]
+        return Resumed(state["step"], progress)
+
+    def choose(self) -> Path | None:
+        """The checkpoint to load, found to be as it was written; None to start afresh."""
+        if self.resume_from is None:
+            return None
+        if self.resume_from == "latest":
+            return self.newest_whole()
+        path = Path(self.resume_from)
+        damage = find_damage(path)
+        check("resume_from_checkpoint", path, not damage, f"be a whole checkpoint of this package, but {damage}")
+        return path
+
+    def newest_whole(self) -> Path | None:
+        """The newest checkpoint that is not damaged; says which ones are."""
+        paths = numbered_folders(self.folder)
+        for path in reversed(paths):
+            damage = find_damage(path)
+            if not damage:
+                return path
+            print(f"Warning: {path} is damaged, {damage}. Trying the one before.", flush=True)
+        rule = f"find a checkpoint in {self.folder} that is not damaged, but all of them are"
+        check("resume_from_checkpoint", "latest", not paths, rule)
+        return None
 
     def check_state(self, path: Path, state: dict[str, Any]) -> None:
         """Raise if the checkpoint is of another model; say so if it is of a run with other data or another length."""
@@ -85,22 +126,70 @@ class Checkpoints:
             if state["run"].get(name) != value and self.accelerator.is_main_process:
                 print(f"{path} was written with `{name}` {state['run'].get(name)}; it is {value} now.", flush=True)
 
-    def save(self, step: int) -> None:
-        """Write `checkpoint-{step}` under a temporary name, rename it, and delete the oldest beyond the limit."""
+    def save(self, step: int, **progress: dict[str, Any]) -> None:
+        """Write `checkpoint-{step}` under a temporary name, rename it, and delete the oldest beyond the limit.
+
+        `progress` is what this process keeps; the others give theirs.
+        """
         final = self.folder / f"checkpoint-{step}"
         partial = self.folder / f".{final.name}.partial"
         if self.accelerator.is_main_process:
             shutil.rmtree(partial, ignore_errors=True)
         self.accelerator.wait_for_everyone()
         self.accelerator.save_state(str(partial))
+        progress_file(partial, self.accelerator.process_index).write_text(json.dumps(progress))
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            (partial / STATE).write_text(json.dumps({"step": step, **self.state}, indent=2))
+            self.model_config.save_pretrained(partial)
+            self.processor.save_pretrained(partial)
+            state = {"step": step, **self.state, "files": describe_files(partial)}
+            (partial / STATE).write_text(json.dumps(state, indent=2))
+            for path in (*partial.rglob("*"), partial):
+                flush(path)
             shutil.rmtree(final, ignore_errors=True)
             os.replace(partial, final)
+            flush(self.folder)
             for old in list_checkpoints(self.folder)[: -self.limit] if self.limit else []:
                 shutil.rmtree(old)
         self.accelerator.wait_for_everyone()
+
+
+def progress_file(checkpoint: Path, rank: int) -> Path:
+    return checkpoint / f"progress_{rank}.json"
+
+
+def flush(path: Path) -> None:
+    """Have a file or folder on the disk before what is written after it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def describe_files(folder: Path) -> dict[str, list[Any]]:
+    """Size and SHA-256 of every file."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): [path.stat().st_size, sha256(path)] for path in files}
+
+
+def find_damage(checkpoint: Path) -> str:
+    """How a checkpoint differs from what was written; nothing if it does not."""
+    if not (checkpoint / STATE).is_file():
+        return f"it has no {STATE}"
+    try:
+        files = read_state(checkpoint)["files"].items()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"its {STATE} is damaged"
+    for name, (size, digest) in files:
+        file = checkpoint / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes instead of {size}"
+        if sha256(file) != digest:
+            return f"{name} is not what was written"
+    return ""
 
 
 def describe_architecture(config: PreTrainedConfig) -> dict[str, Any]:
@@ -110,23 +199,32 @@ def describe_architecture(config: PreTrainedConfig) -> dict[str, Any]:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The complete checkpoints of a run, oldest first."""
+    """The checkpoints of a run, oldest first."""
+    return [path for path in numbered_folders(folder) if (path / STATE).is_file()]
+
+
+def numbered_folders(folder: Path) -> list[Path]:
+    """What is called a checkpoint, by step; each was whole when it got its name."""
     found = {int(match[1]): path for path in folder.glob("checkpoint-*") if (match := NAME.fullmatch(path.name))}
-    return [found[step] for step in sorted(found) if (found[step] / STATE).is_file()]
+    return [found[step] for step in sorted(found)]
 
 
 def read_state(path: Path) -> dict[str, Any]:
     """The state of a checkpoint of ours."""
-    rule = f"be a checkpoint folder of this package (with {STATE}), or `latest`"
-    check("resume_from_checkpoint", str(path), (path / STATE).is_file(), rule)
-    try:
-        return json.loads((path / STATE).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"`resume_from_checkpoint` (={path}) must be whole, but its {STATE} is damaged.") from error
+    return json.loads((path / STATE).read_text(encoding="utf-8"))
 
 
-def cut_metrics(file: Path, step: int) -> None:
-    """Drop the lines after `step`, and one that a crash left half written."""
+def averaged_weights(checkpoint: Path) -> dict[str, Tensor]:
+    """The moving average in a checkpoint, named as the raw weights are."""
+    for file in sorted(checkpoint.glob("custom_checkpoint_*.pkl")):
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        if "n_averaged" in state:
+            return {name.removeprefix("module."): value for name, value in state.items() if name != "n_averaged"}
+    raise ValueError(f"`use_ema` (=True) must be of a training checkpoint with `ema_decay`, but {checkpoint} is none.")
+
+
+def cut_lines(file: Path, step: int) -> None:
+    """Drop the lines of a log after `step`, and one that a crash left half written."""
     if not file.is_file():
         return
     kept = []

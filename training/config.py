@@ -114,7 +114,7 @@ class TrainingConfig(DataConfig):
     checkpointing_steps: int | None = setting(None, "optimizer steps between checkpoints (default: none but on a stop)")
     checkpoints_total_limit: int | None = setting(None, "keep only the newest checkpoints")
     resume_from_checkpoint: str | None = setting(None, "a checkpoint folder, or `latest` (none there: start afresh)")
-    with_tracking: bool = setting(False, "also log to Accelerate's trackers")
+    with_tracking: bool = setting(True, "also log to Accelerate's trackers")
     report_to: str = setting("tensorboard", "tracker of with_tracking: tensorboard, wandb, trackio, ..., or all")
     push_to_hub: bool = setting(False, "upload the final folder in one commit")
     hub_model_id: str | None = setting(None, "repository on the Hub, e.g. me/name")
@@ -155,18 +155,42 @@ class PretrainConfig(TrainingConfig):
     crop_scale: list[float] = field(
         default_factory=lambda: [0.2, 1.0], metadata={"help": "least and largest share of an image that a crop covers"}
     )
+    mixed_dataset_names: list[str] | None = field(
+        default=None,
+        metadata={"help": "more data sets to mix with dataset_name, of the same columns and splits"},
+    )
+    mixture_weights: list[float] | None = field(
+        default=None,
+        metadata={"help": "share of dataset_name and of each of these (default: each image once an epoch)"},
+    )
     adam_beta2: float = setting(0.95, "AdamW's second beta")
     mask_ratio: float = setting(0.6, "share of the cells hidden from the encoder")
     norm_pix_loss: bool = setting(True, "regress pixels normalised in each cell")
     decoder_hidden_size: int | None = setting(None, "width of the decoder (default: the model's, 512)")
     decoder_num_hidden_layers: int | None = setting(None, "blocks of the decoder (default: the model's, 1)")
+    reconstruction_steps: int | None = setting(
+        None, "optimizer steps between pictures of the same images' reconstruction (default: 20 of them in a run)"
+    )
     decay_grn_and_mask_token: bool = setting(False, "decay GRN and the mask token too, as the official pre-training")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_mixture()
         check("mask_ratio", self.mask_ratio, 0 < self.mask_ratio < 1, "be in (0, 1)")
-        for name in ("decoder_hidden_size", "decoder_num_hidden_layers"):
+        for name in ("decoder_hidden_size", "decoder_num_hidden_layers", "reconstruction_steps"):
             check_at_least(self, name, 1)
+
+    def check_mixture(self) -> None:
+        """Raise unless there is a weight for each data set, if there are to be any."""
+        weights, count = self.mixture_weights, 1 + len(self.mixed_dataset_names or [])
+        if weights is None:
+            rule = "be given to mix streams: how long they are is not known"
+            check("mixture_weights", weights, count == 1 or not self.streaming, rule)
+            return
+        rule = f"be {count} positive numbers, for `dataset_name` and each of `mixed_dataset_names`"
+        check("mixture_weights", weights, len(weights) == count and min(weights) > 0, rule)
+        rule = "have no weight below a thousandth of their sum"
+        check("mixture_weights", weights, min(weights) >= sum(weights) / 1000, rule)
 
 
 @dataclass(kw_only=True)
@@ -227,16 +251,35 @@ class FinetuneConfig(EvaluationConfig, TrainingConfig):
         check("randaugment_num_ops", self.randaugment_num_ops, augmentable, "be 0 unless images have 1 or 3 channels")
 
 
+PROTOCOLS = ("classifier", "knn", "linear_probe")
+
+
 @dataclass(kw_only=True)
 class ValidateConfig(EvaluationConfig):
-    """Evaluating a classifier."""
+    """Evaluating a classifier, or the frozen features of any ConvNeXt V2."""
 
+    protocols: list[str] = field(
+        default_factory=lambda: ["classifier"],
+        metadata={"help": "classifier; knn or linear_probe, on the frozen features of images in train_split"},
+    )
+    use_ema: bool = setting(False, "of a training checkpoint: the averaged weights instead of the raw ones")
     eval_split: str = setting("validation", "split to evaluate on")
+    train_split: str = setting("train", "split of the images that knn and linear_probe know")
+    max_train_samples: int | None = setting(None, "so many of them only")
+    knn_neighbors: int = setting(20, "neighbours that vote")
+    knn_temperature: float = setting(0.07, "temperature of their weights")
+    linear_probe_strength: float = setting(1.0, "inverse of the probe's L2 penalty, `C` of scikit-learn")
     output_dir: str | None = setting(None, "folder for eval_results.json")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check("model_name_or_path", self.model_name_or_path, bool(self.model_name_or_path), "be given")
+        known = bool(self.protocols) and set(self.protocols) <= set(PROTOCOLS)
+        check("protocols", self.protocols, known, f"be some of {', '.join(PROTOCOLS)}")
+        for name in ("max_train_samples", "knn_neighbors"):
+            check_at_least(self, name, 1)
+        for name in ("knn_temperature", "linear_probe_strength"):
+            check(name, getattr(self, name), getattr(self, name) > 0, "be positive")
 
 
 def check_at_least(config: Any, name: str, least: float) -> None:

@@ -1,29 +1,23 @@
-"""Samples and loaders: rows of a source to tensors, in training (endless, resumable) and in evaluation."""
+"""Rows of a source to samples and batches."""
 
-import atexit
-import copy
 import itertools
-import multiprocessing
-import signal
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from datasets import Dataset, IterableDataset
-from datasets.distributed import split_dataset_by_node
-from torch import Tensor
+from datasets import Dataset, IterableDataset, concatenate_datasets
 from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import IterableDataset as TorchIterableDataset
 
 from training.augment import BatchMixer, Transform
-from training.config import DataConfig, EvaluationConfig, TrainingConfig, check
-from training.images import BadImageError, Enough, content_key, decode_image, drop_bad_images
-from training.sampling import StepSampler, sample_seed, seeded
+from training.config import DataConfig, EvaluationConfig, PretrainConfig, check
+from training.images import BadImageError, Enough, decode_image, drop_bad_images
+from training.sampling import sample_seed, seeded
 from training.sources import Source, array_dtype, load_source
 
-Batch = dict[str, Tensor]
+Batch = dict[str, Any]  # tensors, and what a stream tells of them
 
 
 @dataclass
@@ -41,10 +35,12 @@ class Samples:
     num_labels: int = 0
     enough: Enough | None = None  # larger images may be decoded smaller
 
-    def __call__(self, row: dict[str, Any], *key: int) -> dict[str, Any]:
-        """`pixel_values`, with `noise` or `labels`; crop, flip and noise depend on the seed and the key alone."""
-        value, name = row[self.image_column], f"example {key[-1]}"
-        image = decode_image(value, self.num_channels, name, self.dtype, self.enough)
+    def __call__(self, row: dict[str, Any], name: str, *key: int) -> dict[str, Any]:
+        """`pixel_values`, with `noise` or `labels`; crop, flip and noise depend on the seed and the key alone.
+
+        `name` is said of an image without a path.
+        """
+        image = decode_image(row[self.image_column], self.num_channels, name, self.dtype, self.enough)
         sample: dict[str, Any] = {"seed": sample_seed(self.seed, *key)}
         with seeded(sample["seed"]):
             sample["pixel_values"] = self.transform(image)
@@ -64,11 +60,11 @@ class Samples:
 
 
 class MapSamples(TorchDataset[dict[str, Any]]):
-    """A map-style source by (epoch, index), or by index in evaluation."""
+    """Map-style sources, one behind the other, by (epoch, index), or by index in evaluation."""
 
-    def __init__(self, source: Dataset, samples: Samples) -> None:
+    def __init__(self, sources: Sequence[Dataset], samples: Samples) -> None:
         columns = [column for column in (samples.image_column, samples.label_column) if column]
-        self.source = source.select_columns(columns)
+        self.source = concatenate_datasets([source.select_columns(columns) for source in sources])
         self.samples = samples
 
     def __len__(self) -> int:
@@ -76,64 +72,52 @@ class MapSamples(TorchDataset[dict[str, Any]]):
 
     def __getitem__(self, key: tuple[int, int] | int) -> dict[str, Any]:
         epoch, index = (0, key) if isinstance(key, int) else key
-        return self.samples(self.source[index], epoch, index)
+        return self.samples(self.source[index], f"example {index}", epoch, index)
 
 
 class StreamSamples(TorchIterableDataset[dict[str, Any]]):
-    """A streamed source, epoch after epoch (`epochs` None: without end), less the first `skip` samples of a worker."""
+    """A streamed source once, in order."""
 
-    def __init__(self, source: IterableDataset, samples: Samples, config: DataConfig, epochs: int | None, skip: int):
+    def __init__(self, source: IterableDataset, samples: Samples, config: DataConfig) -> None:
         self.source = source
         self.samples = samples
         self.config = config
-        self.epochs = epochs
-        self.skip = skip
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        yielded = bad = 0
-        source = copy.deepcopy(self.source)  # `datasets` shares the epoch among workers, which reach its end apart
-        for epoch in itertools.count() if self.epochs is None else range(self.epochs):
-            source.set_epoch(epoch)
-            position = -1
-            for position, row in enumerate(source):
-                # A skipped image is no sample: it must be known again on resume.
-                if yielded < self.skip and not self.config.skip_bad_images:
-                    yielded += 1
-                    continue
-                try:
-                    sample = self.samples(row, epoch, content_key(row[self.config.image_column]))
-                except BadImageError as error:
-                    bad += 1
-                    self.report(error, bad, position)
-                    continue
-                yielded += 1
-                if yielded > self.skip:
-                    yield sample
-            check("dataset_name", self.config.dataset_name, position >= 0, "hold examples for every process")
+        bad: list[str] = []
+        for position, row in enumerate(self.source):
+            try:
+                yield self.samples(row, f"example {position} of this worker's stream", 0, position)
+            except BadImageError as error:
+                bad.append(refuse_or_skip(error, self.config, len(bad) + 1))
+                print(f"Skipping bad image {len(bad)}. {bad[-1]}", flush=True)
 
-    def report(self, error: BadImageError, bad: int, position: int) -> None:
-        """Count and name a bad image, or stop at it; each worker counts its own."""
-        place = f"Position {position} of this worker's stream: {error}"
-        if not self.config.skip_bad_images:
-            raise ValueError(f"{place} `--skip_bad_images` skips such images.") from error
-        if bad > self.config.max_bad_images:
-            raise ValueError(f"`max_bad_images` (={self.config.max_bad_images}) is exceeded. {place}") from error
-        print(f"Skipping bad image {bad}. {place}", flush=True)
+
+def refuse_or_skip(error: BadImageError, config: DataConfig, count: int) -> str:
+    """What to say of a bad image that is left out, the `count`-th of its reader; or stop at it."""
+    if not config.skip_bad_images:
+        raise ValueError(f"{error} `--skip_bad_images` skips such images.") from error
+    if count > config.max_bad_images:
+        raise ValueError(f"`max_bad_images` (={config.max_bad_images}) is exceeded. {error}") from error
+    return str(error)
 
 
 class Collator:
-    """Samples to a batch; mixup and cutmix are drawn by the seed of its first sample."""
+    """Samples to a batch, with what a stream tells of them; mixup and cutmix are drawn by its first sample's seed."""
 
     def __init__(self, mixer: BatchMixer | None = None) -> None:
         self.mixer = mixer
 
     def __call__(self, samples: list[dict[str, Any]]) -> Batch:
-        seed = samples[0]["seed"]
-        batch = default_collate([{key: sample[key] for key in sample if key != "seed"} for sample in samples])
-        if self.mixer is None:
-            return batch
-        with seeded(sample_seed(seed, len(samples))):
-            return self.mixer(batch)
+        others = ("seed", "reader", "problems")
+        batch: Batch = default_collate([{k: v for k, v in sample.items() if k not in others} for sample in samples])
+        if self.mixer is not None:
+            with seeded(sample_seed(samples[0]["seed"], len(samples))):
+                batch = self.mixer(batch)
+        if "reader" in samples[-1]:
+            batch["reader"] = samples[-1]["reader"]
+            batch["problems"] = [problem for sample in samples for problem in sample["problems"]]
+        return batch
 
 
 def load_images(config: DataConfig, split: str, max_samples: int | None, num_channels: int) -> Source:
@@ -146,70 +130,32 @@ def load_images(config: DataConfig, split: str, max_samples: int | None, num_cha
     return source
 
 
+def load_mixture(config: PretrainConfig, num_channels: int) -> list[Source]:
+    """The sources to pre-train on: one, unless there are weights to mix several by."""
+    names = [config.dataset_name, *(config.mixed_dataset_names or [])]
+    settings = [replace(config, dataset_name=name) for name in names]
+    sources = [load_images(each, config.train_split, config.max_train_samples, num_channels) for each in settings]
+    dtypes = [array_dtype(source, config.image_column) for source in sources]
+    rule = f"hold images of one kind, but their number types are {dtypes}"
+    check("mixed_dataset_names", config.mixed_dataset_names, len(set(dtypes)) == 1, rule)
+    if len(sources) > 1 and config.mixture_weights is None:  # every image once an epoch
+        columns = [source.select_columns(config.image_column) for source in sources]
+        return [concatenate_datasets(columns)]  # type: ignore[list-item,arg-type]
+    return sources
+
+
 def make_samples(config: DataConfig, source: Source, num_channels: int, transform: Transform, **fields: Any) -> Samples:
     """How the rows of this source become samples."""
     dtype = array_dtype(source, config.image_column)
     return Samples(config.image_column, num_channels, dtype, transform, config.seed, **fields)
 
 
-def train_batches(
-    source: Source,
-    samples: Samples,
-    config: TrainingConfig,
-    collate: Callable[[list[dict[str, Any]]], Batch],
-    rank: int,
-    num_processes: int,
-    start_step: int,
-) -> Iterator[Batch]:
-    """This process's batches without end, from optimizer step `start_step` (from 0) on, as if it had run up to there.
-
-    Not for `accelerator.prepare`, which would split them a second time.
-    """
-    # With a generator of its own, starting the loader draws nothing from the one that a checkpoint restores.
-    options: dict[str, Any] = {"collate_fn": collate, "pin_memory": torch.cuda.is_available()}
-    options |= {"generator": torch.Generator(), "worker_init_fn": ignore_stop_signals}
-    atexit.register(kill_workers)
-    if isinstance(source, Dataset):
-        sampler = StepSampler(
-            len(source),
-            config.per_device_train_batch_size,
-            config.gradient_accumulation_steps,
-            rank,
-            num_processes,
-            config.seed,
-            start_step,
-        )
-        dataset = MapSamples(source, samples)
-        return iter(DataLoader(dataset, batch_sampler=sampler, num_workers=config.num_workers, **options))
-    shuffled = source.shuffle(seed=config.seed, buffer_size=config.shuffle_buffer_size)
-    shard = split_dataset_by_node(shuffled, rank=rank, world_size=num_processes)
-    num_workers = min(config.num_workers, shard.num_shards)  # `datasets` gives a worker whole shards
-    # Batches come from the workers in turn: restart where it is the first worker's turn, then drop what was seen.
-    done, turns = start_step * config.gradient_accumulation_steps, max(num_workers, 1)
-    skip = done // turns * config.per_device_train_batch_size
-    stream = StreamSamples(shard, samples, config, None, skip)
-    loader = DataLoader(stream, config.per_device_train_batch_size, num_workers=num_workers, **options)
-    return itertools.islice(loader, done % turns, None)
-
-
 def first_samples(source: Source, samples: Samples, config: DataConfig, count: int) -> Batch:
     """A batch of the first samples of a source, as they come in the first epoch, for a picture."""
     if isinstance(source, Dataset):
-        dataset = MapSamples(source, samples)
+        dataset = MapSamples([source], samples)
         return Collator()([dataset[index] for index in range(min(count, len(dataset)))])
-    return Collator()(list(itertools.islice(StreamSamples(source, samples, config, 1, 0), count)))
-
-
-def ignore_stop_signals(worker: int) -> None:
-    """Keep a worker loading when its whole process group is told to stop: the step under way needs its batches."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def kill_workers() -> None:
-    """End workers that are left when a program fails: it would send them the signal that they ignore, and wait."""
-    for worker in multiprocessing.active_children():
-        worker.kill()
+    return Collator()(list(itertools.islice(StreamSamples(source, samples, config), count)))
 
 
 def eval_loader(source: Source, samples: Samples, config: EvaluationConfig) -> DataLoader[Any]:
@@ -217,6 +163,6 @@ def eval_loader(source: Source, samples: Samples, config: EvaluationConfig) -> D
     batch_size = config.per_device_eval_batch_size
     options: dict[str, Any] = {"collate_fn": Collator(), "generator": torch.Generator()}
     if isinstance(source, Dataset):
-        return DataLoader(MapSamples(source, samples), batch_size, num_workers=config.num_workers, **options)
-    stream = StreamSamples(source, samples, config, 1, 0)
+        return DataLoader(MapSamples([source], samples), batch_size, num_workers=config.num_workers, **options)
+    stream = StreamSamples(source, samples, config)
     return DataLoader(stream, batch_size, num_workers=min(config.num_workers, source.num_shards), **options)

@@ -16,18 +16,20 @@ from datasets import Dataset
 from conversion.card import write_card
 from hf_convnextv2 import ConvNextV2Config, ConvNextV2ForImageClassification
 from training.augment import BatchMixer, EvaluationTransform, enough_for_crops, finetuning_transform
+from training.batches import TrainBatches
 from training.checkpoints import Checkpoints
 from training.command_line import parse_config
 from training.config import FinetuneConfig, check
-from training.data import Collator, eval_loader, load_images, train_batches
+from training.data import Collator, eval_loader, load_images
 from training.labels import check_labels, class_list, labelled_samples, resolve_labels
 from training.loop import STOPPED, StopSignal, TrainingLog, create_accelerator, start_trackers
 from training.metrics import Evaluator
-from training.models import create_ema, create_processor, image_size_of, load_arguments
+from training.models import create_ema, create_processor, final_model, image_size_of, load_arguments
 from training.optim import create_optimizer, create_schedule, decayed_parameters, layer_scale
 from training.output import check_hub, check_output_dir, claim_output_dir, push_folder, save_model
 from training.pictures import save_loss_curves
-from training.plan import make_plan, print_plan
+from training.plan import make_plan
+from training.rehearsal import print_plan, rehearse
 from training.sources import Source, load_source, num_examples
 
 PRETRAINED_HEAD_SCALE = 0.001  # paper, Tables 9 to 13
@@ -50,11 +52,8 @@ def main(config: FinetuneConfig) -> None:
     if eval_source is not None:
         eval_samples = labelled_samples(config, eval_source, model.config, EvaluationTransform(processor))
         held_out = accelerator.prepare(eval_loader(eval_source, eval_samples, config))
-    known_samples = num_examples(source, config.train_split, config.max_train_samples)
+    known_samples = num_examples([source], config.train_split, config.max_train_samples)
     plan = make_plan(config, known_samples, accelerator.num_processes)
-    if config.dry_run:
-        print_plan(config, plan, model.num_parameters())
-        return
 
     scale = layer_scale(list(model.config.depths), config.layer_decay, config.layer_decay_type)
     optimizer = create_optimizer(model, config, plan.learning_rate, decayed_parameters(model), scale)
@@ -66,18 +65,27 @@ def main(config: FinetuneConfig) -> None:
     # The schedule is not prepared: Accelerate would step it once for each process.
     accelerator.register_for_checkpointing(*[state for state in (schedule, ema) if state is not None])
     set_seed(config.seed, device_specific=True)
-    checkpoints = Checkpoints(accelerator, config, model.config, plan)
-    start_step = checkpoints.resume()
+    rank, world = accelerator.process_index, accelerator.num_processes
+    collate = Collator(BatchMixer(config.mixup, config.cutmix, len(class_list(model.config))))
+    if config.dry_run:
+        batches = TrainBatches([source], samples, config, collate, rank, world)
+        smoothing = {"label_smoothing": config.label_smoothing}
+        measured = rehearse(accelerator, trained, optimizer, batches, config, plan, **smoothing)
+        print_plan(accelerator, config, plan, [source], model, scale, measured)
+        return
+    checkpoints = Checkpoints(accelerator, config, model, processor, plan)
+    start = checkpoints.resume()
     if accelerator.is_main_process:
         claim_output_dir(config)
     start_trackers(accelerator, config, "finetune")
 
-    rank, world = accelerator.process_index, accelerator.num_processes
-    collate = Collator(BatchMixer(config.mixup, config.cutmix, len(class_list(model.config))))
-    batches = train_batches(source, samples, config, collate, rank, world, start_step)
-    log, stop = TrainingLog(accelerator, config, plan, start_step), StopSignal(accelerator)
+    batches = TrainBatches([source], samples, config, collate, rank, world, start.of("batches"))
+    log, stop = TrainingLog(accelerator, config, plan, start, batches), StopSignal(accelerator)
     results: dict[str, Any] = {}
-    for step in range(start_step + 1, plan.max_steps + 1):
+    if held_out is not None and any(due["evaluation"] for due in start.of("due")):  # the stop did not wait for it
+        results = evaluator(accelerator, trained if ema is None else ema.module, held_out)
+        log.write(results)
+    for step in range(start.step + 1, plan.max_steps + 1):
         model.train()
         grad_norm = None
         for batch in islice(batches, config.gradient_accumulation_steps):
@@ -96,7 +104,9 @@ def main(config: FinetuneConfig) -> None:
         log.end_step(schedule.get_last_lr()[-1], grad_norm)
         schedule.step()
         stopped = bool(stop)
-        if held_out is not None and not stopped and plan.is_due(step, config.eval_steps):
+        due = held_out is not None and plan.is_due(step, config.eval_steps)
+        if due and not stopped:
+            assert held_out is not None
             log.check_finite()
             with log.paused():
                 results = evaluator(accelerator, trained if ema is None else ema.module, held_out)
@@ -104,14 +114,19 @@ def main(config: FinetuneConfig) -> None:
         if stopped or (config.checkpointing_steps and step % config.checkpointing_steps == 0):
             log.check_finite(model)
             with log.paused():
-                checkpoints.save(step)
+                checkpoints.save(
+                    step,
+                    batches=batches.state_dict(),
+                    log=log.state_dict(),
+                    due={"evaluation": due and stopped},
+                )
         if stopped and step < plan.max_steps:
             accelerator.end_training()
             sys.exit(STOPPED)
     stop.restore()
 
     log.check_finite(model)
-    final = accelerator.unwrap_model(trained, keep_fp32_wrapper=False) if ema is None else ema.module
+    final = final_model(ConvNextV2ForImageClassification, accelerator, trained, ema)
     if held_out is not None and not results:  # resumed, or stopped, at the very end
         results = evaluator(accelerator, final, held_out)
     if accelerator.is_main_process:

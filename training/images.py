@@ -2,7 +2,6 @@
 
 import io
 import math
-import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,15 +101,6 @@ def array_to_tensor(array: np.ndarray, num_channels: int, name: str) -> Tensor:
     if array.dtype.kind != "f":
         raise ValueError(f"`dtype` (={array.dtype}) of {name} must be uint8, uint16 or a float type.")
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
-
-
-def content_key(value: Any) -> int:
-    """A number that depends on the stored image alone: a stream's examples have no index."""
-    if isinstance(value, dict):
-        value = value.get("bytes") or value.get("path")
-    if isinstance(value, str):
-        value = Path(value).name.encode()
-    return zlib.crc32(value if isinstance(value, bytes) else np.ascontiguousarray(value).tobytes())
 
 
 def drop_bad_images(source: Dataset, config: DataConfig, num_channels: int) -> Dataset:

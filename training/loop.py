@@ -13,10 +13,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration, set_seed
+from accelerate.utils import ProjectConfiguration, gather_object, set_seed
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from tqdm.auto import tqdm
 
+from training.batches import TrainBatches
+from training.checkpoints import Resumed
 from training.config import TrainingConfig
 from training.plan import Plan
 
@@ -33,6 +36,9 @@ def create_accelerator(config: TrainingConfig) -> Accelerator:
         log_with=config.report_to if config.with_tracking else None,
         project_config=folders,
     )
+    if accelerator.state.deepspeed_plugin is not None:  # "auto" would be read from a loader, which is not prepared
+        batch = {"train_micro_batch_size_per_gpu": config.per_device_train_batch_size}
+        accelerator.state.deepspeed_plugin.deepspeed_config.update(batch)
     set_seed(config.seed)
     return accelerator
 
@@ -50,21 +56,25 @@ class TrainingLog:
     Losses are summed on their device and read when a line is due, so that no step waits for the device.
     """
 
-    def __init__(self, accelerator: Accelerator, config: TrainingConfig, plan: Plan, start_step: int) -> None:
+    def __init__(
+        self, accelerator: Accelerator, config: TrainingConfig, plan: Plan, start: Resumed, batches: TrainBatches
+    ) -> None:
         self.accelerator = accelerator
         self.plan = plan
+        self.batches = batches
         self.logging_steps = config.logging_steps
-        self.file = Path(config.output_dir) / "metrics.jsonl"
-        self.step = self.logged_step = self.start_step = start_step
-        self.window = torch.zeros(2, dtype=torch.float64, device=accelerator.device)  # sum and number of losses
-        self.total = torch.zeros(2, dtype=torch.float64)
+        self.folder = Path(config.output_dir)
+        self.step = self.logged_step = self.start_step = start.step
+        window, total = resumed_losses(start.of("log"), accelerator.process_index, accelerator.num_processes)
+        self.window = torch.tensor(window, dtype=torch.float64, device=accelerator.device)  # sum and number of losses
+        self.total = torch.tensor(total, dtype=torch.float64)
         self.first_bad = torch.full((1,), NEVER, device=accelerator.device)
         self.started = self.window_started = time.perf_counter()
-        self.paused_seconds = 0.0
+        self.paused_seconds = self.waited_seconds = 0.0
         images = plan.total_batch_size
         self.bar = tqdm(
             total=plan.max_steps * images,
-            initial=start_step * images,
+            initial=start.step * images,
             unit=" images",
             unit_scale=True,
             disable=not accelerator.is_main_process,
@@ -83,6 +93,8 @@ class TrainingLog:
     def end_step(self, learning_rate: float | Tensor, grad_norm: Tensor | float | None) -> None:
         """Close an optimizer step; write a line if one is due."""
         self.step += 1
+        if isinstance(grad_norm, DTensor):
+            grad_norm = grad_norm.full_tensor()
         if grad_norm is not None and self.accelerator.scaler is None:  # a scaler skips steps that overflow
             self.note_if_bad(torch.as_tensor(grad_norm), self.step)
         self.bar.update(self.plan.total_batch_size)
@@ -94,20 +106,40 @@ class TrainingLog:
         self.window.zero_()
         now = time.perf_counter()
         images = (self.step - self.logged_step) * self.plan.total_batch_size
+        waited = (self.batches.seconds_waited - self.waited_seconds) / (now - self.window_started)
         line = {
             "loss": (window[0] / window[1]).item(),
             "learning_rate": float(learning_rate),
             "grad_norm": None if grad_norm is None else float(grad_norm),
             "images_per_second": images / (now - self.window_started),
+            "data_wait": waited,
+            **self.bad_images(),
         }
-        self.logged_step, self.window_started = self.step, now
-        self.bar.set_postfix(loss=f"{line['loss']:.4f}")
+        self.logged_step, self.window_started, self.waited_seconds = self.step, now, self.batches.seconds_waited
+        self.bar.set_postfix(loss=f"{line['loss']:.4f}", data_wait=f"{waited:.0%}")
         self.write(line)
+
+    def bad_images(self) -> dict[str, int]:
+        """Bad images of all processes that a stream left out so far; the new ones are named in bad_images.jsonl."""
+        if not self.batches.readers:
+            return {}
+        found = gather_object([(self.batches.num_bad, list(self.batches.problems))])
+        self.batches.problems.clear()
+        lines = [json.dumps({"step": self.step, "problem": problem}) for _, new in found for problem in new]
+        if lines and self.accelerator.is_main_process:
+            append(self.folder / "bad_images.jsonl", lines)
+            self.bar.write("\n".join(f"Skipping a bad image. {problem}" for _, new in found for problem in new))
+        return {"bad_images": sum(count for count, _ in found)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The losses of this process that are not logged yet, and those that all have logged, as JSON has them."""
+        return {"window": self.window.tolist(), "total": self.total.tolist()}
 
     def check_finite(self, model: nn.Module | None = None) -> None:
         """Raise if a loss, a gradient or a weight of `model` is NaN or infinite, in any process: before saving it."""
         if model is not None:
-            finite = torch.stack([weight.isfinite().all() for weight in model.parameters()]).all()
+            own = (weight.to_local() if isinstance(weight, DTensor) else weight for weight in model.parameters())
+            finite = torch.stack([weight.isfinite().all() for weight in own]).all()
             self.note_if_bad(torch.where(finite, 0.0, torch.nan), self.step)
         first_bad = int(self.accelerator.gather(self.first_bad).min())  # type: ignore[union-attr]
         if first_bad != NEVER:
@@ -122,10 +154,19 @@ class TrainingLog:
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
         line = {"step": self.step, "epoch": self.plan.epoch(self.step), **finite}
         if self.accelerator.is_main_process:
-            with self.file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-        figures = {key: value for key, value in line.items() if isinstance(value, int | float)}
-        self.accelerator.log(figures, step=self.step)
+            append(self.folder / "metrics.jsonl", [json.dumps(line)])
+        self.track({key: value for key, value in line.items() if isinstance(value, int | float)})
+
+    def track(self, figures: dict[str, float]) -> None:
+        """Hand figures to the trackers; one that fails is said once, and the run goes on without it."""
+        for tracker in list(self.accelerator.trackers):
+            try:
+                tracker.log(figures, step=self.step)
+            except Exception as error:  # of any kind: a tracker may be a program elsewhere
+                self.accelerator.trackers.remove(tracker)
+                self.bar.write(
+                    f"Warning: the tracker {tracker.name} failed at step {self.step}: {error!r}. Going on without it."
+                )
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -149,6 +190,22 @@ class TrainingLog:
             "total_steps": self.step,
             "epoch": self.plan.epoch(self.step),
         }
+
+
+def resumed_losses(states: list[dict[str, Any]], rank: int, num_processes: int) -> tuple[list[float], list[float]]:
+    """Sum and number of the losses not logged yet, this process's own, and of those logged, everybody's."""
+    if not states:
+        return [0.0, 0.0], [0.0, 0.0]
+    if len(states) == num_processes:
+        return states[rank]["window"], states[rank]["total"]
+    everybody = [float(sum(column)) for column in zip(*(state["window"] for state in states), strict=True)]
+    return everybody if rank == 0 else [0.0, 0.0], states[0]["total"]
+
+
+def append(file: Path, lines: list[str]) -> None:
+    """Add lines to a log."""
+    with file.open("a", encoding="utf-8") as log:
+        log.writelines(f"{line}\n" for line in lines)
 
 
 class StopSignal:

@@ -13,6 +13,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
 from hf_convnextv2 import ConvNextV2ForPreTraining
+from hf_convnextv2.modeling_fcmae import ConvNextV2ForPreTrainingOutput
 
 COLORS = ("#1f6f8b", "#d1682c", "#6b4c9a", "#4b8b3b")
 HIDDEN_GRAY = 0.5
@@ -50,24 +51,20 @@ def save_loss_curves(metrics_jsonl: Path, output: Path) -> None:
     save_figure(figure, output)
 
 
-@torch.no_grad()
 def save_reconstructions(
     model: ConvNextV2ForPreTraining,
+    outputs: ConvNextV2ForPreTrainingOutput,
     pixel_values: Tensor,
-    noise: Tensor,
     image_mean: Sequence[float],
     image_std: Sequence[float],
     output: Path,
 ) -> None:
     """Draw one row an image: what the encoder sees, the reconstruction of the rest, and the original.
 
-    `pixel_values` (B, C, H, W) are normalised; `noise` (B, L) decides the hidden cells, so the picture is reproducible.
+    `outputs` are the model's for `pixel_values` (B, C, H, W), which are normalised.
     """
-    was_training = model.training
-    model.eval()
-    outputs = model(pixel_values, noise=noise)
+    assert outputs.logits is not None and outputs.mask is not None
     reconstruction = model.reconstruct(pixel_values, outputs.logits, outputs.mask)
-    model.train(was_training)
     hidden = _upsample_mask(outputs.mask, pixel_values.shape[-2:], model.config.cell_size)
     original = _as_pictures(pixel_values, image_mean, image_std)
     masked = np.where(hidden.numpy()[..., None], HIDDEN_GRAY, original)

@@ -1,7 +1,5 @@
 """How long a run is and how fast it learns, resolved from its settings and the size of its data."""
 
-import dataclasses
-import json
 from dataclasses import dataclass
 from math import ceil
 
@@ -48,9 +46,3 @@ def make_plan(config: TrainingConfig, num_samples: int | None, num_processes: in
     minimum = config.min_learning_rate
     check("min_learning_rate", minimum, minimum <= learning_rate, f"be at most the learning rate, {learning_rate}")
     return Plan(num_samples, total, steps_per_epoch, max_steps, warmup_steps, learning_rate)
-
-
-def print_plan(config: TrainingConfig, plan: Plan, num_parameters: int) -> None:
-    """What a dry run shows."""
-    resolved = {"settings": dataclasses.asdict(config), "plan": dataclasses.asdict(plan), "parameters": num_parameters}
-    print(json.dumps(resolved, indent=2))

@@ -16,19 +16,23 @@ from conversion.card import write_card
 from hf_convnextv2 import ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining
 from hf_convnextv2.masking import count_visible
 from training.augment import enough_for_crops, pretraining_transform
+from training.batches import TrainBatches
 from training.checkpoints import Checkpoints
 from training.command_line import parse_config
 from training.config import PretrainConfig, check
-from training.data import Collator, Samples, first_samples, load_images, make_samples, train_batches
+from training.data import Collator, first_samples, load_mixture, make_samples
 from training.loop import STOPPED, StopSignal, TrainingLog, create_accelerator, start_trackers
-from training.models import create_ema, create_processor, image_size_of, load_arguments
+from training.models import create_ema, create_processor, final_model, image_size_of, load_arguments
 from training.optim import create_optimizer, create_schedule, decayed_parameters
 from training.output import check_hub, check_output_dir, claim_output_dir, push_folder, save_model
-from training.pictures import save_loss_curves, save_reconstructions
-from training.plan import make_plan, print_plan
-from training.sources import Source, num_examples
+from training.pictures import save_loss_curves
+from training.plan import make_plan
+from training.rehearsal import print_plan, rehearse
+from training.sources import num_examples
+from training.watching import Watcher
 
-NUM_RECONSTRUCTIONS = 8
+NUM_RECONSTRUCTIONS = 8  # images
+NUM_PICTURES = 20  # of them in a run
 
 
 def main(config: PretrainConfig) -> None:
@@ -39,19 +43,16 @@ def main(config: PretrainConfig) -> None:
     model = create_model(config)
     processor = create_processor(config, model.config)
     with accelerator.main_process_first():
-        source = load_images(config, config.train_split, config.max_train_samples, model.config.num_channels)
+        sources = load_mixture(config, model.config.num_channels)
     image_size = image_size_of(model.config)
     transform, enough = pretraining_transform(config, image_size, processor), enough_for_crops(config, image_size)
     fields = {"num_cells": num_cells(model), "enough": enough}
-    samples = make_samples(config, source, model.config.num_channels, transform, **fields)
-    known_samples = num_examples(source, config.train_split, config.max_train_samples)
+    samples = make_samples(config, sources[0], model.config.num_channels, transform, **fields)
+    known_samples = num_examples(sources, config.train_split, config.max_train_samples)
     plan = make_plan(config, known_samples, accelerator.num_processes)
-    if config.dry_run:
-        print_plan(config, plan, model.num_parameters())
-        return
 
     decayed = decayed_parameters(model, config.decay_grn_and_mask_token)
-    optimizer = create_optimizer(model, config, plan.learning_rate, decayed, scale=lambda name: 1.0)
+    optimizer = create_optimizer(model, config, plan.learning_rate, decayed, every_layer)
     schedule = create_schedule(
         optimizer, plan.learning_rate, config.min_learning_rate, plan.warmup_steps, plan.max_steps
     )
@@ -60,17 +61,23 @@ def main(config: PretrainConfig) -> None:
     # The schedule is not prepared: Accelerate would step it once for each process.
     accelerator.register_for_checkpointing(*[state for state in (schedule, ema) if state is not None])
     set_seed(config.seed, device_specific=True)
-    checkpoints = Checkpoints(accelerator, config, model.config, plan)
-    start_step = checkpoints.resume()
+    rank, world, weights = accelerator.process_index, accelerator.num_processes, config.mixture_weights or [1]
+    if config.dry_run:
+        batches = TrainBatches(sources, samples, config, Collator(), rank, world, (), weights)
+        measured = rehearse(accelerator, trained, optimizer, batches, config, plan)
+        print_plan(accelerator, config, plan, sources, model, every_layer, measured)
+        return
+    checkpoints = Checkpoints(accelerator, config, model, processor, plan)
+    start = checkpoints.resume()
     if accelerator.is_main_process:
         claim_output_dir(config)
     start_trackers(accelerator, config, "pretrain")
 
-    rank, world = accelerator.process_index, accelerator.num_processes
-    batches = train_batches(source, samples, config, Collator(), rank, world, start_step)
-    log, stop = TrainingLog(accelerator, config, plan, start_step), StopSignal(accelerator)
+    batches = TrainBatches(sources, samples, config, Collator(), rank, world, start.of("batches"), weights)
+    watcher = Watcher(accelerator, model, first_samples(sources[0], samples, config, NUM_RECONSTRUCTIONS), processor)
+    log, stop = TrainingLog(accelerator, config, plan, start, batches), StopSignal(accelerator)
     model.train()
-    for step in range(start_step + 1, plan.max_steps + 1):
+    for step in range(start.step + 1, plan.max_steps + 1):
         grad_norm = None
         for batch in islice(batches, config.gradient_accumulation_steps):
             with accelerator.accumulate(trained):
@@ -86,19 +93,22 @@ def main(config: PretrainConfig) -> None:
         log.end_step(schedule.get_last_lr()[-1], grad_norm)
         schedule.step()
         stopped = bool(stop)
+        if plan.is_due(step, config.reconstruction_steps or max(1, plan.max_steps // NUM_PICTURES)):
+            with log.paused():
+                log.write(watcher(Path(config.output_dir), step))
         if stopped or (config.checkpointing_steps and step % config.checkpointing_steps == 0):
             log.check_finite(model)
             with log.paused():
-                checkpoints.save(step)
+                checkpoints.save(step, batches=batches.state_dict(), log=log.state_dict())
         if stopped and step < plan.max_steps:
             accelerator.end_training()
             sys.exit(STOPPED)
     stop.restore()
 
     log.check_finite(model)
-    final = accelerator.unwrap_model(trained, keep_fp32_wrapper=False) if ema is None else ema.module
+    final = final_model(ConvNextV2ForPreTraining, accelerator, trained, ema)
     if accelerator.is_main_process:
-        finish(config, final, processor, samples, source, log.results())
+        finish(config, final, processor, watcher, log.results())
     accelerator.wait_for_everyone()
     accelerator.end_training()
 
@@ -132,22 +142,17 @@ def num_cells(model: ConvNextV2ForPreTraining) -> int:
     return cells
 
 
-def finish(
-    config: PretrainConfig,
-    model: Any,
-    processor: Any,
-    samples: Samples,
-    source: Source,
-    results: dict[str, Any],
-) -> None:
+def every_layer(name: str) -> float:
+    """A parameter's share of the learning rate."""
+    return 1.0
+
+
+def finish(config: PretrainConfig, model: Any, processor: Any, watcher: Watcher, results: dict[str, Any]) -> None:
     """Write the folder that `from_pretrained` loads, the pictures and the card; upload it if asked to."""
     folder = Path(config.output_dir)
     save_model(folder, model, processor, results)
     save_loss_curves(folder / "metrics.jsonl", folder / "loss_curves.png")
-    shown = first_samples(source, samples, config, NUM_RECONSTRUCTIONS)
-    mean, std = processor.image_mean, processor.image_std
-    picture = folder / "reconstructions.png"
-    save_reconstructions(model.cpu(), shown["pixel_values"], shown["noise"], mean, std, picture)
+    watcher.save_picture(model, folder / "reconstructions.png")
     write_card(folder)
     if config.push_to_hub:
         push_folder(config)

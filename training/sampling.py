@@ -1,6 +1,6 @@
 """Which sample comes when, and the randomness of each: functions of the seed, whatever the processes and workers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 
@@ -26,38 +26,87 @@ def seeded(seed: int) -> Iterator[None]:
         torch.default_generator.set_state(state)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=8)
 def epoch_order(num_samples: int, seed: int, epoch: int) -> Tensor:
     """The order `(num_samples,)` of one epoch."""
     return torch.randperm(num_samples, generator=torch.Generator().manual_seed(sample_seed(seed, epoch)))
 
 
-class StepSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index) out of an endless chain of epoch permutations.
+class Shares:
+    """Which of several sources each draw is from: of every 1,000 draws, each has its share, in a random order."""
 
-    Optimizer step s (from 0) takes positions [s * G, (s + 1) * G) of the chain, G the total batch, split over the
-    processes and the accumulated forward passes: nothing is padded or dropped, an epoch may end inside a batch, and any
-    number of processes trains on the same G images in step s.
+    PERIOD = 1000
+
+    def __init__(self, weights: Sequence[float], *key: int) -> None:
+        self.counts = apportion(weights, self.PERIOD)
+        self.key = key
+
+    def source_of(self, draw: int) -> tuple[int, int]:
+        """The source of a draw (from 0), and the number of earlier draws from the same one."""
+        period, offset = divmod(draw, self.PERIOD)
+        sources, earlier = draw_order(self.counts, sample_seed(*self.key, period))
+        source = int(sources[offset])
+        return source, period * self.counts[source] + int(earlier[offset])
+
+
+def apportion(weights: Sequence[float], total: int) -> tuple[int, ...]:
+    """`total` shared out in whole numbers by weight, what is left to the largest remainders."""
+    exact = np.asarray(weights, dtype=np.float64) / sum(weights) * total
+    counts = np.floor(exact).astype(int)
+    counts[np.argsort(counts - exact, kind="stable")[: total - counts.sum()]] += 1
+    return tuple(counts.tolist())
+
+
+@lru_cache(maxsize=4)
+def draw_order(counts: tuple[int, ...], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """So many draws of each source in a random order; and for each draw, how many before it are of its source."""
+    sources = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    earlier = np.empty_like(sources)
+    for source, count in enumerate(counts):
+        earlier[sources == source] = np.arange(count)
+    return sources, earlier
+
+
+def source_seed(seed: int, source: int) -> int:
+    """The seed of a source's order; sources of the same size have different orders."""
+    return sample_seed(seed, source) if source else seed
+
+
+class StepSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, index) out of an endless chain of epoch permutations, or of several that are mixed by weight.
+
+    Sources of `sizes` lie one behind the other, which the index counts. From position `start` on, each forward pass
+    takes the next `num_processes * batch_size` positions, split over the processes: nothing is padded or dropped, an
+    epoch may end inside a batch, and any number of processes trains on the same images in an optimizer step.
     """
 
     def __init__(
-        self, num_samples: int, batch_size: int, accumulation: int, rank: int, num_processes: int, seed: int, start: int
+        self,
+        sizes: Sequence[int],
+        weights: Sequence[float],
+        batch_size: int,
+        rank: int,
+        num_processes: int,
+        seed: int,
+        start: int,
     ) -> None:
-        self.num_samples = num_samples
+        self.sizes = sizes
+        self.shares = Shares(weights, seed)
         self.batch_size = batch_size
-        self.accumulation = accumulation
         self.rank = rank
         self.num_processes = num_processes
         self.seed = seed
         self.start = start
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        first = (self.start * self.accumulation * self.num_processes + self.rank) * self.batch_size
+        first = self.start + self.rank * self.batch_size
         while True:
             yield [self.sample_at(position) for position in range(first, first + self.batch_size)]
             first += self.num_processes * self.batch_size
 
     def sample_at(self, position: int) -> tuple[int, int]:
-        """Epoch and index of the sample at a position of the chain."""
-        epoch, offset = divmod(position, self.num_samples)
-        return epoch, int(epoch_order(self.num_samples, self.seed, epoch)[offset])
+        """Epoch of its source and index of the sample at a position of the chain."""
+        source, place = self.shares.source_of(position)
+        epoch, offset = divmod(place, self.sizes[source])
+        order = epoch_order(self.sizes[source], source_seed(self.seed, source), epoch)
+        return epoch, sum(self.sizes[:source]) + int(order[offset])

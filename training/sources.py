@@ -1,5 +1,6 @@
 """Any `datasets` source as rows whose images are not decoded yet; what is wrong with it is said before training."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +70,18 @@ def check_column(source: Source, setting: str, column: str) -> None:
     check(setting, column, column in columns, f"be a column of the data set, which has {', '.join(columns)}")
 
 
-def num_examples(source: Source, split: str, max_samples: int | None) -> int | None:
-    """Length of a source; of a stream, what its publisher says, if anything."""
-    if isinstance(source, Dataset):
-        return len(source)
-    known = (source.info.splits or {}).get(split)
-    total = known.num_examples if known is not None and known.num_examples else None
-    return total if max_samples is None or total is None else min(total, max_samples)
+def num_examples(sources: Sequence[Source], split: str, max_samples: int | None) -> int | None:
+    """Examples of all sources; of a stream, what its publisher says, if anything."""
+    total = 0
+    for source in sources:
+        if isinstance(source, Dataset):
+            total += len(source)
+            continue
+        known = (source.info.splits or {}).get(split)
+        if known is None or not known.num_examples:
+            return None
+        total += known.num_examples if max_samples is None else min(known.num_examples, max_samples)
+    return total
 
 
 def check_folder(folder: Path, skip: bool, max_bad: int) -> None:

@@ -1,7 +1,9 @@
-"""Evaluating a ConvNeXt V2 classifier, ours or stock Transformers'.
+"""Evaluating a ConvNeXt V2 classifier, ours or stock Transformers', or the frozen features of any ConvNeXt V2.
 
     accelerate launch training/validate.py --model_name_or_path out/classifier \\
         --dataset_name path/to/images --eval_split validation
+    accelerate launch training/validate.py --model_name_or_path out/pretrain --protocols knn linear_probe \\
+        --dataset_name path/to/images --train_split train --eval_split test
     accelerate launch training/validate.py --model_name_or_path facebook/convnextv2-tiny-1k-224 \\
         --dataset_name ILSVRC/imagenet-1k --eval_split validation --streaming true
 """
@@ -17,20 +19,40 @@ from transformers import AutoConfig, AutoImageProcessor
 
 from conversion.checkpoints import find_repository
 from conversion.files import write_json
-from hf_convnextv2 import ConvNextV2ForImageClassification
+from hf_convnextv2 import ConvNextV2ForImageClassification, ConvNextV2Model
 from training.augment import EvaluationTransform
+from training.checkpoints import averaged_weights
 from training.command_line import parse_config
 from training.config import ValidateConfig, check
 from training.data import eval_loader, load_images
-from training.labels import check_labels, class_list, labelled_samples
+from training.features import extract_features, knn_scores, linear_probe_scores, top_accuracies
+from training.labels import check_labels, class_list, labelled_samples, resolve_labels
 from training.metrics import Evaluator
 from training.models import create_processor
 from training.reference import comparison, intervals, known_checkpoint
 
 
 def main(config: ValidateConfig) -> dict[str, Any]:
-    """Evaluate: model and its image processor, data, one pass; print the figures and return them."""
+    """Evaluate by the protocols asked for; print the figures and return them."""
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
+    results: dict[str, Any] = {}
+    if "classifier" in config.protocols:
+        results |= classify(accelerator, config)
+    if len(config.protocols) > ("classifier" in config.protocols):
+        results |= evaluate_features(accelerator, config)
+    if accelerator.is_main_process:
+        print(json.dumps(results, indent=2))
+        if "eval_accuracy" in results:
+            print(comparison(results, known_checkpoint(config.model_name_or_path or "")))
+        if config.output_dir is not None:
+            Path(config.output_dir).mkdir(parents=True, exist_ok=True)
+            write_json(Path(config.output_dir) / "eval_results.json", results)
+    accelerator.end_training()
+    return results
+
+
+def classify(accelerator: Accelerator, config: ValidateConfig) -> dict[str, Any]:
+    """Accuracies of a classifier, with their intervals."""
     evaluator = Evaluator(config.metrics)
     model = load_classifier(config)
     with accelerator.main_process_first():
@@ -38,16 +60,37 @@ def main(config: ValidateConfig) -> dict[str, Any]:
     check_labels(source, config.label_column, class_list(model.config))
     samples = labelled_samples(config, source, model.config, EvaluationTransform(load_processor(config, model)))
     loader = eval_loader(source, samples, config)
-    model, loader = accelerator.prepare(model, loader)
-    results: dict[str, Any] = evaluator(accelerator, model, loader)
-    results |= intervals(results)
-    if accelerator.is_main_process:
-        print(json.dumps(results, indent=2))
-        print(comparison(results, known_checkpoint(config.model_name_or_path or "")))
-        if config.output_dir is not None:
-            Path(config.output_dir).mkdir(parents=True, exist_ok=True)
-            write_json(Path(config.output_dir) / "eval_results.json", results)
-    accelerator.end_training()
+    prepared, loader = accelerator.prepare(model, loader)
+    results: dict[str, Any] = evaluator(accelerator, prepared, loader)
+    return results | intervals(results)
+
+
+def evaluate_features(accelerator: Accelerator, config: ValidateConfig) -> dict[str, Any]:
+    """Accuracies of k nearest neighbours and of a linear probe, which know `train_split` by frozen features."""
+    model = load_weights(ConvNextV2Model, config)
+    processor = load_processor(config, model)
+    with accelerator.main_process_first():
+        splits = {config.train_split: config.max_train_samples, config.eval_split: config.max_eval_samples}
+        sources = [load_images(config, name, most, model.config.num_channels) for name, most in splits.items()]
+    names = resolve_labels(sources[0], config.label_column, None)
+    model.config.id2label = dict(enumerate(names))
+    prepared = accelerator.prepare(model)
+    extracted = []
+    for source in sources:
+        check_labels(source, config.label_column, names)
+        samples = labelled_samples(config, source, model.config, EvaluationTransform(processor))
+        loader = accelerator.prepare(eval_loader(source, samples, config))
+        extracted.append(extract_features(accelerator, prepared, loader))
+    (train, train_labels), (queries, labels) = extracted
+    results: dict[str, Any] = {"train_samples": len(train), "eval_samples": len(queries)}
+    if "knn" in config.protocols:
+        settings = config.knn_neighbors, config.knn_temperature
+        scores = knn_scores(train, train_labels, queries, len(names), *settings)
+        results |= {f"eval_knn_{name}": value for name, value in top_accuracies(scores, labels).items()}
+    if "linear_probe" in config.protocols:
+        settings = config.linear_probe_strength, config.seed
+        scores = linear_probe_scores(train, train_labels, queries, len(names), *settings)
+        results |= {f"eval_linear_probe_{name}": value for name, value in top_accuracies(scores, labels).items()}
     return results
 
 
@@ -57,13 +100,23 @@ def load_classifier(config: ValidateConfig) -> ConvNextV2ForImageClassification:
     stored = AutoConfig.from_pretrained(name, revision=config.model_revision).architectures or []
     is_classifier = any(architecture.endswith("ForImageClassification") for architecture in stored)
     check("model_name_or_path", name, is_classifier, f"hold an image classifier, not {', '.join(stored)}")
-    channels: Any = {"num_channels": config.num_channels} if config.num_channels else {}
-    return ConvNextV2ForImageClassification.from_pretrained(
-        name, revision=config.model_revision, dtype=torch.float32, **channels
-    )
+    return load_weights(ConvNextV2ForImageClassification, config)
 
 
-def load_processor(config: ValidateConfig, model: ConvNextV2ForImageClassification) -> Any:
+def load_weights(model_class: Any, config: ValidateConfig) -> Any:
+    """A model of the class, with the weights of the folder or Hub id."""
+    name = config.model_name_or_path or ""
+    arguments: dict[str, Any] = {"dtype": torch.float32}
+    if config.num_channels:
+        arguments["num_channels"] = config.num_channels
+    if config.use_ema:
+        arguments["state_dict"] = averaged_weights(Path(name))
+        arguments["config"] = AutoConfig.from_pretrained(name)
+        return model_class.from_pretrained(None, **arguments)
+    return model_class.from_pretrained(name, revision=config.model_revision, **arguments)
+
+
+def load_processor(config: ValidateConfig, model: Any) -> Any:
     """The image processor saved with the model, or one for the settings that differ from it.
 
     For the official repositories: resize and crop of the table that their reference accuracies were measured with.

@@ -1,0 +1,282 @@
+"""Batches of any source: every sample once an epoch over all processes and workers, and resumed as if never stopped."""
+
+import io
+import json
+import os
+from collections import Counter
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from accelerate.data_loader import prepare_data_loader
+from datasets import Dataset, Features, Image, Value, load_dataset
+from datasets.distributed import split_dataset_by_node
+from PIL import Image as Pictures
+from torch.testing import assert_close
+from torch.utils.data import DataLoader
+
+from tests.photographs import message_of, quick_datasets
+from training import data
+from training.batches import TrainBatches
+from training.config import PretrainConfig
+from training.data import Collator, Samples
+from training.sources import load_source
+from training.streams import MAX_SHARDS, Place, Reader, shards_for
+
+__all__ = ["quick_datasets"]
+pytestmark = pytest.mark.usefixtures("quick_datasets")
+COUNT = 50
+
+
+def write_numbers(folder, files, count=COUNT, first=0, row_group_size=None):
+    """Grey squares whose brightness is their number, in parquet files of as many rows, or one more or fewer."""
+    folder.mkdir(parents=True)
+    images = []
+    for number in range(first, first + count):
+        buffer = io.BytesIO()
+        Pictures.fromarray(np.full((4, 4, 3), number, dtype=np.uint8)).save(buffer, "PNG")
+        images.append({"bytes": buffer.getvalue(), "path": None})
+    table = Dataset.from_dict({"image": images}, features=Features({"image": Image()}))
+    for file in range(files):
+        part = table.shard(files, file)
+        part.to_parquet(folder / f"train-{file:05d}-of-{files:05d}.parquet", batch_size=row_group_size or len(part))
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def numbers(tmp_path_factory):
+    """Folders of 50 numbered images in 1, 3 and 8 files."""
+    root = tmp_path_factory.mktemp("numbers")
+    return {files: write_numbers(root / str(files), files) for files in (1, 3, 8)}
+
+
+class Numbered(Samples):
+    """Samples that say which image and epoch they are of."""
+
+    def __call__(self, row, name, *key):
+        sample = super().__call__(row, name, *key)
+        return {**sample, "number": sample["pixel_values"].flatten()[0], "epoch": key[0]}
+
+
+def settings(folder, **fields):
+    defaults = {"num_workers": 0, "per_device_train_batch_size": 4, "shuffle_buffer_size": 8, "output_dir": "out"}
+    return PretrainConfig(dataset_name=str(folder), **{**defaults, **fields})
+
+
+def batches_of(config, rank=0, world=1, states=(), folders=()):
+    sources = [load_source(config, "train", None)]
+    sources += [load_source(settings(folder, streaming=config.streaming), "train", None) for folder in folders]
+    samples = Numbered("image", 3, None, lambda image: image.float(), config.seed, num_cells=4)
+    weights = config.mixture_weights or [1]
+    return TrainBatches(sources, samples, config, Collator(), rank, world, states, weights)
+
+
+def keys_of(batches, count):
+    """(epoch, number) of the samples of so many batches."""
+    taken = list(islice(batches, count))
+    return [(e, int(n)) for batch in taken for e, n in zip(batch["epoch"].tolist(), batch["number"], strict=True)]
+
+
+# Exactly once
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("files", [1, 3, 8])
+@pytest.mark.parametrize("streaming", [True, False])
+def test_an_epoch_has_every_image_once_over_all_processes_and_workers(
+    streaming, files, world, num_workers, numbers, tmp_path, monkeypatch
+):
+    config = settings(numbers[files], streaming=streaming, num_workers=num_workers)
+    log = os.open(tmp_path / "decoded", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+    decode_image = data.decode_image
+
+    def counted(*arguments):
+        image = decode_image(*arguments)
+        os.write(log, bytes([int(image.flatten()[0])]))  # of workers too
+        return image
+
+    monkeypatch.setattr(data, "decode_image", counted)
+    num_batches = 4 * COUNT // (4 * world)
+    keys = [key for rank in range(world) for key in keys_of(batches_of(config, rank, world), num_batches)]
+    os.close(log)
+    for epoch in (0, 1):
+        assert sorted(number for e, number in keys if e == epoch) == list(range(COUNT))
+    decoded = len((tmp_path / "decoded").read_bytes())
+    ahead = world * num_workers * 2 * 4  # the two batches that a worker has ready
+    assert len(keys) <= decoded <= len(keys) + ahead
+
+
+@pytest.mark.parametrize("files", [1, 3, 8])
+def test_split_by_hand_and_by_accelerate_an_epoch_loses_images(files, numbers):
+    """The usual scripts' way: what the test above would not let pass."""
+    seen = []
+    for rank in range(2):
+        source = load_dataset(numbers[files], split="train", streaming=True).shuffle(seed=0, buffer_size=8)
+        collate = lambda rows: {"number": torch.tensor([row["image"].getpixel((0, 0))[0] for row in rows])}  # noqa: E731
+        loader = DataLoader(split_dataset_by_node(source, rank, 2), batch_size=1, collate_fn=collate)
+        prepared = prepare_data_loader(
+            loader, num_processes=2, process_index=rank, dispatch_batches=False, put_on_device=False
+        )
+        seen += [int(batch["number"]) for batch in prepared]
+    assert sorted(set(seen)) != list(range(COUNT))
+
+
+def test_an_epoch_of_a_stream_has_an_order_of_its_own(numbers):
+    keys = keys_of(batches_of(settings(numbers[3], streaming=True)), 25)
+    orders = [[number for e, number in keys if e == epoch] for epoch in (0, 1)]
+    assert orders[0] != orders[1] and all(order != sorted(order) for order in orders)
+    again = keys_of(batches_of(settings(numbers[3], streaming=True)), 25)
+    other_seed = keys_of(batches_of(settings(numbers[3], streaming=True, seed=1)), 25)
+    assert again == keys != other_seed
+
+
+def test_crops_and_masks_do_not_depend_on_the_readers(numbers):
+    noise = []
+    for world, num_workers in ((1, 0), (2, 0), (1, 2)):
+        config = settings(numbers[3], streaming=True, num_workers=num_workers)
+        found = {}
+        for rank in range(world):
+            for batch in islice(batches_of(config, rank, world), 4 * COUNT // (4 * world)):
+                rows = zip(batch["epoch"].tolist(), batch["number"].tolist(), batch["noise"].tolist(), strict=True)
+                found |= {(epoch, number): row for epoch, number, row in rows if epoch == 0}
+        noise.append(found)
+    assert noise[0] == noise[1] == noise[2] and len(noise[0]) == COUNT
+
+
+def test_the_readers_of_few_files_share_their_row_groups(tmp_path):
+    folder = write_numbers(tmp_path / "groups", 1, row_group_size=10)
+    source = load_source(settings(folder, streaming=True), "train", None)
+    assert shards_for(source, 1).num_shards == 1 and shards_for(source, 3).num_shards == 5
+    config = settings(folder, streaming=True)
+    keys = [key for rank in range(3) for key in keys_of(batches_of(config, rank, 3), 16)]
+    assert sorted(number for epoch, number in keys if epoch == 0) == list(range(COUNT))
+
+
+def test_thousands_of_files_are_dealt_a_few_at_a_time(tmp_path):
+    rows = [{"number": i} for i in range(3 * MAX_SHARDS)]
+    source = Dataset.from_list(rows, features=Features({"number": Value("int64")}))
+    stream = source.to_iterable_dataset(num_shards=3 * MAX_SHARDS)
+    found = []
+    for number in range(3):
+        reader = Reader(stream, number, 3, 0, 10)
+        assert len(reader.dealt(0)) == MAX_SHARDS // 3
+        found += [example.row["number"] for example, _ in islice(reader.examples(Place()), MAX_SHARDS // 3 * 2)]
+    assert len(set(found)) == len(found)
+
+
+def test_streams_are_mixed_by_weight_and_keep_their_epochs(numbers, tmp_path):
+    folder = write_numbers(tmp_path / "more", 2, count=10, first=100)
+    for streaming in (True, False):
+        fields = {"mixed_dataset_names": [folder], "mixture_weights": [0.75, 0.25], "streaming": streaming}
+        keys = keys_of(batches_of(settings(numbers[3], **fields), folders=[folder]), 250)
+        seconds = Counter(number for _, number in keys if number >= 100)
+        assert seconds.total() == 250 and set(seconds) == set(range(100, 110)) and set(seconds.values()) == {25}
+        assert sorted(number for epoch, number in keys if epoch == 0 and number < 100) == list(range(COUNT))
+
+
+# Resume
+
+
+def resume_of(batches, count):
+    """The states of all processes after so many batches, as a checkpoint keeps them."""
+    for each in batches:
+        list(islice(each, count))
+    return json.loads(json.dumps([each.state_dict() for each in batches]))
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("streaming", [True, False])
+@pytest.mark.parametrize("done", [1, 9])
+def test_batches_after_a_resume_are_those_of_a_run_that_went_on(
+    done, streaming, world, num_workers, mixed, numbers, tmp_path
+):
+    folders = [write_numbers(tmp_path / "more", 2, count=10, first=100)] if mixed else []
+    fields = {"mixed_dataset_names": folders, "mixture_weights": [0.5, 0.5]} if mixed else {}
+    config = settings(numbers[3], streaming=streaming, num_workers=num_workers, **fields)
+    straight = [list(islice(batches_of(config, rank, world, folders=folders), 16)) for rank in range(world)]
+    states = resume_of([batches_of(config, rank, world, folders=folders) for rank in range(world)], done)
+    for rank in range(world):
+        resumed = list(islice(batches_of(config, rank, world, states, folders), 16 - done))
+        assert_close(resumed, straight[rank][done:], rtol=0, atol=0)
+        assert not torch.equal(resumed[0]["noise"], straight[rank][0]["noise"])
+
+
+def test_a_resume_reads_no_more_than_the_block_and_the_shard_under_way(numbers):
+    source = load_source(settings(numbers[8], streaming=True), "train", None)
+    reader = Reader(source, 0, 1, 0, 8)
+    *_, (_, place) = islice(reader.examples(Place()), 130)  # in the third epoch
+    assert place.epoch == 2 and place.taken <= 8
+    assert next(reader.in_order(place)).epoch == 2
+    following = [example for example, _ in islice(reader.examples(Place()), 140)][130:]
+    assert [e[1:] for e, _ in islice(reader.examples(place), 10)] == [e[1:] for e in following]
+
+
+@pytest.mark.parametrize(("world", "num_workers", "batch"), [(2, 0, 4), (1, 2, 4), (1, 0, 6), (3, 0, 2)])
+def test_a_folder_is_taken_up_by_any_number_of_processes_and_workers(world, num_workers, batch, numbers):
+    config = settings(numbers[3], per_device_train_batch_size=5)
+    states = resume_of([batches_of(config, rank, 2) for rank in range(2)], 3)
+    straight = [batches_of(config, rank, 2) for rank in range(2)]
+    seen = [key for each in straight for key in keys_of(each, 3)]
+    config = settings(numbers[3], per_device_train_batch_size=batch, num_workers=num_workers)
+    count = -(-20 // (batch * world))
+    seen += [key for rank in range(world) for key in keys_of(batches_of(config, rank, world, states), count)]
+    assert sorted(number for epoch, number in seen if epoch == 0) == list(range(COUNT))
+
+
+@pytest.mark.parametrize(
+    ("world", "fields", "name"),
+    [(2, {}, "num_processes"), (1, {"num_workers": 3}, "num_workers"), (1, {"dataset_name": 8}, "dataset_name")],
+)
+def test_a_stream_is_not_taken_up_by_other_readers(world, fields, name, numbers):
+    states = resume_of([batches_of(settings(numbers[3], streaming=True, num_workers=2))], 3)
+    folder = numbers[fields.pop("dataset_name", 3)]
+    config = settings(folder, streaming=True, **{"num_workers": 2, **fields})
+    assert message_of(lambda: batches_of(config, 0, world, states)).startswith(f"`{name}` (=")
+
+
+# Bad images
+
+
+def spoil(numbers, tmp_path, bad):
+    """A file of the numbered images, of which some are no images."""
+    rows = load_dataset(numbers[1], split="train").cast_column("image", Image(decode=False))
+    cells = [row["image"] if i not in bad else {"bytes": b"no image", "path": None} for i, row in enumerate(rows)]
+    (tmp_path / "spoilt").mkdir()
+    file = tmp_path / "spoilt/train.parquet"
+    Dataset.from_dict({"image": cells}, features=Features({"image": Image()})).to_parquet(file)
+    return str(tmp_path / "spoilt")
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_bad_images_of_a_stream_are_left_out_counted_and_named_once(num_workers, numbers, tmp_path):
+    folder = spoil(numbers, tmp_path, bad := {3, 17, 40})
+    config = settings(folder, streaming=True, skip_bad_images=True, num_workers=num_workers)
+    batches = batches_of(config)
+    keys = keys_of(batches, 15)
+    assert sorted(number for epoch, number in keys if epoch == 0) == sorted(set(range(COUNT)) - bad)
+    first_epoch = Counter(problem for problem in batches.problems)
+    assert set(first_epoch) == {
+        f"example {i} of shard 0 cannot be read as an image: its format is not known." for i in bad
+    }
+    assert batches.num_bad == len(batches.problems) <= 6
+    parts = batches_of(config)
+    states = resume_of([parts], 7)
+    again = batches_of(config, states=states)
+    assert keys_of(again, 8) == keys[7 * 4 :]
+    assert again.num_bad == batches.num_bad and again.problems == batches.problems
+
+
+def test_more_bad_images_than_allowed_stop_the_run(numbers, tmp_path):
+    config = settings(spoil(numbers, tmp_path, set(range(50))), streaming=True, skip_bad_images=True, max_bad_images=20)
+    assert message_of(lambda: next(batches_of(config))).startswith("`max_bad_images` (=20) is exceeded. example ")
+
+
+def test_a_stream_too_short_for_its_readers_is_an_error(tmp_path):
+    config = settings(write_numbers(tmp_path / "one", 1, count=1), streaming=True)
+    ranks = [batches_of(config, rank, 2) for rank in range(2)]
+    found = [message_of(lambda each=each: next(each)) for each in ranks[1:]]
+    assert found == ["A stream must hold examples for every process and worker: use fewer of them."]

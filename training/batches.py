@@ -1,0 +1,188 @@
+"""The batches of a training process: without end or overlap, and taken up again where they stopped."""
+
+import atexit
+import multiprocessing
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import fsspec.asyn
+import torch
+from datasets import Dataset, IterableDataset
+from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data import IterableDataset as TorchIterableDataset
+
+from training.config import TrainingConfig, check
+from training.data import Batch, MapSamples, Samples, refuse_or_skip
+from training.images import BadImageError
+from training.sampling import Shares, StepSampler, source_seed
+from training.sources import Source
+from training.streams import Place, Reader, mixed, shards_for
+
+State = dict[str, Any]
+
+
+class ReaderState(NamedTuple):
+    """Which of the readers, how far it has come in each source, and how many bad images it has left out."""
+
+    number: int
+    places: list[Place]
+    draws: int = 0
+    num_bad: int = 0
+
+
+class TrainBatches:
+    """This process's batches of one source, or of several, of which `weights` is the share of the images.
+
+    Not for `accelerator.prepare`, which would split them a second time.
+
+    `states` are the `state_dict` of every process to go on from; none at the start. Of a map-style source, no sample is
+    lost or repeated whatever the number of processes, workers and images in a batch was. A stream is taken up by as
+    many readers as it was left by.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        samples: Samples,
+        config: TrainingConfig,
+        collate: Callable[[list[dict[str, Any]]], Batch],
+        rank: int,
+        num_processes: int,
+        states: Sequence[State] = (),
+        weights: Sequence[float] = (1,),
+    ) -> None:
+        self.samples_seen = states[0]["samples_seen"] if states else 0
+        self.total_batch_size = config.per_device_train_batch_size * num_processes
+        self.problems: list[str] = states[rank]["problems"] if rank < len(states) else []
+        self.seconds_waited = 0.0
+        self.readers: list[ReaderState] = []
+        self.num_shards: list[int] = []
+        # With a generator of its own, starting the loader draws nothing from the one that a checkpoint restores.
+        options: dict[str, Any] = {"collate_fn": collate, "pin_memory": torch.cuda.is_available()}
+        options |= {"generator": torch.Generator(), "worker_init_fn": start_worker, "num_workers": config.num_workers}
+        atexit.register(kill_workers)
+        batch_size = config.per_device_train_batch_size
+        if all(isinstance(source, Dataset) for source in sources):
+            sizes = [len(source) for source in sources]  # type: ignore[arg-type]
+            order = StepSampler(sizes, weights, batch_size, rank, num_processes, config.seed, self.samples_seen)
+            loader = DataLoader(MapSamples(sources, samples), batch_sampler=order, **options)  # type: ignore[arg-type]
+        else:
+            num_workers = max(config.num_workers, 1)
+            num_readers = num_processes * num_workers
+            streams = [shards_for(source, num_readers) for source in sources]  # type: ignore[arg-type]
+            self.num_shards = [stream.num_shards for stream in streams]
+            self.readers = resumed_readers(states, rank, num_processes, num_workers, self.num_shards)
+            stream = EndlessStream(streams, samples, config, self.readers, num_readers, weights)
+            loader = DataLoader(stream, batch_size, **options)
+        self.batches: Iterator[Batch] = iter(loader)
+
+    def __iter__(self) -> "TrainBatches":
+        return self
+
+    def __next__(self) -> Batch:
+        start = time.perf_counter()
+        batch = next(self.batches)
+        self.seconds_waited += time.perf_counter() - start
+        self.samples_seen += self.total_batch_size
+        if self.readers:  # they take turns: the next one stays in front
+            self.readers = [*self.readers[1:], batch.pop("reader")]
+            self.problems += batch.pop("problems")
+        return batch
+
+    @property
+    def num_bad(self) -> int:
+        """Bad images of this process that were left out of the batches so far."""
+        return sum(reader.num_bad for reader in self.readers)
+
+    def state_dict(self) -> State:
+        """What it takes to go on after the last batch, as JSON has it."""
+        return {
+            "samples_seen": self.samples_seen,
+            "num_shards": self.num_shards,
+            "readers": self.readers,
+            "problems": self.problems,
+        }
+
+
+def resumed_readers(
+    states: Sequence[State], rank: int, num_processes: int, num_workers: int, num_shards: list[int]
+) -> list[ReaderState]:
+    """The readers of this process, in the order of their turns; a `ValueError` if there were more or fewer."""
+    if not states:
+        start = [Place()] * len(num_shards)
+        return [ReaderState(rank * num_workers + worker, start) for worker in range(num_workers)]
+    stored = states[min(rank, len(states) - 1)]
+    for name, now, before in (
+        ("num_processes", num_processes, len(states)),
+        ("num_workers", num_workers, len(stored["readers"])),
+        ("dataset_name", f"{num_shards} shards", f"{stored['num_shards']} shards"),
+    ):
+        check(
+            name,
+            now,
+            now == before,
+            f"be {before}, as in the checkpoint: each reader of a stream has a place of its own",
+        )
+    return [
+        ReaderState(number, [Place(*place) for place in places], draws, num_bad)
+        for number, places, draws, num_bad in stored["readers"]
+    ]
+
+
+class EndlessStream(TorchIterableDataset[dict[str, Any]]):
+    """The samples of one process out of streams mixed by weight, each with the state of its reader after it.
+
+    `states` are those that the workers go on from, the first worker from the first.
+    """
+
+    def __init__(
+        self,
+        streams: Sequence[IterableDataset],
+        samples: Samples,
+        config: TrainingConfig,
+        states: list[ReaderState],
+        num_readers: int,
+        weights: Sequence[float],
+    ) -> None:
+        self.streams = streams
+        self.samples = samples
+        self.config = config
+        self.states = states
+        self.num_readers = num_readers
+        self.weights = weights
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        worker = get_worker_info()
+        number, start, draws, num_bad = self.states[worker.id if worker is not None else 0]
+        seed, block_size = self.config.seed, self.config.shuffle_buffer_size
+        readers = [
+            Reader(stream, number, self.num_readers, source_seed(seed, source), block_size)
+            for source, stream in enumerate(self.streams)
+        ]
+        problems: list[str] = []  # since the last good image
+        shares = Shares(self.weights, seed, number)
+        for source, example, num_draws, places in mixed(readers, shares, draws, start):
+            name = f"example {example.index} of shard {example.shard}"
+            try:
+                sample = self.samples(example.row, name, example.epoch, source, example.shard, example.index)
+            except BadImageError as error:
+                num_bad += 1
+                problems.append(refuse_or_skip(error, self.config, num_bad))
+                continue
+            yield {**sample, "reader": ReaderState(number, places, num_draws, num_bad), "problems": problems}
+            problems = []
+
+
+def start_worker(worker: int) -> None:
+    """Keep a worker loading when its whole process group is told to stop: the step under way needs its batches."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    fsspec.asyn.reset_lock()  # a lock of remote files that was held when the process was forked
+
+
+def kill_workers() -> None:
+    """End workers that are left when a program fails: it would send them the signal that they ignore, and wait."""
+    for worker in multiprocessing.active_children():
+        worker.kill()
