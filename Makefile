@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test verify bench style
+.PHONY: demo study test verify bench style
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -17,6 +17,9 @@ $(VENV)/demo: $(VENV)/installed
 
 demo: $(VENV)/demo
 	$(BIN)/python -m training.demo
+
+study: $(VENV)/demo
+	$(BIN)/python -m training.study
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2

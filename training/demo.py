@@ -10,25 +10,19 @@ commands that a user would type, which are printed.
 
 import argparse
 import json
-import os
-import shlex
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from datasets import Dataset, load_dataset
-from transformers import pipeline
 
 from training.comparison import save_classifier_comparison, save_run_comparison
+from training.launching import launch
 from training.pictures import read_metrics, series
 from training.scores import balanced_accuracy_gain, two_class_metrics, verdict
-from training.solar_cells import CLASS_NAMES, write_solar_cells
+from training.solar_cells import CLASS_NAMES, defect_scores, scratch_flags, write_solar_cells
 
-TRAINING = Path(__file__).resolve().parent
 PRETRAINED, SCRATCH = "FCMAE pre-training", "random weights"
 
 
@@ -45,7 +39,12 @@ def main() -> None:
         "classifier": [*labelled, "--model_name_or_path", f"{output}/pretrain"],
         "scratch": [*labelled, *scratch_flags()],
     }
-    seconds = {name: train(*flags, "--output_dir", f"{output}/{name}") for name, flags in runs.items()}
+    seconds = {
+        name: launch(
+            script, f"{script}_demo", *flags, "--output_dir", f"{output}/{name}", "--overwrite_output_dir=true"
+        )
+        for name, (script, *flags) in runs.items()
+    }
 
     photographs = load_dataset("parquet", data_files=str(output / "data/labelled/test.parquet"), split="train")
     assert isinstance(photographs, Dataset)
@@ -71,29 +70,6 @@ def steps(count: int | None) -> list[str]:
     return [] if count is None else ["--max_train_steps", str(count), "--warmup_steps", str(count // 10)]
 
 
-def scratch_flags() -> list[str]:
-    """What training from random weights needs beside the recipe: the pre-trained model's shape, and one learning rate.
-
-    Lower rates for lower layers keep what pre-training taught them; random weights have nothing to keep.
-    """
-    recipe = yaml.safe_load((TRAINING / "recipes/pretrain_demo.yaml").read_text())
-    shape = [f"--{key}={recipe[key]}" for key in ("model_size", "patch_size", "num_stages") if key in recipe]
-    return [*shape, "--layer_decay=1.0"]
-
-
-def train(script: str, *flags: str) -> float:
-    """Run `training/{script}.py` with the demo's recipe through `accelerate launch`; return the seconds it took."""
-    paths = os.path.relpath(TRAINING / f"{script}.py"), os.path.relpath(TRAINING / f"recipes/{script}_demo.yaml")
-    # Unless told, `accelerate launch` computes with one core only where there is no GPU.
-    launch = ["--num_cpu_threads_per_process", str(os.cpu_count() or 1)]
-    command = [*launch, paths[0], "--config", paths[1], *flags, "--overwrite_output_dir", "true"]
-    print(f"\n$ accelerate launch {shlex.join(command)}", flush=True)
-    started = time.perf_counter()
-    if code := subprocess.run([sys.executable, "-m", "accelerate.commands.launch", *command]).returncode:
-        sys.exit(code)  # the script has said why
-    return time.perf_counter() - started
-
-
 def compare(output: Path, photographs: Dataset) -> dict[str, Any]:
     """Figures and pictures of both classifiers on the held-out photographs, and the answer of `pipeline` to a few."""
     labels = np.array(photographs["label"])
@@ -113,13 +89,6 @@ def compare(output: Path, photographs: Dataset) -> dict[str, Any]:
             for i in np.linspace(0, len(labels) - 1, 8).astype(int)
         ],
     }
-
-
-def defect_scores(folder: Path, photographs: Dataset) -> np.ndarray:
-    """Probability (N,) of a defect by `pipeline`, with stock Transformers, as anyone would use the folder."""
-    classifier = pipeline("image-classification", model=str(folder), device="cpu")
-    answers = classifier(list(photographs["image"]), batch_size=32, top_k=None)
-    return np.array([next(row["score"] for row in rows if row["label"] == CLASS_NAMES[1]) for rows in answers])
 
 
 def loss_range(folder: Path) -> dict[str, float]:

@@ -9,10 +9,13 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import yaml
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PILImage
 from sklearn.model_selection import train_test_split
+from transformers import pipeline
 
+RECIPES = Path(__file__).resolve().parent / "recipes"
 CLASS_NAMES = ("functional", "defective")
 DEFECTIVE_FROM = 0.5  # experts gave each cell a defect probability of 0, 1/3, 2/3 or 1
 TEST_SHARE = 0.25
@@ -41,6 +44,23 @@ def write_solar_cells(folder: Path) -> dict[str, int]:
     _write({"image": [encoded[i] for i in train]}, unlabelled, folder / "unlabelled" / "train.parquet")
     counts = {"train": len(train), "test": len(test), "test_defective": sum(labels[i] for i in test)}
     return {**counts, "train_defective": sum(labels[i] for i in train)}
+
+
+def scratch_flags() -> list[str]:
+    """What fine-tuning from random weights needs beside its recipe: the pre-trained model's shape, one learning rate.
+
+    Lower rates for lower layers keep what pre-training taught them; random weights have nothing to keep.
+    """
+    recipe = yaml.safe_load((RECIPES / "pretrain_demo.yaml").read_text())
+    shape = [f"--{key}={recipe[key]}" for key in ("model_size", "patch_size", "num_stages") if key in recipe]
+    return [*shape, "--layer_decay=1.0"]
+
+
+def defect_scores(folder: Path, photographs: Dataset) -> np.ndarray:
+    """Probability (N,) of a defect by `pipeline`, with stock Transformers, as anyone would use the folder."""
+    classifier = pipeline("image-classification", model=str(folder), device="cpu")
+    answers = classifier(list(photographs["image"]), batch_size=32, top_k=None)
+    return np.array([next(row["score"] for row in rows if row["label"] == CLASS_NAMES[1]) for rows in answers])
 
 
 def _as_png(picture: np.ndarray) -> bytes:

@@ -1,0 +1,23 @@
+"""Running the training scripts as a user would type them."""
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+TRAINING = Path(__file__).resolve().parent
+
+
+def launch(script: str, recipe: str, *flags: str) -> float:
+    """Run `training/{script}.py` with a recipe through `accelerate launch`; return the seconds that it took."""
+    paths = os.path.relpath(TRAINING / f"{script}.py"), os.path.relpath(TRAINING / f"recipes/{recipe}.yaml")
+    # Unless told, `accelerate launch` computes with one core only where there is no GPU.
+    threads = ["--num_cpu_threads_per_process", str(os.cpu_count() or 1)]
+    command = [*threads, paths[0], "--config", paths[1], *flags]
+    print(f"\n$ accelerate launch {shlex.join(command)}", flush=True)
+    started = time.perf_counter()
+    if code := subprocess.run([sys.executable, "-m", "accelerate.commands.launch", *command]).returncode:
+        sys.exit(code)  # the script has said why
+    return time.perf_counter() - started
