@@ -78,7 +78,13 @@ class Checkpoints:
         state = read_state(path)
         self.check_state(path, state)
         progress = [json.loads(progress_file(path, rank).read_text()) for rank in range(state["num_processes"])]
-        self.accelerator.load_state(str(path))
+        try:
+            self.accelerator.load_state(str(path))
+        except Exception as error:  # each of its files has a reader with errors of its own
+            raise ValueError(
+                f"`resume_from_checkpoint` (={path}) must be of this run, but cannot be loaded: {error}. Resume from "
+                "another one, or with the settings that it was written with."
+            ) from error
         if self.accelerator.is_main_process:
             for name in ("metrics.jsonl", "bad_images.jsonl"):
                 cut_lines(self.folder / name, state["step"])

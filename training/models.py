@@ -97,4 +97,4 @@ def final_model(
     whole = model_class(unwrapped.config)
     if accelerator.is_main_process:
         whole.load_state_dict(weights)
-    return whole
+    return whole.to(accelerator.device)  # type: ignore[arg-type]
