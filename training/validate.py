@@ -38,7 +38,7 @@ def main(config: ValidateConfig) -> dict[str, Any]:
     results: dict[str, Any] = {}
     if "classifier" in config.protocols:
         results |= classify(accelerator, config)
-    if len(config.protocols) > ("classifier" in config.protocols):
+    if set(config.protocols) != {"classifier"}:
         results |= evaluate_features(accelerator, config)
     if accelerator.is_main_process:
         print(json.dumps(results, indent=2))
@@ -70,8 +70,8 @@ def evaluate_features(accelerator: Accelerator, config: ValidateConfig) -> dict[
     model = load_weights(ConvNextV2Model, config)
     processor = load_processor(config, model)
     with accelerator.main_process_first():
-        splits = {config.train_split: config.max_train_samples, config.eval_split: config.max_eval_samples}
-        sources = [load_images(config, name, most, model.config.num_channels) for name, most in splits.items()]
+        splits = ((config.train_split, config.max_train_samples), (config.eval_split, config.max_eval_samples))
+        sources = [load_images(config, name, most, model.config.num_channels) for name, most in splits]
     names = resolve_labels(sources[0], config.label_column, None)
     model.config.id2label = dict(enumerate(names))
     prepared = accelerator.prepare(model)
