@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize, one_hot
 from torch.utils.data import DataLoader
 
+from training.metrics import TopAccuracy
+
 QUERIES = 1024  # whose distances to all neighbours are held at a time
 
 
@@ -62,5 +64,4 @@ def linear_probe_scores(
 def top_accuracies(scores: Tensor, labels: Tensor) -> dict[str, float]:
     """Share of images whose class has the highest score, and one of the five highest."""
     ranked = scores.topk(min(5, scores.shape[1]), dim=1).indices
-    hits = ranked == labels[:, None]
-    return {"accuracy": hits[:, 0].float().mean().item(), "accuracy_top5": hits.any(dim=1).float().mean().item()}
+    return TopAccuracy(keep_in_memory=True).compute(predictions=ranked, references=labels) or {}

@@ -5,7 +5,6 @@ import json
 import resource
 import time
 from collections.abc import Callable, Sequence
-from itertools import islice
 from statistics import median
 from typing import Any
 
@@ -81,12 +80,11 @@ def rehearse(
     seconds, waited = [], []
     for batch_number in range(WARM_UP + MEASURED):
         start, waited_before = time.perf_counter(), batches.seconds_waited
-        for batch in islice(batches, 1):
-            loss = trained(**send_to_device(batch, accelerator.device), **arguments).loss
-            accelerator.backward(loss)
-            optimizer.step()
-            optimizer.zero_grad()
-            loss.item()  # waits for the device
+        loss = trained(**send_to_device(next(batches), accelerator.device), **arguments).loss
+        accelerator.backward(loss)
+        optimizer.step()
+        optimizer.zero_grad()
+        loss.item()  # waits for the device
         if batch_number >= WARM_UP:
             seconds.append(time.perf_counter() - start)
             waited.append(batches.seconds_waited - waited_before)

@@ -29,7 +29,12 @@ def seeded(seed: int) -> Iterator[None]:
 @lru_cache(maxsize=8)
 def epoch_order(num_samples: int, seed: int, epoch: int) -> Tensor:
     """The order `(num_samples,)` of one epoch."""
-    return torch.randperm(num_samples, generator=torch.Generator().manual_seed(sample_seed(seed, epoch)))
+    return permutation(num_samples, seed, epoch)
+
+
+def permutation(count: int, *key: int) -> Tensor:
+    """A random order `(count,)` that depends on the key alone."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(sample_seed(*key)))
 
 
 class Shares:

@@ -14,10 +14,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
 from datasets import IterableDataset
 
-from training.sampling import Shares, epoch_order, sample_seed
+from training.sampling import Shares, epoch_order, permutation
 
 MAX_SHARDS = 1024  # of a folder, `datasets` takes every image for a shard
 MAX_EMPTY_EPOCHS = 10
@@ -76,8 +75,8 @@ class Reader:
         block = list(itertools.islice(examples, self.block_size))
         while block:
             first, following = block[0], []
-            generator = torch.Generator().manual_seed(sample_seed(self.seed, first.epoch, first.shard, first.index))
-            block = [block[index] for index in torch.randperm(len(block), generator=generator).tolist()]
+            order = permutation(len(block), self.seed, first.epoch, first.shard, first.index)
+            block = [block[index] for index in order.tolist()]
             for taken in range(1, len(block) + 1):
                 following += itertools.islice(examples, 1)
                 example = block.pop()
