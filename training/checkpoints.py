@@ -23,6 +23,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from conversion.files import sha256
 from training.config import TrainingConfig, check
 from training.plan import Plan
+from training.writing import writing
 
 NAME = re.compile(r"checkpoint-(\d+)")
 STATE = "training_state.json"
@@ -142,22 +143,27 @@ class Checkpoints:
         if self.accelerator.is_main_process:
             shutil.rmtree(partial, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(partial))
-        progress_file(partial, self.accelerator.process_index).write_text(json.dumps(progress))
+        with writing(final):
+            self.accelerator.save_state(str(partial))
+            progress_file(partial, self.accelerator.process_index).write_text(json.dumps(progress))
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            self.model_config.save_pretrained(partial)
-            self.processor.save_pretrained(partial)
-            state = {"step": step, **self.state, "files": describe_files(partial)}
-            (partial / STATE).write_text(json.dumps(state, indent=2))
-            for path in (*partial.rglob("*"), partial):
-                flush(path)
-            shutil.rmtree(final, ignore_errors=True)
-            os.replace(partial, final)
-            flush(self.folder)
+            with writing(final):
+                self.complete(partial, final, {"step": step, **self.state})
             for old in list_checkpoints(self.folder)[: -self.limit] if self.limit else []:
                 shutil.rmtree(old)
         self.accelerator.wait_for_everyone()
+
+    def complete(self, partial: Path, final: Path, state: dict[str, Any]) -> None:
+        """Add what the main process knows; give the checkpoint its name once all of it is on the disk."""
+        self.model_config.save_pretrained(partial)
+        self.processor.save_pretrained(partial)
+        (partial / STATE).write_text(json.dumps({**state, "files": describe_files(partial)}, indent=2))
+        for path in (*partial.rglob("*"), partial):
+            flush(path)
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(partial, final)
+        flush(self.folder)
 
 
 def progress_file(checkpoint: Path, rank: int) -> Path:

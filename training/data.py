@@ -14,6 +14,7 @@ from torch.utils.data import IterableDataset as TorchIterableDataset
 from training.augment import BatchMixer, Transform
 from training.config import DataConfig, EvaluationConfig, PretrainConfig, check
 from training.images import BadImageError, Enough, decode_image, drop_bad_images
+from training.reconnect import read_on
 from training.sampling import sample_seed, seeded
 from training.sources import Source, array_dtype, load_source
 
@@ -85,7 +86,8 @@ class StreamSamples(TorchIterableDataset[dict[str, Any]]):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         bad: list[str] = []
-        for position, row in enumerate(self.source):
+        rows = read_on(lambda done: itertools.islice(self.source, done, None), self.config.dataset_name)
+        for position, row in enumerate(rows):
             try:
                 yield self.samples(row, f"example {position} of this worker's stream", 0, position)
             except BadImageError as error:

@@ -22,7 +22,7 @@ from training.command_line import parse_config
 from training.config import FinetuneConfig, check
 from training.data import Collator, eval_loader, load_images
 from training.labels import check_labels, class_list, labelled_samples, resolve_labels
-from training.loop import STOPPED, StopSignal, TrainingLog, create_accelerator, start_trackers
+from training.loop import STOPPED, StopSignal, TrainingLog, create_accelerator
 from training.metrics import Evaluator
 from training.models import create_ema, create_processor, final_model, image_size_of, load_arguments
 from training.optim import create_optimizer, create_schedule, decayed_parameters, layer_scale
@@ -31,6 +31,7 @@ from training.pictures import save_loss_curves
 from training.plan import make_plan
 from training.rehearsal import print_plan, rehearse
 from training.sources import Source, load_source, num_examples
+from training.trackers import end_training, start_trackers
 
 PRETRAINED_HEAD_SCALE = 0.001  # paper, Tables 9 to 13
 
@@ -121,7 +122,7 @@ def main(config: FinetuneConfig) -> None:
                     due={"evaluation": due and stopped},
                 )
         if stopped and step < plan.max_steps:
-            accelerator.end_training()
+            end_training(accelerator)
             sys.exit(STOPPED)
     stop.restore()
 
@@ -132,7 +133,7 @@ def main(config: FinetuneConfig) -> None:
     if accelerator.is_main_process:
         finish(config, final, processor, {**results, **log.results()})
     accelerator.wait_for_everyone()
-    accelerator.end_training()
+    end_training(accelerator)
 
 
 def class_names_of(config: FinetuneConfig) -> list[str]:

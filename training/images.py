@@ -2,7 +2,6 @@
 
 import io
 import math
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 from torch import Tensor
 
 from training.config import DataConfig
+from training.reconnect import read_file
 from training.sources import array_dtype, report_bad_images
 
 NUMPY_MAGIC = b"\x93NUMPY"
@@ -49,7 +49,7 @@ def decode_image(
     if not isinstance(content, bytes | None):
         return array_to_tensor(np.asarray(content, dtype=dtype), num_channels, name)
     try:
-        stored = content if content is not None else Path(path or "").read_bytes()
+        stored = content if content is not None else read_file(path or "")
         if stored.startswith(NUMPY_MAGIC):
             array = np.load(io.BytesIO(stored), allow_pickle=False)
         else:
@@ -57,6 +57,8 @@ def decode_image(
             if enough is not None:
                 reduce_size(picture, enough)
             array = picture_to_array(picture, num_channels)
+    except ConnectionError:
+        raise  # of the place where it lies, which says nothing of the image
     except UnidentifiedImageError as error:
         raise BadImageError(f"{name} cannot be read as an image: its format is not known.") from error
     except UNREADABLE as error:

@@ -6,7 +6,6 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,6 +21,8 @@ from training.batches import TrainBatches
 from training.checkpoints import Resumed
 from training.config import TrainingConfig
 from training.plan import Plan
+from training.trackers import track
+from training.writing import writing
 
 STOPPED = 75  # exit code after a signal and a checkpoint: EX_TEMPFAIL, "try again"
 NEVER = torch.iinfo(torch.int64).max
@@ -41,13 +42,6 @@ def create_accelerator(config: TrainingConfig) -> Accelerator:
         accelerator.state.deepspeed_plugin.deepspeed_config.update(batch)
     set_seed(config.seed)
     return accelerator
-
-
-def start_trackers(accelerator: Accelerator, config: TrainingConfig, name: str) -> None:
-    """Open the trackers that were asked for."""
-    if config.with_tracking:
-        plain = {key: value if isinstance(value, int | float) else str(value) for key, value in asdict(config).items()}
-        accelerator.init_trackers(name, plain)
 
 
 class TrainingLog:
@@ -155,18 +149,7 @@ class TrainingLog:
         line = {"step": self.step, "epoch": self.plan.epoch(self.step), **finite}
         if self.accelerator.is_main_process:
             append(self.folder / "metrics.jsonl", [json.dumps(line)])
-        self.track({key: value for key, value in line.items() if isinstance(value, int | float)})
-
-    def track(self, figures: dict[str, float]) -> None:
-        """Hand figures to the trackers; one that fails is said once, and the run goes on without it."""
-        for tracker in list(self.accelerator.trackers):
-            try:
-                tracker.log(figures, step=self.step)
-            except Exception as error:  # of any kind: a tracker may be a program elsewhere
-                self.accelerator.trackers.remove(tracker)
-                self.bar.write(
-                    f"Warning: the tracker {tracker.name} failed at step {self.step}: {error!r}. Going on without it."
-                )
+        track(self.accelerator, {k: v for k, v in line.items() if isinstance(v, int | float)}, self.step)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -204,7 +187,7 @@ def resumed_losses(states: list[dict[str, Any]], rank: int, num_processes: int) 
 
 def append(file: Path, lines: list[str]) -> None:
     """Add lines to a log."""
-    with file.open("a", encoding="utf-8") as log:
+    with writing(file), file.open("a", encoding="utf-8") as log:
         log.writelines(f"{line}\n" for line in lines)
 
 

@@ -17,6 +17,7 @@ from conversion.publish import publish
 from conversion.words import is_hub_id
 from training.checkpoints import list_checkpoints
 from training.config import TrainingConfig, check
+from training.writing import writing
 
 
 def check_output_dir(config: TrainingConfig) -> None:
@@ -26,8 +27,11 @@ def check_output_dir(config: TrainingConfig) -> None:
     """
     license_of(config)
     folder = Path(config.output_dir)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"`output_dir` (={folder}) must be a folder.")
+    check("output_dir", folder, folder.is_dir() or not folder.exists(), "be a folder")
+    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    effective = {"effective_ids": True} if os.access in os.supports_effective_ids else {}
+    writable = os.access(existing, os.W_OK | os.X_OK, **effective)
+    check("output_dir", folder, writable, f"be writable, but {existing} is not")
     if not folder.is_dir() or not any(folder.iterdir()) or config.overwrite_output_dir:
         return
     if not holds_run(folder, config):
@@ -57,7 +61,8 @@ def claim_output_dir(config: TrainingConfig) -> None:
     if config.resume_from_checkpoint is None and holds_run(folder, config):
         for checkpoint in list_checkpoints(folder):
             shutil.rmtree(checkpoint)
-        (folder / "metrics.jsonl").unlink(missing_ok=True)
+        for log in ("metrics.jsonl", "bad_images.jsonl"):
+            (folder / log).unlink(missing_ok=True)
     settings = dataclasses.asdict(config)
     # What only this machine can tell, for the card: which settings are paths, and the licence of the weights' start.
     local = [
@@ -84,9 +89,10 @@ def save_model(folder: Path, model: PreTrainedModel, processor: Any, results: di
     """Weights, config, image processor and all_results.json: complete under another name first, then moved."""
     partial = folder / ".final.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
-    processor.save_pretrained(partial)
-    write_json(partial / RESULTS, results)
+    with writing(folder):
+        model.save_pretrained(partial)
+        processor.save_pretrained(partial)
+        write_json(partial / RESULTS, results)
     for file in sorted(partial.iterdir()):
         os.replace(file, folder / file.name)
     partial.rmdir()

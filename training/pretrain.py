@@ -21,7 +21,7 @@ from training.checkpoints import Checkpoints
 from training.command_line import parse_config
 from training.config import PretrainConfig, check
 from training.data import Collator, first_samples, load_mixture, make_samples
-from training.loop import STOPPED, StopSignal, TrainingLog, create_accelerator, start_trackers
+from training.loop import STOPPED, StopSignal, TrainingLog, create_accelerator
 from training.models import create_ema, create_processor, final_model, image_size_of, load_arguments
 from training.optim import create_optimizer, create_schedule, decayed_parameters
 from training.output import check_hub, check_output_dir, claim_output_dir, push_folder, save_model
@@ -29,6 +29,7 @@ from training.pictures import save_loss_curves
 from training.plan import make_plan
 from training.rehearsal import print_plan, rehearse
 from training.sources import num_examples
+from training.trackers import end_training, start_trackers
 from training.watching import Watcher
 
 NUM_RECONSTRUCTIONS = 8  # images
@@ -101,7 +102,7 @@ def main(config: PretrainConfig) -> None:
             with log.paused():
                 checkpoints.save(step, batches=batches.state_dict(), log=log.state_dict())
         if stopped and step < plan.max_steps:
-            accelerator.end_training()
+            end_training(accelerator)
             sys.exit(STOPPED)
     stop.restore()
 
@@ -110,7 +111,7 @@ def main(config: PretrainConfig) -> None:
     if accelerator.is_main_process:
         finish(config, final, processor, watcher, log.results())
     accelerator.wait_for_everyone()
-    accelerator.end_training()
+    end_training(accelerator)
 
 
 def create_model(config: PretrainConfig) -> ConvNextV2ForPreTraining:

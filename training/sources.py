@@ -1,5 +1,6 @@
 """Any `datasets` source as rows whose images are not decoded yet; what is wrong with it is said before training."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,13 @@ def num_examples(sources: Sequence[Source], split: str, max_samples: int | None)
 
 def check_folder(folder: Path, skip: bool, max_bad: int) -> None:
     """Name the files of a folder of images that are none by their name: `datasets` leaves them out in silence."""
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and not is_hidden(file.relative_to(folder))]
+
+    def refuse(error: OSError) -> None:
+        check("dataset_name", folder, False, f"be readable, but {error.filename} is not: {error.strerror}")
+
+    walk = os.walk(folder, onerror=refuse)  # `Path.rglob` would leave out what it may not read
+    files = sorted(Path(root, name) for root, _, names in walk for name in names)
+    files = [file for file in files if not is_hidden(file.relative_to(folder))]
     images = [file for file in files if file.suffix.lower() in ImageFolder.EXTENSIONS]
     if not images:
         return  # a folder of parquet or webdataset files

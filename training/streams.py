@@ -12,10 +12,12 @@ where to start reading again, which is never further back than the block under w
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from datasets import IterableDataset
 
+from training.reconnect import read_on
 from training.sampling import Shares, epoch_order, permutation
 
 MAX_SHARDS = 1024  # of a folder, `datasets` takes every image for a shard
@@ -90,11 +92,17 @@ class Reader:
             skip = place.index if turn == place.turn else 0
             if turn < place.turn:
                 continue
-            # `iter` alone does not share the examples among the workers of a loader a second time.
-            stored = self.source.shard(self.num_shards, shard).skip(skip).iter(batch_size=1)
+            stored = read_on(partial(self.rows, shard, skip), f"shard {shard} of the stream")
             for index, row in enumerate(stored, start=skip):
                 if share is None or index % self.num_readers == share:
                     yield Example({name: column[0] for name, column in row.items()}, place.epoch, turn, shard, index)
+
+    def rows(self, shard: int, skip: int, done: int) -> Iterator[dict[str, list[Any]]]:
+        """A shard's rows from `skip + done` on, each as a batch of one.
+
+        `iter` alone does not share the examples among the workers of a loader a second time.
+        """
+        return self.source.shard(self.num_shards, shard).skip(skip + done).iter(batch_size=1)  # type: ignore[return-value]
 
     def dealt(self, epoch: int) -> list[tuple[int, int | None]]:
         """The shards that this reader reads, with its share of those that all of them read."""
@@ -119,4 +127,6 @@ def mixed(
 
 def shards_for(source: IterableDataset, num_readers: int) -> IterableDataset:
     """The source with a shard for every reader, if its files have parts that can be read on their own."""
-    return source if source.num_shards >= num_readers else source.reshard()
+    if source.num_shards >= num_readers:
+        return source
+    return next(read_on(lambda _: [source.reshard()], "the stream"))

@@ -48,7 +48,8 @@ def main() -> None:
     if not (output / "data/labelled/test.parquet").is_file():
         write_solar_cells(output / "data")
     photographs = {split: photographs_of(output, split) for split in ("train", "test")}
-    models = {"FCMAE": pretrain(output, options.pretrain_epochs), "random weights": save_untrained(output)}
+    epochs = [f"--num_train_epochs={options.pretrain_epochs}"] if options.pretrain_epochs is not None else []
+    models = {"FCMAE": pretrain(output, output / "pretrain", epochs), "random weights": save_untrained(output)}
     features: dict[str, Features] = {name: features_of(folder, photographs) for name, folder in models.items()}
     features[PIXELS] = {split: pixel_statistics(part) for split, part in photographs.items()}
     scores: Scores = {}
@@ -84,13 +85,11 @@ def photographs_of(output: Path, split: str) -> Dataset:
     return part
 
 
-def pretrain(output: Path, epochs: float | None) -> Path:
+def pretrain(output: Path, folder: Path, flags: Sequence[str]) -> Path:
     """The FCMAE model of all training photographs, which never sees a label."""
-    folder = output / "pretrain"
     if not (folder / "model.safetensors").is_file():
-        flags = [f"--dataset_name={output}/data/unlabelled", f"--output_dir={folder}", "--checkpointing_steps=200"]
-        flags += [f"--num_train_epochs={epochs}"] if epochs is not None else []
-        launch("pretrain", "pretrain_demo", *flags, "--resume_from_checkpoint=latest")
+        run = [f"--dataset_name={output}/data/unlabelled", f"--output_dir={folder}", "--checkpointing_steps=200"]
+        launch("pretrain", "pretrain_demo", *run, *flags, "--resume_from_checkpoint=latest")
     return folder
 
 

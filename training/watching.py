@@ -5,14 +5,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from PIL import Image
 from torch import Tensor, nn
 
 from hf_convnextv2 import ConvNextV2ForPreTraining
 from training.pictures import save_reconstructions
+from training.trackers import show
 
 
 class Watcher:
@@ -44,15 +43,6 @@ class Watcher:
         if self.accelerator.is_main_process:
             mean, std = self.processor.image_mean, self.processor.image_std
             save_reconstructions(model, outputs, self.pixel_values, mean, std, file)
-
-
-def show(accelerator: Accelerator, file: Path, step: int) -> None:
-    """Give a picture to the trackers that take pictures."""
-    picture = np.asarray(Image.open(file).convert("RGB"))[None]
-    for tracker in accelerator.trackers:
-        if hasattr(tracker, "log_images"):
-            options = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-            tracker.log_images({"reconstructions": picture}, step=step, **options)
 
 
 @torch.no_grad()

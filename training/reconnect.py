@@ -1,0 +1,58 @@
+"""Reading from a source that does not answer for a while: again, and on from where it broke off.
+
+`datasets` tries again when a read fails, but not when a file cannot be opened: fsspec then calls it not found.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import fsspec
+from aiohttp import ClientError
+from httpx2 import HTTPError
+
+WAITS = (1, 2, 5, 10, 20, 30, 60, 60, 60, 60)  # seconds, after failures in a row
+Item = TypeVar("Item")
+
+
+def read_on(open_at: Callable[[int], Iterable[Item]], name: str) -> Iterator[Item]:
+    """Every item of what `open_at` gives from item 0 on; where that fails, of what it gives from there on.
+
+    Raises a `ConnectionError` that says `name` when it failed again after each of the `WAITS`.
+    """
+    done, failures = 0, 0
+    while True:
+        try:
+            for item in open_at(done):
+                yield item
+                done, failures = done + 1, 0
+            return
+        except (OSError, ClientError, HTTPError) as error:
+            if is_missing(error):
+                raise
+            if failures == len(WAITS):
+                raise ConnectionError(
+                    f"{name} could not be read for {sum(WAITS)} s: {error!r}. When it can be, resume from the last "
+                    "checkpoint."
+                ) from error
+            wait, failures = WAITS[failures], failures + 1
+            print(f"Warning: {name} cannot be read ({error!r}). Trying again in {wait} s.", flush=True)
+            time.sleep(wait)
+
+
+def is_missing(error: Exception) -> bool:
+    """Whether this machine says that a file is missing or closed to us: what fsspec says of others has no number."""
+    return isinstance(error, FileNotFoundError | PermissionError) and error.errno is not None
+
+
+def read_file(path: str) -> bytes:
+    """A file's content: of this machine, or of any place that fsspec knows, also inside an archive there."""
+    if "://" not in path:
+        return Path(path).read_bytes()
+    return next(read_on(lambda _: [read_remote(path)], path))
+
+
+def read_remote(path: str) -> bytes:
+    with fsspec.open(path) as file:  # type: ignore[union-attr]
+        return file.read()  # type: ignore[union-attr]
