@@ -82,7 +82,10 @@ def picture_to_array(picture: Image.Image, num_channels: int) -> np.ndarray:
         return np.stack(pages, axis=-1)
     if num_channels in PIL_MODES:
         ImageOps.exif_transpose(picture, in_place=True)  # as pipelines do: a phone's photographs lie on their side
-        return np.array(picture.convert(PIL_MODES[num_channels]))
+        if isinstance(picture.info.get("transparency"), bytes):  # of a palette; Pillow warns unless it goes by RGBA
+            picture = picture.convert("RGBA")
+        mode = PIL_MODES[num_channels]
+        return np.array(picture if picture.mode == mode else picture.convert(mode))  # `convert` always copies
     return np.concatenate([np.atleast_3d(np.asarray(page)) for page in ImageSequence.Iterator(picture)], axis=-1)
 
 
