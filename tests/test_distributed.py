@@ -8,8 +8,12 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import torch
+from accelerate.utils import set_seed
+from torch.testing import assert_close
 
-from tests.photographs import write_parquet, write_tiny_fcmae
+from hf_convnextv2 import ConvNextV2Config, ConvNextV2ForImageClassification
+from tests.photographs import CLASSES, write_parquet, write_tiny_fcmae
 from training.pictures import read_metrics
 
 ROOT = Path(__file__).parents[1]
@@ -25,6 +29,17 @@ def run(script: list[str], processes: int, tmp_path: Path) -> str:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
+
+
+def write_tiny_classifier(folder: Path) -> Path:
+    """A classifier of the photographs with a head at random, large enough for answers to differ."""
+    set_seed(0)
+    config = ConvNextV2Config(hidden_sizes=[8, 16], depths=[1, 2], image_size=32, num_labels=len(CLASSES))
+    config.id2label, config.label2id = dict(enumerate(CLASSES)), {name: i for i, name in enumerate(CLASSES)}
+    model = ConvNextV2ForImageClassification(config)
+    torch.nn.init.normal_(model.classifier.weight)
+    model.save_pretrained(folder)
+    return folder
 
 
 @pytest.mark.slow
@@ -51,6 +66,25 @@ def test_the_same_total_batch_gives_the_same_losses_in_one_two_and_three_process
     for processes in (2, 3):
         assert losses[processes] == pytest.approx(losses[1], rel=1e-5)
     assert losses[1][0] != pytest.approx(losses[1][1], rel=1e-4)  # the control: steps differ by more
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("streaming", ["false", "true"])
+def test_an_evaluation_counts_every_image_once_whatever_the_number_of_processes(streaming, tmp_path):
+    images = write_parquet(tmp_path / "parquet", {"train": 7, "test": 10})  # 30 images: the last batches are uneven
+    model = write_tiny_classifier(tmp_path / "classifier")
+    settings = {"model_name_or_path": model, "dataset_name": images, "eval_split": "test", "num_workers": 1}
+    settings |= {"streaming": streaming, "per_device_eval_batch_size": 4, "image_size": 32}
+    flags = [f"--{key}={value}" for key, value in settings.items()]
+    flags += ["--protocols", "classifier", "knn", "linear_probe", "--knn_neighbors", "3"]
+    results = {}
+    for processes in (1, 2, 3):
+        output = tmp_path / str(processes)
+        run(["training/validate.py", *flags, f"--output_dir={output}"], processes, tmp_path)
+        results[processes] = json.loads((output / "eval_results.json").read_text())
+        assert results[processes]["eval_samples"] == 30 and results[processes]["train_samples"] == 21
+    for processes in (2, 3):
+        assert_close(results[processes], results[1], rtol=1e-6, atol=0)
 
 
 SHARDED = """

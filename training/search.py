@@ -8,6 +8,7 @@ fine-tuned from it with a quarter of the labels. The same command goes on where 
 """
 
 import argparse
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -37,12 +38,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training.search", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--output_dir", default="out/search")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--jobs", type=int, default=1, help="candidates that are tried at a time (default: 1)")
     options = parser.parse_args()
     output, best, found = Path(options.output_dir), dict(START), {}
     if not (output / "data/labelled/test.parquet").is_file():
         write_validation_part(output)
+    train = photographs_of(output, "train")
+    for seed in options.seeds:
+        write_subset(output, train, draw(train["label"], LABELLED_SHARE, seed), f"{LABELLED_SHARE}-{seed}")
     for axis, values in AXES.items():
-        worth = {value: try_out(output, {**best, axis: value}, options.seeds, found) for value in values}
+        candidates = [{**best, axis: value} for value in values]
+        with ThreadPoolExecutor(options.jobs) as pool:
+            scores = list(pool.map(lambda candidate: try_out(output, candidate, options), candidates))
+        found |= {name_of(candidate): score for candidate, score in zip(candidates, scores, strict=True)}
+        write_json(output / "search.json", found)
+        worth = {value: mean(score) for value, score in zip(values, scores, strict=True)}
         best[axis] = max(worth, key=lambda value: worth[value])
     for name, scores in sorted(found.items(), key=lambda item: -mean(item[1])):
         print(f"{mean(scores):.1%}  {' '.join(f'{score:.1%}' for score in scores)}  {name}")
@@ -64,20 +74,17 @@ def write_validation_part(output: Path) -> None:
                 part.select_columns(columns).to_parquet(output / f"data/{folder}/{split}.parquet")
 
 
-def try_out(output: Path, candidate: Candidate, seeds: list[int], found: dict[str, list[float]]) -> float:
-    """Mean balanced accuracy on the validation part; what was tried before is not tried again."""
-    name = "-".join(f"{key}={value:g}" for key, value in candidate.items())
-    if name not in found:
-        pretrained = pretrain(output, output / "pretrain" / name, flags_of(candidate))
-        train, validation = photographs_of(output, "train"), photographs_of(output, "test")
-        found[name] = []
-        for seed in seeds:
-            chosen = draw(train["label"], LABELLED_SHARE, seed)
-            subset = write_subset(output, train, chosen, f"{LABELLED_SHARE}-{seed}")
-            start = [f"--model_name_or_path={pretrained}"]
-            found[name].append(finetune(subset, validation, name, seed, len(chosen), start))
-        write_json(output / "search.json", found)
-    return mean(found[name])
+def try_out(output: Path, candidate: Candidate, options: argparse.Namespace) -> list[float]:
+    """Balanced accuracies on the validation part, one for each seed; what was tried before is not trained again."""
+    name = name_of(candidate)
+    pretrained = pretrain(output, output / "pretrain" / name, flags_of(candidate), options.jobs)
+    validation, start = photographs_of(output, "test"), [f"--model_name_or_path={pretrained}"]
+    subsets = {seed: output / f"subsets/{LABELLED_SHARE}-{seed}" for seed in options.seeds}
+    return [finetune(subset, validation, name, seed, start, options.jobs) for seed, subset in subsets.items()]
+
+
+def name_of(candidate: Candidate) -> str:
+    return "-".join(f"{key}={value:g}" for key, value in candidate.items())
 
 
 def flags_of(candidate: Candidate) -> list[str]:

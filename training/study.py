@@ -12,11 +12,13 @@ chosen. The same command goes on where a run was stopped.
 import argparse
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as parquet
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from datasets import Dataset, load_dataset
@@ -53,15 +55,21 @@ def main() -> None:
     features: dict[str, Features] = {name: features_of(folder, photographs) for name, folder in models.items()}
     features[PIXELS] = {split: pixel_statistics(part) for split, part in photographs.items()}
     scores: Scores = {}
-    for share in options.fractions:
-        for seed in options.seeds:
-            chosen = draw(photographs["train"]["label"], share, seed)
-            found = frozen_scores(features, chosen, seed)
-            subset = write_subset(output, photographs["train"], chosen, f"{share:g}-{seed}")
-            for name, flags in ((FINETUNED, [f"--model_name_or_path={models['FCMAE']}"]), (SCRATCH, scratch_flags())):
-                found[name] = finetune(subset, photographs["test"], name, seed, len(chosen), [*flags])
-            for name, score in found.items():
-                scores.setdefault(name, {})[f"{share:g}-{seed}"] = score
+
+    def measure(case: tuple[float, int]) -> dict[str, float]:
+        share, seed = case
+        chosen = draw(photographs["train"]["label"], share, seed)
+        subset = write_subset(output, photographs["train"], chosen, f"{share:g}-{seed}")
+        found = frozen_scores(features, chosen, seed)
+        for name, flags in ((FINETUNED, [f"--model_name_or_path={models['FCMAE']}"]), (SCRATCH, scratch_flags())):
+            found[name] = finetune(subset, photographs["test"], name, seed, flags, options.jobs)
+        return found
+
+    cases = [(share, seed) for share in options.fractions for seed in options.seeds]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for (share, seed), found in zip(cases, pool.map(measure, cases), strict=True):
+            for name, value in found.items():
+                scores.setdefault(name, {})[f"{share:g}-{seed}"] = value
             write_json(output / "label_efficiency.json", scores)
     summary = summarise(scores, options.fractions, options.seeds)
     save_label_efficiency(summary, output / "label_efficiency.png")
@@ -74,6 +82,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--output_dir", default="out/study")
     parser.add_argument("--fractions", type=float, nargs="+", default=[0.02, 0.05, 0.1, 0.25, 1.0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=1, help="classifiers that are trained at a time (default: 1)")
     parser.add_argument("--pretrain_epochs", type=float, help="epochs of pre-training (default: the recipe's)")
     return parser.parse_args()
 
@@ -85,11 +94,11 @@ def photographs_of(output: Path, split: str) -> Dataset:
     return part
 
 
-def pretrain(output: Path, folder: Path, flags: Sequence[str]) -> Path:
+def pretrain(output: Path, folder: Path, flags: Sequence[str], jobs: int = 1) -> Path:
     """The FCMAE model of all training photographs, which never sees a label."""
     if not (folder / "model.safetensors").is_file():
         run = [f"--dataset_name={output}/data/unlabelled", f"--output_dir={folder}", "--checkpointing_steps=200"]
-        launch("pretrain", "pretrain_demo", *run, *flags, "--resume_from_checkpoint=latest")
+        launch("pretrain", "pretrain_demo", *run, *flags, "--resume_from_checkpoint=latest", at_a_time=jobs)
     return folder
 
 
@@ -161,14 +170,15 @@ def write_subset(output: Path, train: Dataset, chosen: np.ndarray, name: str) ->
     return folder
 
 
-def finetune(subset: Path, test: Dataset, name: str, seed: int, count: int, flags: list[str]) -> float:
+def finetune(subset: Path, test: Dataset, name: str, seed: int, start: Sequence[str], jobs: int) -> float:
     """Balanced accuracy of a classifier that is trained on a subset, for as many steps as its size asks for."""
     folder = subset.parents[1] / "runs" / f"{subset.name}-{name.replace(' ', '_')}"
     if not (folder / "model.safetensors").is_file():
+        count = parquet.read_metadata(subset / "train.parquet").num_rows
         steps = int(min(492, 60 + 10 * count**0.5))  # all 1,968: as the recipe; 39: 122 steps
-        flags += [f"--dataset_name={subset}", f"--output_dir={folder}", f"--seed={seed}", f"--max_train_steps={steps}"]
+        flags = [f"--dataset_name={subset}", f"--output_dir={folder}", f"--seed={seed}", f"--max_train_steps={steps}"]
         flags += [f"--warmup_steps={steps // 8}", f"--eval_steps={steps}", "--resume_from_checkpoint=latest"]
-        launch("finetune", "finetune_demo", *flags)
+        launch("finetune", "finetune_demo", *start, *flags, at_a_time=jobs)
     return score(test["label"], defect_scores(folder, test) >= 0.5)
 
 

@@ -1,0 +1,78 @@
+"""What a long pre-training run holds in memory, and how much of its time it waits for data: streamed photographs, atto.
+
+    python -m benchmarks.endurance
+
+The run is the training script's own, with checkpoints and pictures; its memory is that of the process and its workers,
+from the operating system, twice a second.
+"""
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from benchmarks.loader import write_photographs
+from benchmarks.measure import Row, parse_arguments, report
+from training.pictures import read_metrics
+
+EVERY = 50  # steps between rows
+
+
+def main() -> None:
+    args = parse_arguments(str(__doc__), sizes=["atto"], batch_size=2, num_workers=1, images=2000, steps=5000)
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        write_photographs(Path(folder, "images"), (500, 375), args.images)
+        output = Path(folder, "out")
+        settings = {
+            "dataset_name": f"{folder}/images",
+            "output_dir": output,
+            "model_size": args.sizes[0],
+            "streaming": "true",
+            "max_train_steps": args.steps,
+            "per_device_train_batch_size": args.batch_size,
+            "num_workers": args.num_workers,
+            "logging_steps": EVERY,
+            "checkpointing_steps": max(args.steps // 10, 1),
+            "checkpoints_total_limit": 2,
+        }
+        command = [sys.executable, "training/pretrain.py", *(f"--{key}={value}" for key, value in settings.items())]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        rows = watch(process, output / "metrics.jsonl")
+        logged = {line["step"]: line for line in read_metrics(output / "metrics.jsonl") if "data_wait" in line}
+    if process.returncode:
+        sys.exit(process.returncode)
+    for row in rows:
+        line = logged.get(row["step"], {})
+        row |= {"images/s": line.get("images_per_second"), "waiting for data": line.get("data_wait")}
+    report(rows, args.output)
+
+
+def watch(process: subprocess.Popen[bytes], log: Path) -> list[Row]:
+    """MiB of the run and its workers since the last line of its log, most and mean, for every line."""
+    rows: list[Row] = []
+    held: list[float] = []
+    while process.poll() is None:
+        time.sleep(0.5)
+        held.append(memory_of(process.pid))
+        step = read_metrics(log)[-1]["step"] if log.exists() and log.stat().st_size else 0
+        if step and (not rows or step >= rows[-1]["step"] + EVERY):
+            rows.append({"step": step, "MiB, most": max(held), "MiB, mean": sum(held) / len(held)})
+            held = []
+    return rows
+
+
+def memory_of(number: int) -> float:
+    """MiB of physical memory of a process and its children; what several share counts once for each."""
+    try:
+        process = psutil.Process(number)
+        return sum(each.memory_info().rss for each in (process, *process.children(recursive=True))) / 2**20
+    except psutil.NoSuchProcess:
+        return 0.0
+
+
+if __name__ == "__main__":
+    main()
