@@ -27,7 +27,7 @@ test: $(VENV)/installed
 verify: $(VENV)/installed
 	$(BIN)/python -m pytest -m 'slow or not slow'
 
-BENCHMARKS := classifier fcmae_step compiled pipelines scaling imports loader
+BENCHMARKS := classifier fcmae_step compiled pipelines scaling imports loader endurance
 
 bench: $(VENV)/installed
 	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name --output docs/benchmarks/$$name.json || exit 1; done

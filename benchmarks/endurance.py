@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -42,12 +43,12 @@ def main() -> None:
         command = [sys.executable, "training/pretrain.py", *(f"--{key}={value}" for key, value in settings.items())]
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         rows = watch(process, output / "metrics.jsonl")
-        logged = {line["step"]: line for line in read_metrics(output / "metrics.jsonl") if "data_wait" in line}
+        logged = {line["step"]: line for line in losses(output / "metrics.jsonl")}
     if process.returncode:
         sys.exit(process.returncode)
     for row in rows:
-        line = logged.get(row["step"], {})
-        row |= {"images/s": line.get("images_per_second"), "waiting for data": line.get("data_wait")}
+        line = logged[row["step"]]
+        row |= {"images/s": line["images_per_second"], "waiting for data": line["data_wait"]}
     report(rows, args.output)
 
 
@@ -58,11 +59,16 @@ def watch(process: subprocess.Popen[bytes], log: Path) -> list[Row]:
     while process.poll() is None:
         time.sleep(0.5)
         held.append(memory_of(process.pid))
-        step = read_metrics(log)[-1]["step"] if log.exists() and log.stat().st_size else 0
-        if step and (not rows or step >= rows[-1]["step"] + EVERY):
-            rows.append({"step": step, "MiB, most": max(held), "MiB, mean": sum(held) / len(held)})
+        lines = losses(log) if log.exists() else []
+        if lines and (not rows or lines[-1]["step"] > rows[-1]["step"]):
+            rows.append({"step": lines[-1]["step"], "MiB, most": max(held), "MiB, mean": sum(held) / len(held)})
             held = []
     return rows
+
+
+def losses(log: Path) -> list[dict[str, Any]]:
+    """The lines of a log that are of training."""
+    return [line for line in read_metrics(log) if "data_wait" in line]
 
 
 def memory_of(number: int) -> float:

@@ -1,4 +1,4 @@
-"""Draw what the benchmarks wrote to docs/benchmarks: docs/speed.png and docs/scaling.png.
+"""Draw what the benchmarks wrote to docs/benchmarks: docs/speed.png, docs/scaling.png and docs/endurance.png.
 
 python -m benchmarks.plot
 """
@@ -24,6 +24,7 @@ PEERS = (
 def main() -> None:
     draw_speed(DOCS / "speed.png")
     draw_scaling(DOCS / "scaling.png")
+    draw_endurance(DOCS / "endurance.png")
 
 
 def draw_speed(path: Path) -> None:
@@ -75,6 +76,24 @@ def draw_scaling(path: Path) -> None:
             plot.set_ylabel(unit)
             plot.grid(alpha=0.3)
     axes[0, 0].legend()
+    figure.savefig(path, dpi=120)
+
+
+def draw_endurance(path: Path) -> None:
+    """MiB of a long run and its loading process, and the share of its time that waited for data."""
+    measured = rows("endurance")
+    steps = [row["step"] for row in measured]
+    figure, (memory, waiting) = plt.subplots(2, 1, figsize=(8, 4.5), layout="constrained", sharex=True)
+    memory.plot(steps, [row["MiB, most"] for row in measured], color="tab:purple", label="most")
+    memory.plot(steps, [row["MiB, mean"] for row in measured], color="tab:blue", label="mean")
+    memory.set_ylabel("MiB, run and workers")
+    memory.legend(loc="lower right")
+    waiting.plot(steps, [100 * row["waiting for data"] for row in measured], color="tab:orange")
+    waiting.set_ylabel("waiting for data, %")
+    waiting.set_xlabel("optimizer steps")
+    for axes in (memory, waiting):
+        axes.set_ylim(0)
+        axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import tarfile
 from collections import Counter
 from itertools import islice
 
@@ -67,7 +68,7 @@ def settings(folder, **fields):
 def batches_of(config, rank=0, world=1, states=(), folders=()):
     sources = [load_source(config, "train", None)]
     sources += [load_source(settings(folder, streaming=config.streaming), "train", None) for folder in folders]
-    samples = Numbered("image", 3, None, lambda image: image.float(), config.seed, num_cells=4)
+    samples = Numbered(config.image_column, 3, None, lambda image: image.float(), config.seed, num_cells=4)
     weights = config.mixture_weights or [1]
     return TrainBatches(sources, samples, config, Collator(), rank, world, states, weights)
 
@@ -106,6 +107,37 @@ def test_an_epoch_has_every_image_once_over_all_processes_and_workers(
     decoded = len((tmp_path / "decoded").read_bytes())
     ahead = world * num_workers * 2 * 4  # the two batches that a worker has ready
     assert len(keys) <= decoded <= len(keys) + ahead
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("form", ["webdataset", "folder"])
+@pytest.mark.parametrize("streaming", [True, False])
+def test_an_epoch_of_any_form_of_data_has_every_image_once(streaming, form, num_workers, numbers, tmp_path):
+    rows = list(load_dataset(numbers[1], split="train").cast_column("image", Image(decode=False))["image"])
+    if form == "webdataset":
+        write_tars(tmp_path / "tars", [row["bytes"] for row in rows], files=3)
+        name, column = f"{tmp_path}/tars/*.tar", "png"
+    else:
+        (tmp_path / "folder/train").mkdir(parents=True)
+        for number, row in enumerate(rows):
+            (tmp_path / f"folder/train/{number}.png").write_bytes(row["bytes"])
+        name, column = str(tmp_path / "folder"), "image"
+    config = settings(name, streaming=streaming, num_workers=num_workers, image_column=column)
+    keys = [key for rank in range(2) for key in keys_of(batches_of(config, rank, 2), COUNT // 2)]
+    for epoch in (0, 1):
+        assert sorted(number for e, number in keys if e == epoch) == list(range(COUNT))
+
+
+def write_tars(folder, images, files):
+    """Webdataset's form: in a tar file, everything of an example under one key."""
+    folder.mkdir()
+    for file in range(files):
+        with tarfile.open(folder / f"{file:05d}.tar", "w") as archive:
+            for number in range(file, len(images), files):
+                for name, content in ((f"{number:04d}.png", images[number]), (f"{number:04d}.cls", b"%d" % number)):
+                    entry = tarfile.TarInfo(name)
+                    entry.size = len(content)
+                    archive.addfile(entry, io.BytesIO(content))
 
 
 @pytest.mark.parametrize("files", [1, 3, 8])

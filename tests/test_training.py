@@ -285,6 +285,24 @@ def test_a_failing_run_with_workers_ends(data, fcmae, tmp_path, environment):
     assert done.returncode == 1 and "must be finite" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "fields", [{}, {"mixture_weights": [0.7, 0.3]}, {"mixture_weights": [0.7, 0.3], "streaming": True}]
+)
+def test_several_data_sets_are_mixed(fields, data, fcmae, tmp_path):
+    more = write_parquet(tmp_path / "more", {"train": 2})
+    fields = {**fields, "mixed_dataset_names": [str(more)], "max_train_steps": None, "num_train_epochs": 1.0}
+    if "streaming" in fields:
+        fields["max_train_steps"] = 4
+    mixed = pretrain_run(tmp_path / "out", data["parquet"], fcmae, **fields)
+    results = json.loads((mixed / "all_results.json").read_text())
+    assert results["total_steps"] == (4 if "streaming" in fields else 3)  # of 18 and 6 images, 8 a step
+    assert results["train_samples"] == (None if "streaming" in fields else 24)
+    again = pretrain_run(tmp_path / "again", data["parquet"], fcmae, **fields)
+    assert figures(again, "loss") == figures(mixed, "loss")
+    alone = pretrain_run(tmp_path / "alone", data["parquet"], fcmae, max_train_steps=results["total_steps"])
+    assert figures(alone, "loss") != figures(mixed, "loss")
+
+
 # Every switch reaches the run: losses and weights are not those without it.
 
 
