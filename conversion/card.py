@@ -59,9 +59,8 @@ def card_data(facts: Facts) -> ModelCardData:
     is_classifier = facts.kind == "classifier"
     tags = ["vision", "convnextv2", *(["image-classification"] if is_classifier else [])]
     tags += ["masked-image-modeling", "fcmae"] if facts.is_self_supervised else []
-    datasets = [IMAGENET] if facts.checkpoint else None
-    if facts.dataset and not facts.dataset_is_local:
-        datasets = [facts.dataset]
+    on_hub = [name for name, is_local in facts.datasets if not is_local]
+    datasets = on_hub or ([IMAGENET] if facts.checkpoint else None)
     results = [*_measured(facts), *_reported(facts)]
     return ModelCardData(
         license=facts.license,
@@ -78,10 +77,10 @@ def card_data(facts: Facts) -> ModelCardData:
 
 def _measured(facts: Facts) -> list[EvalResult]:
     """The run's own results on its data set."""
-    dataset = facts.dataset
-    if dataset is None:
+    if not facts.datasets:
         return []
-    on_hub = not facts.dataset_is_local
+    dataset, is_local = facts.datasets[0]
+    on_hub = not is_local
     return [
         EvalResult(
             task_type=TASKS.get(facts.kind, FEATURES),

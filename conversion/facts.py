@@ -12,7 +12,16 @@ from safetensors import safe_open
 from conversion.checkpoints import Checkpoint, checkpoint_table
 from conversion.files import read_json, sha256
 from conversion.licenses import inherited_license, read_license, settle_license
-from conversion.words import describe_source, is_figure, is_in_force, is_local_setting, show, sides
+from conversion.words import (
+    data_sets,
+    describe_data,
+    describe_source,
+    is_figure,
+    is_in_force,
+    is_local_setting,
+    show,
+    sides,
+)
 from hf_convnextv2 import ConvNextV2Config, ConvNextV2FCMAEConfig
 from hf_convnextv2.configuration_convnextv2 import FCMAE_MODEL_TYPE, SIZES
 
@@ -73,8 +82,7 @@ class Facts:
         self.data_note: str | None = self.settings.get("data_note") or self.provenance.get("data_note")
         self.height, self.width = sides(self.settings.get("image_size") or self.config.image_size or 224)
         self.base: str | None = self.settings.get("model_name_or_path")
-        self.dataset: str | None = self.settings.get("dataset_name")
-        self.dataset_is_local = is_local_setting("dataset_name", self.settings)
+        self.datasets = data_sets(self.settings)
         self.base_is_local = is_local_setting("model_name_or_path", self.settings)
         self.checkpoint: Checkpoint | None = checkpoint_table().get(str(self.provenance.get("checkpoint")))
         if self.checkpoint and self.checkpoint.training == "fcmae" and self.kind == "classifier":
@@ -146,6 +154,8 @@ class Facts:
     def recipe(self) -> list[tuple[str, str]]:
         """The settings that the result depends on."""
         in_force = {key: value for key, value in self.settings.items() if is_in_force(key, self.settings)}
+        if mixed := self.datasets[1:]:
+            in_force["mixed_dataset_names"] = [show(name, is_local) for name, is_local in mixed]
         return [(key, show(value, is_local_setting(key, self.settings))) for key, value in in_force.items()]
 
     @property
@@ -163,8 +173,8 @@ class Facts:
     @property
     def data(self) -> str | None:
         """The data set in words, if it is known."""
-        if self.dataset:
-            return describe_source(self.dataset, "the data set", self.dataset_is_local)
+        if self.datasets:
+            return describe_data(self.settings)
         return "ImageNet-1k" if self.checkpoint else self.provenance.get("data")
 
     @property

@@ -18,7 +18,7 @@ from conversion.licenses import OFFICIAL_LICENSE, OFFICIAL_WEIGHTS, read_license
 from conversion.sources import Source
 from conversion.state_dicts import OURS, TIMM, Layout
 from conversion.weights import FINAL_NORM, MODELS, Weights, size_of, store
-from conversion.words import describe_source, is_local_setting, sides
+from conversion.words import describe_data, sides
 
 OUR_FIELDS = ("use_grn", "head_init_scale")  # which Transformers' own configuration lacks
 
@@ -122,8 +122,6 @@ def timm_config(weights: Weights, processor: Any) -> dict[str, Any]:
 def provenance(weights: Weights, source: Source, dtype: torch.dtype | None, license: str | None) -> dict[str, Any]:
     """Where the weights come from and what was done to them."""
     cast = dtype if dtype != weights.dtype else None
-    trained_on = source.training.get("dataset_name")
-    is_local = is_local_setting("dataset_name", source.training)
     name = Path(source.name).name if Path(source.name).exists() else source.name
     name = re.sub(r"[`|]", "_", name)  # which Markdown would read as its own
     return {
@@ -136,7 +134,7 @@ def provenance(weights: Weights, source: Source, dtype: torch.dtype | None, lice
         "dtype": _name(weights.dtype) + (f", stored here as {_name(cast)}" if cast else ""),
         "is_cast": cast is not None,
         "image_size": weights.config.image_size,
-        "data": describe_source(trained_on, "the data set", is_local) if trained_on else source.provenance.get("data"),
+        "data": describe_data(source.training) or source.provenance.get("data"),
         "data_note": source.training.get("data_note") or source.provenance.get("data_note"),
         "notes": weights.notes,
     }

@@ -54,6 +54,22 @@ def describe_source(source: str, kind: str, is_local: bool) -> str:
     return f"{kind} `{Path(source).name}`" if is_local else f"`{source}`"
 
 
+def data_sets(settings: dict[str, Any]) -> list[tuple[str, bool]]:
+    """The data sets that a run trained on, and whether each was a path where it was started."""
+    if not settings.get("dataset_name"):
+        return []
+    local = settings.get("local")
+    mixed = settings.get("mixed_dataset_names") or []
+    others = [(name, name in local if isinstance(local, list) else not is_hub_id(name)) for name in mixed]
+    return [(settings["dataset_name"], is_local_setting("dataset_name", settings)), *others]
+
+
+def describe_data(settings: dict[str, Any]) -> str | None:
+    """What a run trained on, in words; nothing if it does not say."""
+    names = [describe_source(name, "the data set", is_local) for name, is_local in data_sets(settings)]
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]])) or None
+
+
 def sides(size: int | list[int] | tuple[int, ...]) -> tuple[int, int]:
     """Height and width."""
     if isinstance(size, int):
@@ -80,7 +96,7 @@ def show(value: Any, is_path: bool = False) -> str:
     if value is True:
         return "yes"
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(show, value))
+        return ", ".join(show(each, is_path) for each in value)
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +182,20 @@ def test_recipe_shows_what_is_in_force(tmp_path):
     assert not hidden & set(shown)
     based = save_classifier(tmp_path, replace(config, model_name_or_path="me/base"), {})
     assert "`model_size`" not in based
+
+
+@dataclass
+class MixedSettings(Settings):
+    mixed_dataset_names: list[str] = field(default_factory=lambda: ["/somewhere/private/photos", "me/more"])
+    mixture_weights: list[float] = field(default_factory=lambda: [0.5, 0.25, 0.25])
+
+
+def test_every_data_set_of_a_mixture_is_named(tmp_path):
+    text = save_pretraining(tmp_path, MixedSettings(), {"train_loss": 0.5})
+    metadata = ModelCard.load(tmp_path / "README.md").data
+    assert metadata.datasets == ["ILSVRC/imagenet-1k", "me/more"]
+    assert "`ILSVRC/imagenet-1k`, the data set `photos` and `me/more`" in text
+    assert "photos, me/more" in text and "0.5, 0.25, 0.25" in text and "/somewhere" not in text
 
 
 def test_licence_of_the_base_is_kept(tmp_path):

@@ -68,6 +68,7 @@ def claim_output_dir(config: TrainingConfig) -> None:
     local = [
         name for name in ("dataset_name", "model_name_or_path") if settings[name] and not is_hub_id(settings[name])
     ]
+    local += [name for name in settings.get("mixed_dataset_names") or [] if not is_hub_id(name)]
     write_json(folder / SETTINGS, {"run": run_name(config), "local": local, **settings, "license": license_of(config)})
 
 
