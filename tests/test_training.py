@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torch._dynamo.utils import counters
 from torch.testing import assert_close
 from transformers import AutoModelForImageClassification, pipeline
 
@@ -301,6 +302,27 @@ def test_several_data_sets_are_mixed(fields, data, fcmae, tmp_path):
     assert figures(again, "loss") == figures(mixed, "loss")
     alone = pretrain_run(tmp_path / "alone", data["parquet"], fcmae, max_train_steps=results["total_steps"])
     assert figures(alone, "loss") != figures(mixed, "loss")
+
+
+def test_compiled_by_accelerates_option_a_run_is_the_same(data, fcmae, tmp_path, monkeypatch):
+    plain = pretrain_run(tmp_path / "plain", data["folder"], fcmae)
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "AOT_EAGER")  # as `accelerate launch --dynamo_backend aot_eager`
+    counters.clear()
+    fields = {"ema_decay": 0.0, "checkpointing_steps": 2}
+    stopped = pretrain_run(tmp_path / "compiled", data["folder"], fcmae, **fields)
+    assert counters["stats"]["unique_graphs"] > 0
+    resumed = pretrain_run(stopped, data["folder"], fcmae, **fields, resume_from_checkpoint=f"{stopped}/checkpoint-2")
+    torch._dynamo.reset()
+    assert_close(figures(resumed, "loss"), figures(plain, "loss"), rtol=1e-5, atol=0)
+    assert load_file(resumed / "model.safetensors").keys() == load_file(plain / "model.safetensors").keys()
+
+
+def test_bfloat16_computes_in_half_and_keeps_whole_weights(data, fcmae, tmp_path):
+    plain = pretrain_run(tmp_path / "plain", data["folder"], fcmae)
+    half = pretrain_run(tmp_path / "half", data["folder"], fcmae, mixed_precision="bf16")
+    assert_close(figures(half, "loss"), figures(plain, "loss"), rtol=1e-3, atol=0)
+    assert figures(half, "loss") != figures(plain, "loss")
+    assert {weight.dtype for weight in load_file(half / "model.safetensors").values()} == {torch.float32}
 
 
 # Every switch reaches the run: losses and weights are not those without it.
