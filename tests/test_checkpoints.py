@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from hf_convnextv2 import ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining, create_image_processor
 from tests.photographs import forget_accelerate, message_of
-from training.checkpoints import Checkpoints, cut_lines, list_checkpoints
+from training.checkpoints import Checkpoints, cut_lines, digest_of, numbered_folders, read_state
 from training.config import FinetuneConfig, PretrainConfig
 from training.output import check_output_dir, claim_output_dir, save_model
 from training.plan import make_plan
@@ -59,7 +59,7 @@ def test_only_the_newest_are_kept(accelerator, tmp_path):
     _, checkpoints = checkpoints_of(accelerator, tmp_path, checkpoints_total_limit=2)
     for step in (2, 4, 6, 10):
         checkpoints.save(step)
-    assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-6", "checkpoint-10"]
+    assert [path.name for path in numbered_folders(tmp_path)] == ["checkpoint-6", "checkpoint-10"]
 
 
 def test_a_checkpoint_that_could_not_be_written_leaves_no_folder(accelerator, tmp_path, monkeypatch):
@@ -118,6 +118,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_said_so(dama
         assert resumed == (1, [{"batches": {"samples_seen": 1}}]) and model.decoder.mask_token.unique() == 1
         printed = capsys.readouterr().out
         assert f"Warning: {newest} is damaged" in printed and name in printed and "checkpoint-1 after" in printed
+        (tmp_path / "superseded-checkpoint-2").rename(newest)
         (newest / name).write_bytes(kept)
         assert checkpoints.resume().step == 2  # the control: whole again, it is taken
         assert "Warning" not in capsys.readouterr().out
@@ -140,15 +141,70 @@ def test_what_a_kill_while_saving_leaves_behind_is_removed_on_resume(accelerator
     assert not list(tmp_path.glob(".checkpoint*"))
 
 
-def test_metrics_are_cut_back_to_the_step_of_the_checkpoint(tmp_path):
-    file = tmp_path / "metrics.jsonl"
-    lines = [json.dumps({"step": step, "loss": 0.1}) for step in (2, 4, 4, 6)]
-    file.write_text("\n".join(lines) + '\n{"step": 8, "lo')
-    cut_lines(file, 4)
-    assert file.read_text().splitlines() == lines[:3]
-    file.write_text('{"step": 2, "loss": 1}\n{"step": 3, "lo')
-    cut_lines(file, 4)
-    assert file.read_text() == '{"step": 2, "loss": 1}\n'
+def test_logs_are_cut_back_to_what_they_were_when_the_checkpoint_was_written(accelerator, tmp_path, capsys):
+    _, checkpoints = checkpoints_of(accelerator, tmp_path, resume="latest")
+    log = tmp_path / "metrics.jsonl"
+    lines = [json.dumps({"step": step, "loss": 0.1}) + "\n" for step in (2, 4, 4)]
+    log.write_text("".join(lines))
+    checkpoints.save(4)
+    log.write_text("".join(lines) + json.dumps({"step": 4, "eval_loss": 1}) + '\n{"step": 6, "lo')
+    assert checkpoints.resume().step == 4
+    assert log.read_text() == "".join(lines) and "Warning" not in capsys.readouterr().out
+    log.write_text("".join(lines[:1]) + '{"step": 4, "lo')  # a disk that forgot what it was given
+    assert checkpoints.resume().step == 4
+    assert log.read_text() == lines[0]
+    assert f"Warning: {log} has lost 2 of its 3 lines." in capsys.readouterr().out
+
+
+def test_without_a_checkpoint_the_log_of_an_earlier_start_goes(accelerator, tmp_path):
+    _, checkpoints = checkpoints_of(accelerator, tmp_path, resume="latest")
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 1}\n')
+    (tmp_path / ".checkpoint-2.partial").mkdir()
+    assert checkpoints.resume() == (0, [])
+    assert (tmp_path / "metrics.jsonl").read_text() == "" and not list(tmp_path.glob(".checkpoint*"))
+    cut_lines(tmp_path / "none.jsonl", 3)
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_run_taken_up_early_keeps_its_new_checkpoints_and_sets_the_later_ones_aside(damaged, accelerator, tmp_path):
+    _, checkpoints = checkpoints_of(accelerator, tmp_path)
+    for step in (4, 8, 12):
+        checkpoints.save(step)
+    for step in (8, 12) if damaged else ():
+        (tmp_path / f"checkpoint-{step}/model.safetensors").write_bytes(b"")
+    forget_accelerate()
+    resume = "latest" if damaged else str(tmp_path / "checkpoint-4")
+    _, again = checkpoints_of(Accelerator(cpu=True), tmp_path, resume=resume, checkpoints_total_limit=2)
+    assert again.resume().step == 4
+    again.save(6)
+    assert [path.name for path in numbered_folders(tmp_path)] == ["checkpoint-4", "checkpoint-6"]
+    assert {path.name for path in tmp_path.glob("superseded*")} == {
+        "superseded-checkpoint-8",
+        "superseded-checkpoint-12",
+    }
+    again.resume_from = "latest"
+    assert again.resume().step == 6
+    again.save(7)
+    assert [path.name for path in numbered_folders(tmp_path)] == ["checkpoint-6", "checkpoint-7"]
+
+
+def test_a_state_that_was_edited_is_damaged(accelerator, tmp_path, capsys):
+    _, checkpoints = checkpoints_of(accelerator, tmp_path, resume="latest")
+    for step in (1, 2):
+        checkpoints.save(step)
+    state = read_state(tmp_path / "checkpoint-2")
+    assert state.pop("sha256") == digest_of(state)
+    (tmp_path / "checkpoint-2/training_state.json").write_text(json.dumps({**state, "num_processes": 3, "sha256": "0"}))
+    assert checkpoints.resume().step == 1
+    assert "its training_state.json is damaged" in capsys.readouterr().out
+
+
+def test_processes_that_write_to_different_folders_are_told_at_the_first_checkpoint(accelerator, tmp_path, monkeypatch):
+    _, checkpoints = checkpoints_of(accelerator, tmp_path)
+    monkeypatch.setattr(Accelerator, "num_processes", 2)
+    message = message_of(lambda: checkpoints.save(1))
+    assert message == f"`output_dir` (={tmp_path}) must be a folder that all machines share, but process 1's is not."
+    assert not numbered_folders(tmp_path)
 
 
 def test_an_output_folder_with_something_else_is_refused(tmp_path):
@@ -168,9 +224,9 @@ def test_an_earlier_run_is_resumed_or_overwritten_on_request_only(accelerator, t
     assert "holds something else" in message_of(lambda: check_output_dir(settings(tmp_path, FinetuneConfig)))
     check_output_dir(settings(tmp_path, resume_from_checkpoint="latest"))
     claim_output_dir(settings(tmp_path, resume_from_checkpoint="latest"))
-    assert list_checkpoints(tmp_path)
+    assert numbered_folders(tmp_path)
     claim_output_dir(settings(tmp_path, overwrite_output_dir=True))
-    assert not list_checkpoints(tmp_path)
+    assert not numbered_folders(tmp_path)
 
 
 class Processor:

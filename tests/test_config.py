@@ -112,6 +112,16 @@ def test_a_missing_output_folder_is_named(capsys):
             "must be 0 unless images have 1 or 3 channels.",
         ),
         (FinetuneConfig, {"train_val_split": 0.1, "eval_split": "test"}, "must not be given while streaming or with"),
+        (
+            FinetuneConfig,
+            {"dataset_name": "a/*.parquet", "eval_split": "test"},
+            "name the folder that has those of both",
+        ),
+        (
+            ValidateConfig,
+            {"dataset_name": "a.tar", "protocols": ["knn"], "model_name_or_path": "a/b"},
+            "name the folder that has those of both",
+        ),
         (ValidateConfig, {}, "`model_name_or_path` (=None) must be given."),
     ],
 )

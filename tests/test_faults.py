@@ -19,7 +19,7 @@ from tests.dropping_server import come_back, serving
 from tests.photographs import forget_accelerate, quick_datasets, write_folder, write_parquet, write_tiny_fcmae
 from training import pretrain, reconnect
 from training.batches import TrainBatches
-from training.checkpoints import Checkpoints, find_damage, list_checkpoints
+from training.checkpoints import Checkpoints, find_damage, numbered_folders
 from training.config import PretrainConfig
 from training.pictures import read_metrics
 
@@ -101,7 +101,7 @@ def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint_whole(
             limit_file_size(resource.RLIM_INFINITY)
     assert "Checkpoints that are there are whole: make room for it, then resume" in str(error.value)
     assert not (tmp_path / "full/model.safetensors").exists()
-    found = list_checkpoints(tmp_path / "full")
+    found = numbered_folders(tmp_path / "full")
     assert found and not any(find_damage(checkpoint) for checkpoint in found)
     assert_the_unbroken_run(run(tmp_path / "full", images, fcmae, resume_from_checkpoint="latest"), whole)
 
@@ -186,6 +186,15 @@ def test_a_tracker_that_cannot_start_is_said_before_the_first_step(images, fcmae
     assert not (tmp_path / "out/metrics.jsonl").exists()
 
 
+@pytest.mark.filterwarnings("ignore:`log_with=")  # Accelerate's own, which goes on without a tracker
+def test_a_tracker_that_is_not_installed_is_said_before_any_work(images, fcmae, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrain, "create_model", lambda config: pytest.fail("work has begun"))
+    with pytest.raises(
+        ValueError, match=r"`report_to` \(=comet_ml\) must be a tracker of Accelerate that is installed"
+    ):
+        run(tmp_path / "out", images, fcmae, with_tracking=True, report_to="comet_ml")
+
+
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_worker_that_dies_stops_the_run_and_the_run_is_taken_up_again(streaming, fcmae, tmp_path, monkeypatch):
     images = write_parquet(tmp_path / "parquet", {"train": 6})
@@ -204,7 +213,7 @@ def test_a_worker_that_dies_stops_the_run_and_the_run_is_taken_up_again(streamin
         patched.setattr(TrainBatches, "__next__", fetch_and_kill)
         with pytest.raises(RuntimeError, match=r"DataLoader worker .*(killed by signal: Killed|exited unexpectedly)"):
             run(tmp_path / "broken", images, fcmae, **settings)
-    assert not any(find_damage(checkpoint) for checkpoint in list_checkpoints(tmp_path / "broken"))
+    assert not any(find_damage(checkpoint) for checkpoint in numbered_folders(tmp_path / "broken"))
     resumed = run(tmp_path / "broken", images, fcmae, **settings, resume_from_checkpoint="latest")
     assert_the_unbroken_run(resumed, whole)
 
@@ -231,5 +240,5 @@ def test_a_source_that_goes_away_and_comes_back_changes_nothing(num_workers, fcm
         with pytest.raises(ConnectionError, match=r"of the stream could not be read"):
             run(tmp_path / "lost", url, fcmae, **settings)
         server.away.clear()
-        assert not any(find_damage(checkpoint) for checkpoint in list_checkpoints(tmp_path / "lost"))
+        assert not any(find_damage(checkpoint) for checkpoint in numbered_folders(tmp_path / "lost"))
         assert_the_unbroken_run(run(tmp_path / "lost", url, fcmae, **settings, resume_from_checkpoint="latest"), whole)

@@ -59,3 +59,11 @@ def test_top_accuracies_of_known_ranks():
     assert top_accuracies(scores, torch.arange(8)) == {"accuracy": 1.0, "accuracy_top5": 1.0}
     ranked = torch.arange(8.0, 0, -1).expand(8, 8)  # always the order 0, 1, 2, ...
     assert top_accuracies(ranked, torch.arange(8)) == {"accuracy": 1 / 8, "accuracy_top5": 5 / 8}
+
+
+def test_a_small_temperature_leaves_the_vote_to_the_nearest():
+    train = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.8, 0.2], [0.0, 1.0]])
+    labels, queries = torch.tensor([0, 1, 1, 1]), torch.tensor([[1.0, 0.01]])
+    scores = {t: knn_scores(train, labels, queries, 2, 3, t) for t in (0.07, 1e-3)}
+    assert scores[0.07].argmax() == 1 and scores[1e-3].argmax() == 0
+    assert all(score.isfinite().all() for score in scores.values())

@@ -1,5 +1,6 @@
 """Runs that are killed at any moment, again and again: what they log in the end is what a run in one go logs."""
 
+import contextlib
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import psutil
 import pytest
 from safetensors.torch import load_file
 from torch.testing import assert_close
@@ -19,8 +21,9 @@ from training.pictures import read_metrics
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
-KILLS = 9  # of each kind of run
-STEPS = 60
+KILLS = 12  # of each kind of run
+HOW = ("kill at the start", "kill", "terminate", "kill while saving")
+STEPS = 80
 SETTINGS = {
     "max_train_steps": STEPS,
     "warmup_steps": 2,
@@ -31,7 +34,7 @@ SETTINGS = {
     "num_workers": 2,
     "shuffle_buffer_size": 5,
     "logging_steps": 3,
-    "checkpointing_steps": 2,
+    "checkpointing_steps": 4,
     "checkpoints_total_limit": 2,
     "reconstruction_steps": 7,
     "with_tracking": False,
@@ -67,7 +70,11 @@ def logged(folder: Path) -> list[dict]:
 
 
 def interrupt(output: Path, processes: int, settings: dict, how: str, moment: random.Random) -> str:
-    """Start or resume a run and kill it once it has done a step: at a random moment, or in the middle of a save."""
+    """Start or resume a run and kill it: once it has done a step at a random moment, or in the middle of a save.
+
+    At the start: when the first line is logged, which is before the first checkpoint of a new run. A termination goes
+    to launcher and processes alike, as a cluster sends it, and has to leave a checkpoint and the exit code 75.
+    """
     log = Path(f"{output}.log")
     process = start(output, processes, {**settings, "resume_from_checkpoint": "latest"})
     done = output / "metrics.jsonl"
@@ -77,11 +84,22 @@ def interrupt(output: Path, processes: int, settings: dict, how: str, moment: ra
     alive = wait_for(process, moved, log)
     if not alive:
         return "had ended"
-    time.sleep(0 if how == "kill while saving" else moment.uniform(0, 0.6))
+    time.sleep(moment.uniform(0, 0.6) if how in ("kill", "terminate") else 0)
+    step = newest_step(output)
     number = signal.SIGTERM if how == "terminate" else signal.SIGKILL
-    os.killpg(process.pid, number)
+    for each in (*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.send_signal(number)
     process.wait(timeout=120)
+    if how == "terminate":
+        said = log.read_text()[-3000:]
+        assert process.returncode == (75 if processes == 1 else 1), said  # torchrun has a code of its own
+        assert newest_step(output) > step or newest_step(output) == STEPS, said
     return how
+
+
+def newest_step(output: Path) -> int:
+    return max((int(path.name.split("-")[1]) for path in output.glob("checkpoint-*")), default=0)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -99,7 +117,7 @@ def test_a_run_killed_again_and_again_logs_what_an_unbroken_run_logs(streaming, 
     assert state["num_processes"] == processes and logged(whole)[-1]["step"] == STEPS
     moment, kills = random.Random(f"{streaming} {processes}"), Counter()
     for index in range(KILLS):
-        how = ("kill", "terminate", "kill while saving")[index % 3]
+        how = HOW[index % len(HOW)]
         kills[interrupt(broken, processes, settings, how, moment)] += 1
         assert (broken / "metrics.jsonl").is_file()
     final = start(broken, processes, {**settings, "resume_from_checkpoint": "latest"})

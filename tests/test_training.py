@@ -30,7 +30,7 @@ from tests.photographs import (
 )
 from training import finetune, pretrain, validate
 from training.batches import TrainBatches
-from training.checkpoints import averaged_weights
+from training.checkpoints import averaged_weights, digest_of
 from training.config import FinetuneConfig, PretrainConfig, ValidateConfig
 from training.metrics import TopAccuracy
 from training.pictures import read_metrics
@@ -232,7 +232,9 @@ def test_resuming_at_another_step_is_another_run(data, fcmae, tmp_path):
     expected = figures(straight, "loss")
     (straight / "checkpoint-2").rename(straight / "kept")
     state = json.loads((straight / "kept/training_state.json").read_text())
-    (straight / "kept/training_state.json").write_text(json.dumps({**state, "step": 1}))
+    state = {**state, "step": 1}
+    del state["sha256"]
+    (straight / "kept/training_state.json").write_text(json.dumps({**state, "sha256": digest_of(state)}))
     resumed = pretrain_run(tmp_path, data["folder"], fcmae, resume_from_checkpoint=str(straight / "kept"))
     assert figures(resumed, "loss")[:1] == expected[:1] and figures(resumed, "loss") != expected
 
@@ -414,6 +416,62 @@ def test_a_checkpoint_of_another_plan_is_refused(data, fcmae, tmp_path):
         assert message in message_of(
             lambda fields=fields: pretrain_run(folder, data["folder"], fcmae, **again, **fields)
         )
+
+
+def test_learning_rate_and_decay_may_change_on_resume_and_it_is_said(data, fcmae, tmp_path, capsys):
+    fields = {"checkpointing_steps": 2, "max_train_steps": 6}
+    folder = pretrain_run(tmp_path, data["folder"], fcmae, **fields)
+    before = dict(figures(folder, "learning_rate"))
+    again = {
+        **fields,
+        "resume_from_checkpoint": str(folder / "checkpoint-2"),
+        "learning_rate": 1e-3,
+        "weight_decay": 0.5,
+    }
+    capsys.readouterr()
+    pretrain_run(folder, data["folder"], fcmae, **again)
+    after = dict(figures(folder, "learning_rate"))
+    assert [after[step] for step in (1, 2)] == [before[step] for step in (1, 2)]
+    assert [after[step] for step in (3, 4, 5, 6)] == pytest.approx([before[step] / 10 for step in (3, 4, 5, 6)])
+    said = capsys.readouterr().out
+    assert (
+        "was written with `learning_rate` 0.01; it is 0.001 now." in said and "`weight_decay` 0.05; it is 0.5" in said
+    )
+    state = torch.load(folder / "checkpoint-6/optimizer.bin", weights_only=True)
+    assert {group["weight_decay"] for group in state["param_groups"]} == {0.5, 0}
+
+
+def test_an_evaluation_that_a_stop_put_off_is_logged_once(data, tmp_path, monkeypatch):
+    fields = {"num_stages": 2, "eval_steps": 2, "max_train_steps": 6, "resume_from_checkpoint": "latest"}
+    for interruption in (4, 2):  # in the second step; then one step after the resume
+        with monkeypatch.context() as patched, pytest.raises(SystemExit if interruption == 4 else RuntimeError):
+            interrupt_after(patched, 4) if interruption == 4 else fail_after(patched, 2)
+            finetune_run(tmp_path, data["parquet"], **fields)
+    finetune_run(tmp_path, data["parquet"], **fields)
+    assert [step for step, loss in figures(tmp_path, "eval_loss") if loss is not None] == [2, 4, 6]
+
+
+def fail_after(monkeypatch, batches):
+    """Let the run break down, as by a kill, when so many batches have been fetched."""
+    fetch, fetched = TrainBatches.__next__, count(1)
+
+    def fetch_or_fail(self):
+        if next(fetched) > batches:
+            raise RuntimeError("killed")
+        return fetch(self)
+
+    monkeypatch.setattr(TrainBatches, "__next__", fetch_or_fail)
+
+
+def test_the_log_of_a_run_killed_before_its_first_checkpoint_begins_anew(data, fcmae, tmp_path, monkeypatch):
+    fields = {"resume_from_checkpoint": "latest", "checkpointing_steps": 3}
+    whole = pretrain_run(tmp_path / "whole", data["folder"], fcmae, **fields)
+    with monkeypatch.context() as patched, pytest.raises(RuntimeError):
+        fail_after(patched, 4)
+        pretrain_run(tmp_path / "killed", data["folder"], fcmae, **fields)
+    assert [step for step, _ in figures(tmp_path / "killed", "loss")] == [1, 2]
+    killed = pretrain_run(tmp_path / "killed", data["folder"], fcmae, **fields)
+    assert figures(killed, "loss") == figures(whole, "loss")
 
 
 def test_overwriting_leaves_the_checkpoints_of_others(data, fcmae, tmp_path):

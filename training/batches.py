@@ -24,12 +24,12 @@ State = dict[str, Any]
 
 
 class ReaderState(NamedTuple):
-    """Which of the readers, how far it has come in each source, and how many bad images it has left out."""
+    """Which of the readers, how far it has come in each source, and the bad images that it has met there."""
 
     number: int
     places: list[Place]
     draws: int = 0
-    num_bad: int = 0
+    bad: Sequence[Sequence[int]] = ()  # source, shard and index in it; each once, however often it comes
 
 
 class TrainBatches:
@@ -53,6 +53,10 @@ class TrainBatches:
         states: Sequence[State] = (),
         weights: Sequence[float] = (1,),
     ) -> None:
+        streamed = not all(isinstance(source, Dataset) for source in sources)
+        self.order = {"seed": config.seed, "mixture_weights": list(weights)}
+        self.order |= {"shuffle_buffer_size": config.shuffle_buffer_size} if streamed else {}
+        check_order(self.order, states)
         self.samples_seen = states[0]["samples_seen"] if states else 0
         self.total_batch_size = config.per_device_train_batch_size * num_processes
         self.problems: list[str] = states[rank]["problems"] if rank < len(states) else []
@@ -64,7 +68,7 @@ class TrainBatches:
         options |= {"generator": torch.Generator(), "worker_init_fn": start_worker, "num_workers": config.num_workers}
         atexit.register(kill_workers)
         batch_size = config.per_device_train_batch_size
-        if all(isinstance(source, Dataset) for source in sources):
+        if not streamed:
             sizes = [len(source) for source in sources]  # type: ignore[arg-type]
             order = StepSampler(sizes, weights, batch_size, rank, num_processes, config.seed, self.samples_seen)
             loader = DataLoader(MapSamples(sources, samples), batch_sampler=order, **options)  # type: ignore[arg-type]
@@ -93,17 +97,27 @@ class TrainBatches:
 
     @property
     def num_bad(self) -> int:
-        """Bad images of this process that were left out of the batches so far."""
-        return sum(reader.num_bad for reader in self.readers)
+        """Different bad images of this process that were left out of the batches so far."""
+        return sum(len(reader.bad) for reader in self.readers)
 
     def state_dict(self) -> State:
         """What it takes to go on after the last batch, as JSON has it."""
         return {
             "samples_seen": self.samples_seen,
+            "order": self.order,
             "num_shards": self.num_shards,
             "readers": self.readers,
             "problems": self.problems,
         }
+
+
+def check_order(order: State, states: Sequence[State]) -> None:
+    """Raise unless the order of the images follows from the same settings as before."""
+    for name, value in order.items() if states else ():
+        before = states[0]["order"].get(name)
+        check(
+            name, value, value == before, f"be {before}, as in the checkpoint: the order of the images follows from it"
+        )
 
 
 def resumed_readers(
@@ -126,8 +140,8 @@ def resumed_readers(
             f"be {before}, as in the checkpoint: each reader of a stream has a place of its own",
         )
     return [
-        ReaderState(number, [Place(*place) for place in places], draws, num_bad)
-        for number, places, draws, num_bad in stored["readers"]
+        ReaderState(number, [Place(*place) for place in places], draws, bad)
+        for number, places, draws, bad in stored["readers"]
     ]
 
 
@@ -155,23 +169,27 @@ class EndlessStream(TorchIterableDataset[dict[str, Any]]):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
-        number, start, draws, num_bad = self.states[worker.id if worker is not None else 0]
+        number, start, draws, bad = self.states[worker.id if worker is not None else 0]
         seed, block_size = self.config.seed, self.config.shuffle_buffer_size
         readers = [
             Reader(stream, number, self.num_readers, source_seed(seed, source), block_size)
             for source, stream in enumerate(self.streams)
         ]
         problems: list[str] = []  # since the last good image
+        known = {tuple(key) for key in bad}
         shares = Shares(self.weights, seed, number)
         for source, example, num_draws, places in mixed(readers, shares, draws, start):
             name = f"example {example.index} of shard {example.shard}"
             try:
                 sample = self.samples(example.row, name, example.epoch, source, example.shard, example.index)
             except BadImageError as error:
-                num_bad += 1
-                problems.append(refuse_or_skip(error, self.config, num_bad))
+                key = (source, example.shard, example.index)
+                if key not in known:
+                    known.add(key)
+                    bad = (*bad, key)
+                    problems.append(refuse_or_skip(error, self.config, len(bad)))
                 continue
-            yield {**sample, "reader": ReaderState(number, places, num_draws, num_bad), "problems": problems}
+            yield {**sample, "reader": ReaderState(number, places, num_draws, bad), "problems": problems}
             problems = []
 
 

@@ -2,11 +2,12 @@
 
 `checkpoint-{step}` holds what Accelerate saves (model, optimizer, schedule, averaged weights, random states of every
 process), configuration and image processor, `progress_{process}.json` with the place in the data and the losses not
-logged yet, and, written last, `training_state.json` with the step, what the run is, and size and SHA-256 of every other
-file.
+logged yet, and, written last, `training_state.json` with the step, what the run is, how long its logs are, size and
+SHA-256 of every other file, and a SHA-256 of all this.
 """
 
 import copy
+import hashlib
 import json
 import os
 import re
@@ -27,6 +28,7 @@ from training.writing import writing
 
 NAME = re.compile(r"checkpoint-(\d+)")
 STATE = "training_state.json"
+LOGS = ("metrics.jsonl", "bad_images.jsonl")
 # What the shapes of the weights follow from.
 ARCHITECTURE = ("model_type", "hidden_sizes", "depths", "num_channels", "patch_size", "use_grn", "num_labels")
 ARCHITECTURE += ("decoder_hidden_size", "decoder_num_hidden_layers")
@@ -67,6 +69,8 @@ class Checkpoints:
                 "total_batch_size": plan.total_batch_size,
                 "num_samples": plan.num_samples,
                 "max_steps": plan.max_steps,
+                "learning_rate": plan.learning_rate,
+                "weight_decay": config.weight_decay,
             },
         }
 
@@ -75,6 +79,8 @@ class Checkpoints:
         chosen = [self.choose() if self.accelerator.is_main_process else None]
         path = broadcast_object_list(chosen)[0]
         if path is None:
+            if self.resume_from is not None and self.accelerator.is_main_process:
+                self.take_up(0, {})
             return Resumed(0, [])
         state = read_state(path)
         self.check_state(path, state)
@@ -87,12 +93,21 @@ class Checkpoints:
                 "another one, or with the settings that it was written with."
             ) from error
         if self.accelerator.is_main_process:
-            for name in ("metrics.jsonl", "bad_images.jsonl"):
-                cut_lines(self.folder / name, state["step"])
-            for partial in self.folder.glob(".checkpoint-*.partial"):
-                shutil.rmtree(partial)
+            self.take_up(state["step"], state["logs"] if path.parent.resolve() == self.folder.resolve() else {})
             print(f"Resuming from {path} after step {state['step']}.", flush=True)
         return Resumed(state["step"], progress)
+
+    def take_up(self, step: int, logs: dict[str, int]) -> None:
+        """Leave nothing of what the run wrote after a step: it comes again."""
+        for name in LOGS:
+            cut_lines(self.folder / name, logs.get(name, 0))
+        for partial in self.folder.glob(".checkpoint-*.partial"):
+            shutil.rmtree(partial)
+        for later in numbered_folders(self.folder, after=step):
+            aside = later.with_name(f"superseded-{later.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            later.rename(aside)
+            print(f"{later} is of a part of the run that is done again: it is {aside.name} now.", flush=True)
 
     def choose(self) -> Path | None:
         """The checkpoint to load, found to be as it was written; None to start afresh."""
@@ -148,18 +163,29 @@ class Checkpoints:
             progress_file(partial, self.accelerator.process_index).write_text(json.dumps(progress))
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
+            self.check_shared(partial)
             with writing(final):
                 self.complete(partial, final, {"step": step, **self.state})
-            for old in list_checkpoints(self.folder)[: -self.limit] if self.limit else []:
+            for old in numbered_folders(self.folder)[: -self.limit] if self.limit else []:
                 shutil.rmtree(old)
         self.accelerator.wait_for_everyone()
+
+    def check_shared(self, partial: Path) -> None:
+        """Raise unless all processes have written to the same folder."""
+        for rank in range(self.accelerator.num_processes):
+            shared = progress_file(partial, rank).is_file()
+            check(
+                "output_dir", self.folder, shared, f"be a folder that all machines share, but process {rank}'s is not"
+            )
 
     def complete(self, partial: Path, final: Path, state: dict[str, Any]) -> None:
         """Add what the main process knows; give the checkpoint its name once all of it is on the disk."""
         self.model_config.save_pretrained(partial)
         self.processor.save_pretrained(partial)
-        (partial / STATE).write_text(json.dumps({**state, "files": describe_files(partial)}, indent=2))
-        for path in (*partial.rglob("*"), partial):
+        logs = [self.folder / name for name in LOGS if (self.folder / name).is_file()]
+        state |= {"logs": {log.name: count_lines(log) for log in logs}, "files": describe_files(partial)}
+        (partial / STATE).write_text(json.dumps({**state, "sha256": digest_of(state)}, indent=2))
+        for path in (*logs, *partial.rglob("*"), partial):
             flush(path)
         shutil.rmtree(final, ignore_errors=True)
         os.replace(partial, final)
@@ -190,10 +216,13 @@ def find_damage(checkpoint: Path) -> str:
     if not (checkpoint / STATE).is_file():
         return f"it has no {STATE}"
     try:
-        files = read_state(checkpoint)["files"].items()
+        state = read_state(checkpoint)
+        is_whole = state.pop("sha256") == digest_of(state)
     except (ValueError, KeyError, TypeError, AttributeError):
+        is_whole = False
+    if not is_whole:
         return f"its {STATE} is damaged"
-    for name, (size, digest) in files:
+    for name, (size, digest) in state["files"].items():
         file = checkpoint / name
         if not file.is_file():
             return f"{name} is missing"
@@ -204,21 +233,21 @@ def find_damage(checkpoint: Path) -> str:
     return ""
 
 
+def digest_of(state: dict[str, Any]) -> str:
+    """SHA-256 of a state as JSON, which reads and writes the same."""
+    return hashlib.sha256(json.dumps(state).encode()).hexdigest()
+
+
 def describe_architecture(config: PreTrainedConfig) -> dict[str, Any]:
     """The settings that the weights' shapes follow from, as JSON has them."""
     settings = {name: getattr(config, name, None) for name in ARCHITECTURE}
     return json.loads(json.dumps(settings))
 
 
-def list_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a run, oldest first."""
-    return [path for path in numbered_folders(folder) if (path / STATE).is_file()]
-
-
-def numbered_folders(folder: Path) -> list[Path]:
+def numbered_folders(folder: Path, after: int = -1) -> list[Path]:
     """What is called a checkpoint, by step; each was whole when it got its name."""
     found = {int(match[1]): path for path in folder.glob("checkpoint-*") if (match := NAME.fullmatch(path.name))}
-    return [found[step] for step in sorted(found)]
+    return [found[step] for step in sorted(found) if step > after]
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -235,18 +264,19 @@ def averaged_weights(checkpoint: Path) -> dict[str, Tensor]:
     raise ValueError(f"`use_ema` (=True) must be of a training checkpoint with `ema_decay`, but {checkpoint} is none.")
 
 
-def cut_lines(file: Path, step: int) -> None:
-    """Drop the lines of a log after `step`, and one that a crash left half written."""
-    if not file.is_file():
+def count_lines(log: Path) -> int:
+    return len(log.read_bytes().splitlines())
+
+
+def cut_lines(log: Path, count: int) -> None:
+    """Keep the first lines of a log, without one that a crash left half written; say so if there are fewer."""
+    if not log.is_file():
         return
-    kept = []
-    for line in file.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] > step:
-                break
-        except ValueError:
-            break
-        kept.append(line + "\n")
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text("".join(kept), encoding="utf-8")
-    os.replace(partial, file)
+    stored = log.read_bytes().splitlines(keepends=True)
+    lines = [line for line in stored if line.endswith(b"\n")]
+    if len(lines) < count:
+        print(f"Warning: {log} has lost {count - len(lines)} of its {count} lines.", flush=True)
+    if len(stored) > min(count, len(lines)):
+        partial = log.with_name(f".{log.name}.partial")
+        partial.write_bytes(b"".join(lines[:count]))
+        os.replace(partial, log)

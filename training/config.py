@@ -9,6 +9,8 @@ import torch
 
 from hf_convnextv2.configuration_convnextv2 import SIZES
 
+FILE_BUILDERS = {".parquet": "parquet", ".tar": "webdataset", ".arrow": "arrow"}  # of `datasets`, by ending
+
 
 def setting(default: Any, help: str) -> Any:
     """A field with a default and a line for `--help`."""
@@ -42,7 +44,9 @@ class DataConfig:
     )
     check_images: bool = setting(True, "decode every image once before the start, unless streaming")
     skip_bad_images: bool = setting(False, "leave out files that are no readable image instead of stopping")
-    max_bad_images: int = setting(100, "with skip_bad_images: stop when more than this many are found")
+    max_bad_images: int = setting(
+        100, "with skip_bad_images: stop when more than this many are found; of a stream, by one loading process"
+    )
     model_name_or_path: str | None = setting(None, "weights to start from: a folder or a Hub id")
     model_revision: str | None = setting(None, "revision of the model on the Hub")
     num_workers: int = setting(2, "processes that load images, for each training process")
@@ -73,6 +77,12 @@ class DataConfig:
         check("model_name_or_path", name, found, "be a folder that exists, or a Hub id")
         checked = self.check_images or self.streaming or not self.skip_bad_images
         check("check_images", self.check_images, checked, "be true with `skip_bad_images`, unless streaming")
+
+    def check_splits(self, name: str, split: str | None, other: str) -> None:
+        """Raise if a second split is wanted of files, which are one: it would be the same images again."""
+        two = split not in (None, other) and Path(self.dataset_name).suffix in FILE_BUILDERS
+        rule = f"not be given beside split `{other}` where `dataset_name` (={self.dataset_name}) names files"
+        check(name, split, not two, f"{rule}: name the folder that has those of both")
 
 
 @dataclass(kw_only=True)
@@ -233,6 +243,7 @@ class FinetuneConfig(EvaluationConfig, TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_splits("eval_split", self.eval_split, self.train_split)
         check_at_least(self, "num_labels", 1)
         check_at_least(self, "eval_steps", 1)
         check("train_val_split", self.train_val_split, 0 <= self.train_val_split < 1, "be in [0, 1)")
@@ -274,6 +285,8 @@ class ValidateConfig(EvaluationConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check("model_name_or_path", self.model_name_or_path, bool(self.model_name_or_path), "be given")
+        if set(self.protocols) != {"classifier"}:
+            self.check_splits("eval_split", self.eval_split, self.train_split)
         known = bool(self.protocols) and set(self.protocols) <= set(PROTOCOLS)
         check("protocols", self.protocols, known, f"be some of {', '.join(PROTOCOLS)}")
         for name in ("max_train_samples", "knn_neighbors"):

@@ -25,7 +25,7 @@ from training.labels import check_labels, class_list, labelled_samples, resolve_
 from training.loop import STOPPED, StopSignal, TrainingLog, create_accelerator
 from training.metrics import Evaluator
 from training.models import create_ema, create_processor, final_model, image_size_of, load_arguments
-from training.optim import create_optimizer, create_schedule, decayed_parameters, layer_scale
+from training.optim import create_optimizer, create_schedule, decayed_parameters, keep_settings, layer_scale
 from training.output import check_hub, check_output_dir, claim_output_dir, push_folder, save_model
 from training.pictures import save_loss_curves
 from training.plan import make_plan
@@ -75,7 +75,8 @@ def main(config: FinetuneConfig) -> None:
         print_plan(accelerator, config, plan, [source], model, scale, measured)
         return
     checkpoints = Checkpoints(accelerator, config, model, processor, plan)
-    start = checkpoints.resume()
+    with keep_settings(optimizer, schedule):
+        start = checkpoints.resume()
     if accelerator.is_main_process:
         claim_output_dir(config)
     start_trackers(accelerator, config, "finetune")

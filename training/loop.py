@@ -21,10 +21,11 @@ from training.batches import TrainBatches
 from training.checkpoints import Resumed
 from training.config import TrainingConfig
 from training.plan import Plan
-from training.trackers import track
+from training.trackers import check_trackers, track
 from training.writing import writing
 
 STOPPED = 75  # exit code after a signal and a checkpoint: EX_TEMPFAIL, "try again"
+SAME_SIGNAL = 2.0  # seconds within which a signal is the same one, passed on by a launcher
 NEVER = torch.iinfo(torch.int64).max
 
 
@@ -37,6 +38,7 @@ def create_accelerator(config: TrainingConfig) -> Accelerator:
         log_with=config.report_to if config.with_tracking else None,
         project_config=folders,
     )
+    check_trackers(accelerator, config)
     if accelerator.state.deepspeed_plugin is not None:  # "auto" would be read from a loader, which is not prepared
         batch = {"train_micro_batch_size_per_gpu": config.per_device_train_batch_size}
         accelerator.state.deepspeed_plugin.deepspeed_config.update(batch)
@@ -192,17 +194,24 @@ def append(file: Path, lines: list[str]) -> None:
 
 
 class StopSignal:
-    """Becomes true on SIGTERM or SIGINT, in every process after the same step; a second signal acts at once."""
+    """Becomes true on SIGTERM or SIGINT, in every process after the same step; a second Ctrl-C acts at once.
+
+    Launchers pass on signals that the process got itself, so that the same one comes twice.
+    """
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
-        self.received = False
+        self.received_at: float | None = None
         self.previous = {number: signal.signal(number, self.receive) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """Note the signal and restore what it did before."""
-        self.received = True
-        self.restore()
+        """Note the signal; end the program if it is a Ctrl-C some time after the first."""
+        now = time.monotonic()
+        if self.received_at is None:
+            self.received_at = now
+        elif number == signal.SIGINT and now - self.received_at > SAME_SIGNAL:
+            self.restore()
+            raise KeyboardInterrupt
 
     def restore(self) -> None:
         """Give the signals back."""
@@ -210,7 +219,8 @@ class StopSignal:
             signal.signal(number, handler)
 
     def __bool__(self) -> bool:
+        received = self.received_at is not None
         if self.accelerator.num_processes == 1:
-            return self.received
-        flag = torch.tensor([float(self.received)], device=self.accelerator.device)
+            return received
+        flag = torch.tensor([float(received)], device=self.accelerator.device)
         return bool(self.accelerator.reduce(flag).item() > 0)  # type: ignore[union-attr]

@@ -1,7 +1,8 @@
 """AdamW's parameter groups (weight decay by kind of layer, layer-wise learning rates) and the schedule."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from math import ceil
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from transformers import get_cosine_with_min_lr_schedule_with_warmup
 from training.config import TrainingConfig
 
 DECAYED_LAYERS = (nn.Linear, nn.Conv2d)
+GROUPS_OF_BASE = 12
 STAGE = re.compile(r"encoder\.stages\.(\d+)\.(?:downsampling_layer|layers\.(\d+))\.")
 
 
@@ -32,7 +34,8 @@ def layer_id(name: str, depths: list[int], decay_type: Literal["single", "group"
     """Position of a parameter's layer, counted from the input; the head's is `last_layer_id`.
 
     single: a layer is a block; stem and downsampling share the id of the block that follows. group (the paper, for
-    Base and Large): stem, each stage, and each three blocks of the last but one stage.
+    Base and Large): stem, each stage, and each three blocks of the last but one stage. As in the official code, the ids
+    of the last stage and the head are 12 and 13 in smaller models too, so that their lower layers learn as slowly.
     """
     stage, block = find_block(name)
     if stage is None:
@@ -52,7 +55,8 @@ def last_layer_id(depths: list[int], decay_type: Literal["single", "group"]) -> 
     """The id of the final norm and the head, whose learning rate is not reduced."""
     if decay_type == "single":
         return sum(depths) + 1
-    return len(depths) + 1 if len(depths) == 1 else len(depths) - 1 + ceil(depths[-2] / 3) + 1
+    groups = ceil(depths[-2] / 3) if len(depths) > 1 else 0
+    return max(GROUPS_OF_BASE + 1, len(depths) + groups)
 
 
 def find_block(name: str) -> tuple[int | None, int | None]:
@@ -94,6 +98,20 @@ def layer_scale(
     """A parameter's share of the learning rate: `decay` for each layer between it and the head."""
     last = last_layer_id(depths, decay_type)
     return lambda name: decay ** (last - layer_id(name, depths, decay_type))
+
+
+@contextmanager
+def keep_settings(optimizer: torch.optim.Optimizer, schedule: LambdaLR) -> Iterator[None]:
+    """Let a checkpoint that is loaded meanwhile bring moments and step, but not its learning rates, decay and betas."""
+    groups = [{k: v for k, v in group.items() if k not in ("params", "lr")} for group in optimizer.param_groups]
+    base_rates = list(schedule.base_lrs)
+    yield
+    schedule.base_lrs = base_rates
+    schedule._last_lr = [  # as the schedule computes it itself
+        rate * factor(schedule.last_epoch) for rate, factor in zip(base_rates, schedule.lr_lambdas, strict=True)
+    ]
+    for group, settings, rate in zip(optimizer.param_groups, groups, schedule._last_lr, strict=True):
+        group |= {**settings, "lr": rate}
 
 
 def create_schedule(

@@ -15,7 +15,7 @@ from conversion.hub import Hub
 from conversion.licenses import OFFICIAL_LICENSE, inherited_license
 from conversion.publish import publish
 from conversion.words import is_hub_id
-from training.checkpoints import list_checkpoints
+from training.checkpoints import LOGS, numbered_folders
 from training.config import TrainingConfig, check
 from training.writing import writing
 
@@ -59,9 +59,9 @@ def claim_output_dir(config: TrainingConfig) -> None:
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     if config.resume_from_checkpoint is None and holds_run(folder, config):
-        for checkpoint in list_checkpoints(folder):
+        for checkpoint in (*numbered_folders(folder), *folder.glob("superseded-checkpoint-*")):
             shutil.rmtree(checkpoint)
-        for log in ("metrics.jsonl", "bad_images.jsonl"):
+        for log in LOGS:
             (folder / log).unlink(missing_ok=True)
     settings = dataclasses.asdict(config)
     # What only this machine can tell, for the card: which settings are paths, and the licence of the weights' start.

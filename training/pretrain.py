@@ -23,7 +23,7 @@ from training.config import PretrainConfig, check
 from training.data import Collator, first_samples, load_mixture, make_samples
 from training.loop import STOPPED, StopSignal, TrainingLog, create_accelerator
 from training.models import create_ema, create_processor, final_model, image_size_of, load_arguments
-from training.optim import create_optimizer, create_schedule, decayed_parameters
+from training.optim import create_optimizer, create_schedule, decayed_parameters, keep_settings
 from training.output import check_hub, check_output_dir, claim_output_dir, push_folder, save_model
 from training.pictures import save_loss_curves
 from training.plan import make_plan
@@ -69,7 +69,8 @@ def main(config: PretrainConfig) -> None:
         print_plan(accelerator, config, plan, sources, model, every_layer, measured)
         return
     checkpoints = Checkpoints(accelerator, config, model, processor, plan)
-    start = checkpoints.resume()
+    with keep_settings(optimizer, schedule):
+        start = checkpoints.resume()
     if accelerator.is_main_process:
         claim_output_dir(config)
     start_trackers(accelerator, config, "pretrain")

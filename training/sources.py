@@ -1,17 +1,16 @@
 """Any `datasets` source as rows whose images are not decoded yet; what is wrong with it is said before training."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, LargeList, List, Value, load_dataset
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
-from training.config import DataConfig, check
+from training.config import FILE_BUILDERS, DataConfig, check
 
 Source = Dataset | IterableDataset
-FILE_BUILDERS = {".parquet": "parquet", ".tar": "webdataset", ".arrow": "arrow"}
 NOT_ARRAYS = ("string", "large_string", "binary", "large_binary", "null", "dict")
 FOLDER_METADATA = {"metadata.csv", "metadata.jsonl", "metadata.parquet"}
 
@@ -36,7 +35,21 @@ def load_source(config: DataConfig, split: str, max_samples: int | None) -> Sour
     if max_samples is not None and isinstance(source, Dataset):
         # A folder lists one class after the other: its first examples would be one class.
         return source.shuffle(seed=config.seed).select(range(min(max_samples, len(source))))
-    return source if max_samples is None else source.take(max_samples)  # type: ignore[union-attr]
+    return source if max_samples is None else first_examples(source, max_samples)  # type: ignore[arg-type]
+
+
+def first_examples(source: IterableDataset, count: int) -> IterableDataset:
+    """A stream's first examples as one shard: `take` alone is divided among shards of any size, and comes out short."""
+    taken = {"source": source.take(count)}
+    first = IterableDataset.from_generator(rows_of, features=source.features, gen_kwargs=taken)
+    first.info.splits = source.info.splits
+    return first
+
+
+def rows_of(source: IterableDataset) -> Iterator[dict[str, Any]]:
+    """A stream's rows; unlike `iter(source)`, all of them in every loading process."""
+    for batch in source.iter(batch_size=1):
+        yield {name: column[0] for name, column in batch.items()}  # type: ignore[union-attr]
 
 
 def load_split(config: DataConfig, split: str, path: str, **arguments: Any) -> Source:

@@ -10,7 +10,14 @@ from accelerate.tracking import GeneralTracker
 from PIL import Image
 from tqdm.auto import tqdm
 
-from training.config import TrainingConfig
+from training.config import TrainingConfig, check
+
+
+def check_trackers(accelerator: Accelerator, config: TrainingConfig) -> None:
+    """Raise if Accelerate has left out the tracker that was asked for, as it does without a word."""
+    found = bool(accelerator.log_with) or not config.with_tracking or config.report_to == "all"
+    rule = "be a tracker of Accelerate that is installed; `--with_tracking false` does without"
+    check("report_to", config.report_to, found, rule)
 
 
 def start_trackers(accelerator: Accelerator, config: TrainingConfig, name: str) -> None:
