@@ -126,8 +126,11 @@ def test_a_log_that_cannot_be_written_stops_the_run_and_is_whole_after_a_resume(
 @contextmanager
 def as_plain_user(tmp_path, **closed):
     """Without the rights of root, for whom nothing is forbidden, and with these permissions on these paths."""
-    for path in (tmp_path.parents[1], tmp_path.parent, tmp_path, *tmp_path.rglob("*")):
+    for path in (tmp_path, *tmp_path.rglob("*")):
         path.chmod(0o777)
+    for parent in tmp_path.parents:
+        if parent.stat().st_uid == os.geteuid() and not parent.stat().st_mode & 0o001:  # pytest's own, for root alone
+            parent.chmod(0o755)
     for name, mode in closed.items():
         (tmp_path / name).chmod(mode)
     if root := os.geteuid() == 0:

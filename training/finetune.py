@@ -22,7 +22,7 @@ from training.command_line import parse_config
 from training.config import FinetuneConfig, check
 from training.data import Collator, eval_loader, load_images
 from training.labels import check_labels, class_list, labelled_samples, resolve_labels
-from training.loop import STOPPED, StopSignal, TrainingLog, create_accelerator
+from training.loop import STOPPED, StopSignal, TrainingLog, create_accelerator, signals_given_back
 from training.metrics import Evaluator
 from training.models import create_ema, create_processor, final_model, image_size_of, load_arguments
 from training.optim import create_optimizer, create_schedule, decayed_parameters, keep_settings, layer_scale
@@ -36,6 +36,7 @@ from training.trackers import end_training, start_trackers
 PRETRAINED_HEAD_SCALE = 0.001  # paper, Tables 9 to 13
 
 
+@signals_given_back()
 def main(config: FinetuneConfig) -> None:
     """Fine-tune: settings, model, data, optimizer, resume, loop with evaluations, save."""
     check_output_dir(config)

@@ -25,6 +25,7 @@ from training.trackers import check_trackers, track
 from training.writing import writing
 
 STOPPED = 75  # exit code after a signal and a checkpoint: EX_TEMPFAIL, "try again"
+STOPPING = (signal.SIGTERM, signal.SIGINT)
 SAME_SIGNAL = 2.0  # seconds within which a signal is the same one, passed on by a launcher
 NEVER = torch.iinfo(torch.int64).max
 
@@ -193,6 +194,17 @@ def append(file: Path, lines: list[str]) -> None:
         log.writelines(f"{line}\n" for line in lines)
 
 
+@contextmanager
+def signals_given_back() -> Iterator[None]:
+    """Whatever way a run ends, let SIGTERM and SIGINT do afterwards what they did before."""
+    handlers = {number: signal.getsignal(number) for number in STOPPING}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
 class StopSignal:
     """Becomes true on SIGTERM or SIGINT, in every process after the same step; a second Ctrl-C acts at once.
 
@@ -202,7 +214,7 @@ class StopSignal:
     def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
         self.received_at: float | None = None
-        self.previous = {number: signal.signal(number, self.receive) for number in (signal.SIGTERM, signal.SIGINT)}
+        self.previous = {number: signal.signal(number, self.receive) for number in STOPPING}
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         """Note the signal; end the program if it is a Ctrl-C some time after the first."""

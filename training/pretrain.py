@@ -21,7 +21,7 @@ from training.checkpoints import Checkpoints
 from training.command_line import parse_config
 from training.config import PretrainConfig, check
 from training.data import Collator, first_samples, load_mixture, make_samples
-from training.loop import STOPPED, StopSignal, TrainingLog, create_accelerator
+from training.loop import STOPPED, StopSignal, TrainingLog, create_accelerator, signals_given_back
 from training.models import create_ema, create_processor, final_model, image_size_of, load_arguments
 from training.optim import create_optimizer, create_schedule, decayed_parameters, keep_settings
 from training.output import check_hub, check_output_dir, claim_output_dir, push_folder, save_model
@@ -36,6 +36,7 @@ NUM_RECONSTRUCTIONS = 8  # images
 NUM_PICTURES = 20  # of them in a run
 
 
+@signals_given_back()
 def main(config: PretrainConfig) -> None:
     """Pre-train: settings, model, data, optimizer, resume, loop, save."""
     check_output_dir(config)

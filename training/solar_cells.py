@@ -46,14 +46,20 @@ def write_solar_cells(folder: Path) -> dict[str, int]:
     return {**counts, "train_defective": sum(labels[i] for i in train)}
 
 
-def scratch_flags() -> list[str]:
+def scratch_flags(pretraining: str = "pretrain_demo") -> list[str]:
     """What fine-tuning from random weights needs beside its recipe: the pre-trained model's shape, one learning rate.
 
     Lower rates for lower layers keep what pre-training taught them; random weights have nothing to keep.
     """
-    recipe = yaml.safe_load((RECIPES / "pretrain_demo.yaml").read_text())
+    recipe = yaml.safe_load((RECIPES / f"{pretraining}.yaml").read_text())
     shape = [f"--{key}={recipe[key]}" for key in ("model_size", "patch_size", "num_stages") if key in recipe]
     return [*shape, "--layer_decay=1.0"]
+
+
+def normalization_flags() -> list[str]:
+    """Mean and deviation of these photographs, for a recipe that is not theirs."""
+    recipe = yaml.safe_load((RECIPES / "pretrain_demo.yaml").read_text())
+    return [part for key in ("image_mean", "image_std") for part in (f"--{key}", *map(str, recipe[key]))]
 
 
 def defect_scores(folder: Path, photographs: Dataset) -> np.ndarray:

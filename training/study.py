@@ -36,8 +36,9 @@ from training.data import eval_loader
 from training.features import extract_features, knn_scores, linear_probe_scores
 from training.labels import labelled_samples
 from training.launching import launch
-from training.solar_cells import CLASS_NAMES, defect_scores, scratch_flags, write_solar_cells
+from training.solar_cells import CLASS_NAMES, defect_scores, normalization_flags, scratch_flags, write_solar_cells
 
+RECIPE = "pretrain_small_images"
 FINETUNED, SCRATCH, PIXELS = "fine-tuned from FCMAE", "fine-tuned from random weights", "statistics of the pixels"
 Features = dict[str, tuple[Tensor, Tensor]]  # of a split: (N, C) and labels (N,)
 Scores = dict[str, dict[str, float]]  # by method, then by share of the labels and seed
@@ -61,7 +62,7 @@ def main() -> None:
         chosen = draw(photographs["train"]["label"], share, seed)
         subset = write_subset(output, photographs["train"], chosen, f"{share:g}-{seed}")
         found = frozen_scores(features, chosen, seed)
-        for name, flags in ((FINETUNED, [f"--model_name_or_path={models['FCMAE']}"]), (SCRATCH, scratch_flags())):
+        for name, flags in ((FINETUNED, [f"--model_name_or_path={models['FCMAE']}"]), (SCRATCH, scratch_flags(RECIPE))):
             found[name] = finetune(subset, photographs["test"], name, seed, flags, options.jobs)
         return found
 
@@ -98,7 +99,8 @@ def pretrain(output: Path, folder: Path, flags: Sequence[str], jobs: int = 1) ->
     """The FCMAE model of all training photographs, which never sees a label."""
     if not (folder / "model.safetensors").is_file():
         run = [f"--dataset_name={output}/data/unlabelled", f"--output_dir={folder}", "--checkpointing_steps=200"]
-        launch("pretrain", "pretrain_demo", *run, *flags, "--resume_from_checkpoint=latest", at_a_time=jobs)
+        run += ["--resume_from_checkpoint=latest", *normalization_flags()]
+        launch("pretrain", RECIPE, *run, *flags, at_a_time=jobs)
     return folder
 
 
