@@ -51,7 +51,9 @@ def main() -> None:
     if not (output / "data/labelled/test.parquet").is_file():
         write_solar_cells(output / "data")
     photographs = {split: photographs_of(output, split) for split in ("train", "test")}
-    epochs = [f"--num_train_epochs={options.pretrain_epochs}"] if options.pretrain_epochs is not None else []
+    epochs, length = [], options.pretrain_epochs
+    if length is not None:
+        epochs = [f"--num_train_epochs={length}", f"--warmup_epochs={length / 9}"]  # of the recipe's 27, 3
     models = {"FCMAE": pretrain(output, output / "pretrain", epochs), "random weights": save_untrained(output)}
     features: dict[str, Features] = {name: features_of(folder, photographs) for name, folder in models.items()}
     features[PIXELS] = {split: pixel_statistics(part) for split, part in photographs.items()}
