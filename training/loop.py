@@ -201,8 +201,12 @@ def signals_given_back() -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        handle(handlers)
+
+
+def handle(handlers: dict[signal.Signals, Any]) -> dict[signal.Signals, Any]:
+    """Have signals do this; what they did before is returned."""
+    return {number: signal.signal(number, handler) for number, handler in handlers.items()}
 
 
 class StopSignal:
@@ -214,7 +218,7 @@ class StopSignal:
     def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
         self.received_at: float | None = None
-        self.previous = {number: signal.signal(number, self.receive) for number in STOPPING}
+        self.previous = handle(dict.fromkeys(STOPPING, self.receive))
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         """Note the signal; end the program if it is a Ctrl-C some time after the first."""
@@ -227,8 +231,7 @@ class StopSignal:
 
     def restore(self) -> None:
         """Give the signals back."""
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
+        handle(self.previous)
 
     def __bool__(self) -> bool:
         received = self.received_at is not None

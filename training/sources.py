@@ -47,7 +47,7 @@ def first_examples(source: IterableDataset, count: int) -> IterableDataset:
 
 
 def rows_of(source: IterableDataset) -> Iterator[dict[str, Any]]:
-    """A stream's rows; unlike `iter(source)`, all of them in every loading process."""
+    """A stream's rows; unlike `iter(source)`, which shares them among the loading processes, all of them in each."""
     for batch in source.iter(batch_size=1):
         yield {name: column[0] for name, column in batch.items()}  # type: ignore[union-attr]
 

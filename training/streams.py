@@ -19,6 +19,7 @@ from datasets import IterableDataset
 
 from training.reconnect import read_on
 from training.sampling import Shares, epoch_order, permutation
+from training.sources import rows_of
 
 MAX_SHARDS = 1024  # of a folder, `datasets` takes every image for a shard
 MAX_EMPTY_EPOCHS = 10
@@ -95,14 +96,11 @@ class Reader:
             stored = read_on(partial(self.rows, shard, skip), f"shard {shard} of the stream")
             for index, row in enumerate(stored, start=skip):
                 if share is None or index % self.num_readers == share:
-                    yield Example({name: column[0] for name, column in row.items()}, place.epoch, turn, shard, index)
+                    yield Example(row, place.epoch, turn, shard, index)
 
-    def rows(self, shard: int, skip: int, done: int) -> Iterator[dict[str, list[Any]]]:
-        """A shard's rows from `skip + done` on, each as a batch of one.
-
-        `iter` alone does not share the examples among the workers of a loader a second time.
-        """
-        return self.source.shard(self.num_shards, shard).skip(skip + done).iter(batch_size=1)  # type: ignore[return-value]
+    def rows(self, shard: int, skip: int, done: int) -> Iterator[dict[str, Any]]:
+        """A shard's rows from `skip + done` on."""
+        return rows_of(self.source.shard(self.num_shards, shard).skip(skip + done))
 
     def dealt(self, epoch: int) -> list[tuple[int, int | None]]:
         """The shards that this reader reads, with its share of those that all of them read."""
