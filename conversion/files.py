@@ -29,7 +29,10 @@ def write_json(file: Path, values: dict[str, Any]) -> None:
 def write_text(file: Path, text: str) -> None:
     """A text file that appears whole."""
     partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(text, encoding="utf-8")
+    with partial.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
     os.replace(partial, file)
 
 

@@ -52,7 +52,7 @@ def write(form, files, root):
     return root / "train/*.parquet"
 
 
-@pytest.mark.parametrize("form", ["folder", "parquet", "stream"])
+@pytest.mark.parametrize("form", ["folder", "parquet", "stream", "stream by two workers"])
 def test_a_run_goes_through_a_flood_of_bad_images_and_counts_each(form, flood, tmp_path, monkeypatch, capfd):
     forget_accelerate()
     fetch, sizes = TrainBatches.__next__, []
@@ -68,8 +68,11 @@ def test_a_run_goes_through_a_flood_of_bad_images_and_counts_each(form, flood, t
     assert len(bad) == 8
     good = COUNT - len(bad)
     settings = {"dataset_name": str(write("folder" if form == "folder" else "parquet", flood, tmp_path / "images"))}
-    settings |= {"streaming": form == "stream", "skip_bad_images": True, "num_workers": 0, "with_tracking": False}
-    settings |= {"per_device_train_batch_size": 8, "max_train_steps": good // 8, "logging_steps": 6}  # an epoch
+    streaming, workers = form.startswith("stream"), 2 if form.endswith("workers") else 0
+    epochs = 3 if workers else 1  # so that each of the two has had each file
+    settings |= {"streaming": streaming, "skip_bad_images": True, "num_workers": workers, "with_tracking": False}
+    settings |= {"per_device_train_batch_size": 8, "max_train_steps": epochs * good // 8, "logging_steps": 6}
+    settings["max_bad_images"] = len(bad) if streaming else 100
     settings |= {
         "shuffle_buffer_size": 20,
         "reconstruction_steps": 1000,
@@ -77,11 +80,11 @@ def test_a_run_goes_through_a_flood_of_bad_images_and_counts_each(form, flood, t
     }
     pretrain.main(PretrainConfig(output_dir=str(tmp_path / "out"), **settings))
     said = capfd.readouterr()
-    assert sum(sizes) == good
+    assert sum(sizes) == epochs * good
     for name in flood:
         times = said.out.count(name) + said.err.count(name)
-        assert times == (name in bad) or (times == 2 and name == bad[0] and form == "stream")  # that the picture met
-    if form == "stream":
+        assert times == (name in bad) or (times == 2 and name == bad[0] and streaming)  # that the picture met
+    if streaming:
         named = [json.loads(line)["problem"] for line in (tmp_path / "out/bad_images.jsonl").read_text().splitlines()]
         assert len(named) == len(bad) and all(any(name in line for line in named) for name in bad)
         assert [line["bad_images"] for line in read_metrics(tmp_path / "out/metrics.jsonl") if "loss" in line][-1] == 8

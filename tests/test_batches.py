@@ -318,15 +318,15 @@ def test_bad_images_of_a_stream_are_left_out_counted_and_named_once(num_workers,
     batches = batches_of(config)
     keys = keys_of(batches, 15)
     assert sorted(number for epoch, number in keys if epoch == 0) == sorted(set(range(COUNT)) - bad)
-    assert sorted(batches.problems) == sorted(
+    assert {text for _, text in batches.problems} == {
         f"example {i} of shard 0 cannot be read as an image: its format is not known." for i in bad
-    )  # once, although the second epoch has met some again
-    assert batches.num_bad == 3
+    }
+    assert batches.bad == {(0, 0, i) for i in bad}
     parts = batches_of(config)
     states = resume_of([parts], 7)
     again = batches_of(config, states=states)
     assert keys_of(again, 8) == keys[7 * 4 :]
-    assert again.num_bad == batches.num_bad and again.problems == batches.problems
+    assert again.bad == batches.bad and again.problems == batches.problems
 
 
 def test_the_same_bad_image_counts_once_however_many_epochs_there_are(numbers, tmp_path):
@@ -334,12 +334,18 @@ def test_the_same_bad_image_counts_once_however_many_epochs_there_are(numbers, t
     config = settings(folder, streaming=True, skip_bad_images=True, max_bad_images=1)
     batches = batches_of(config)
     keys = keys_of(batches, 100)
-    assert max(epoch for epoch, _ in keys) >= 7 and batches.num_bad == len(batches.problems) == 1
+    assert max(epoch for epoch, _ in keys) >= 7 and len(batches.bad) == len(batches.problems) == 1
 
 
 def test_more_bad_images_than_allowed_stop_the_run(numbers, tmp_path):
     config = settings(spoil(numbers, tmp_path, set(range(50))), streaming=True, skip_bad_images=True, max_bad_images=20)
     assert message_of(lambda: next(batches_of(config))).startswith("`max_bad_images` (=20) is exceeded. example ")
+
+
+def test_a_stream_of_bad_images_alone_is_an_error(numbers, tmp_path):
+    config = settings(spoil(numbers, tmp_path, set(range(COUNT))), streaming=True, skip_bad_images=True)
+    message = message_of(lambda: next(batches_of(config)))
+    assert message.startswith("A stream must hold good images for every process and worker. example ")
 
 
 def test_a_stream_too_short_for_its_readers_is_an_error(tmp_path):

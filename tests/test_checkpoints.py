@@ -217,6 +217,12 @@ def test_an_output_folder_with_something_else_is_refused(tmp_path):
     check_output_dir(settings(tmp_path / "new"))
 
 
+def test_what_a_kill_at_the_first_file_leaves_is_no_run(tmp_path):
+    (tmp_path / ".training_config.json.partial").write_text('{"run": ')
+    check_output_dir(settings(tmp_path))
+    check_output_dir(settings(tmp_path, resume_from_checkpoint="latest"))
+
+
 def test_an_earlier_run_is_resumed_or_overwritten_on_request_only(accelerator, tmp_path):
     claim_output_dir(settings(tmp_path))
     checkpoints_of(accelerator, tmp_path)[1].save(1)

@@ -295,7 +295,7 @@ def test_unreadable_images_are_skipped_and_counted_on_request(spoilt, streaming,
     config = settings(dataset_name=str(spoilt), streaming=streaming, skip_bad_images=True)
     batches = pretraining_batches(config)
     assert len(torch.cat([batch["noise"] for batch in islice(batches, 2)])) == 8
-    named = " ".join(batches.problems) if streaming else capsys.readouterr().out
+    named = " ".join(text for _, text in batches.problems) if streaming else capsys.readouterr().out
     assert "half.jpg" in named and "text.png" in named and ("Skipping 2 files" in named or streaming)
     config.max_bad_images = 1
     assert "`max_bad_images` (=1)" in message_of(lambda: list(islice(pretraining_batches(config), 3)))
@@ -304,11 +304,30 @@ def test_unreadable_images_are_skipped_and_counted_on_request(spoilt, streaming,
 def test_a_file_that_is_no_image_by_its_name_is_named(folder, spoilt, capsys):
     (spoilt / "train/astronaut/notes.txt").write_text("notes")
     (spoilt / ".DS_Store").write_text("hidden files are nobody's images")
-    assert "notes.txt" in message_of(lambda: load_source(settings(dataset_name=str(spoilt)), "train", None))
-    load_source(settings(dataset_name=str(spoilt), skip_bad_images=True), "train", None)
-    assert "notes.txt" in capsys.readouterr().out
-    load_source(settings(dataset_name=folder), "train", None)
+    assert "notes.txt" in message_of(lambda: load_images(settings(dataset_name=str(spoilt)), "train", None, 3))
+    three = settings(dataset_name=str(spoilt), skip_bad_images=True, max_bad_images=3)
+    load_images(three, "train", None, 3)
+    printed = capsys.readouterr().out
+    assert "Skipping 3 files" in printed and "notes.txt" in printed and "half.jpg" in printed
+    two = settings(dataset_name=str(spoilt), skip_bad_images=True, max_bad_images=2)  # in all, of either kind
+    assert "`max_bad_images` (=2) must be at least 3" in message_of(lambda: load_images(two, "train", None, 3))
+    load_images(settings(dataset_name=folder), "train", None, 3)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_images_that_are_all_bad_are_an_error(streaming, tmp_path):
+    root = write_folder(tmp_path / "bad", {"train": 2}, CLASSES[:1])
+    for file in root.rglob("*.jpg"):
+        file.write_bytes(b"no image")
+    config = settings(dataset_name=str(root), streaming=streaming, skip_bad_images=True)
+
+    def look():
+        source = load_images(config, "train", None, 3)
+        first_samples(source, make_samples(config, source, 3, EvaluationTransform(processor())), config, 8)
+
+    message = message_of(look)
+    assert "must hold images that can be read" in message
 
 
 def labelled(labels, feature=None):

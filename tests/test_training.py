@@ -202,6 +202,31 @@ def interrupt_after(monkeypatch, batches):
     monkeypatch.setattr(TrainBatches, "__next__", fetch_or_stop)
 
 
+def test_a_run_may_go_on_with_other_parts_of_the_same_total_batch(data, fcmae, tmp_path):
+    """Eight images a step: in one forward pass, then in two; Accelerate's own count of passes is odd at the change."""
+    one, two = (
+        {"per_device_train_batch_size": size, "gradient_accumulation_steps": parts} for size, parts in ((8, 1), (4, 2))
+    )
+    rest = {"dataset": data["folder"], "fcmae": fcmae, "max_train_steps": 4}
+    whole = pretrain_run(tmp_path / "whole", **rest, **two)
+    pretrain_run(tmp_path / "changed", **rest, **one, checkpointing_steps=1)
+    first = tmp_path / "changed/checkpoint-1"
+    changed = pretrain_run(tmp_path / "changed", **rest, **two, resume_from_checkpoint=str(first))
+    columns = list(zip(figures(changed, "loss", "grad_norm"), figures(whole, "loss", "grad_norm"), strict=True))
+    assert len(columns) == 4
+    for actual, expected in columns:
+        assert actual == pytest.approx(expected, rel=1e-4)
+
+
+def test_another_objective_is_named_on_resume(data, fcmae, tmp_path, capsys):
+    pretrain_run(tmp_path, data["folder"], fcmae, checkpointing_steps=1)
+    fields = {"resume_from_checkpoint": str(tmp_path / "checkpoint-1"), "mask_ratio": 0.5, "logging_steps": 2}
+    pretrain_run(tmp_path, data["folder"], fcmae, **fields)
+    printed = capsys.readouterr().out
+    assert "was written with `mask_ratio` 0.6; it is 0.5 now." in printed
+    assert "logging_steps" not in printed
+
+
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("script", [pretrain, finetune])
 def test_a_run_stopped_by_a_signal_and_resumed_is_the_run_in_one_go(
@@ -449,6 +474,30 @@ def test_an_evaluation_that_a_stop_put_off_is_logged_once(data, tmp_path, monkey
             finetune_run(tmp_path, data["parquet"], **fields)
     finetune_run(tmp_path, data["parquet"], **fields)
     assert [step for step, loss in figures(tmp_path, "eval_loss") if loss is not None] == [2, 4, 6]
+
+
+def test_a_stop_in_the_last_step_leaves_no_older_evaluation_behind(data, tmp_path, monkeypatch):
+    fields = {"num_stages": 2, "eval_steps": 2, "max_train_steps": 4}
+    whole = finetune_run(tmp_path / "whole", data["parquet"], **fields)
+    with monkeypatch.context() as patched:
+        interrupt_after(patched, 8)  # in the fourth step
+        stopped = finetune_run(tmp_path / "stopped", data["parquet"], **fields)
+    assert figures(stopped, "loss", "eval_loss") == figures(whole, "loss", "eval_loss")
+    results = [json.loads((folder / "all_results.json").read_text())["eval_loss"] for folder in (stopped, whole)]
+    assert results[0] == results[1] == figures(whole, "eval_loss")[-1][1]
+
+
+def test_a_finished_run_is_left_as_it_is(data, fcmae, tmp_path, monkeypatch, capsys):
+    fields = {"resume_from_checkpoint": "latest", "max_train_steps": 2}
+    whole = pretrain_run(tmp_path, data["folder"], fcmae, **fields)
+    written = {path: path.read_bytes() for path in whole.iterdir() if path.is_file()}
+    with monkeypatch.context() as patched:
+        fail_after(patched, 0)
+        pretrain_run(tmp_path, data["folder"], fcmae, **fields)
+    assert {path: path.read_bytes() for path in whole.iterdir() if path.is_file()} == written
+    assert "holds the whole run: nothing is left to do" in capsys.readouterr().out
+    longer = pretrain_run(tmp_path, data["folder"], fcmae, **{**fields, "max_train_steps": 3})
+    assert json.loads((longer / "all_results.json").read_text())["total_steps"] == 3
 
 
 def fail_after(monkeypatch, batches):

@@ -18,9 +18,11 @@ from training.data import Batch, MapSamples, Samples, refuse_or_skip
 from training.images import BadImageError
 from training.sampling import Shares, StepSampler, source_seed
 from training.sources import Source
-from training.streams import Place, Reader, mixed, shards_for
+from training.streams import MAX_EMPTY_EPOCHS, Place, Reader, mixed, shards_for
 
 State = dict[str, Any]
+Key = Sequence[int]  # of an example: source, shard and index in it
+Problem = tuple[Key, str]  # what is said of a bad image
 
 
 class ReaderState(NamedTuple):
@@ -29,7 +31,7 @@ class ReaderState(NamedTuple):
     number: int
     places: list[Place]
     draws: int = 0
-    bad: Sequence[Sequence[int]] = ()  # source, shard and index in it; each once, however often it comes
+    bad: Sequence[Key] = ()  # each once, however often it comes
 
 
 class TrainBatches:
@@ -59,7 +61,8 @@ class TrainBatches:
         check_order(self.order, states)
         self.samples_seen = states[0]["samples_seen"] if states else 0
         self.total_batch_size = config.per_device_train_batch_size * num_processes
-        self.problems: list[str] = states[rank]["problems"] if rank < len(states) else []
+        unnamed = states[rank]["problems"] if rank < len(states) else []
+        self.problems: list[Problem] = [(tuple(key), text) for key, text in unnamed]
         self.seconds_waited = 0.0
         self.readers: list[ReaderState] = []
         self.num_shards: list[int] = []
@@ -96,9 +99,9 @@ class TrainBatches:
         return batch
 
     @property
-    def num_bad(self) -> int:
-        """Different bad images of this process that were left out of the batches so far."""
-        return sum(len(reader.bad) for reader in self.readers)
+    def bad(self) -> set[Key]:
+        """The bad images of this process that were left out of the batches so far; other readers may meet them too."""
+        return {tuple(key) for reader in self.readers for key in reader.bad}
 
     def state_dict(self) -> State:
         """What it takes to go on after the last batch, as JSON has it."""
@@ -175,8 +178,9 @@ class EndlessStream(TorchIterableDataset[dict[str, Any]]):
             Reader(stream, number, self.num_readers, source_seed(seed, source), block_size)
             for source, stream in enumerate(self.streams)
         ]
-        problems: list[str] = []  # since the last good image
+        problems: list[Problem] = []  # since the last good image
         known = {tuple(key) for key in bad}
+        last_good = {source: place.epoch for source, place in enumerate(start)}
         shares = Shares(self.weights, seed, number)
         for source, example, num_draws, places in mixed(readers, shares, draws, start):
             name = f"example {example.index} of shard {example.shard}"
@@ -187,8 +191,11 @@ class EndlessStream(TorchIterableDataset[dict[str, Any]]):
                 if key not in known:
                     known.add(key)
                     bad = (*bad, key)
-                    problems.append(refuse_or_skip(error, self.config, len(bad)))
+                    problems.append((key, refuse_or_skip(error, self.config, len(bad))))
+                if example.epoch - last_good[source] >= MAX_EMPTY_EPOCHS:
+                    raise ValueError(f"A stream must hold good images for every process and worker. {error}") from error
                 continue
+            last_good[source] = example.epoch
             yield {**sample, "reader": ReaderState(number, places, num_draws, bad), "problems": problems}
             problems = []
 

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +33,14 @@ LOGS = ("metrics.jsonl", "bad_images.jsonl")
 # What the shapes of the weights follow from.
 ARCHITECTURE = ("model_type", "hidden_sizes", "depths", "num_channels", "patch_size", "use_grn", "num_labels")
 ARCHITECTURE += ("decoder_hidden_size", "decoder_num_hidden_layers")
+
+# Settings that change nothing of what is trained, or that the plan sums up: not worth a word when a run is taken up.
+UNNAMED = "output_dir overwrite_output_dir dry_run resume_from_checkpoint report_to with_tracking license data_note"
+UNNAMED += " num_workers logging_steps checkpointing_steps checkpoints_total_limit reconstruction_steps check_images"
+UNNAMED += " push_to_hub hub_model_id hub_private_repo ddp_timeout activation_checkpointing per_device_eval_batch_size"
+UNNAMED += " max_train_steps num_train_epochs learning_rate base_learning_rate per_device_train_batch_size"
+UNNAMED += " gradient_accumulation_steps"
+UNNAMED = UNNAMED.split()
 
 
 class Resumed(NamedTuple):
@@ -65,12 +74,11 @@ class Checkpoints:
             "num_processes": accelerator.num_processes,
             "architecture": describe_architecture(model.config),
             "run": {
-                "seed": config.seed,
                 "total_batch_size": plan.total_batch_size,
                 "num_samples": plan.num_samples,
                 "max_steps": plan.max_steps,
                 "learning_rate": plan.learning_rate,
-                "weight_decay": config.weight_decay,
+                **{name: value for name, value in asdict(config).items() if name not in UNNAMED},
             },
         }
 
@@ -92,6 +100,9 @@ class Checkpoints:
                 f"`resume_from_checkpoint` (={path}) must be of this run, but cannot be loaded: {error}. Resume from "
                 "another one, or with the settings that it was written with."
             ) from error
+        # Accelerate counts forward passes on; counted in those of another `gradient_accumulation_steps`, the next
+        # optimizer step would come in the middle.
+        self.accelerator.step = 0
         if self.accelerator.is_main_process:
             self.take_up(state["step"], state["logs"] if path.parent.resolve() == self.folder.resolve() else {})
             print(f"Resuming from {path} after step {state['step']}.", flush=True)

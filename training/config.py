@@ -51,6 +51,9 @@ class DataConfig:
     model_revision: str | None = setting(None, "revision of the model on the Hub")
     num_workers: int = setting(2, "processes that load images, for each training process")
     mixed_precision: str | None = setting(None, "no, fp16 or bf16 (default: as `accelerate config` says)")
+    ddp_timeout: int = setting(
+        7200, "seconds that processes wait for each other: the first one checks all images alone"
+    )
     seed: int = setting(0, "seed of everything random")
 
     def __post_init__(self) -> None:
@@ -91,6 +94,7 @@ class TrainingConfig(DataConfig):
 
     output_dir: str = field(metadata={"help": "folder for checkpoints, metrics and the final model"})
     overwrite_output_dir: bool = setting(False, "start afresh in a folder that holds an earlier run of this script")
+    full_determinism: bool = setting(False, "deterministic algorithms on a GPU too, for a resume to the bit; slower")
     dry_run: bool = setting(False, "print the resolved settings, data, steps and learning rate, then stop")
     train_split: str = setting("train", "split to train on")
     max_train_samples: int | None = setting(None, "train on the first so many examples only")

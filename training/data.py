@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,10 +14,10 @@ from torch.utils.data import IterableDataset as TorchIterableDataset
 
 from training.augment import BatchMixer, Transform
 from training.config import DataConfig, EvaluationConfig, PretrainConfig, check
-from training.images import BadImageError, Enough, decode_image, drop_bad_images
+from training.images import BadImageError, Enough, decode_image, drop_bad_images, refuse_bad_images
 from training.reconnect import read_on
 from training.sampling import sample_seed, seeded
-from training.sources import Source, array_dtype, load_source
+from training.sources import Source, array_dtype, foreign_files, is_array_folder, load_source
 
 Batch = dict[str, Any]  # tensors, and what a stream tells of them
 
@@ -124,11 +125,19 @@ class Collator:
 
 def load_images(config: DataConfig, split: str, max_samples: int | None, num_channels: int) -> Source:
     """A split with its unreadable images found (map-style), and left out if that is allowed."""
-    source = load_source(config, split, max_samples)
+    source, folder = load_source(config, split, max_samples), Path(config.dataset_name)
+    problems = foreign_files(folder) if folder.is_dir() and not is_array_folder(folder) else []
+    refuse_bad_images(problems, config)
     if isinstance(source, Dataset):
         check("dataset_name", config.dataset_name, len(source) > 0, f"hold examples in its split `{split}`")
         if config.check_images:
-            return drop_bad_images(source, config, num_channels)
+            source, unreadable = drop_bad_images(source, config, num_channels)
+            problems += unreadable
+            refuse_bad_images(problems, config)
+        check("dataset_name", config.dataset_name, len(source) > 0, f"hold images that can be read in split `{split}`")
+    if problems:
+        listed = "\n  ".join(problems)
+        print(f"Skipping {len(problems)} files that cannot be read as images:\n  {listed}", flush=True)
     return source
 
 
@@ -157,7 +166,9 @@ def first_samples(source: Source, samples: Samples, config: DataConfig, count: i
     if isinstance(source, Dataset):
         dataset = MapSamples([source], samples)
         return Collator()([dataset[index] for index in range(min(count, len(dataset)))])
-    return Collator()(list(itertools.islice(StreamSamples(source, samples, config), count)))
+    first = list(itertools.islice(StreamSamples(source, samples, config), count))
+    check("dataset_name", config.dataset_name, bool(first), "hold images that can be read")
+    return Collator()(first)
 
 
 def eval_loader(source: Source, samples: Samples, config: EvaluationConfig) -> DataLoader[Any]:

@@ -26,7 +26,15 @@ from training.loop import STOPPED, StopSignal, TrainingLog, create_accelerator, 
 from training.metrics import Evaluator
 from training.models import create_ema, create_processor, final_model, image_size_of, load_arguments
 from training.optim import create_optimizer, create_schedule, decayed_parameters, keep_settings, layer_scale
-from training.output import check_hub, check_output_dir, claim_output_dir, push_folder, save_model
+from training.output import (
+    check_hub,
+    check_output_dir,
+    claim_output_dir,
+    end_finished,
+    is_finished,
+    push_folder,
+    save_model,
+)
 from training.pictures import save_loss_curves
 from training.plan import make_plan
 from training.rehearsal import print_plan, rehearse
@@ -75,6 +83,11 @@ def main(config: FinetuneConfig) -> None:
         measured = rehearse(accelerator, trained, optimizer, batches, config, plan, **smoothing)
         print_plan(accelerator, config, plan, [source], model, scale, measured)
         return
+    if is_finished(config, plan.max_steps):
+        if accelerator.is_main_process:
+            end_finished(config)
+        end_training(accelerator)
+        return
     checkpoints = Checkpoints(accelerator, config, model, processor, plan)
     with keep_settings(optimizer, schedule):
         start = checkpoints.resume()
@@ -88,6 +101,7 @@ def main(config: FinetuneConfig) -> None:
     if held_out is not None and any(due["evaluation"] for due in start.of("due")):  # the stop did not wait for it
         results = evaluator(accelerator, trained if ema is None else ema.module, held_out)
         log.write(results)
+    put_off = False
     for step in range(start.step + 1, plan.max_steps + 1):
         model.train()
         grad_norm = None
@@ -108,6 +122,7 @@ def main(config: FinetuneConfig) -> None:
         schedule.step()
         stopped = bool(stop)
         due = held_out is not None and plan.is_due(step, config.eval_steps)
+        put_off = due and stopped  # the checkpoint goes first
         if due and not stopped:
             assert held_out is not None
             log.check_finite()
@@ -121,7 +136,7 @@ def main(config: FinetuneConfig) -> None:
                     step,
                     batches=batches.state_dict(),
                     log=log.state_dict(),
-                    due={"evaluation": due and stopped},
+                    due={"evaluation": put_off},
                 )
         if stopped and step < plan.max_steps:
             end_training(accelerator)
@@ -130,8 +145,10 @@ def main(config: FinetuneConfig) -> None:
 
     log.check_finite(model)
     final = final_model(ConvNextV2ForImageClassification, accelerator, trained, ema)
-    if held_out is not None and not results:  # resumed, or stopped, at the very end
+    if held_out is not None and (put_off or not results):  # stopped, or resumed, at the very end
         results = evaluator(accelerator, final, held_out)
+        if put_off:
+            log.write(results)
     if accelerator.is_main_process:
         finish(config, final, processor, {**results, **log.results()})
     accelerator.wait_for_everyone()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from training.config import DataConfig
 from training.reconnect import read_file
-from training.sources import array_dtype, report_bad_images
+from training.sources import array_dtype
 
 NUMPY_MAGIC = b"\x93NUMPY"
 PIL_MODES = {1: "L", 3: "RGB"}
@@ -108,8 +108,8 @@ def array_to_tensor(array: np.ndarray, num_channels: int, name: str) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
 
 
-def drop_bad_images(source: Dataset, config: DataConfig, num_channels: int) -> Dataset:
-    """Decode every image once: stop at those that cannot be read, naming them, or leave them out and say so.
+def drop_bad_images(source: Dataset, config: DataConfig, num_channels: int) -> tuple[Dataset, list[str]]:
+    """Decode every image once; the source without those that cannot be read, and what is wrong with them.
 
     The result is kept by `datasets`, so the same images are not checked again.
     """
@@ -123,9 +123,19 @@ def drop_bad_images(source: Dataset, config: DataConfig, num_channels: int) -> D
         desc="Checking images",
     )
     problems = list(checked["problem"])
-    report_bad_images([problem for problem in problems if problem], config.skip_bad_images, config.max_bad_images)
     good = [index for index, problem in enumerate(problems) if not problem]
-    return source if len(good) == len(source) else source.select(good)
+    source = source if len(good) == len(source) else source.select(good)
+    return source, [problem for problem in problems if problem]
+
+
+def refuse_bad_images(problems: list[str], config: DataConfig) -> None:
+    """Raise if there are images that cannot be read, or more than may be left out."""
+    count, most = len(problems), config.max_bad_images
+    listed = "\n  ".join(problems[:20]) + ("\n  ..." if count > 20 else "")
+    if problems and not config.skip_bad_images:
+        raise ValueError(f"{count} files cannot be read as images; `--skip_bad_images` skips them:\n  {listed}")
+    if count > most:
+        raise ValueError(f"`max_bad_images` (={most}) must be at least {count} to skip these:\n  {listed}")
 
 
 def find_problem(value: Any, index: int, num_channels: int, dtype: str | None) -> dict[str, str]:

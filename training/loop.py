@@ -6,20 +6,22 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration, gather_object, set_seed
+from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, gather_object, set_seed
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from tqdm.auto import tqdm
+from transformers.trainer_utils import enable_full_determinism
 
 from training.batches import TrainBatches
 from training.checkpoints import Resumed
-from training.config import TrainingConfig
+from training.config import TrainingConfig, check
 from training.plan import Plan
 from training.trackers import check_trackers, track
 from training.writing import writing
@@ -32,12 +34,15 @@ NEVER = torch.iinfo(torch.int64).max
 
 def create_accelerator(config: TrainingConfig) -> Accelerator:
     """The accelerator of a run, with the same seed in every process for the same initial weights."""
+    if config.full_determinism:
+        enable_full_determinism(config.seed)
     folders = ProjectConfiguration(config.output_dir, logging_dir=str(Path(config.output_dir) / "logs"))
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         log_with=config.report_to if config.with_tracking else None,
         project_config=folders,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=config.ddp_timeout))],
     )
     check_trackers(accelerator, config)
     if accelerator.state.deepspeed_plugin is not None:  # "auto" would be read from a loader, which is not prepared
@@ -68,6 +73,8 @@ class TrainingLog:
         self.first_bad = torch.full((1,), NEVER, device=accelerator.device)
         self.started = self.window_started = time.perf_counter()
         self.paused_seconds = self.waited_seconds = 0.0
+        self.max_bad_images = config.max_bad_images
+        self.named = named_before(start.of("batches"))
         images = plan.total_batch_size
         self.bar = tqdm(
             total=plan.max_steps * images,
@@ -117,16 +124,23 @@ class TrainingLog:
         self.write(line)
 
     def bad_images(self) -> dict[str, int]:
-        """Bad images of all processes that a stream left out so far; the new ones are named in bad_images.jsonl."""
+        """Bad images that the streams of all processes left out so far; the new ones are named in bad_images.jsonl.
+
+        Every reader may meet the same one: in another epoch it has other files.
+        """
         if not self.batches.readers:
             return {}
-        found = gather_object([(self.batches.num_bad, list(self.batches.problems))])
+        found = gather_object([(self.batches.bad, list(self.batches.problems))])
         self.batches.problems.clear()
-        lines = [json.dumps({"step": self.step, "problem": problem}) for _, new in found for problem in new]
-        if lines and self.accelerator.is_main_process:
-            append(self.folder / "bad_images.jsonl", lines)
-            self.bar.write("\n".join(f"Skipping a bad image. {problem}" for _, new in found for problem in new))
-        return {"bad_images": sum(count for count, _ in found)}
+        problems = {tuple(key): text for _, problems in found for key, text in problems}
+        new = [text for key, text in problems.items() if key not in self.named]
+        self.named |= problems.keys()
+        if new and self.accelerator.is_main_process:
+            append(self.folder / "bad_images.jsonl", [json.dumps({"step": self.step, "problem": text}) for text in new])
+            self.bar.write("\n".join(f"Skipping a bad image. {text}" for text in new))
+        count, most = len(set().union(*(bad for bad, _ in found))), self.max_bad_images
+        check("max_bad_images", most, count <= most, f"be at least {count}, the bad images so far, to skip them")
+        return {"bad_images": count}
 
     def state_dict(self) -> dict[str, Any]:
         """The losses of this process that are not logged yet, and those that all have logged, as JSON has them."""
@@ -176,6 +190,12 @@ class TrainingLog:
             "total_steps": self.step,
             "epoch": self.plan.epoch(self.step),
         }
+
+
+def named_before(states: list[dict[str, Any]]) -> set[tuple[int, ...]]:
+    """The bad images that are in the log already, by the `state_dict` of every process's batches."""
+    met = {tuple(key) for state in states for _, _, _, bad in state["readers"] for key in bad}
+    return met - {tuple(key) for state in states for key, _ in state["problems"]}
 
 
 def resumed_losses(states: list[dict[str, Any]], rank: int, num_processes: int) -> tuple[list[float], list[float]]:

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from conversion.facts import RESULTS, SETTINGS
-from conversion.files import write_json
+from conversion.files import read_json, write_json
 from conversion.hub import Hub
 from conversion.licenses import OFFICIAL_LICENSE, inherited_license
 from conversion.publish import publish
@@ -18,6 +18,8 @@ from conversion.words import is_hub_id
 from training.checkpoints import LOGS, numbered_folders
 from training.config import TrainingConfig, check
 from training.writing import writing
+
+CARD = "README.md"  # the last file of a finished run
 
 
 def check_output_dir(config: TrainingConfig) -> None:
@@ -32,7 +34,9 @@ def check_output_dir(config: TrainingConfig) -> None:
     effective = {"effective_ids": True} if os.access in os.supports_effective_ids else {}
     writable = os.access(existing, os.W_OK | os.X_OK, **effective)
     check("output_dir", folder, writable, f"be writable, but {existing} is not")
-    if not folder.is_dir() or not any(folder.iterdir()) or config.overwrite_output_dir:
+    # What is left of a start that was killed at its first file is no run yet.
+    held = [path for path in folder.iterdir() if path.suffix != ".partial"] if folder.is_dir() else []
+    if not held or config.overwrite_output_dir:
         return
     if not holds_run(folder, config):
         raise ValueError(
@@ -58,6 +62,7 @@ def claim_output_dir(config: TrainingConfig) -> None:
     """Make the folder and write the run's settings; without a resume, drop an earlier run's checkpoints and metrics."""
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / RESULTS).unlink(missing_ok=True)  # from here on the run is not finished
     if config.resume_from_checkpoint is None and holds_run(folder, config):
         for checkpoint in (*numbered_folders(folder), *folder.glob("superseded-checkpoint-*")):
             shutil.rmtree(checkpoint)
@@ -81,6 +86,21 @@ def holds_run(folder: Path, config: TrainingConfig) -> bool:
     return isinstance(marker, dict) and marker.get("run") == run_name(config)
 
 
+def is_finished(config: TrainingConfig, max_steps: int) -> bool:
+    """Whether the folder holds all of the run that `--resume_from_checkpoint latest` asks for."""
+    folder = Path(config.output_dir)
+    if config.resume_from_checkpoint != "latest" or not (folder / CARD).is_file():
+        return False
+    return read_json(folder / RESULTS).get("total_steps") == max_steps
+
+
+def end_finished(config: TrainingConfig) -> None:
+    """Leave a finished run as it is, but for an upload that may have failed."""
+    print(f"{config.output_dir} holds the whole run: nothing is left to do.", flush=True)
+    if config.push_to_hub:
+        push_folder(config)
+
+
 def run_name(config: TrainingConfig) -> str:
     """`pretrain` or `finetune`."""
     return type(config).__name__.removesuffix("Config").lower()
@@ -94,7 +114,7 @@ def save_model(folder: Path, model: PreTrainedModel, processor: Any, results: di
         model.save_pretrained(partial)
         processor.save_pretrained(partial)
         write_json(partial / RESULTS, results)
-    for file in sorted(partial.iterdir()):
+    for file in sorted(partial.iterdir(), key=lambda file: (file.name == RESULTS, file.name)):  # which says it is whole
         os.replace(file, folder / file.name)
     partial.rmdir()
 

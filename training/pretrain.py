@@ -24,7 +24,15 @@ from training.data import Collator, first_samples, load_mixture, make_samples
 from training.loop import STOPPED, StopSignal, TrainingLog, create_accelerator, signals_given_back
 from training.models import create_ema, create_processor, final_model, image_size_of, load_arguments
 from training.optim import create_optimizer, create_schedule, decayed_parameters, keep_settings
-from training.output import check_hub, check_output_dir, claim_output_dir, push_folder, save_model
+from training.output import (
+    check_hub,
+    check_output_dir,
+    claim_output_dir,
+    end_finished,
+    is_finished,
+    push_folder,
+    save_model,
+)
 from training.pictures import save_loss_curves
 from training.plan import make_plan
 from training.rehearsal import print_plan, rehearse
@@ -68,6 +76,11 @@ def main(config: PretrainConfig) -> None:
         batches = TrainBatches(sources, samples, config, Collator(), rank, world, (), weights)
         measured = rehearse(accelerator, trained, optimizer, batches, config, plan)
         print_plan(accelerator, config, plan, sources, model, every_layer, measured)
+        return
+    if is_finished(config, plan.max_steps):
+        if accelerator.is_main_process:
+            end_finished(config)
+        end_training(accelerator)
         return
     checkpoints = Checkpoints(accelerator, config, model, processor, plan)
     with keep_settings(optimizer, schedule):

@@ -25,8 +25,6 @@ def load_source(config: DataConfig, split: str, max_samples: int | None) -> Sour
         source = load_array_folder(name, split)
         source = source.to_iterable_dataset() if config.streaming else source
     else:
-        if name.is_dir():
-            check_folder(name, config.skip_bad_images, config.max_bad_images)
         name, revision = config.dataset_config_name, config.dataset_revision
         source = load_split(config, split, config.dataset_name, name=name, revision=revision)
     check_column(source, "image_column", config.image_column)
@@ -98,8 +96,8 @@ def num_examples(sources: Sequence[Source], split: str, max_samples: int | None)
     return total
 
 
-def check_folder(folder: Path, skip: bool, max_bad: int) -> None:
-    """Name the files of a folder of images that are none by their name: `datasets` leaves them out in silence."""
+def foreign_files(folder: Path) -> list[str]:
+    """The files of a folder of images that are none by their name: `datasets` leaves them out in silence."""
 
     def refuse(error: OSError) -> None:
         check("dataset_name", folder, False, f"be readable, but {error.filename} is not: {error.strerror}")
@@ -109,25 +107,13 @@ def check_folder(folder: Path, skip: bool, max_bad: int) -> None:
     files = [file for file in files if not is_hidden(file.relative_to(folder))]
     images = [file for file in files if file.suffix.lower() in ImageFolder.EXTENSIONS]
     if not images:
-        return  # a folder of parquet or webdataset files
-    report_bad_images([str(f) for f in files if f not in set(images) and f.name not in FOLDER_METADATA], skip, max_bad)
+        return []  # a folder of parquet or webdataset files
+    return [str(file) for file in files if file not in set(images) and file.name not in FOLDER_METADATA]
 
 
 def is_hidden(path: Path) -> bool:
     """Whether a file or a folder above it has a hidden name: .DS_Store, .cache, __MACOSX."""
     return any(part.startswith((".", "__")) for part in path.parts)
-
-
-def report_bad_images(names: list[str], skip: bool, max_bad: int) -> None:
-    """Stop at images that cannot be read, or print their count and names where they may be skipped."""
-    if not names:
-        return
-    listed = "\n  ".join(names[:20]) + ("\n  ..." if len(names) > 20 else "")
-    if not skip:
-        raise ValueError(f"{len(names)} files cannot be read as images; `--skip_bad_images` skips them:\n  {listed}")
-    if len(names) > max_bad:
-        raise ValueError(f"`max_bad_images` (={max_bad}) must be at least {len(names)} to skip these:\n  {listed}")
-    print(f"Skipping {len(names)} files that cannot be read as images:\n  {listed}", flush=True)
 
 
 def is_array_folder(folder: Path) -> bool:

@@ -10,11 +10,13 @@
 
 import json
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 from transformers import AutoConfig, AutoImageProcessor
 
 from conversion.checkpoints import find_repository
@@ -34,7 +36,8 @@ from training.reference import comparison, intervals, known_checkpoint
 
 def main(config: ValidateConfig) -> dict[str, Any]:
     """Evaluate by the protocols asked for; print the figures and return them."""
-    accelerator = Accelerator(mixed_precision=config.mixed_precision)
+    waiting = InitProcessGroupKwargs(timeout=timedelta(seconds=config.ddp_timeout))
+    accelerator = Accelerator(mixed_precision=config.mixed_precision, kwargs_handlers=[waiting])
     results: dict[str, Any] = {}
     if "classifier" in config.protocols:
         results |= classify(accelerator, config)
