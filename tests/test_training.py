@@ -218,6 +218,17 @@ def test_a_run_may_go_on_with_other_parts_of_the_same_total_batch(data, fcmae, t
         assert actual == pytest.approx(expected, rel=1e-4)
 
 
+def test_full_determinism_is_switched_on(data, fcmae, tmp_path, monkeypatch):
+    for name in ("CUDA_LAUNCH_BLOCKING", "CUBLAS_WORKSPACE_CONFIG", "ASCEND_LAUNCH_BLOCKING", "HCCL_DETERMINISTIC"):
+        monkeypatch.setenv(name, "")  # to be given back
+    monkeypatch.setenv("FLASH_ATTENTION_DETERMINISTIC", "")
+    try:
+        pretrain_run(tmp_path, data["folder"], fcmae, full_determinism=True)
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 def test_another_objective_is_named_on_resume(data, fcmae, tmp_path, capsys):
     pretrain_run(tmp_path, data["folder"], fcmae, checkpointing_steps=1)
     fields = {"resume_from_checkpoint": str(tmp_path / "checkpoint-1"), "mask_ratio": 0.5, "logging_steps": 2}

@@ -27,7 +27,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor
 
-from conversion.files import write_json
+from conversion.files import read_json, write_json
 from hf_convnextv2 import ConvNextV2ForPreTraining, ConvNextV2Model
 from training.augment import EvaluationTransform
 from training.comparison import save_label_efficiency
@@ -51,6 +51,7 @@ def main() -> None:
     if not (output / "data/labelled/test.parquet").is_file():
         write_solar_cells(output / "data")
     photographs = {split: photographs_of(output, split) for split in ("train", "test")}
+    keep_apart(output, options.pretrain_epochs)
     epochs, length = [], options.pretrain_epochs
     if length is not None:
         epochs = [f"--num_train_epochs={length}", f"--warmup_epochs={length / 9}"]  # of the recipe's 27, 3
@@ -88,6 +89,14 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="classifiers that are trained at a time (default: 1)")
     parser.add_argument("--pretrain_epochs", type=float, help="epochs of pre-training (default: the recipe's)")
     return parser.parse_args()
+
+
+def keep_apart(output: Path, pretrain_epochs: float | None) -> None:
+    """Raise if the folder holds a study with another length of pre-training, whose classifiers would be taken."""
+    started = read_json(output / "study.json")
+    if started and started["pretrain_epochs"] != pretrain_epochs:
+        raise SystemExit(f"`output_dir` (={output}) holds a study of {started}. Give this one a folder of its own.")
+    write_json(output / "study.json", {"pretrain_epochs": pretrain_epochs})
 
 
 def photographs_of(output: Path, split: str) -> Dataset:
