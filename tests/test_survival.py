@@ -72,15 +72,16 @@ def logged(folder: Path) -> list[dict]:
 def interrupt(output: Path, processes: int, settings: dict, how: str, moment: random.Random) -> str:
     """Start or resume a run and kill it: once it has done a step at a random moment, or in the middle of a save.
 
-    At the start: when the first line is logged, which is before the first checkpoint of a new run. A termination goes
+    At the start: when its first line is logged, which is before the first checkpoint of a new run. A termination goes
     to launcher and processes alike, as a cluster sends it, and has to leave a checkpoint and the exit code 75.
     """
     log = Path(f"{output}.log")
     process = start(output, processes, {**settings, "resume_from_checkpoint": "latest"})
-    done = output / "metrics.jsonl"
-    before = done.stat().st_mtime_ns if done.exists() else 0
+    before = changed_at(output)
     partial = lambda: any(output.glob(".checkpoint-*.partial/*"))  # noqa: E731
-    moved = partial if how == "kill while saving" else lambda: done.exists() and done.stat().st_mtime_ns != before
+    # On a resume the log is cut back to the checkpoint first.
+    stepped = lambda: changed_at(output) != before and last_logged(output) > newest_step(output)  # noqa: E731
+    moved = partial if how == "kill while saving" else stepped
     alive = wait_for(process, moved, log)
     if not alive:
         return "had ended"
@@ -96,6 +97,17 @@ def interrupt(output: Path, processes: int, settings: dict, how: str, moment: ra
         assert process.returncode == (75 if processes == 1 else 1), said  # torchrun has a code of its own
         assert newest_step(output) > step or newest_step(output) == STEPS, said
     return how
+
+
+def changed_at(output: Path) -> int:
+    log = output / "metrics.jsonl"
+    return log.stat().st_mtime_ns if log.exists() else 0
+
+
+def last_logged(output: Path) -> int:
+    """The step of the last line that is whole."""
+    lines = (output / "metrics.jsonl").read_text().split("\n")[:-1]
+    return json.loads(lines[-1])["step"] if lines else 0
 
 
 def newest_step(output: Path) -> int:
