@@ -125,9 +125,10 @@ class Collator:
 
 def load_images(config: DataConfig, split: str, max_samples: int | None, num_channels: int) -> Source:
     """A split with its unreadable images found (map-style), and left out if that is allowed."""
-    source, folder = load_source(config, split, max_samples), Path(config.dataset_name)
+    folder = Path(config.dataset_name)
     problems = foreign_files(folder) if folder.is_dir() and not is_array_folder(folder) else []
     refuse_bad_images(problems, config)
+    source = load_source(config, split, max_samples)
     if isinstance(source, Dataset):
         check("dataset_name", config.dataset_name, len(source) > 0, f"hold examples in its split `{split}`")
         if config.check_images:

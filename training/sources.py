@@ -25,6 +25,8 @@ def load_source(config: DataConfig, split: str, max_samples: int | None) -> Sour
         source = load_array_folder(name, split)
         source = source.to_iterable_dataset() if config.streaming else source
     else:
+        if name.is_dir():
+            list_files(name)  # `datasets` leaves out what may not be read
         name, revision = config.dataset_config_name, config.dataset_revision
         source = load_split(config, split, config.dataset_name, name=name, revision=revision)
     check_column(source, "image_column", config.image_column)
@@ -98,17 +100,21 @@ def num_examples(sources: Sequence[Source], split: str, max_samples: int | None)
 
 def foreign_files(folder: Path) -> list[str]:
     """The files of a folder of images that are none by their name: `datasets` leaves them out in silence."""
+    files = [file for file in list_files(folder) if not is_hidden(file.relative_to(folder))]
+    images = [file for file in files if file.suffix.lower() in ImageFolder.EXTENSIONS]
+    if not images:
+        return []  # a folder of parquet or webdataset files
+    return [str(file) for file in files if file not in set(images) and file.name not in FOLDER_METADATA]
+
+
+def list_files(folder: Path) -> list[Path]:
+    """All files of a folder; raises where a part of it may not be read."""
 
     def refuse(error: OSError) -> None:
         check("dataset_name", folder, False, f"be readable, but {error.filename} is not: {error.strerror}")
 
     walk = os.walk(folder, onerror=refuse)  # `Path.rglob` would leave out what it may not read
-    files = sorted(Path(root, name) for root, _, names in walk for name in names)
-    files = [file for file in files if not is_hidden(file.relative_to(folder))]
-    images = [file for file in files if file.suffix.lower() in ImageFolder.EXTENSIONS]
-    if not images:
-        return []  # a folder of parquet or webdataset files
-    return [str(file) for file in files if file not in set(images) and file.name not in FOLDER_METADATA]
+    return sorted(Path(root, name) for root, _, names in walk for name in names)
 
 
 def is_hidden(path: Path) -> bool:
