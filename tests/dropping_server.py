@@ -89,7 +89,7 @@ def come_back(server: DroppingServer, seconds: float) -> None:
     """Let the server answer again some time after it has gone."""
 
     def wait() -> None:
-        server.away.wait(timeout=60)
+        server.away.wait(timeout=300)
         time.sleep(seconds)
         server.away.clear()
 
