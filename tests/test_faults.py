@@ -3,11 +3,12 @@
 The run goes on, or stops and says why; its last checkpoint is whole, and the run resumed from it is the unbroken one.
 """
 
-import multiprocessing
+import json
 import os
+import re
 import resource
-import signal
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,8 +18,8 @@ from torch.testing import assert_close
 
 from tests.dropping_server import come_back, serving
 from tests.photographs import forget_accelerate, quick_datasets, write_folder, write_parquet, write_tiny_fcmae
+from tests.small_models import run_python
 from training import pretrain, reconnect
-from training.batches import TrainBatches
 from training.checkpoints import Checkpoints, find_damage, numbered_folders
 from training.config import PretrainConfig
 from training.pictures import read_metrics
@@ -198,27 +199,40 @@ def test_a_tracker_that_is_not_installed_is_said_before_any_work(images, fcmae, 
         run(tmp_path / "out", images, fcmae, with_tracking=True, report_to="comet_ml")
 
 
-# The death is an exception wherever the program is: in Accelerate's search for shared tensors, which tries another way,
-# it is told again by the next batch.
-@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
+# A process of its own: the death of its workers is an exception wherever it is at that moment, and might be in pytest.
+DYING_WORKERS = """
+import json, multiprocessing, os, signal, sys
+from training import pretrain
+from training.batches import TrainBatches
+from training.config import PretrainConfig
+
+fetch, fetched = TrainBatches.__next__, []
+
+def fetch_and_kill(self):
+    fetched.append(1)
+    if len(fetched) == 3:
+        for worker in multiprocessing.active_children():
+            os.kill(worker.pid, signal.SIGKILL)
+    return fetch(self)
+
+TrainBatches.__next__ = fetch_and_kill
+try:
+    pretrain.main(PretrainConfig(**json.loads(sys.argv[1])))
+except RuntimeError as error:
+    print(error, flush=True)
+os._exit(0)
+"""
+
+
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_worker_that_dies_stops_the_run_and_the_run_is_taken_up_again(streaming, fcmae, tmp_path, monkeypatch):
     images = write_parquet(tmp_path / "parquet", {"train": 6})
     settings = {"num_workers": 2, "streaming": streaming, "max_train_steps": 12}
     whole = run(tmp_path / "whole", images, fcmae, **settings)
-    fetch, fetched = TrainBatches.__next__, []
-
-    def fetch_and_kill(self):
-        fetched.append(1)
-        if len(fetched) == 3:
-            for worker in multiprocessing.active_children():
-                os.kill(worker.pid, signal.SIGKILL)
-        return fetch(self)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(TrainBatches, "__next__", fetch_and_kill)
-        with pytest.raises(RuntimeError, match=r"DataLoader worker .*(killed by signal: Killed|exited unexpectedly)"):
-            run(tmp_path / "broken", images, fcmae, **settings)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    folders = {"dataset_name": str(images), "output_dir": str(tmp_path / "broken"), "model_name_or_path": fcmae}
+    said = run_python(DYING_WORKERS, json.dumps({**SETTINGS, **settings, **folders}), cwd=Path(__file__).parents[1])
+    assert re.search(r"DataLoader worker .*(killed by signal: Killed|exited unexpectedly)", said)
     assert not any(find_damage(checkpoint) for checkpoint in numbered_folders(tmp_path / "broken"))
     resumed = run(tmp_path / "broken", images, fcmae, **settings, resume_from_checkpoint="latest")
     assert_the_unbroken_run(resumed, whole)
