@@ -6,6 +6,7 @@ import os
 import tarfile
 from collections import Counter
 from itertools import islice
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -346,6 +347,26 @@ def test_a_stream_of_bad_images_alone_is_an_error(numbers, tmp_path):
     config = settings(spoil(numbers, tmp_path, set(range(COUNT))), streaming=True, skip_bad_images=True)
     message = message_of(lambda: next(batches_of(config)))
     assert message.startswith("A stream must hold good images for every process and worker. example ")
+
+
+class LosingLoader:
+    """A loader that loses the connection to its only worker."""
+
+    def __init__(self, alive):
+        self._workers = [SimpleNamespace(pid=4711, is_alive=lambda: alive)]
+
+    def __next__(self):
+        raise ConnectionResetError("Connection reset by peer")
+
+
+def test_a_worker_that_dies_while_it_hands_a_batch_over_is_named(numbers):
+    batches = batches_of(settings(numbers[1], streaming=True))
+    batches.batches = LosingLoader(alive=False)
+    with pytest.raises(RuntimeError, match=r"DataLoader worker \(pid\(s\) 4711\) exited unexpectedly"):
+        next(batches)
+    batches.batches = LosingLoader(alive=True)  # an error of the source's is as it was
+    with pytest.raises(ConnectionResetError):
+        next(batches)
 
 
 def test_a_stream_too_short_for_its_readers_is_an_error(tmp_path):

@@ -90,13 +90,23 @@ class TrainBatches:
 
     def __next__(self) -> Batch:
         start = time.perf_counter()
-        batch = next(self.batches)
+        batch = self.fetch()
         self.seconds_waited += time.perf_counter() - start
         self.samples_seen += self.total_batch_size
         if self.readers:  # they take turns: the next one stays in front
             self.readers = [*self.readers[1:], batch.pop("reader")]
             self.problems += batch.pop("problems")
         return batch
+
+    def fetch(self) -> Batch:
+        """The next batch; a worker that dies while it hands one over is named as at any other moment."""
+        try:
+            return next(self.batches)
+        except (OSError, EOFError) as error:
+            dead = [worker.pid for worker in getattr(self.batches, "_workers", []) if not worker.is_alive()]
+            if not dead:
+                raise
+            raise RuntimeError(f"DataLoader worker (pid(s) {', '.join(map(str, dead))}) exited unexpectedly") from error
 
     @property
     def bad(self) -> set[Key]:
