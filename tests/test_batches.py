@@ -350,10 +350,11 @@ def test_a_stream_of_bad_images_alone_is_an_error(numbers, tmp_path):
 
 
 class LosingLoader:
-    """A loader that loses the connection to its only worker."""
+    """A loader that loses the connection to its only worker, whose end is that of a pipe."""
 
-    def __init__(self, alive):
-        self._workers = [SimpleNamespace(pid=4711, is_alive=lambda: alive)]
+    def __init__(self):
+        sentinel, self.end = os.pipe()
+        self._workers = [SimpleNamespace(pid=4711, sentinel=sentinel)]
 
     def __next__(self):
         raise ConnectionResetError("Connection reset by peer")
@@ -361,11 +362,11 @@ class LosingLoader:
 
 def test_a_worker_that_dies_while_it_hands_a_batch_over_is_named(numbers):
     batches = batches_of(settings(numbers[1], streaming=True))
-    batches.batches = LosingLoader(alive=False)
-    with pytest.raises(RuntimeError, match=r"DataLoader worker \(pid\(s\) 4711\) exited unexpectedly"):
+    batches.batches = LosingLoader()
+    with pytest.raises(ConnectionResetError):  # an error of the source's is as it was
         next(batches)
-    batches.batches = LosingLoader(alive=True)  # an error of the source's is as it was
-    with pytest.raises(ConnectionResetError):
+    os.close(batches.batches.end)
+    with pytest.raises(RuntimeError, match=r"DataLoader worker \(pid\(s\) 4711\) exited unexpectedly"):
         next(batches)
 
 

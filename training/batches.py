@@ -5,6 +5,7 @@ import multiprocessing
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import wait
 from typing import Any, NamedTuple
 
 import fsspec.asyn
@@ -103,7 +104,8 @@ class TrainBatches:
         try:
             return next(self.batches)
         except (OSError, EOFError) as error:
-            dead = [worker.pid for worker in getattr(self.batches, "_workers", []) if not worker.is_alive()]
+            workers = {worker.sentinel: worker.pid for worker in getattr(self.batches, "_workers", [])}
+            dead = [workers[sentinel] for sentinel in wait(workers, timeout=1)]  # its connections end before it does
             if not dead:
                 raise
             raise RuntimeError(f"DataLoader worker (pid(s) {', '.join(map(str, dead))}) exited unexpectedly") from error
