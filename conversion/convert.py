@@ -157,6 +157,9 @@ def _check_target(weights: Weights, to: str | None) -> None:
         "depths": (config.depths, len(config.depths) == 4, "those of four stages"),
         "patch_size": (config.patch_size, config.patch_size == 4 or to == "mmpretrain", "4"),
     }
+    if weights.kind == "fcmae":
+        buildable["fusion_stages"] = (config.fusion_stages, not config.fusion_stages, "empty")
+        buildable["target_type"] = (config.target_type, config.target_type != "feature", "one with pixels")
     for name, (value, holds, rule) in buildable.items():
         if not holds:
             raise ValueError(f"`{name}` (={value}) must be {rule} for `--to {to}`, which has no other.")

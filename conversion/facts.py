@@ -183,6 +183,13 @@ class Facts:
         return describe_source(self.base, "the folder", self.base_is_local) if self.base else None
 
     @property
+    def teacher(self) -> str:
+        """The model whose features are predicted, in words."""
+        name = self.settings.get("teacher_name_or_path")
+        local = is_local_setting("teacher_name_or_path", self.settings)
+        return describe_source(name, "the folder", local) if name else "the average of its own weights"
+
+    @property
     def architecture(self) -> str:
         """The size in words."""
         depths, widths = list(self.config.depths), list(self.config.hidden_sizes)

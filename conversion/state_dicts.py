@@ -47,6 +47,8 @@ DECODER = (
     ("decoder.layers.{b}.grn",       None, "decoder.{b}.grn:gamma,beta", None, None),
     ("decoder.layers.{b}.pwconv2",   None, "decoder.{b}.pwconv2",        None, None),
     ("decoder.pred",                 None, "pred",                       None, None),
+    ("decoder.pred_feature",         None, None,                         None, None),
+    ("decoder.fusion.stage{s}",      None, None,                         None, None),
 )
 # fmt: on
 NESTED = ((STEM, EMBEDDINGS), (STAGE, DOWNSAMPLING), (BLOCK, LAYERS))
@@ -145,10 +147,9 @@ def their_name(name: str, layout: Layout, num_stages: int, is_encoder: bool) -> 
 
     `is_encoder`: nothing stands beside the encoder, whose names then carry no prefix in Transformers' layout.
     """
-    numbers = re.findall(r"(stages|layers)\.(\d+)", name)
-    keys = {"stages": "s", "layers": "b"}
-    values = {keys[kind]: int(number) for kind, number in numbers}
-    template = re.sub(r"(stages|layers)\.\d+", lambda m: f"{m[1]}.{{{keys[m[1]]}}}", name)
+    keys, numbered = {"stages.": "s", "layers.": "b", "fusion.stage": "s"}, r"(stages\.|layers\.|fusion\.stage)(\d+)"
+    values = {keys[kind]: int(number) for kind, number in re.findall(numbered, name)}
+    template = re.sub(numbered, lambda m: f"{m[1]}{{{keys[m[1]]}}}", name)
     theirs = layout.names.get(template)
     if theirs is None:
         return None

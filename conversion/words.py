@@ -25,8 +25,13 @@ OVERRIDDEN_BY = {
     "base_learning_rate": "learning_rate",
     "num_train_epochs": "max_train_steps",
     "warmup_epochs": "warmup_steps",
+    "teacher_decay": "teacher_name_or_path",
 }
-MEANT_BESIDE = {"randaugment_magnitude": "randaugment_num_ops", "shuffle_buffer_size": "streaming"}
+MEANT_BESIDE = {
+    "randaugment_magnitude": "randaugment_num_ops",
+    "shuffle_buffer_size": "streaming",
+    **dict.fromkeys(("feature_target_layers", "feature_target_norm", "teacher_decay"), "target_type"),
+}
 
 
 def is_hub_id(name: str | None) -> bool:

@@ -1,5 +1,6 @@
 """Configurations of ConvNeXt V2 and of its FCMAE pre-training (arXiv 2301.00808); every setting is checked here."""
 
+import math
 from dataclasses import fields
 from typing import Any, Self
 
@@ -124,24 +125,38 @@ class ConvNextV2FCMAEConfig(ConvNextV2Config):
     """An encoder's configuration plus that of its FCMAE pre-training (paper, section 3 and Table 8).
 
     Args:
-        mask_ratio: share of the cells hidden from the encoder; `None` resolves to 0.6.
+        mask_ratio: share of the cells hidden from the encoder; `None` resolves to 0.6, or as `num_visible_sets` says.
+        num_visible_sets: K > 1 shares the cells of an image out to K sets, each of which a view of its own shows to the
+            encoder, in one pass (FastConvMAE's complementary masking); it hides 1 - 1/K of the cells from each.
         norm_pix_loss: regress each cell's pixels normalised by that cell's mean and standard deviation.
         decoder_hidden_size: width of the decoder (paper, Table 1d).
         decoder_num_hidden_layers: number of ConvNeXt V2 blocks in the decoder (paper, Table 1c).
+        fusion_stages: earlier stages, e.g. `["stage1", "stage2"]`, whose maps are added to the decoder's input
+            (ConvMAE's multi-scale fusion).
+        target_type: "pixel", "feature" or "pixel+feature": what is predicted. Features are given to `forward`.
+        feature_target_dim: channels of the features; `None` resolves to the encoder's own.
+        feature_target_on: "visible": the encoder mimics the features of visible cells; "masked": the decoder predicts
+            those of hidden ones.
+        feature_loss: "smooth_l1", "mse" or "cosine".
+        feature_loss_weight: weight of the features' loss beside that of the pixels.
     """
 
     model_type = FCMAE_MODEL_TYPE
 
     mask_ratio: float | None = None
+    num_visible_sets: int = 1
     norm_pix_loss: bool = True
     decoder_hidden_size: int = 512
     decoder_num_hidden_layers: int = 1
+    fusion_stages: list[str] | tuple[str, ...] = ()
+    target_type: str = "pixel"
+    feature_target_dim: int | None = None
+    feature_target_on: str = "visible"
+    feature_loss: str = "smooth_l1"
+    feature_loss_weight: float = 1.0
 
     def __post_init__(self, **kwargs: Any) -> None:
-        if self.mask_ratio is None:
-            self.mask_ratio = 0.6
-        if not 0 < self.mask_ratio < 1:
-            raise ValueError(f"`mask_ratio` (={self.mask_ratio}) must be in (0, 1).")
+        self._resolve_mask_ratio()
         if not isinstance(self.patch_size, int):
             raise ValueError(f"`patch_size` (={self.patch_size}) must be one integer: FCMAE hides square cells.")
         if min(self.decoder_hidden_size, self.decoder_num_hidden_layers) < 1:
@@ -150,6 +165,64 @@ class ConvNextV2FCMAEConfig(ConvNextV2Config):
                 f"(={self.decoder_num_hidden_layers}) must be at least 1."
             )
         super().__post_init__(**kwargs)
+        self._check_targets()
+
+    def _check_targets(self) -> None:
+        earlier, stages = [f"stage{index}" for index in range(1, len(self.depths))], list(self.fusion_stages)
+        if len(set(stages)) != len(stages) or not set(stages) <= set(earlier):
+            raise ValueError(f"`fusion_stages` (={stages}) must be some of {earlier}, each once.")
+        choices = {
+            "target_type": ("pixel", "feature", "pixel+feature"),
+            "feature_target_on": ("visible", "masked"),
+            "feature_loss": ("smooth_l1", "mse", "cosine"),
+        }
+        for name, values in choices.items():
+            if getattr(self, name) not in values:
+                raise ValueError(f"`{name}` (={getattr(self, name)!r}) must be one of {', '.join(values)}.")
+        if self.target_type == "feature" and self.feature_target_on == "visible":
+            raise ValueError(
+                "`target_type` (='feature') must be 'pixel+feature' with `feature_target_on` (='visible'): the decoder "
+                "would have nothing to predict."
+            )
+        if self.feature_target_dim is None and self.target_type != "pixel":
+            self.feature_target_dim = self.hidden_sizes[-1]
+        dim = self.feature_target_dim
+        if dim is not None and (self.target_type == "pixel" or dim < 1):
+            raise ValueError(
+                f"`feature_target_dim` (={dim}) must be at least 1, and None with `target_type` (='pixel')."
+            )
+        if not 0 < self.feature_loss_weight < math.inf:
+            raise ValueError(f"`feature_loss_weight` (={self.feature_loss_weight}) must be positive and finite.")
+
+    def _resolve_mask_ratio(self) -> None:
+        if self.num_visible_sets < 1:
+            raise ValueError(f"`num_visible_sets` (={self.num_visible_sets}) must be at least 1.")
+        complementary = 1 - 1 / self.num_visible_sets
+        if self.mask_ratio is None:
+            self.mask_ratio = 0.6 if self.num_visible_sets == 1 else complementary
+        self.validate_mask_ratio()
+
+    def validate_mask_ratio(self) -> None:
+        """Raise unless the ratio is one of `num_visible_sets`; also called before the configuration is saved."""
+        complementary = 1 - 1 / self.num_visible_sets
+        if self.mask_ratio is None or not 0 < self.mask_ratio < 1:
+            raise ValueError(f"`mask_ratio` (={self.mask_ratio}) must be in (0, 1).")
+        if self.num_visible_sets > 1 and abs(self.mask_ratio - complementary) > 1e-3:
+            raise ValueError(
+                f"`mask_ratio` (={self.mask_ratio}) must be {complementary:.4g} with `num_visible_sets` "
+                f"(={self.num_visible_sets}): each set sees its share of the cells. Leave it out."
+            )
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As `ConvNextV2Config.from_dict`; what is overridden takes what follows from it along."""
+        follows = set()
+        if kwargs.get("num_visible_sets") not in (None, config_dict.get("num_visible_sets", 1)):
+            follows.add("mask_ratio")
+        if kwargs.get("target_type") == "pixel":
+            follows.add("feature_target_dim")
+        config_dict = {name: value for name, value in config_dict.items() if name not in follows}
+        return super().from_dict(config_dict, **kwargs)
 
     @property
     def cell_size(self) -> int:

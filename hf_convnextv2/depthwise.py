@@ -22,7 +22,7 @@ CHUNK_SIZE = 2**18
 
 
 def depthwise_conv(conv: nn.Conv2d, x: Tensor, cells: PackedCells | None = None) -> Tensor:
-    """`conv` of a map `(N, C, H, W)`, or of the packed cells of one; a neighbour counts if it is visible."""
+    """`conv` of a map `(N, C, H, W)`, or of the packed cells of one; a neighbour counts if its view sees it."""
     if cells is None:
         return _convolve(conv, x)
     if cells.halo is None or not _is_as_built(conv):

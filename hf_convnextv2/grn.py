@@ -1,12 +1,14 @@
 """Global Response Normalization (arXiv 2301.00808, section 4).
 
-B images, T positions of an image (the visible ones), C channels: 4 times those of the block.
+B views: images, or sets of visible cells of one. T positions of a view, C channels: 4 times those of the block.
 """
 
 import torch
 from torch import Tensor, nn
 
 GRN_EPS = 1e-6
+# So many views of so many rows each, group after group: what shares statistics.
+Groups = tuple[tuple[int, int], ...]
 
 
 class ConvNextV2GRN(nn.Module):
@@ -17,12 +19,21 @@ class ConvNextV2GRN(nn.Module):
         self.weight = nn.Parameter(torch.zeros(1, 1, 1, dim))  # 4-D as in the released checkpoints
         self.bias = nn.Parameter(torch.zeros(1, 1, 1, dim))
 
-    def forward(self, x: Tensor, num_visible: int = 1) -> Tensor:
-        """`x (N, H, W, C)`, N = B * `num_visible`; statistics in float32, the affine in the input's dtype."""
-        rows = x.reshape(x.shape[0] // num_visible, num_visible * x.shape[1] * x.shape[2], x.shape[-1])
-        energy = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=at_least_float32(x.dtype))
-        scale = response_scale(energy, self.weight)[0].to(x.dtype)
-        return (rows * scale).view(x.shape) + self.bias.to(x.dtype)
+    def forward(self, x: Tensor, groups: Groups | None = None) -> Tensor:
+        """`x (N, H, W, C)`; statistics in float32, the affine in the input's dtype.
+
+        `groups`, in rows of (N * H * W, C), says what shares statistics: each of the N maps by default.
+        """
+        groups = ((x.shape[0], x.shape[1] * x.shape[2]),) if groups is None else groups
+        parts = x.reshape(-1, x.shape[-1]).split([views * positions for views, positions in groups])
+        scaled = [self._scale(part.view(*group, x.shape[-1])) for part, group in zip(parts, groups, strict=True)]
+        rows = torch.cat(scaled) if len(scaled) > 1 else scaled[0]
+        return rows.view(x.shape) + self.bias.to(x.dtype)
+
+    def _scale(self, x: Tensor) -> Tensor:
+        """Rows `(B * T, C)` of views `(B, T, C)`, scaled."""
+        energy = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=at_least_float32(x.dtype))
+        return (x * response_scale(energy, self.weight)[0].to(x.dtype)).flatten(0, 1)
 
 
 def response_scale(energy: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,8 +1,9 @@
 """Layers of ConvNeXt V2, from the smallest up (arXiv 2301.00808, sections 2 and 4, appendix A.1).
 
 The same block computes dense images and packed visible cells (`cells`, see packing.py):
-B batch, V visible cells of an image (1 where the map is dense), N = B * V, C channels, H W height and width at the
-current stride (k k in a cell). Between blocks a map is (N, C, H, W) in channels-last memory; inside, (N, H, W, C).
+N images of a dense map, or visible cells of all images; C channels, H W height and width at the current stride (k k in
+a cell); a view is an image, or a set of its visible cells. Between blocks a map is (N, C, H, W) in channels-last
+memory; inside, (N, H, W, C).
 """
 
 import torch
@@ -15,7 +16,7 @@ from .channels import adapt_input_channels
 from .configuration_convnextv2 import ConvNextV2Config
 from .depthwise import depthwise_conv
 from .downsampling import patch_conv
-from .grn import ConvNextV2GRN
+from .grn import ConvNextV2GRN, Groups
 from .mixing import response_mlp
 from .packing import KERNEL_SIZE, PackedCells
 
@@ -31,22 +32,27 @@ class ConvNextV2LayerNorm(nn.LayerNorm):
 
 
 class ConvNextV2DropPath(nn.Module):
-    """Drop the residual branch of whole images (arXiv 1603.09382)."""
+    """Drop the residual branch of whole views (arXiv 1603.09382)."""
 
     def __init__(self, drop_prob: float):
         super().__init__()
         self.drop_prob = drop_prob
 
-    def forward(self, x: Tensor, num_visible: int = 1) -> Tensor:
-        factor = self.draw(x.shape[0] // num_visible, x)
-        return x if factor is None else x * factor.repeat_interleave(num_visible)[:, None, None, None]
+    def forward(self, x: Tensor, groups: Groups | None = None) -> Tensor:
+        """`x (N, C, H, W)`; `groups` says of which views the N are: each of its own by default."""
+        groups = ((len(x), 1),) if groups is None else groups
+        factor = self.draw(sum(views for views, _ in groups), x)
+        if factor is None:
+            return x
+        parts = zip(factor.split([views for views, _ in groups]), groups, strict=True)
+        return x * torch.cat([part.repeat_interleave(size) for part, (_, size) in parts])[:, None, None, None]
 
-    def draw(self, batch_size: int, like: Tensor) -> Tensor | None:
-        """What the branch of each image is multiplied by, `(batch_size,)`: 0, or more than 1; None where nothing is."""
+    def draw(self, num_views: int, like: Tensor) -> Tensor | None:
+        """What the branch of each view is multiplied by, `(num_views,)`: 0, or more than 1; None where nothing is."""
         if not self.training or self.drop_prob == 0:
             return None
         keep_prob = 1 - self.drop_prob
-        return torch.empty(batch_size, device=like.device, dtype=like.dtype).bernoulli_(keep_prob) / keep_prob
+        return torch.empty(num_views, device=like.device, dtype=like.dtype).bernoulli_(keep_prob) / keep_prob
 
     def extra_repr(self) -> str:
         return f"p={self.drop_prob}"
@@ -67,25 +73,25 @@ class ConvNextV2Layer(GradientCheckpointingLayer):
 
     def forward(self, features: Tensor, cells: PackedCells | None = None) -> Tensor:
         """`(N, C, H, W)` to the same shape."""
-        num_visible = cells.num_visible if cells is not None else 1
         x = depthwise_conv(self.dwconv, features, cells).permute(0, 2, 3, 1)  # (N, H, W, C)
         if len(features) and self._is_plain():
-            return self._mix_in_one(x, features.permute(0, 2, 3, 1), num_visible).permute(0, 3, 1, 2)
+            return self._mix_in_one(x, features.permute(0, 2, 3, 1), cells).permute(0, 3, 1, 2)
         x = self.act(self.pwconv1(self.layernorm(x)))
-        x = self.grn(x, num_visible) if self.grn is not None else x
+        x = self.grn(x, cells.row_groups if cells is not None else None) if self.grn is not None else x
         x = self.pwconv2(x).permute(0, 3, 1, 2)  # (N, C, H, W)
-        return features + (x if self.drop_path is None else self.drop_path(x, num_visible))
+        groups = cells.groups if cells is not None else None
+        return features + (x if self.drop_path is None else self.drop_path(x, groups))
 
-    def _mix_in_one(self, x: Tensor, features: Tensor, num_visible: int) -> Tensor:
+    def _mix_in_one(self, x: Tensor, features: Tensor, cells: PackedCells | None) -> Tensor:
         """What follows the convolution, of `(N, H, W, C)`, past the modules and in fewer passes over memory."""
-        batch_size = x.shape[0] // num_visible
-        num_positions = num_visible * x.shape[1] * x.shape[2]
-        rows, residual = (t.reshape(batch_size, num_positions, t.shape[-1]) for t in (x, features))
-        factor = self.drop_path.draw(batch_size, x) if self.drop_path is not None else None
+        groups = cells.row_groups if cells is not None else ((x.shape[0], x.shape[1] * x.shape[2]),)
+        rows, residual = (t.reshape(-1, t.shape[-1]) for t in (x, features))
+        num_views = sum(views for views, _ in groups)
+        factor = self.drop_path.draw(num_views, x) if self.drop_path is not None else None
         # Nobody else holds the output of a plain convolution.
         overwrite = is_plain(self.dwconv, nn.Conv2d)
         mlp = (self.pwconv1, self.grn, self.pwconv2, self.layernorm)
-        return response_mlp(rows, *mlp, residual, factor, overwrite).view(x.shape)  # type: ignore[arg-type]
+        return response_mlp(rows, groups, *mlp, residual, factor, overwrite).view(x.shape)  # type: ignore[arg-type]
 
     def _is_plain(self) -> bool:
         """Whether nobody could tell that the parameters are read past the modules."""

@@ -4,6 +4,8 @@ B batch, C channels, H W height and width in pixels, P side of a cell in pixels,
 V visible cells of an image.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -17,6 +19,17 @@ def count_visible(num_cells: int, mask_ratio: float) -> int:
             f"{num_visible} of {num_cells} visible. Use larger images, smaller cells or another ratio."
         )
     return num_visible
+
+
+def complementary_set_sizes(num_cells: int, num_sets: int) -> tuple[int, ...]:
+    """Sizes of K sets that share out the L cells of an image; they differ by at most one (49 in 4: 13, 12, 12, 12)."""
+    if num_cells < num_sets:
+        raise ValueError(
+            f"`num_visible_sets` (={num_sets}) must leave each set a cell, but an image has {num_cells}. Use larger "
+            "images, smaller cells or fewer sets."
+        )
+    first = [-(-index * num_cells // num_sets) for index in range(num_sets + 1)]  # set s: ranks with r * K // L = s
+    return tuple(stop - start for start, stop in pairwise(first))
 
 
 def rank_cells(noise: Tensor) -> Tensor:

@@ -1,7 +1,9 @@
 """FCMAE: a fully convolutional masked autoencoder around ConvNeXt V2 (arXiv 2301.00808, section 3).
 
-B batch, L cells of an image (h * w of them), V visible ones, P side of a cell in pixels, C channels,
-D decoder width. `masked` is (B, L) bool, True = hidden from the encoder.
+B batch, L cells of an image (h * w of them), K sets that share them out, each of which a view of the image shows to the
+encoder (FastConvMAE's complementary masking), N visible cells of all views, P side of a cell in pixels, C channels,
+D decoder width. `masked` is (K * B, L) bool, True = hidden from the encoder. With K = 1, the original FCMAE, the one
+view of an image shows some of its cells, and the rest is in no view.
 """
 
 from dataclasses import dataclass
@@ -14,22 +16,30 @@ from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from .channels import adapt_output_channels
 from .configuration_convnextv2 import ConvNextV2FCMAEConfig
+from .downsampling import patch_conv
 from .layers import ConvNextV2Layer, check_pixel_values
-from .masking import count_visible, patchify, rank_cells, unpatchify, visible_ids
+from .masking import complementary_set_sizes, count_visible, patchify, rank_cells, unpatchify, visible_ids
 from .modeling_convnextv2 import ConvNextV2Model, ConvNextV2PreTrainedModel
-from .packing import PackedCells, locate_cells, take_cells, unpack
+from .packing import PackedCells, VisibleCells, complementary_views, locate_cells, one_view, take_cells, unpack
+from .targets import feature_errors, masked_mean, normalise_cells, pixel_errors
 
 
 @dataclass
 class ConvNextV2ForPreTrainingOutput(ModelOutput):
     """Output of `ConvNextV2ForPreTraining`.
 
-    loss: scalar, mean squared error on hidden cells.
-    logits: `(B, L, P * P * num_channels)`, predicted cells (row, column, channel), normalised per cell with
+    With K visible sets, row s * B + b of `logits` and `mask` is image b, of which the encoder saw set s.
+
+    loss: scalar, mean squared error on hidden cells of all views.
+    logits: `(K * B, L, P * P * num_channels)`, predicted cells (row, column, channel), normalised per cell with
         `norm_pix_loss`.
-    mask: `(B, L)` float, 1 = hidden, 0 = visible.
-    ids_restore: `(B, L)` int64, rank of each cell in the order in which cells are kept.
-    hidden_states: maps `(B, C, H, W)` after the stem and after each stage, zeros in hidden cells.
+    mask: `(K * B, L)` float, 1 = hidden, 0 = visible.
+    ids_restore: `(B, L)` int64, rank of each cell in the order in which cells are kept; its set is rank * K // L.
+    hidden_states: maps `(B, C, H, W)` after the stem and after each stage: zeros in hidden cells with one set, else all
+        cells, each as its own set made it.
+    feature_logits: predicted features, of hidden cells `(K * B, L, F)` (meaningless in visible ones), or of visible
+        cells `(B, L, F)` (zeros in hidden ones).
+    pixel_loss, feature_loss: the parts of `loss` where features are predicted.
     """
 
     loss: Tensor | None = None
@@ -37,10 +47,18 @@ class ConvNextV2ForPreTrainingOutput(ModelOutput):
     mask: Tensor | None = None
     ids_restore: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
+    feature_logits: Tensor | None = None
+    pixel_loss: Tensor | None = None
+    feature_loss: Tensor | None = None
+
+
+def stage_number(name: str) -> int:
+    """Of "stage1" and so on: also its index among the maps, the stem's coming first."""
+    return int(name.removeprefix("stage"))
 
 
 class ConvNextV2FCMAEDecoder(nn.Module):
-    """Project the visible cells, fill the holes with a mask token, mix with ConvNeXt V2 blocks, predict pixels."""
+    """Project the visible cells, fill the holes with a mask token, mix with ConvNeXt V2 blocks, predict."""
 
     def __init__(self, config: ConvNextV2FCMAEConfig):
         super().__init__()
@@ -49,23 +67,50 @@ class ConvNextV2FCMAEDecoder(nn.Module):
         self.proj = nn.Linear(config.hidden_sizes[-1], dim)
         self.mask_token = nn.Parameter(torch.zeros(1, dim, 1, 1))  # 4-D as in the official checkpoints
         self.layers = nn.ModuleList(ConvNextV2Layer(config, dim) for _ in range(config.decoder_num_hidden_layers))
-        self.pred = nn.Linear(dim, config.cell_size**2 * config.num_channels)
+        num_pixels = config.cell_size**2 * config.num_channels
+        self.pred = nn.Linear(dim, num_pixels) if "pixel" in config.target_type else None
+        self.pred_feature, self.mimics = None, config.feature_target_on == "visible"
+        if config.feature_target_dim is not None:
+            width = config.hidden_sizes[-1] if self.mimics else dim
+            self.pred_feature = nn.Linear(width, config.feature_target_dim)
+        self.fusion = nn.ModuleDict()
+        for stage in config.fusion_stages:
+            number = stage_number(stage)
+            side = 2 ** (len(config.depths) - number)  # positions of a cell: no kernel reaches into another one
+            self.fusion[stage] = nn.Conv2d(config.hidden_sizes[number - 1], dim, kernel_size=side, stride=side)
 
-    def forward(self, features: Tensor, cells: PackedCells, masked: Tensor) -> Tensor:
-        """Packed features `(B * V, C, 1, 1)` of the last stage to predicted cells `(B, L, P * P * num_channels)`."""
-        x = unpack(self.proj(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), cells)  # (B, D, h, w)
+    def forward(
+        self, maps: tuple[Tensor, ...], cells: PackedCells, masked: Tensor
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Packed maps `(N, C, k, k)`, the last stage's at the end, to predicted cells and features.
+
+        `(K * B, L, P * P * num_channels)`, and features of the packed cells `(N, F, 1, 1)` or of all `(K * B, L, F)`.
+        """
+        features = maps[-1].permute(0, 2, 3, 1)  # (N, 1, 1, C)
+        x = self.proj(features).permute(0, 3, 1, 2)  # (N, D, 1, 1)
+        for stage, conv in self.fusion.items():
+            x = x + patch_conv(conv, maps[stage_number(stage)])  # type: ignore[arg-type]
+        x = unpack(x, cells)  # (K * B, D, h, w)
         x = torch.where(masked.view(-1, 1, *x.shape[2:]), self.mask_token.to(x.dtype), x)
         for layer in self.layers:
             x = layer(x)
-        return self.pred(x.permute(0, 2, 3, 1)).flatten(1, 2)
+        x = x.permute(0, 2, 3, 1)
+        logits = self.pred(x).flatten(1, 2) if self.pred is not None else None
+        if self.pred_feature is None:
+            return logits, None
+        if self.mimics:
+            return logits, self.pred_feature(features).permute(0, 3, 1, 2)
+        return logits, self.pred_feature(x).flatten(1, 2)
 
     def set_num_channels(self, num_channels: int) -> None:
         """Adapt the prediction to images of `num_channels` channels."""
+        self.num_channels, stored = num_channels, self.num_channels
+        if self.pred is None:
+            return
         for name, parameter in list(self.pred.named_parameters()):
-            adapted = adapt_output_channels(parameter.detach(), self.num_channels, num_channels)
+            adapted = adapt_output_channels(parameter.detach(), stored, num_channels)
             setattr(self.pred, name, nn.Parameter(adapted))
         self.pred.out_features = len(self.pred.weight)
-        self.num_channels = num_channels
 
 
 class ConvNextV2ForPreTraining(ConvNextV2PreTrainedModel):
@@ -100,32 +145,34 @@ class ConvNextV2ForPreTraining(ConvNextV2PreTrainedModel):
         return unpatchify(logits, self.config.cell_size, height, width)
 
     def random_masking(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """`masked` and `ids_restore`, `(B, L)` each: the cells of least `noise (B, L)` stay visible."""
+        """`masked (K * B, L)` and `ids_restore (B, L)`: the cells of least `noise (B, L)` are the first set."""
         ids_restore = rank_cells(noise)
-        return ids_restore >= count_visible(noise.shape[1], self._mask_ratio), ids_restore
+        num_cells, num_sets = noise.shape[1], self.config.num_visible_sets
+        if num_sets == 1:
+            return ids_restore >= count_visible(num_cells, self._mask_ratio), ids_restore
+        sets = torch.arange(num_sets, device=noise.device)[:, None, None]
+        return (ids_restore * num_sets // num_cells != sets).flatten(0, 1), ids_restore
 
     def forward_encoder(
-        self, pixel_values: Tensor, masked: Tensor, num_visible: int, output_hidden_states: bool = False
+        self, pixel_values: Tensor, visible: VisibleCells, output_hidden_states: bool = False
     ) -> tuple[tuple[Tensor, ...], tuple[PackedCells, ...]]:
-        """Maps of the visible cells, packed as `(B * V, C, k, k)`, and where those lie at each stage.
-
-        `num_visible` is V: counting it in `masked` would wait for the device.
-        """
+        """Maps of the visible cells, packed as `(N, C, k, k)`, and where those lie at each stage."""
         grid = self._grid(pixel_values)
-        ids = visible_ids(masked, num_visible)
-        sides = [2**stage for stage in reversed(range(len(self.config.depths)))]  # 8, 4, 2, 1 positions of a cell
-        cells = tuple(locate_cells(ids, grid, side) for side in sides)
-        features = self.convnextv2.embeddings(take_cells(pixel_values, ids, grid))
+        cells = self._locate(visible, grid)
+        features = self.convnextv2.embeddings(take_cells(pixel_values, visible, grid))
         return self.convnextv2.encoder(features, cells, output_hidden_states), cells
 
     def forward_loss(self, pixel_values: Tensor, logits: Tensor, masked: Tensor) -> Tensor:
-        """Mean squared error on hidden cells, averaged over a cell's pixels and then over the cells."""
-        target = self.patchify(pixel_values.float())
-        if self.config.norm_pix_loss:
-            centred, _, deviation = _normalisation(target)
-            target = centred / deviation
-        error = (logits.float() - target).square().mean(dim=-1)  # (B, L)
-        return (error * masked).sum() / masked.sum()
+        """Mean squared error on hidden cells, averaged over a cell's pixels and then over the cells of all views."""
+        errors = pixel_errors(logits, self.patchify(pixel_values.float()), self.config.norm_pix_loss)
+        return masked_mean(errors, masked)
+
+    def forward_feature_loss(self, feature_logits: Tensor, feature_targets: Tensor, masked: Tensor) -> Tensor:
+        """Mean error of the features of hidden cells, or of visible ones, as `feature_target_on` says."""
+        errors = feature_errors(feature_logits, feature_targets, self.config.feature_loss)
+        if self.config.feature_target_on == "masked":
+            return masked_mean(errors, masked)
+        return masked_mean(errors, ~masked.unflatten(0, (-1, len(feature_targets))).all(dim=0))
 
     @can_return_tuple
     def forward(
@@ -133,46 +180,89 @@ class ConvNextV2ForPreTraining(ConvNextV2PreTrainedModel):
         pixel_values: Tensor | None = None,
         noise: Tensor | None = None,
         bool_masked_pos: Tensor | None = None,
+        feature_targets: Tensor | None = None,
         output_hidden_states: bool | None = None,
         **kwargs: Any,
     ) -> ConvNextV2ForPreTrainingOutput:
         """Images `(B, num_channels, height, width)`, sides multiples of the cell, to the loss of their reconstruction.
 
         Args:
-            noise: `(B, L)`, decides which cells are hidden; drawn uniformly if neither it nor a mask is given.
-            bool_masked_pos: `(B, L)` or `(B, h, w)` bool, True = hidden, the same number in each image.
+            noise: `(B, L)`, decides which cells are hidden, or in which set each is; drawn uniformly if neither it nor
+                a mask is given.
+            bool_masked_pos: `(B, L)` or `(B, h, w)` bool, True = hidden, the same number in each image. For one
+                visible set only.
+            feature_targets: `(B, F, h, w)`, a teacher's features of each cell, where `config.target_type` asks for
+                features; without them the loss is None.
 
         Raises:
-            ValueError: for a wrong shape, both `noise` and `bool_masked_pos`, or a mask without a visible or a hidden
-                cell.
+            ValueError: for a wrong shape, both `noise` and `bool_masked_pos`, a mask without a visible or a hidden
+                cell, or fewer cells than sets.
         """
         if pixel_values is None:
             raise ValueError("`pixel_values` (=None) must be a tensor (batch, channels, height, width).")
-        masked, ids_restore, num_visible = self._draw_mask(pixel_values, noise, bool_masked_pos)
+        masked, ids_restore, visible = self._draw_mask(pixel_values, noise, bool_masked_pos)
         keep_maps = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        maps, cells = self.forward_encoder(pixel_values, masked, num_visible, bool(keep_maps))
-        logits = self.decoder(maps[-1], cells[-1], masked)
+        earlier = bool(keep_maps) or bool(self.config.fusion_stages)
+        maps, cells = self.forward_encoder(pixel_values, visible, earlier)
+        logits, features = self.decoder(maps, cells[-1], masked)
+        if features is not None and self.decoder.mimics:
+            features = self._join_views((features,), visible, pixel_values)[0].flatten(2).mT  # (B, L, F)
+        losses = self._losses(pixel_values, logits, features, feature_targets, masked)
         return ConvNextV2ForPreTrainingOutput(
-            loss=self.forward_loss(pixel_values, logits, masked),
+            loss=losses["loss"],
             logits=logits,
             mask=masked.to(pixel_values.dtype),
             ids_restore=ids_restore,
-            # The stem's map has the positions of the first stage's.
-            hidden_states=tuple(map(unpack, maps, (cells[0], *cells))) if keep_maps else None,
+            hidden_states=self._join_views(maps, visible, pixel_values) if keep_maps else None,
+            feature_logits=features,
+            pixel_loss=losses.get("pixel_loss"),
+            feature_loss=losses.get("feature_loss"),
         )
+
+    def _losses(
+        self,
+        pixel_values: Tensor,
+        logits: Tensor | None,
+        features: Tensor | None,
+        feature_targets: Tensor | None,
+        masked: Tensor,
+    ) -> dict[str, Tensor | None]:
+        """The loss, and its parts where features are predicted."""
+        if features is None:
+            assert logits is not None
+            if feature_targets is not None:
+                raise ValueError("`feature_targets` must be None with `target_type` (='pixel'): nothing predicts them.")
+            return {"loss": self.forward_loss(pixel_values, logits, masked)}
+        parts = {} if logits is None else {"pixel_loss": self.forward_loss(pixel_values, logits, masked)}
+        if feature_targets is None:
+            return {**parts, "loss": None}
+        shape = (len(pixel_values), self.config.feature_target_dim, *self._grid(pixel_values))
+        if feature_targets.shape != shape:
+            raise ValueError(
+                f"`feature_targets` (of shape {tuple(feature_targets.shape)}) must be of shape {shape}: "
+                "`feature_target_dim` channels for each cell."
+            )
+        parts["feature_loss"] = self.forward_feature_loss(features, feature_targets, masked)
+        loss = self.config.feature_loss_weight * parts["feature_loss"]
+        return {**parts, "loss": loss + parts["pixel_loss"] if logits is not None else loss}
 
     @torch.no_grad()
     def reconstruct(self, pixel_values: Tensor, logits: Tensor, mask: Tensor) -> Tensor:
-        """Images `(B, C, H, W)` with the hidden cells predicted and the visible ones pasted.
+        """Images `(K * B, C, H, W)` with the hidden cells predicted and the visible ones pasted.
 
         With `norm_pix_loss` a prediction is de-normalised by the mean and deviation of the cell it stands for, as the
         MAE family shows it. The result is in the space of `pixel_values`: undo the image processor's statistics to see
         it.
+
+        Raises:
+            ValueError: for a model that predicts features alone.
         """
-        cells = self.patchify(pixel_values.float())
+        if self.decoder.pred is None:
+            raise ValueError("`target_type` (='feature') must be one with pixels for pixels to be painted.")
+        cells = self.patchify(pixel_values.float()).repeat(len(logits) // len(pixel_values), 1, 1)
         predicted = logits.float()
         if self.config.norm_pix_loss:
-            _, mean, deviation = _normalisation(cells)
+            _, mean, deviation = normalise_cells(cells)
             predicted = predicted * deviation + mean
         height, width = pixel_values.shape[2:]
         return self.unpatchify(torch.where(mask.bool()[..., None], predicted, cells), (height, width))
@@ -195,15 +285,21 @@ class ConvNextV2ForPreTraining(ConvNextV2PreTrainedModel):
 
     def _draw_mask(
         self, pixel_values: Tensor, noise: Tensor | None, bool_masked_pos: Tensor | None
-    ) -> tuple[Tensor, Tensor, int]:
-        """`masked (B, L)`, `ids_restore (B, L)` and V."""
+    ) -> tuple[Tensor, Tensor, VisibleCells]:
+        """`masked (K * B, L)`, `ids_restore (B, L)` and the cells that the views see."""
         rows, columns = self._grid(pixel_values)
-        shape = (len(pixel_values), rows * columns)
+        num_sets, shape = self.config.num_visible_sets, (len(pixel_values), rows * columns)
         if bool_masked_pos is not None:
             if noise is not None:
                 raise ValueError("`noise` and `bool_masked_pos` must not be given together: each of them is the mask.")
+            if num_sets > 1:
+                raise ValueError(
+                    f"`bool_masked_pos` must be None with `num_visible_sets` (={num_sets}), whose sets share out all "
+                    "cells. Give `noise`, or load the model with `num_visible_sets=1`."
+                )
             masked = _check_mask(bool_masked_pos.to(pixel_values.device), shape, (rows, columns))
-            return masked, rank_cells(masked.to(torch.uint8)), shape[1] - int(masked[0].sum())
+            ids = visible_ids(masked, shape[1] - int(masked[0].sum()))
+            return masked, rank_cells(masked.to(torch.uint8)), one_view(ids)
         if noise is None:
             noise = torch.rand(shape, device=pixel_values.device)
         if noise.shape != shape:
@@ -211,7 +307,20 @@ class ConvNextV2ForPreTraining(ConvNextV2PreTrainedModel):
                 f"`noise` (of shape {tuple(noise.shape)}) must be of shape {shape}, a number for each cell."
             )
         masked, ids_restore = self.random_masking(noise)
-        return masked, ids_restore, count_visible(shape[1], self._mask_ratio)
+        if num_sets == 1:
+            return masked, ids_restore, one_view(visible_ids(masked, count_visible(shape[1], self._mask_ratio)))
+        sizes = complementary_set_sizes(shape[1], num_sets)
+        return masked, ids_restore, complementary_views(ids_restore * num_sets // shape[1], sizes)
+
+    def _locate(self, visible: VisibleCells, grid: tuple[int, int]) -> tuple[PackedCells, ...]:
+        sides = [2**stage for stage in reversed(range(len(self.config.depths)))]  # 8, 4, 2, 1 positions of a cell
+        return tuple(locate_cells(visible, grid, side) for side in sides)
+
+    def _join_views(self, maps: tuple[Tensor, ...], visible: VisibleCells, pixel_values: Tensor) -> tuple[Tensor, ...]:
+        """Packed maps as maps of whole images `(B, C, H, W)`."""
+        images = visible._replace(views=visible.images, num_views=len(pixel_values))
+        grid = self._grid(pixel_values)
+        return tuple(unpack(packed, locate_cells(images, grid, packed.shape[-1], with_halo=False)) for packed in maps)
 
 
 class ConvNextV2FCMAEModel(ConvNextV2Model):
@@ -223,15 +332,6 @@ class ConvNextV2FCMAEModel(ConvNextV2Model):
     config_class = ConvNextV2FCMAEConfig
     config: ConvNextV2FCMAEConfig
     _keys_to_ignore_on_load_missing = [r"^layernorm\."]  # noqa: RUF012
-
-
-def _normalisation(cells: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Cells `(B, L, n)` less their mean, the mean and the deviation (unbiased, as in the official code) `(B, L, 1)`."""
-    mean = cells.mean(dim=-1, keepdim=True)
-    centred = cells - mean
-    # Several times as fast on a CPU as `torch.var`.
-    variance = centred.square().sum(dim=-1, keepdim=True) / (cells.shape[-1] - 1)
-    return centred, mean, (variance + 1e-6).sqrt()
 
 
 def _check_mask(masked: Tensor, shape: tuple[int, int], grid: tuple[int, int]) -> Tensor:

@@ -1,7 +1,8 @@
 """Visible cells packed into a dense tensor, and the tables of where they and their neighbours lie.
 
-In ConvNeXt V2 only the depthwise convolution (depthwise.py) and GRN look beyond a cell, so an encoder that sees V of
-the L cells of each image computes on `(B * V, C, k, k)`: k positions a side and cell, e.g. 8, 4, 2, 1 in the stages.
+In ConvNeXt V2 only the depthwise convolution (depthwise.py) and GRN look beyond a cell, so an encoder that sees N cells
+of a batch computes on `(N, C, k, k)`: k positions a side and cell, e.g. 8, 4, 2, 1 in the stages. Cells see each other
+if they are of the same view: a set of cells of one image. An image may have several sets, each a view of its own.
 
 A row is one position with all its channels, `(C,)`; index tables move rows and are shared by all blocks of a stage.
 """
@@ -11,70 +12,117 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .grn import Groups
+
 KERNEL_SIZE = 7
 HALO = KERNEL_SIZE // 2
 # Measured on two CPU cores, forward and backward: from 4 positions a side the halo costs less than the empty canvas.
 MIN_HALO_SIDE = 4
 
 
-class PackedCells(NamedTuple):
-    """Where the rows of the packed cells of one stage lie.
+class VisibleCells(NamedTuple):
+    """The cells that an encoder sees, in the order in which they are packed.
 
-    num_visible: V. side: k. canvas: (B, H, W) at the stage's stride.
-    to_canvas `(B * V * k * k,)`: the canvas row of each packed row.
-    from_canvas `(B * H * W,)`: the packed row at each canvas row, B * V * k * k where the cell is hidden.
-    halo `(B * V * (k + 6) ** 2,)`: likewise for each cell with its surroundings; None where the canvas form is used.
+    ids, images, views `(N,)`: each cell's place in the grid, its image and its view.
+    num_views: of the batch. groups: so many views of so many cells each, in all N; the views of a group follow one
+    another.
     """
 
-    num_visible: int
+    ids: Tensor
+    images: Tensor
+    views: Tensor
+    num_views: int
+    groups: Groups
+
+
+class PackedCells(NamedTuple):
+    """Where the rows of the packed cells of one stage lie: on a canvas for each view.
+
+    groups: views and the cells of each. side: k. canvas: (views, H, W) at the stage's stride.
+    to_canvas `(N * k * k,)`: the canvas row of each packed row.
+    from_canvas `(views * H * W,)`: the packed row at each canvas row, N * k * k where the cell is hidden.
+    halo `(N * (k + 6) ** 2,)`: likewise for each cell with its surroundings; None where the canvas form is used.
+    """
+
+    groups: Groups
     side: int
     canvas: tuple[int, int, int]
     to_canvas: Tensor
     from_canvas: Tensor
     halo: Tensor | None
 
+    @property
+    def row_groups(self) -> Groups:
+        """Views and the rows of each."""
+        return tuple((views, num_cells * self.side * self.side) for views, num_cells in self.groups)
 
-def locate_cells(ids: Tensor, grid: tuple[int, int], side: int) -> PackedCells:
-    """Tables for the visible cells `ids` `(B, V)` of a `grid` (rows, columns) of cells, `side` positions wide."""
+
+def one_view(ids: Tensor) -> VisibleCells:
+    """The visible cells `ids` `(B, V)`, one view of each image."""
     batch, num_visible = ids.shape
+    images = torch.arange(batch, device=ids.device).repeat_interleave(num_visible)
+    return VisibleCells(ids.flatten(), images, images, batch, ((batch, num_visible),))
+
+
+def complementary_views(set_ids: Tensor, sizes: tuple[int, ...]) -> VisibleCells:
+    """Every cell of each image, in as many views as sets: view s * B + b is set s of image b.
+
+    `set_ids (B, L)` holds each cell's set and `sizes` the number of cells of each, the same for every image.
+    """
+    batch, device = len(set_ids), set_ids.device
+    order = sorted(range(len(sizes)), key=lambda index: -sizes[index])  # sets of one size are one group
+    place = torch.tensor([order.index(index) for index in range(len(sizes))], device=device)
+    ids = place[set_ids].argsort(dim=1, stable=True)  # (B, L), set after set
+    images = torch.arange(batch, device=device)[:, None].expand_as(ids)
+    views = set_ids.gather(1, ids) * batch + images
+    columns = [sizes[index] for index in order]
+    by_set = (torch.cat([part.flatten() for part in t.split(columns, dim=1)]) for t in (ids, images, views))
+    groups = tuple((columns.count(size) * batch, size) for size in sorted(set(sizes), reverse=True))
+    return VisibleCells(*by_set, num_views=len(sizes) * batch, groups=groups)
+
+
+def locate_cells(visible: VisibleCells, grid: tuple[int, int], side: int, with_halo: bool = True) -> PackedCells:
+    """Tables for the `visible` cells of a `grid` (rows, columns) of cells, `side` positions wide.
+
+    Without a halo, they serve to pack and unpack only.
+    """
+    ids = visible.ids
     height, width = grid[0] * side, grid[1] * side
-    top, left = ids // grid[1] * side, ids % grid[1] * side
-    image = torch.arange(batch, device=ids.device)[:, None, None, None] * (height * width)
+    top, left = (ids // grid[1] * side)[:, None, None], (ids % grid[1] * side)[:, None, None]
+    view = visible.views[:, None, None] * (height * width)
 
     inner = torch.arange(side, device=ids.device)
-    y, x = top[:, :, None, None] + inner[:, None], left[:, :, None, None] + inner
-    to_canvas = (image + y * width + x).flatten()
-    num_rows = batch * num_visible * side * side
-    from_canvas = torch.full((batch * height * width,), num_rows, device=ids.device)
+    to_canvas = (view + (top + inner[:, None]) * width + left + inner).flatten()
+    num_rows = len(ids) * side * side
+    from_canvas = torch.full((visible.num_views * height * width,), num_rows, device=ids.device)
     from_canvas = from_canvas.scatter(0, to_canvas, torch.arange(num_rows, device=ids.device))
 
     halo = None
-    if side >= MIN_HALO_SIDE:
+    if with_halo and side >= MIN_HALO_SIDE:
         around = torch.arange(-HALO, side + HALO, device=ids.device)
-        y, x = top[:, :, None, None] + around[:, None], left[:, :, None, None] + around
+        y, x = top + around[:, None], left + around
         inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-        place = image + y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
+        place = view + y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
         halo = torch.where(inside, from_canvas[place], num_rows).flatten()
-    return PackedCells(num_visible, side, (batch, height, width), to_canvas, from_canvas, halo)
+    return PackedCells(visible.groups, side, (visible.num_views, height, width), to_canvas, from_canvas, halo)
 
 
-def take_cells(pixel_values: Tensor, ids: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Pixels `(B * V, C, P, P)` of the visible cells `ids` `(B, V)` of images `(B, C, H, W)`."""
+def take_cells(pixel_values: Tensor, visible: VisibleCells, grid: tuple[int, int]) -> Tensor:
+    """Pixels `(N, C, P, P)` of the visible cells of images `(B, C, H, W)`."""
     batch, channels, height, width = pixel_values.shape
     sides = height // grid[0], width // grid[1]
     x = pixel_values.reshape(batch, channels, grid[0], sides[0], grid[1], sides[1]).permute(0, 2, 4, 1, 3, 5)
-    image = torch.arange(batch, device=ids.device)[:, None]
-    return x[image, ids // grid[1], ids % grid[1]].flatten(0, 1)
+    return x[visible.images, visible.ids // grid[1], visible.ids % grid[1]]
 
 
 def unpack(x: Tensor, cells: PackedCells) -> Tensor:
-    """Packed cells `(B * V, C, k, k)` as a map `(B, C, H, W)` with exact zeros in the hidden cells."""
+    """Packed cells `(N, C, k, k)` as maps of the views `(views, C, H, W)`, with exact zeros in their hidden cells."""
     rows: Any = _MoveRows.apply(to_rows(x), cells.from_canvas, cells.to_canvas)
     return rows.view(*cells.canvas, x.shape[1]).permute(0, 3, 1, 2)
 
 
 def pack(x: Tensor, cells: PackedCells) -> Tensor:
-    """The visible cells `(B * V, C, k, k)` of a map `(B, C, H, W)`."""
+    """The visible cells `(N, C, k, k)` of maps of the views `(views, C, H, W)`."""
     rows: Any = _MoveRows.apply(to_rows(x), cells.to_canvas, cells.from_canvas)
     return rows.view(-1, cells.side, cells.side, x.shape[1]).permute(0, 3, 1, 2)
 

@@ -3,8 +3,11 @@
 import pytest
 import torch
 
+from hf_convnextv2.packing import one_view
+
 GRID = (2, 3)
 IDS = torch.tensor([[0, 1, 5], [2, 3, 4]])  # of 2 images; in the first, cells 0 and 1 touch and 5 is apart
+VISIBLE = one_view(IDS)
 SIDES = pytest.mark.parametrize("side", [1, 2, 3, 4, 8])
 
 

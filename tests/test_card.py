@@ -24,7 +24,7 @@ from hf_convnextv2 import (
     create_image_processor,
 )
 from tests.small_models import small_config, small_fcmae_config
-from training.config import FinetuneConfig
+from training.config import FinetuneConfig, PretrainConfig
 
 TINY = {"depths": [1, 1], "hidden_sizes": [8, 16], "image_size": 32}
 
@@ -48,7 +48,8 @@ class Settings:
 
 def card_of(folder: Path, settings: Any, results: dict[str, Any]) -> str:
     """The card of a folder in which a run with these settings and results left a model."""
-    (folder / "training_config.json").write_text(json.dumps(asdict(settings)))
+    settings = settings if isinstance(settings, dict) else asdict(settings)
+    (folder / "training_config.json").write_text(json.dumps(settings))
     (folder / "all_results.json").write_text(json.dumps(results))
     return write_card(folder)
 
@@ -155,6 +156,38 @@ def test_the_code_in_the_card_runs(tmp_path, monkeypatch, capsys, save, task, re
         assert namespace["painted"].shape == (1, num_channels, 32, 32)
     else:
         assert re.search("cat|dog", capsys.readouterr().out)
+
+
+def test_a_card_says_what_views_and_teacher_there_were(tmp_path, monkeypatch):
+    (tmp_path / "somewhere/vit").mkdir(parents=True)
+    settings = asdict(
+        PretrainConfig(
+            dataset_name="me/images",
+            output_dir="out",
+            target_type="pixel+feature",
+            teacher_name_or_path=str(tmp_path / "somewhere/vit"),
+            max_train_steps=9,
+        )
+    )
+    settings["local"] = ["teacher_name_or_path"]
+    views = {"num_visible_sets": 4, "fusion_stages": ["stage1"], "target_type": "pixel+feature"}
+    card = " ".join(save_pretraining(tmp_path / "run", settings, {}, image_size=64, **views).split())
+    assert "are shared out to 4 views" in card and "the 75 % that it does not see" in card
+    assert (
+        "The decoder sees stage1 too" in card
+        and "features of visible cells too; the teacher is the folder `vit`" in card
+    )
+    assert "somewhere" not in card and "teacher_decay" not in card and "`feature_target_norm` | layer_norm" in card
+    namespace: dict[str, Any] = {}
+    Image.new("RGB", (70, 80)).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    exec(python_code((tmp_path / "run/README.md").read_text()), namespace)
+    assert namespace["painted"].shape == (4, 3, 64, 64)
+    views |= {"target_type": "feature", "feature_target_on": "masked"}
+    card = save_pretraining(tmp_path / "features", {**settings, "target_type": "feature"}, {}, image_size=64, **views)
+    assert "paint" not in card and "instead of pixels" in card
+    exec(python_code(card), namespace)
+    assert namespace["predicted"].shape == (4, 64, 16)
 
 
 @pytest.mark.parametrize(("num_labels", "shown"), [(2, False), (6, True)])

@@ -129,6 +129,25 @@ def test_a_trainers_checkpoint_becomes_a_pretraining_folder_and_its_encoder_a_pl
     assert all(torch.equal(back[n.removeprefix("module.")], tensor) for n, tensor in stored.items())
 
 
+def test_what_only_pre_training_has_is_left_out_of_an_encoder_and_refused_by_a_trainer_without_it(tmp_path, capsys):
+    settings = {"num_visible_sets": 4, "fusion_stages": ["stage1"], "target_type": "pixel+feature"}
+    model = awake(ConvNextV2ForPreTraining(small_fcmae_config(**settings)))
+    model.save_pretrained(tmp_path / "fcmae")
+    assert run(tmp_path / "fcmae", tmp_path / "again", "--verify", capsys=capsys)[0] == 0
+    again = ConvNextV2ForPreTraining.from_pretrained(tmp_path / "again")
+    assert again.config.num_visible_sets == 4
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in again.state_dict().items())
+    assert run(tmp_path / "fcmae", tmp_path / "encoder", "--to", "transformers", "--verify", capsys=capsys)[0] == 0
+    written = json.loads((tmp_path / "encoder/config.json").read_text())
+    assert not {"num_visible_sets", "fusion_stages", "target_type", "feature_target_dim"} & set(written)
+    code, printed = run(tmp_path / "fcmae", tmp_path / "back", "--to", "official-minkowski", capsys=capsys)
+    assert code != 0 and "`fusion_stages` (=['stage1']) must be empty" in printed
+    plain = {**settings, "fusion_stages": []}
+    ConvNextV2ForPreTraining(small_fcmae_config(**plain)).save_pretrained(tmp_path / "plain")
+    code, printed = run(tmp_path / "plain", tmp_path / "back", "--to", "official-minkowski", capsys=capsys)
+    assert code == 0 and "decoder.pred_feature" in printed
+
+
 @pytest.mark.parametrize("kept", ["float16", "bfloat16"])
 def test_the_data_type_is_kept_unless_another_is_asked_for(tmp_path, capsys, kept):
     dtype = getattr(torch, kept)

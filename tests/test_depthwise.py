@@ -8,7 +8,7 @@ from torch import nn
 from hf_convnextv2 import depthwise, packing
 from hf_convnextv2.depthwise import depthwise_conv
 from hf_convnextv2.packing import locate_cells, pack, unpack
-from tests.packed_cells import GRID, IDS, SIDES, cut, visible_map
+from tests.packed_cells import GRID, SIDES, VISIBLE, cut, visible_map
 from tests.small_models import assert_close, difference
 
 
@@ -23,7 +23,7 @@ def locate(request, monkeypatch):
 def test_convolution_of_packed_cells_is_the_sum_over_visible_neighbours(locate, side):
     conv = nn.Conv2d(2, 2, 7, padding=3, groups=2).double()
     packed = torch.randn(6, 2, side, side, dtype=torch.double)
-    x, visible = unpack(packed, locate_cells(IDS, GRID, side)), visible_map(side)
+    x, visible = unpack(packed, locate_cells(VISIBLE, GRID, side)), visible_map(side)
     expected = torch.zeros_like(x) + conv.bias.view(2, 1, 1)
     height, width = x.shape[2:]
     for dy in range(-3, 4):
@@ -32,7 +32,7 @@ def test_convolution_of_packed_cells_is_the_sum_over_visible_neighbours(locate, 
             inside = ((ys >= 0) & (ys < height))[:, None] & ((xs >= 0) & (xs < width))
             neighbour = (x * visible)[:, :, ys.clamp(0, height - 1)][..., xs.clamp(0, width - 1)] * inside
             expected = expected + conv.weight[:, 0, dy + 3, dx + 3].view(2, 1, 1) * neighbour
-    actual = depthwise_conv(conv, packed, locate(IDS, GRID, side))
+    actual = depthwise_conv(conv, packed, locate(VISIBLE, GRID, side))
     assert_close(actual, cut(expected, side), tolerance=1e-12)  # float64
 
 
@@ -42,7 +42,7 @@ def test_convolution_of_packed_cells_has_the_gradients_of_a_masked_one(locate, s
     conv = nn.Conv2d(3, 3, 7, padding=3, groups=3, bias=bias).double()
     dense = torch.randn(2, 3, 2 * side, 3 * side, dtype=torch.double, requires_grad=True)
     upstream = torch.randn(6, 3, side, side, dtype=torch.double)
-    cells = locate(IDS, GRID, side)
+    cells = locate(VISIBLE, GRID, side)
     results = [
         torch.autograd.grad(out, [dense, *conv.parameters()], upstream)
         for out in (
@@ -57,7 +57,7 @@ def test_convolution_of_packed_cells_has_the_gradients_of_a_masked_one(locate, s
 @SIDES
 def test_convolution_that_sees_hidden_cells_is_another_one(locate, side):
     conv, dense = nn.Conv2d(3, 3, 7, padding=3, groups=3), torch.randn(2, 3, 2 * side, 3 * side)
-    cells = locate(IDS, GRID, side)
+    cells = locate(VISIBLE, GRID, side)
     masked = depthwise_conv(conv, pack(dense, cells), cells)
     assert difference(cut(conv(dense), side), masked) > 1e-2
 
@@ -65,7 +65,7 @@ def test_convolution_that_sees_hidden_cells_is_another_one(locate, side):
 @SIDES
 def test_a_module_with_a_hook_is_called(side):
     conv, calls = nn.Conv2d(3, 3, 7, padding=3, groups=3), []
-    cells, packed = locate_cells(IDS, GRID, side), torch.randn(6, 3, side, side)
+    cells, packed = locate_cells(VISIBLE, GRID, side), torch.randn(6, 3, side, side)
     gathered = depthwise_conv(conv, packed, cells)
     conv.register_forward_hook(lambda *_: calls.append(1))
     assert_close(depthwise_conv(conv, packed, cells), gathered)
@@ -75,7 +75,7 @@ def test_a_module_with_a_hook_is_called(side):
 
 def test_convolution_of_packed_cells_runs_under_autocast(locate):
     conv, packed = nn.Conv2d(3, 3, 7, padding=3, groups=3), torch.randn(6, 3, 8, 8)
-    cells = locate(IDS, GRID, 8)
+    cells = locate(VISIBLE, GRID, 8)
     expected = depthwise_conv(conv, packed, cells)
     with torch.autocast("cpu", torch.bfloat16):
         actual = depthwise_conv(conv, packed, cells)

@@ -117,12 +117,16 @@ COMPILED = pytest.mark.parametrize(
 )
 
 
-def check_compiled(model_class, hidden_states, backend):
+def check_compiled(model_class, hidden_states, backend, views=None):
     """Outputs and gradients of the model compiled without a break in its graph."""
     fcmae = model_class is ConvNextV2ForPreTraining
     stages = {"depths": [1, 1], "hidden_sizes": [8, 16], "patch_size": 8}  # cells of 16 pixels; a block takes seconds
-    model = awake(model_class(small_fcmae_config(**stages) if fcmae else small_config(**stages))).train()
+    model = awake(
+        model_class(small_fcmae_config(**stages, **(views or {})) if fcmae else small_config(**stages))
+    ).train()
     inputs = {"pixel_values": torch.randn(2, 3, 32, 48), **({"noise": torch.rand(2, 6)} if fcmae else {})}
+    if views:
+        inputs["feature_targets"] = torch.randn(2, 16, 2, 3)
     twin, results = copy.deepcopy(model), []
     torch._dynamo.reset()
     for run in (model, torch.compile(twin, fullgraph=True, backend=backend)):
@@ -143,11 +147,22 @@ def test_compiled_without_a_graph_break(model_class, hidden_states):
     check_compiled(model_class, hidden_states, "eager")
 
 
+VIEWS = {"num_visible_sets": 4, "fusion_stages": ["stage1"], "target_type": "pixel+feature"}  # of 2 and 1 cells
+
+
+@pytest.mark.parametrize("hidden_states", [False, True])
+def test_views_are_compiled_without_a_graph_break(hidden_states):
+    check_compiled(ConvNextV2ForPreTraining, hidden_states, "eager", VIEWS)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("model_class", [ConvNextV2ForImageClassification, ConvNextV2ForPreTraining])
+@pytest.mark.parametrize(
+    ("model_class", "views"),
+    [(ConvNextV2ForImageClassification, None), (ConvNextV2ForPreTraining, None), (ConvNextV2ForPreTraining, VIEWS)],
+)
 @pytest.mark.filterwarnings("default")  # the compiler's own
-def test_compiled_by_inductor(model_class):
-    check_compiled(model_class, True, "inductor")
+def test_compiled_by_inductor(model_class, views):
+    check_compiled(model_class, True, "inductor", views)
 
 
 def test_classifier_exports():

@@ -23,7 +23,7 @@ from hf_convnextv2.layers import (
     ConvNextV2Stage,
 )
 from hf_convnextv2.mixing import CHUNK_SIZE, _chunks, response_mlp
-from hf_convnextv2.packing import locate_cells
+from hf_convnextv2.packing import locate_cells, one_view
 from tests.small_models import assert_close, awake, difference, small_config
 
 
@@ -38,12 +38,17 @@ def grn_formula(x, weight, bias):
 def fused_and_plain(mlp, x):
     """Outputs `(B, T, C)` and gradients of input and parameters, of the fused function and of plain autograd."""
     results = []
-    for compute in (lambda rows: response_mlp(rows, mlp["up"], mlp["grn"], mlp["down"]), lambda rows: plain(mlp, rows)):
+    for compute in (fused, plain):
         rows = x.detach().clone().requires_grad_()
-        out = compute(rows)
+        out = compute(mlp, rows)
         upstream = torch.linspace(-1, 2, out.numel()).view(out.shape).to(out.dtype)
         results.append((out.detach(), *torch.autograd.grad(out, [rows, *mlp.parameters()], upstream)))
     return results
+
+
+def fused(mlp, x):
+    """The fused function of views `(B, T, C)`."""
+    return response_mlp(x.flatten(0, 1), (x.shape[:2],), mlp["up"], mlp["grn"], mlp["down"]).view(x.shape)
 
 
 def plain(mlp, rows):
@@ -71,7 +76,7 @@ def test_fresh_grn_is_the_identity():
 def test_grn_of_packed_cells_pools_the_energy_of_an_image():
     grn, x = awake(ConvNextV2GRN(12), std=0.5), torch.randn(2 * 3, 4, 4, 12)
     expected = grn_formula(x.view(2, 3 * 4, 4, 12), grn.weight, grn.bias).view(x.shape).float()
-    assert_close(grn(x, num_visible=3), expected)
+    assert_close(grn(x, groups=((2, 3 * 4 * 4),)), expected)
     assert difference(grn(x), expected) > 1e-2  # each cell on its own is another thing
 
 
@@ -102,7 +107,7 @@ def test_the_largest_cases_above_are_worked_on_in_chunks():
 def test_fused_mlp_computes_the_same_without_gradients(mlp):
     x = torch.randn(300, 256, 4)
     with torch.no_grad():
-        assert_close(response_mlp(x, mlp["up"], mlp["grn"], mlp["down"]), plain(mlp, x))
+        assert_close(fused(mlp, x), plain(mlp, x))
 
 
 def test_fused_mlp_has_float32_statistics_in_half_precision(mlp):
@@ -113,9 +118,9 @@ def test_fused_mlp_has_float32_statistics_in_half_precision(mlp):
         energy = torch.linalg.vector_norm(F.gelu(mlp["up"](x)), dim=1)
         assert energy.square().max() > torch.finfo(torch.float16).max
         halves = copy.deepcopy(mlp).half()
-        alone = response_mlp(x.half(), halves["up"], halves["grn"], halves["down"])
+        alone = fused(halves, x.half())
         assert_close(alone.float(), plain(mlp, x), tolerance=5e-3)
-    trained = response_mlp(x.half(), halves["up"], halves["grn"], halves["down"])
+    trained = fused(halves, x.half())
     assert torch.equal(alone, trained)
 
 
@@ -144,7 +149,7 @@ def test_fused_mlp_runs_in_bfloat16(mlp):
 def test_fused_mlp_runs_under_autocast(mlp):
     x = torch.randn(2, 64, 4, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
-        out = response_mlp(x, mlp["up"], mlp["grn"], mlp["down"])
+        out = fused(mlp, x)
     out.float().square().mean().backward()
     assert (out.dtype, x.grad.dtype, mlp["down"].weight.grad.dtype) == (torch.bfloat16, torch.float32, torch.float32)
     assert_close(out.float(), plain(mlp, x), tolerance=0.05)
@@ -158,7 +163,9 @@ def branch(mlp):
 
 
 def fused_branch(branch, x, residual, factor, **kwargs):
-    return response_mlp(x, branch["up"], branch["grn"], branch["down"], branch["norm"], residual, factor, **kwargs)
+    layers = (branch["up"], branch["grn"], branch["down"], branch["norm"])
+    rows = residual.flatten(0, 1) if residual is not None else None
+    return response_mlp(x.flatten(0, 1), (x.shape[:2],), *layers, rows, factor, **kwargs).view(x.shape)
 
 
 def plain_branch(branch, x, residual, factor):
@@ -182,6 +189,45 @@ def test_fused_branch_has_the_gradients_of_the_formula(branch, shape, with_resid
         results.append((out.detach(), *torch.autograd.grad(out, [*leaves, *branch.parameters()], upstream)))
     for actual, expected in zip(*results, strict=True):
         assert_close(actual, expected, tolerance=2e-5)
+
+
+GROUPS = [((3, 9), (2, 8)), ((2, 3), (5, 2)), ((300, 256), (100, 255))]  # the last are worked on in several chunks
+
+
+def per_group(compute, branch, x, groups, residual, factor):
+    """Views of each size as one tensor, one size after the other."""
+    outs, row, view = [], 0, 0
+    for views, positions in groups:
+        rows, stop = slice(row, row + views * positions), view + views
+        parts = (t[rows].view(views, positions, -1) for t in (x, residual))
+        outs.append(compute(branch, *parts, factor[view:stop]).flatten(0, 1))
+        row, view = rows.stop, stop
+    return torch.cat(outs)
+
+
+@pytest.mark.parametrize("groups", GROUPS)
+def test_fused_branch_of_views_of_unequal_sizes_is_that_of_each_size(branch, groups):
+    rows, views = sum(b * t for b, t in groups), sum(b for b, _ in groups)
+    x, residual, upstream = torch.randn(3, rows, 4).unbind()
+    factor, layers = torch.arange(views) % 2 * 1.5, (branch["up"], branch["grn"], branch["down"], branch["norm"])
+    leaves, results = [x.requires_grad_(), residual.requires_grad_(), *branch.parameters()], []
+    for out in (
+        response_mlp(x, groups, *layers, residual, factor),
+        per_group(plain_branch, branch, x, groups, residual, factor),
+    ):
+        results.append((out.detach(), *torch.autograd.grad(out, leaves, upstream)))
+    for actual, expected in zip(*results, strict=True):
+        assert_close(actual, expected, tolerance=2e-5)
+    with torch.no_grad():
+        assert_close(response_mlp(x, groups, *layers, residual, factor), results[1][0])
+        together = response_mlp(x, ((1, rows),), *layers, residual, factor[:1] + 1)
+    assert difference(together, results[1][0]) > 1e-2
+
+
+def test_grn_of_views_of_unequal_sizes_is_that_of_each():
+    grn, x = awake(ConvNextV2GRN(12), std=0.5), torch.randn(3 * 2 + 2, 2, 2, 12)
+    expected = [grn_formula(part.reshape(1, -1, 1, 12), grn.weight, grn.bias).view(part.shape) for part in x.split(3)]
+    assert_close(grn(x, groups=((2, 3 * 4), (1, 2 * 4))), torch.cat(expected).float())
 
 
 @pytest.mark.parametrize("overwrite", [True, False])
@@ -216,10 +262,13 @@ def test_compiled_formula_is_the_fused_one(branch, monkeypatch):
 
 @pytest.mark.parametrize(("images", "positions", "width"), [(7, 3136, 384), (8, 49, 3072), (5, 1, 8), (1, 10**6, 16)])
 def test_chunks_are_of_nearly_one_size_and_cover_every_image_once(images, positions, width):
-    up = torch.empty(width, width // 4, device="meta")
-    chunks = _chunks(torch.empty(images, positions, width // 4), up)
-    assert [i for chunk in chunks for i in range(chunk.start, chunk.stop)] == list(range(images))
-    sizes = [chunk.stop - chunk.start for chunk in chunks]
+    up = torch.empty(width, width // 4)
+    chunks = _chunks(((images, positions), (2, positions - 1)), up)
+    assert [i for chunk in chunks for i in range(chunk.views.start, chunk.views.stop)] == list(range(images + 2))
+    stops = [0, *(chunk.rows.stop for chunk in chunks)]
+    assert [chunk.rows.start for chunk in chunks] == stops[:-1]
+    assert stops[-1] == images * positions + 2 * (positions - 1)
+    sizes = [chunk.shape[0] for chunk in chunks if chunk.views.stop <= images]
     assert len(sizes) == 1 or max(sizes) * positions * width <= 2 * max(CHUNK_SIZE, up.numel())
     assert max(sizes) - min(sizes) < max(2, len(sizes))
 
@@ -278,7 +327,7 @@ def test_hook_on_any_module_of_a_block_is_called(name, kind):
 @pytest.mark.parametrize("name", ["dwconv", "pwconv2"])
 def test_hook_is_called_on_packed_cells_too(name):
     block, calls = awake(ConvNextV2Layer(small_config(), 8)), []
-    cells = locate_cells(torch.tensor([[0, 3], [1, 2]]), (2, 2), side=8)
+    cells = locate_cells(one_view(torch.tensor([[0, 3], [1, 2]])), (2, 2), side=8)
     x = torch.randn(4, 8, 8, 8)
     expected = block(x, cells)
     block.get_submodule(name).register_forward_hook(lambda *_: calls.append(name))
@@ -326,9 +375,18 @@ def test_drop_path_drops_whole_images_and_scales_the_rest():
 
 def test_drop_path_drops_all_cells_of_an_image_together():
     x = torch.ones(50 * 19, 2, 1, 1)
-    factors = ConvNextV2DropPath(0.5).train()(x, num_visible=19).view(50, 19, 2)
+    factors = ConvNextV2DropPath(0.5).train()(x, groups=((50, 19),)).view(50, 19, 2)
     assert torch.equal(factors, factors[:, :1, :1].expand_as(factors))
     assert factors.unique().tolist() == [0, 2]
+
+
+def test_drop_path_drops_views_of_unequal_sizes_as_a_whole():
+    x = torch.ones(50 * 13 + 70 * 12, 2, 1, 1)
+    factors = ConvNextV2DropPath(0.5).train()(x, groups=((50, 13), (70, 12)))
+    for part, size in zip(factors.split([50 * 13, 70 * 12]), (13, 12), strict=True):
+        views = part.view(-1, size * 2)
+        assert torch.equal(views, views[:, :1].expand_as(views))
+        assert views.unique().tolist() == [0, 2]
 
 
 def test_drop_path_does_nothing_in_evaluation():
