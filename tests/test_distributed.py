@@ -13,7 +13,7 @@ from accelerate.utils import set_seed
 from torch.testing import assert_close
 
 from hf_convnextv2 import ConvNextV2Config, ConvNextV2ForImageClassification
-from tests.photographs import CLASSES, write_parquet, write_tiny_fcmae
+from tests.photographs import CLASSES, VIEWS, write_parquet, write_tiny_fcmae
 from training.pictures import read_metrics
 
 ROOT = Path(__file__).parents[1]
@@ -43,8 +43,10 @@ def write_tiny_classifier(folder: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_the_same_total_batch_gives_the_same_losses_in_one_two_and_three_processes(tmp_path):
+@pytest.mark.parametrize("views", [{}, VIEWS])
+def test_the_same_total_batch_gives_the_same_losses_in_one_two_and_three_processes(views, tmp_path):
     settings = {
+        **views,
         "model_name_or_path": write_tiny_fcmae(tmp_path / "fcmae"),
         "dataset_name": write_parquet(tmp_path / "parquet", {"train": 9}),
         "max_train_steps": STEPS,

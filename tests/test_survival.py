@@ -16,7 +16,7 @@ import pytest
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from tests.photographs import write_parquet, write_tiny_fcmae
+from tests.photographs import VIEWS, write_parquet, write_tiny_fcmae
 from training.pictures import read_metrics
 
 pytestmark = pytest.mark.slow
@@ -114,11 +114,14 @@ def newest_step(output: Path) -> int:
     return max((int(path.name.split("-")[1]) for path in output.glob("checkpoint-*")), default=0)
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.parametrize("streaming", ["false", "true"])
-def test_a_run_killed_again_and_again_logs_what_an_unbroken_run_logs(streaming, processes, tmp_path):
+@pytest.mark.parametrize(
+    ("streaming", "processes", "views"),
+    [("false", 1, {}), ("false", 2, {}), ("true", 1, {}), ("true", 2, {}), ("true", 2, VIEWS)],
+)
+def test_a_run_killed_again_and_again_logs_what_an_unbroken_run_logs(streaming, processes, views, tmp_path):
     settings = {
         **SETTINGS,
+        **views,
         "model_name_or_path": write_tiny_fcmae(tmp_path / "fcmae"),
         "dataset_name": write_parquet(tmp_path / "parquet", {"train": 9}, files=4),
         "streaming": streaming,

@@ -13,6 +13,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 from safetensors.torch import load_file
 from torch._dynamo.utils import counters
@@ -30,7 +31,7 @@ from tests.photographs import (
 )
 from training import finetune, pretrain, validate
 from training.batches import TrainBatches
-from training.checkpoints import averaged_weights, digest_of
+from training.checkpoints import averaged_weights, digest_of, read_state
 from training.config import FinetuneConfig, PretrainConfig, ValidateConfig
 from training.metrics import TopAccuracy
 from training.pictures import read_metrics
@@ -263,6 +264,126 @@ def test_a_run_stopped_by_a_signal_and_resumed_is_the_run_in_one_go(
     assert_close(load_file(resumed / "model.safetensors"), load_file(straight / "model.safetensors"), rtol=0, atol=0)
 
 
+VIEWS = {"num_visible_sets": 4, "mask_ratio": None, "fusion_stages": ["stage1"], "target_type": "pixel+feature"}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_run_on_views_with_its_own_teacher_is_resumed_to_the_bit(streaming, data, fcmae, tmp_path, monkeypatch):
+    keywords = {
+        "dataset": data["parquet"],
+        "fcmae": fcmae,
+        "streaming": streaming,
+        "teacher_decay": [0.5, 0.9],
+        **VIEWS,
+    }
+    straight = pretrain_run(tmp_path / "straight", **keywords)
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        interrupt_after(patched, 4)
+        pretrain_run(tmp_path / "stopped", **keywords)
+    resumed = pretrain_run(tmp_path / "stopped", **keywords, resume_from_checkpoint="latest")
+    assert figures(resumed, "loss", "grad_norm") == figures(straight, "loss", "grad_norm")
+    assert_close(load_file(resumed / "model.safetensors"), load_file(straight / "model.safetensors"), rtol=0, atol=0)
+    for _, loss, pixels, features in figures(resumed, "loss", "pixel_loss", "feature_loss"):
+        assert loss == pytest.approx(pixels + features) and min(pixels, features) > 0
+    config = ConvNextV2ForPreTraining.from_pretrained(resumed).config
+    assert (config.num_visible_sets, config.mask_ratio, config.target_type) == (4, 0.75, "pixel+feature")
+    slow = pretrain_run(tmp_path / "slow", **{**keywords, "teacher_decay": [0.999, 0.9999]})
+    assert figures(slow, "loss")[1:] != figures(straight, "loss")[1:]  # the teacher does teach
+
+
+def test_the_learning_rate_counts_views_and_an_epoch_images(data, fcmae, tmp_path):
+    fields = {"learning_rate": None, "base_learning_rate": 1e-2, "warmup_steps": 0, "max_train_steps": 2}
+    one = pretrain_run(tmp_path / "one", data["folder"], fcmae, **fields)
+    four = pretrain_run(tmp_path / "four", data["folder"], fcmae, **fields, num_visible_sets=4, mask_ratio=None)
+    rates = [figures(folder, "learning_rate")[0][1] for folder in (one, four)]
+    assert rates[1] == pytest.approx(4 * rates[0]) and rates[0] == pytest.approx(1e-2 * 8 / 256)
+    assert read_metrics(one / "metrics.jsonl")[0]["epoch"] == read_metrics(four / "metrics.jsonl")[0]["epoch"]
+
+
+def test_the_average_is_taken_after_each_step_with_a_decay_that_rises_over_the_run(data, fcmae, tmp_path):
+    fields = {**VIEWS, "teacher_decay": [0.2, 0.8], "checkpointing_steps": 1, "max_train_steps": 3}
+    run = pretrain_run(tmp_path, data["folder"], fcmae, **fields)
+    expected = {n: t for n, t in load_file(f"{fcmae}/model.safetensors").items() if n.startswith("convnextv2.")}
+    for step in range(1, 4):
+        decay, folder = 0.2 + 0.6 * step / 3, run / f"checkpoint-{step}"
+        weights = load_file(folder / "model.safetensors")
+        expected = {name: decay * old + (1 - decay) * weights[name] for name, old in expected.items()}
+        (saved,) = [
+            state
+            for file in folder.glob("custom_checkpoint_*.pkl")
+            if "average.n_averaged" in (state := torch.load(file, weights_only=True))
+        ]
+        for name, wanted in expected.items():
+            assert_close(saved[f"average.module.{name.removeprefix('convnextv2.')}"], wanted)
+
+
+def test_the_learning_rate_counts_the_views_of_a_stored_model(data, fcmae, tmp_path):
+    four = ConvNextV2ForPreTraining.from_pretrained(fcmae, num_visible_sets=4)
+    four.save_pretrained(tmp_path / "four")
+    fields = {"learning_rate": None, "base_learning_rate": 1e-2, "warmup_steps": 0, "max_train_steps": 1}
+    run = pretrain_run(tmp_path / "run", data["folder"], str(tmp_path / "four"), **fields, mask_ratio=None)
+    assert figures(run, "learning_rate")[0][1] == pytest.approx(1e-2 * 4 * 8 / 256)
+
+
+def test_going_on_from_a_model_of_another_teacher_starts_the_features_anew(data, fcmae, tmp_path):
+    model = ConvNextV2ForPreTraining.from_pretrained(
+        fcmae, target_type="pixel+feature", feature_target_dim=12, num_visible_sets=4
+    )
+    model.save_pretrained(tmp_path / "first")
+    stored = str(tmp_path / "first")
+    with pytest.raises(ValueError, match=r"`target_type` \(=None\) must be given to go on from .*first"):
+        pretrain_run(tmp_path / "run", data["folder"], stored, mask_ratio=None)
+    run = pretrain_run(tmp_path / "run", data["folder"], stored, **{**VIEWS, "fusion_stages": None}, max_train_steps=2)
+    assert ConvNextV2ForPreTraining.from_pretrained(run).config.feature_target_dim == 16
+    run = pretrain_run(
+        tmp_path / "pixel", data["folder"], stored, mask_ratio=None, target_type="pixel", max_train_steps=2
+    )
+    assert ConvNextV2ForPreTraining.from_pretrained(run).config.feature_target_dim is None
+    with pytest.raises(ValueError, match=r"`feature_loss` \(=cosine\) must come with `target_type`"):
+        pretrain_run(tmp_path / "other", data["folder"], fcmae, feature_loss="cosine")
+
+
+def test_a_resume_with_another_kind_of_teacher_is_refused_by_name(data, fcmae, tmp_path, capsys):
+    sizes = {"hidden_sizes": [16, 16], "depths": [1, 1], "num_stages": 2, "image_size": 32}
+    transformers.ConvNextModel(transformers.ConvNextConfig(**sizes)).save_pretrained(tmp_path / "teacher")
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "teacher")
+    fields = {**VIEWS, "max_train_steps": 2}
+    pretrain_run(tmp_path / "run", data["folder"], fcmae, **fields, checkpointing_steps=1)
+    fields |= {"resume_from_checkpoint": str(tmp_path / "run/checkpoint-1")}
+    with pytest.raises(ValueError, match=r"`teacher_name_or_path` \(=.*teacher\) must be left out to go on from"):
+        pretrain_run(tmp_path / "run", data["folder"], fcmae, **fields, teacher_name_or_path=str(tmp_path / "teacher"))
+    state = read_state(tmp_path / "run/checkpoint-1")
+    for name in ("own_teacher", "sha256"):
+        del state[name]
+    for name in ("num_visible_sets", "teacher_decay", "feature_target_norm"):
+        del state["run"][name]
+    whole = {**state, "sha256": digest_of(state)}
+    (tmp_path / "run/checkpoint-1/training_state.json").write_text(json.dumps(whole))
+    pretrain_run(tmp_path / "run", data["folder"], fcmae, **fields)
+    printed = capsys.readouterr().out
+    assert "Resuming from" in printed and "was written with" not in printed  # by an older version
+
+
+@pytest.mark.parametrize(
+    ("kind", "where"), [("pixel+feature", "visible"), ("pixel+feature", "masked"), ("feature", "masked")]
+)
+def test_a_model_of_another_kind_can_be_the_teacher(kind, where, data, fcmae, tmp_path):
+    sizes = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    vit = transformers.ViTModel(transformers.ViTConfig(**sizes, image_size=48, patch_size=16))
+    vit.save_pretrained(tmp_path / "vit")
+    transformers.ViTImageProcessor(size={"height": 48, "width": 48}).save_pretrained(tmp_path / "vit")
+    fields = {"teacher_name_or_path": str(tmp_path / "vit"), "feature_target_layers": 2, "feature_target_on": where}
+    fields |= {**VIEWS, "target_type": kind}
+    run = pretrain_run(tmp_path / "run", data["folder"], fcmae, **fields | {"reconstruction_steps": 2})
+    model = ConvNextV2ForPreTraining.from_pretrained(run)
+    assert model.config.feature_target_dim == 12
+    assert (run / "reconstructions.png").is_file() == ("pixel" in kind)
+    assert any("feature_diversity_stage2" in line for line in read_metrics(run / "metrics.jsonl"))
+    losses = [loss for _, loss in figures(run, "loss")]
+    assert losses[-1] < losses[0]
+    finetune_run(tmp_path / "classifier", data["folder"], model_name_or_path=str(run))
+
+
 def test_resuming_at_another_step_is_another_run(data, fcmae, tmp_path):
     straight = pretrain_run(tmp_path, data["folder"], fcmae, checkpointing_steps=1)
     expected = figures(straight, "loss")
@@ -305,8 +426,8 @@ def test_a_gradient_that_is_not_finite_stops_before_anything_is_saved(data, fcma
 
     create = pretrain.create_model
 
-    def spoilt_model(config):
-        model = create(config)
+    def spoilt_model(*arguments):
+        model = create(*arguments)
         model.decoder.mask_token.register_hook(spoil)
         return model
 

@@ -32,15 +32,19 @@ STATE = "training_state.json"
 LOGS = ("metrics.jsonl", "bad_images.jsonl")
 # What the shapes of the weights follow from.
 ARCHITECTURE = ("model_type", "hidden_sizes", "depths", "num_channels", "patch_size", "use_grn", "num_labels")
-ARCHITECTURE += ("decoder_hidden_size", "decoder_num_hidden_layers")
+ARCHITECTURE += ("decoder_hidden_size", "decoder_num_hidden_layers", "fusion_stages")
+ARCHITECTURE += ("target_type", "feature_target_on", "feature_target_dim")
 
 # Settings that change nothing of what is trained, or that the plan sums up: not worth a word when a run is taken up.
-UNNAMED = "output_dir overwrite_output_dir dry_run resume_from_checkpoint report_to with_tracking license data_note"
-UNNAMED += " num_workers logging_steps checkpointing_steps checkpoints_total_limit reconstruction_steps check_images"
-UNNAMED += " push_to_hub hub_model_id hub_private_repo ddp_timeout activation_checkpointing per_device_eval_batch_size"
-UNNAMED += " max_train_steps num_train_epochs learning_rate base_learning_rate per_device_train_batch_size"
-UNNAMED += " gradient_accumulation_steps"
-UNNAMED = UNNAMED.split()
+# fmt: off
+UNNAMED = {
+    "output_dir", "overwrite_output_dir", "dry_run", "resume_from_checkpoint", "report_to", "with_tracking",
+    "license", "data_note", "num_workers", "logging_steps", "checkpointing_steps", "checkpoints_total_limit",
+    "reconstruction_steps", "check_images", "push_to_hub", "hub_model_id", "hub_private_repo", "ddp_timeout",
+    "activation_checkpointing", "per_device_eval_batch_size", "max_train_steps", "num_train_epochs",
+    "learning_rate", "base_learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps",
+}
+# fmt: on
 
 
 class Resumed(NamedTuple):
@@ -68,9 +72,12 @@ class Checkpoints:
         self.limit = config.checkpoints_total_limit
         self.resume_from = config.resume_from_checkpoint
         self.ema_decay = config.ema_decay
+        self.teacher = getattr(config, "teacher_name_or_path", None)
+        self.own_teacher = getattr(model.config, "target_type", "pixel") != "pixel" and self.teacher is None
         self.max_steps = plan.max_steps
         self.state = {
             "averaged": bool(config.ema_decay),
+            "own_teacher": self.own_teacher,
             "num_processes": accelerator.num_processes,
             "architecture": describe_architecture(model.config),
             "run": {
@@ -78,7 +85,7 @@ class Checkpoints:
                 "num_samples": plan.num_samples,
                 "max_steps": plan.max_steps,
                 "learning_rate": plan.learning_rate,
-                **{name: value for name, value in asdict(config).items() if name not in UNNAMED},
+                **settings_of(config, model.config),
             },
         }
 
@@ -146,18 +153,22 @@ class Checkpoints:
     def check_state(self, path: Path, state: dict[str, Any]) -> None:
         """Raise if the checkpoint is of another model; say so if it is of a run with other data or another length."""
         for name, value in self.state["architecture"].items():
-            stored = state["architecture"].get(name)
+            stored = state["architecture"].get(name, value)  # a checkpoint may be older than the setting
             if stored != value:
                 raise ValueError(
                     f"`resume_from_checkpoint` (={path}) must be of the model that is trained, but its "
                     f"`{name}` is {stored}, not {value}."
                 )
+        own_teacher = state.get("own_teacher", self.own_teacher)
+        rule = f"be {'left out' if own_teacher else 'given'} to go on from {path}"
+        check("teacher_name_or_path", self.teacher, own_teacher == self.own_teacher, rule)
         rule = f"be {'more than 0' if state['averaged'] else '0'} to go on from {path}"
         check("ema_decay", self.ema_decay, state["averaged"] == bool(self.ema_decay), rule)
         check("max_train_steps", self.max_steps, state["step"] <= self.max_steps, f"not end before {path}")
         for name, value in self.state["run"].items():
-            if state["run"].get(name) != value and self.accelerator.is_main_process:
-                print(f"{path} was written with `{name}` {state['run'].get(name)}; it is {value} now.", flush=True)
+            stored = state["run"].get(name, value)
+            if stored != value and self.accelerator.is_main_process:
+                print(f"{path} was written with `{name}` {stored}; it is {value} now.", flush=True)
 
     def save(self, step: int, **progress: dict[str, Any]) -> None:
         """Write `checkpoint-{step}` under a temporary name, rename it, and delete the oldest beyond the limit.
@@ -253,6 +264,13 @@ def describe_architecture(config: PreTrainedConfig) -> dict[str, Any]:
     """The settings that the weights' shapes follow from, as JSON has them."""
     settings = {name: getattr(config, name, None) for name in ARCHITECTURE}
     return json.loads(json.dumps(settings))
+
+
+def settings_of(config: TrainingConfig, model_config: PreTrainedConfig) -> dict[str, Any]:
+    """The settings of a run that are worth a word, as JSON has them; those left open are the model's."""
+    settings = {name: value for name, value in asdict(config).items() if name not in UNNAMED}
+    resolved = {name: getattr(model_config, name, None) if value is None else value for name, value in settings.items()}
+    return json.loads(json.dumps(resolved))
 
 
 def numbered_folders(folder: Path, after: int = -1) -> list[Path]:

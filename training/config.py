@@ -178,10 +178,28 @@ class PretrainConfig(TrainingConfig):
         metadata={"help": "share of dataset_name and of each of these (default: each image once an epoch)"},
     )
     adam_beta2: float = setting(0.95, "AdamW's second beta")
-    mask_ratio: float = setting(0.6, "share of the cells hidden from the encoder")
+    mask_ratio: float | None = setting(None, "share of the cells hidden from the encoder (default: 0.6, or 1 - 1/K)")
+    num_visible_sets: int | None = setting(
+        None, "K > 1: share the cells out to K views of an image, trained on in one pass (default: the model's, 1)"
+    )
     norm_pix_loss: bool = setting(True, "regress pixels normalised in each cell")
     decoder_hidden_size: int | None = setting(None, "width of the decoder (default: the model's, 512)")
     decoder_num_hidden_layers: int | None = setting(None, "blocks of the decoder (default: the model's, 1)")
+    fusion_stages: list[str] | None = field(
+        default=None, metadata={"help": "earlier stages that the decoder sees too, e.g. stage1 stage2 (default: none)"}
+    )
+    target_type: str | None = setting(None, "pixel, feature or pixel+feature: what is predicted (default: pixel)")
+    feature_target_on: str | None = setting(None, "predict the features of visible or masked cells (default: visible)")
+    feature_loss: str | None = setting(None, "smooth_l1, mse or cosine (default: smooth_l1)")
+    feature_loss_weight: float | None = setting(None, "weight of the features' loss (default: 1)")
+    feature_target_layers: int = setting(1, "average the teacher's last so many layers")
+    feature_target_norm: Literal["layer_norm", "none"] = setting("layer_norm", "how the features are normalised")
+    teacher_name_or_path: str | None = setting(
+        None, "frozen vision model whose features are predicted (default: the average of the model's own weights)"
+    )
+    teacher_decay: list[float] = field(
+        default_factory=lambda: [0.999, 0.9999], metadata={"help": "decay of that average, at first and at last"}
+    )
     reconstruction_steps: int | None = setting(
         None, "optimizer steps between pictures of the same images' reconstruction (default: 20 of them in a run)"
     )
@@ -190,9 +208,15 @@ class PretrainConfig(TrainingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_mixture()
-        check("mask_ratio", self.mask_ratio, 0 < self.mask_ratio < 1, "be in (0, 1)")
-        for name in ("decoder_hidden_size", "decoder_num_hidden_layers", "reconstruction_steps"):
+        check("mask_ratio", self.mask_ratio, self.mask_ratio is None or 0 < self.mask_ratio < 1, "be in (0, 1)")
+        for name in ("num_visible_sets", "decoder_hidden_size", "decoder_num_hidden_layers", "reconstruction_steps"):
             check_at_least(self, name, 1)
+        check_at_least(self, "feature_target_layers", 1)
+        decays = self.teacher_decay
+        ordered = len(decays) == 2 and 0 <= decays[0] <= decays[1] < 1
+        check("teacher_decay", decays, ordered, "be two numbers, 0 <= first <= last < 1")
+        taught = self.teacher_name_or_path is None or self.target_type in ("feature", "pixel+feature")
+        check("target_type", self.target_type, taught, "be feature or pixel+feature with `teacher_name_or_path`")
 
     def check_mixture(self) -> None:
         """Raise unless there is a weight for each data set, if there are to be any."""

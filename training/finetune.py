@@ -26,15 +26,7 @@ from training.loop import STOPPED, StopSignal, TrainingLog, create_accelerator, 
 from training.metrics import Evaluator
 from training.models import create_ema, create_processor, final_model, image_size_of, load_arguments
 from training.optim import create_optimizer, create_schedule, decayed_parameters, keep_settings, layer_scale
-from training.output import (
-    check_hub,
-    check_output_dir,
-    claim_output_dir,
-    end_finished,
-    is_finished,
-    push_folder,
-    save_model,
-)
+from training.output import check_hub, check_output_dir, claim_output_dir, leave_finished, push_folder, save_model
 from training.pictures import save_loss_curves
 from training.plan import make_plan
 from training.rehearsal import print_plan, rehearse
@@ -80,12 +72,11 @@ def main(config: FinetuneConfig) -> None:
     if config.dry_run:
         batches = TrainBatches([source], samples, config, collate, rank, world)
         smoothing = {"label_smoothing": config.label_smoothing}
-        measured = rehearse(accelerator, trained, optimizer, batches, config, plan, **smoothing)
+        prepared = ({**send_to_device(batch, accelerator.device), **smoothing} for batch in batches)
+        measured = rehearse(accelerator, trained, optimizer, prepared, batches, config, plan)
         print_plan(accelerator, config, plan, [source], model, scale, measured)
         return
-    if is_finished(config, plan.max_steps):
-        if accelerator.is_main_process:
-            end_finished(config)
+    if leave_finished(accelerator, config, plan.max_steps):
         end_training(accelerator)
         return
     checkpoints = Checkpoints(accelerator, config, model, processor, plan)

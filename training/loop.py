@@ -4,7 +4,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -55,21 +55,30 @@ def create_accelerator(config: TrainingConfig) -> Accelerator:
 class TrainingLog:
     """Writes metrics.jsonl, the progress bar and the trackers; stops at a loss that is not finite.
 
-    Losses are summed on their device and read when a line is due, so that no step waits for the device.
+    Losses are summed on their device and read when a line is due, so that no step waits for the device. `parts` are
+    the names of those that the loss is made of, if they are to be logged.
     """
 
     def __init__(
-        self, accelerator: Accelerator, config: TrainingConfig, plan: Plan, start: Resumed, batches: TrainBatches
+        self,
+        accelerator: Accelerator,
+        config: TrainingConfig,
+        plan: Plan,
+        start: Resumed,
+        batches: TrainBatches,
+        parts: Sequence[str] = (),
     ) -> None:
         self.accelerator = accelerator
         self.plan = plan
+        self.parts = parts
         self.batches = batches
         self.logging_steps = config.logging_steps
         self.folder = Path(config.output_dir)
         self.step = self.logged_step = self.start_step = start.step
         window, total = resumed_losses(start.of("log"), accelerator.process_index, accelerator.num_processes)
-        self.window = torch.tensor(window, dtype=torch.float64, device=accelerator.device)  # sum and number of losses
-        self.total = torch.tensor(total, dtype=torch.float64)
+        columns = 2 + len(parts)  # sum and number of losses, sums of their parts
+        self.window = torch.tensor(window or [0.0] * columns, dtype=torch.float64, device=accelerator.device)
+        self.total = torch.tensor(total or [0.0] * columns, dtype=torch.float64)
         self.first_bad = torch.full((1,), NEVER, device=accelerator.device)
         self.started = self.window_started = time.perf_counter()
         self.paused_seconds = self.waited_seconds = 0.0
@@ -84,10 +93,11 @@ class TrainingLog:
             disable=not accelerator.is_main_process,
         )
 
-    def add(self, loss: Tensor) -> None:
-        """Take in the loss of one forward pass of the step under way."""
+    def add(self, loss: Tensor, outputs: Mapping[str, Tensor] | None = None) -> None:
+        """Take in the loss of one forward pass of the step under way, and its parts from the outputs."""
         loss = loss.detach().double()
-        self.window += torch.stack((loss, torch.ones_like(loss)))
+        parts = [outputs[name].detach().double() for name in self.parts] if outputs is not None else []
+        self.window += torch.stack((loss, torch.ones_like(loss), *parts))
         self.note_if_bad(loss, self.step + 1)
 
     def note_if_bad(self, value: Tensor, step: int) -> None:
@@ -113,6 +123,7 @@ class TrainingLog:
         waited = (self.batches.seconds_waited - self.waited_seconds) / (now - self.window_started)
         line = {
             "loss": (window[0] / window[1]).item(),
+            **{name: (part / window[1]).item() for name, part in zip(self.parts, window[2:], strict=True)},
             "learning_rate": float(learning_rate),
             "grad_norm": None if grad_norm is None else float(grad_norm),
             "images_per_second": images / (now - self.window_started),
@@ -199,13 +210,13 @@ def named_before(states: list[dict[str, Any]]) -> set[tuple[int, ...]]:
 
 
 def resumed_losses(states: list[dict[str, Any]], rank: int, num_processes: int) -> tuple[list[float], list[float]]:
-    """Sum and number of the losses not logged yet, this process's own, and of those logged, everybody's."""
+    """Sums of the losses not logged yet, this process's own, and of those logged, everybody's; empty for none."""
     if not states:
-        return [0.0, 0.0], [0.0, 0.0]
+        return [], []
     if len(states) == num_processes:
         return states[rank]["window"], states[rank]["total"]
     everybody = [float(sum(column)) for column in zip(*(state["window"] for state in states), strict=True)]
-    return everybody if rank == 0 else [0.0, 0.0], states[0]["total"]
+    return everybody if rank == 0 else [], states[0]["total"]
 
 
 def append(file: Path, lines: list[str]) -> None:

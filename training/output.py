@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from conversion.facts import RESULTS, SETTINGS
@@ -70,9 +71,8 @@ def claim_output_dir(config: TrainingConfig) -> None:
             (folder / log).unlink(missing_ok=True)
     settings = dataclasses.asdict(config)
     # What only this machine can tell, for the card: which settings are paths, and the licence of the weights' start.
-    local = [
-        name for name in ("dataset_name", "model_name_or_path") if settings[name] and not is_hub_id(settings[name])
-    ]
+    sources = ("dataset_name", "model_name_or_path", "teacher_name_or_path")
+    local = [name for name in sources if settings.get(name) and not is_hub_id(settings[name])]
     local += [name for name in settings.get("mixed_dataset_names") or [] if not is_hub_id(name)]
     write_json(folder / SETTINGS, {"run": run_name(config), "local": local, **settings, "license": license_of(config)})
 
@@ -86,19 +86,21 @@ def holds_run(folder: Path, config: TrainingConfig) -> bool:
     return isinstance(marker, dict) and marker.get("run") == run_name(config)
 
 
-def is_finished(config: TrainingConfig, max_steps: int) -> bool:
-    """Whether the folder holds all of the run that `--resume_from_checkpoint latest` asks for."""
+def leave_finished(accelerator: Accelerator, config: TrainingConfig, max_steps: int) -> bool:
+    """Whether the folder holds all of the run that `--resume_from_checkpoint latest` asks for.
+
+    It is left as it is then, but for an upload that may have failed.
+    """
     folder = Path(config.output_dir)
     if config.resume_from_checkpoint != "latest" or not (folder / CARD).is_file():
         return False
-    return read_json(folder / RESULTS).get("total_steps") == max_steps
-
-
-def end_finished(config: TrainingConfig) -> None:
-    """Leave a finished run as it is, but for an upload that may have failed."""
-    print(f"{config.output_dir} holds the whole run: nothing is left to do.", flush=True)
-    if config.push_to_hub:
-        push_folder(config)
+    if read_json(folder / RESULTS).get("total_steps") != max_steps:
+        return False
+    if accelerator.is_main_process:
+        print(f"{folder} holds the whole run: nothing is left to do.", flush=True)
+        if config.push_to_hub:
+            push_folder(config)
+    return True
 
 
 def run_name(config: TrainingConfig) -> str:

@@ -59,17 +59,18 @@ def save_reconstructions(
     image_std: Sequence[float],
     output: Path,
 ) -> None:
-    """Draw one row an image: what the encoder sees, the reconstruction of the rest, and the original.
+    """Draw one row an image: what the encoder sees in its first view, the reconstruction of the rest, and the original.
 
     `outputs` are the model's for `pixel_values` (B, C, H, W), which are normalised.
     """
     assert outputs.logits is not None and outputs.mask is not None
-    reconstruction = model.reconstruct(pixel_values, outputs.logits, outputs.mask)
-    hidden = _upsample_mask(outputs.mask, pixel_values.shape[-2:], model.config.cell_size)
+    mask = outputs.mask[: len(pixel_values)]
+    reconstruction = model.reconstruct(pixel_values, outputs.logits[: len(pixel_values)], mask)
+    hidden = _upsample_mask(mask, pixel_values.shape[-2:], model.config.cell_size)
     original = _as_pictures(pixel_values, image_mean, image_std)
     masked = np.where(hidden.numpy()[..., None], HIDDEN_GRAY, original)
     columns = {
-        f"visible to the encoder ({1 - outputs.mask.float().mean().item():.0%})": masked,
+        f"visible to the encoder ({1 - mask.float().mean().item():.0%})": masked,
         "reconstruction of the rest": _as_pictures(reconstruction, image_mean, image_std),
         "original": original,
     }

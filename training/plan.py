@@ -28,8 +28,11 @@ class Plan:
         return self.steps_per_epoch is not None and step // self.steps_per_epoch > (step - 1) // self.steps_per_epoch
 
 
-def make_plan(config: TrainingConfig, num_samples: int | None, num_processes: int) -> Plan:
-    """Steps from epochs, and the learning rate from its base: lr = base * total batch / 256."""
+def make_plan(config: TrainingConfig, num_samples: int | None, num_processes: int, num_views: int = 1) -> Plan:
+    """Steps from epochs, and the learning rate from its base: lr = base * total batch / 256.
+
+    The learning rate counts each of an image's `num_views`, an epoch does not (as FastConvMAE's figures imply).
+    """
     total = config.per_device_train_batch_size * config.gradient_accumulation_steps * num_processes
     steps_per_epoch = None if num_samples is None else num_samples / total
     max_steps, warmup_steps = config.max_train_steps, config.warmup_steps
@@ -42,7 +45,7 @@ def make_plan(config: TrainingConfig, num_samples: int | None, num_processes: in
     if warmup_steps is None:
         warmup_steps = round(config.warmup_epochs * (steps_per_epoch or 0))
     check("warmup_steps", warmup_steps, warmup_steps < max_steps, f"be less than the {max_steps} steps of the run")
-    learning_rate = config.learning_rate or config.base_learning_rate * total / 256
+    learning_rate = config.learning_rate or config.base_learning_rate * total * num_views / 256
     minimum = config.min_learning_rate
     check("min_learning_rate", minimum, minimum <= learning_rate, f"be at most the learning rate, {learning_rate}")
     return Plan(num_samples, total, steps_per_epoch, max_steps, warmup_steps, learning_rate)

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import send_to_device, set_seed
+from accelerate.utils import set_seed
 
 from conversion.card import write_card
 from hf_convnextv2 import ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining
-from hf_convnextv2.masking import count_visible
+from hf_convnextv2.masking import complementary_set_sizes, count_visible
 from training.augment import enough_for_crops, pretraining_transform
 from training.batches import TrainBatches
 from training.checkpoints import Checkpoints
@@ -24,22 +24,20 @@ from training.data import Collator, first_samples, load_mixture, make_samples
 from training.loop import STOPPED, StopSignal, TrainingLog, create_accelerator, signals_given_back
 from training.models import create_ema, create_processor, final_model, image_size_of, load_arguments
 from training.optim import create_optimizer, create_schedule, decayed_parameters, keep_settings
-from training.output import (
-    check_hub,
-    check_output_dir,
-    claim_output_dir,
-    end_finished,
-    is_finished,
-    push_folder,
-    save_model,
-)
+from training.output import check_hub, check_output_dir, claim_output_dir, leave_finished, push_folder, save_model
 from training.pictures import save_loss_curves
 from training.plan import make_plan
 from training.rehearsal import print_plan, rehearse
 from training.sources import num_examples
+from training.teachers import FrozenTeacher, Targets, create_average_teacher
 from training.trackers import end_training, start_trackers
 from training.watching import Watcher
 
+MODEL_SETTINGS = (
+    *("num_visible_sets", "decoder_hidden_size", "decoder_num_hidden_layers", "fusion_stages"),
+    *("target_type", "feature_target_on", "feature_loss", "feature_loss_weight"),
+)
+LOSS_PARTS = ("pixel_loss", "feature_loss")
 NUM_RECONSTRUCTIONS = 8  # images
 NUM_PICTURES = 20  # of them in a run
 
@@ -50,7 +48,9 @@ def main(config: PretrainConfig) -> None:
     check_output_dir(config)
     check_hub(config)
     accelerator = create_accelerator(config)
-    model = create_model(config)
+    teacher = config.teacher_name_or_path
+    frozen = FrozenTeacher(teacher, config.feature_target_layers) if teacher is not None else None
+    model = create_model(config, frozen)
     processor = create_processor(config, model.config)
     with accelerator.main_process_first():
         sources = load_mixture(config, model.config.num_channels)
@@ -59,7 +59,7 @@ def main(config: PretrainConfig) -> None:
     fields = {"num_cells": num_cells(model), "enough": enough}
     samples = make_samples(config, sources[0], model.config.num_channels, transform, **fields)
     known_samples = num_examples(sources, config.train_split, config.max_train_samples)
-    plan = make_plan(config, known_samples, accelerator.num_processes)
+    plan = make_plan(config, known_samples, accelerator.num_processes, model.config.num_visible_sets)
 
     decayed = decayed_parameters(model, config.decay_grn_and_mask_token)
     optimizer = create_optimizer(model, config, plan.learning_rate, decayed, every_layer)
@@ -67,19 +67,21 @@ def main(config: PretrainConfig) -> None:
         optimizer, plan.learning_rate, config.min_learning_rate, plan.warmup_steps, plan.max_steps
     )
     ema = create_ema(model, config.ema_decay, accelerator)
+    average = create_average_teacher(model, config, plan, accelerator) if frozen is None else None
+    taught = Targets(frozen or average, accelerator, model.config, config, processor)
     trained, optimizer = accelerator.prepare(model, optimizer)
     # The schedule is not prepared: Accelerate would step it once for each process.
-    accelerator.register_for_checkpointing(*[state for state in (schedule, ema) if state is not None])
+    accelerator.register_for_checkpointing(*[state for state in (schedule, ema, average) if state is not None])
     set_seed(config.seed, device_specific=True)
     rank, world, weights = accelerator.process_index, accelerator.num_processes, config.mixture_weights or [1]
     if config.dry_run:
         batches = TrainBatches(sources, samples, config, Collator(), rank, world, (), weights)
-        measured = rehearse(accelerator, trained, optimizer, batches, config, plan)
+        measured = rehearse(
+            accelerator, trained, optimizer, map(taught, batches), batches, config, plan, taught.teacher
+        )
         print_plan(accelerator, config, plan, sources, model, every_layer, measured)
         return
-    if is_finished(config, plan.max_steps):
-        if accelerator.is_main_process:
-            end_finished(config)
+    if leave_finished(accelerator, config, plan.max_steps):
         end_training(accelerator)
         return
     checkpoints = Checkpoints(accelerator, config, model, processor, plan)
@@ -91,21 +93,24 @@ def main(config: PretrainConfig) -> None:
 
     batches = TrainBatches(sources, samples, config, Collator(), rank, world, start.of("batches"), weights)
     watcher = Watcher(accelerator, model, first_samples(sources[0], samples, config, NUM_RECONSTRUCTIONS), processor)
-    log, stop = TrainingLog(accelerator, config, plan, start, batches), StopSignal(accelerator)
+    parts = LOSS_PARTS if model.config.target_type == "pixel+feature" else ()
+    log, stop = TrainingLog(accelerator, config, plan, start, batches, parts), StopSignal(accelerator)
     model.train()
     for step in range(start.step + 1, plan.max_steps + 1):
         grad_norm = None
         for batch in islice(batches, config.gradient_accumulation_steps):
             with accelerator.accumulate(trained):
-                loss = trained(**send_to_device(batch, accelerator.device)).loss
-                accelerator.backward(loss)
-                log.add(loss)
+                outputs = trained(**taught(batch))
+                accelerator.backward(outputs.loss)
+                log.add(outputs.loss, outputs)
                 if accelerator.sync_gradients:  # without a limit this only measures the norm, for the log
                     grad_norm = accelerator.clip_grad_norm_(trained.parameters(), config.max_grad_norm or torch.inf)
                 optimizer.step()
                 optimizer.zero_grad()
         if ema is not None:
             ema.update_parameters(model)
+        if average is not None:
+            average.update(model, step)
         log.end_step(schedule.get_last_lr()[-1], grad_norm)
         schedule.step()
         stopped = bool(stop)
@@ -129,10 +134,11 @@ def main(config: PretrainConfig) -> None:
     end_training(accelerator)
 
 
-def create_model(config: PretrainConfig) -> ConvNextV2ForPreTraining:
+def create_model(config: PretrainConfig, teacher: FrozenTeacher | None = None) -> ConvNextV2ForPreTraining:
     """A new model of the named size, or one whose encoder (and decoder, if it has one) is loaded."""
     pretraining = {"mask_ratio": config.mask_ratio, "norm_pix_loss": config.norm_pix_loss}
-    for name in ("decoder_hidden_size", "decoder_num_hidden_layers"):
+    pretraining["feature_target_dim"] = teacher.num_channels(config.image_size) if teacher is not None else None
+    for name in MODEL_SETTINGS:
         if getattr(config, name) is not None:
             pretraining[name] = getattr(config, name)
     if config.model_name_or_path is None:
@@ -140,21 +146,41 @@ def create_model(config: PretrainConfig) -> ConvNextV2ForPreTraining:
         model = ConvNextV2ForPreTraining(model_config)
     else:
         arguments = {**load_arguments(config), **pretraining}
+        arguments |= start_of_features(config, config.model_name_or_path, pretraining["feature_target_dim"])
         model = ConvNextV2ForPreTraining.from_pretrained(config.model_name_or_path, **arguments)
+    if config.target_type is None and model.config.target_type == "pixel":
+        for name in ("feature_target_on", "feature_loss", "feature_loss_weight"):
+            check(name, getattr(config, name), getattr(config, name) is None, "come with `target_type`")
     num_cells(model)  # refuse a size that does not fit before any image is read
     if config.activation_checkpointing:
         model.activation_checkpointing_enable()
     return model
 
 
+def start_of_features(config: PretrainConfig, name: str, num_channels: int | None) -> dict[str, Any]:
+    """How to load a model that may have learned another teacher's features: that head starts anew then."""
+    stored = ConvNextV2FCMAEConfig.from_pretrained(name, revision=config.model_revision or "main")
+    said = config.target_type is not None or stored.target_type == "pixel"
+    rule = f"be given to go on from {name}, which predicts features of a teacher that is not in it"
+    check("target_type", None, said, rule)
+    if "pixel" in (config.target_type, stored.target_type):
+        return {}
+    same = stored.feature_target_dim == (num_channels or stored.hidden_sizes[-1])
+    same = same and config.feature_target_on in (None, stored.feature_target_on)
+    return {} if same else {"ignore_mismatched_sizes": True}
+
+
 def num_cells(model: ConvNextV2ForPreTraining) -> int:
-    """Cells of an image; raises unless they fill it and the mask ratio leaves some visible and some hidden."""
+    """Cells of an image; raises unless they fill it and leave some visible and some hidden, or each set one."""
     size, cell = image_size_of(model.config), model.config.cell_size
     rule = f"be a multiple of {cell}, the size of a cell (`patch_size` * 2 ** (`num_stages` - 1))"
     check("image_size", size, size >= cell and size % cell == 0, rule)
     cells = (size // cell) ** 2
     assert model.config.mask_ratio is not None
-    count_visible(cells, model.config.mask_ratio)
+    if model.config.num_visible_sets > 1:
+        complementary_set_sizes(cells, model.config.num_visible_sets)
+    else:
+        count_visible(cells, model.config.mask_ratio)
     return cells
 
 

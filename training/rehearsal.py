@@ -4,13 +4,12 @@ import dataclasses
 import json
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from statistics import median
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import send_to_device
 from datasets import Dataset
 from torch import nn
 
@@ -70,17 +69,21 @@ def rehearse(
     accelerator: Accelerator,
     trained: nn.Module,
     optimizer: Any,
+    prepared: Iterator[dict[str, Any]],
     batches: TrainBatches,
     config: TrainingConfig,
     plan: Plan,
-    **arguments: Any,
+    teacher: nn.Module | None = None,
 ) -> dict[str, Any]:
-    """Speed and memory of some forward and backward passes on real batches; the weights are not those of a run then."""
+    """Speed and memory of some forward and backward passes on real batches; the weights are not those of a run then.
+
+    `prepared` are the `batches` as the model takes them, on its device.
+    """
     trained.train()
     seconds, waited = [], []
     for batch_number in range(WARM_UP + MEASURED):
         start, waited_before = time.perf_counter(), batches.seconds_waited
-        loss = trained(**send_to_device(next(batches), accelerator.device), **arguments).loss
+        loss = trained(**next(prepared)).loss
         accelerator.backward(loss)
         optimizer.step()
         optimizer.zero_grad()
@@ -90,7 +93,7 @@ def rehearse(
             waited.append(batches.seconds_waited - waited_before)
     step = median(seconds) * config.gradient_accumulation_steps
     return {
-        "memory": memory(trained, optimizer, config),
+        "memory": memory(trained, optimizer, config, teacher),
         "seconds_per_step": step,
         "images_per_second": plan.total_batch_size / step,
         "data_wait": sum(waited) / sum(seconds),
@@ -98,13 +101,16 @@ def rehearse(
     }
 
 
-def memory(model: nn.Module, optimizer: Any, config: TrainingConfig) -> dict[str, float]:
-    """MiB of one process: what weights, gradients, optimizer and average take, and the most that was held so far."""
+def memory(
+    model: nn.Module, optimizer: Any, config: TrainingConfig, teacher: nn.Module | None = None
+) -> dict[str, float]:
+    """MiB of one process: what weights, gradients, optimizer, average and teacher take, and the most held so far."""
     weights = sum(parameter.nbytes for parameter in model.parameters())
     moments = sum(
         value.nbytes for state in optimizer.state.values() for value in state.values() if hasattr(value, "nbytes")
     )
     held = 2 * weights + moments + weights * bool(config.ema_decay)
+    held += sum(parameter.nbytes for parameter in teacher.parameters()) if teacher is not None else 0
     if torch.accelerator.is_available():
         most = torch.accelerator.max_memory_allocated()
     else:

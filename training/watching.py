@@ -32,12 +32,14 @@ class Watcher:
         with evaluating(self.model), self.accelerator.autocast():
             diversity = feature_diversity(self.model, self.pixel_values)
             self.save_picture(self.model, file)
-        if self.accelerator.is_main_process:
+        if self.accelerator.is_main_process and file.is_file():
             show(self.accelerator, file, step)
         return {f"feature_diversity_stage{stage}": value for stage, value in enumerate(diversity, start=1)}
 
     def save_picture(self, model: ConvNextV2ForPreTraining, file: Path) -> None:
-        """Draw what a model paints; the main process writes it."""
+        """Draw what a model paints from the first view of each image, if it does; the main process writes it."""
+        if model.config.target_type == "feature":
+            return
         with evaluating(model):
             outputs = model(self.pixel_values, noise=self.noise)
         if self.accelerator.is_main_process:
