@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo study test verify bench style
+.PHONY: demo study study-views test verify bench style
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -21,13 +21,17 @@ demo: $(VENV)/demo
 study: $(VENV)/demo
 	$(BIN)/python -m training.study
 
+study-views: $(VENV)/demo
+	$(BIN)/python -m training.views_study --photographs solar
+	$(BIN)/python -m training.views_study --photographs natural
+
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2
 
 verify: $(VENV)/installed
 	$(BIN)/python -m pytest -m 'slow or not slow'
 
-BENCHMARKS := classifier fcmae_step compiled pipelines scaling imports loader endurance
+BENCHMARKS := classifier fcmae_step views compiled pipelines scaling imports loader endurance
 
 bench: $(VENV)/installed
 	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name --output docs/benchmarks/$$name.json || exit 1; done

@@ -3,14 +3,15 @@
     python -m benchmarks.loader --sizes atto --num_workers 1
 
 Photographs as JPEG, at ImageNet's usual size and as a camera stores them; "without" decodes those at full size. The
-share of a step that waits for data is measured with loader and step on the same cores.
+share of a step that waits for data is measured with loader and step on the same cores. With several views of an image,
+a batch has as many views and so fewer images: each is decoded once for all its views.
 """
 
 import io
 import tempfile
 import time
 from collections.abc import Iterator
-from itertools import cycle, islice
+from itertools import cycle, islice, product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -31,14 +32,15 @@ STORED = {"500 x 375": (500, 375), "2000 x 1500": (2000, 1500)}
 
 
 def main() -> None:
-    args = parse_arguments(str(__doc__), sizes=["atto"], batch_size=16, num_workers=1, images=1000, image_size=224)
+    args = parse_arguments(
+        str(__doc__), sizes=["atto"], views=[1, 4], batch_size=16, num_workers=1, images=1000, image_size=224
+    )
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         for stored, shape in STORED.items():
             write_photographs(Path(folder, stored), shape, args.images)
-            for reduced in (True, False):
-                for size in args.sizes:
-                    rows.append(measure(str(Path(folder, stored)), size, stored, reduced, args))
+            for size, reduced, views in product(args.sizes, (True, False), args.views):
+                rows.append(measure(str(Path(folder, stored)), size, stored, reduced, views, args))
     report(rows, args.output)
 
 
@@ -54,10 +56,11 @@ def write_photographs(folder: Path, shape: tuple[int, int], count: int) -> None:
     Dataset.from_dict(images, features=Features({"image": ImageFeature()})).to_parquet(folder / "train.parquet")
 
 
-def measure(folder: str, size: str, stored: str, reduced: bool, args: Any) -> Row:
+def measure(folder: str, size: str, stored: str, reduced: bool, views: int, args: Any) -> Row:
     """Images a second of the loader alone (all cores idle beside it), of the step alone, and of both together."""
-    model = ConvNextV2ForPreTraining(ConvNextV2FCMAEConfig.from_size(size, image_size=args.image_size)).train()
-    batches = loader(folder, model.config, reduced, args)
+    config = ConvNextV2FCMAEConfig.from_size(size, image_size=args.image_size, num_visible_sets=views)
+    model, batch_size = ConvNextV2ForPreTraining(config).train(), args.batch_size // views
+    batches = loader(folder, config, reduced, batch_size, args)
     first = next(batches)
     start = time.perf_counter()
     for _ in range(args.rounds):
@@ -72,22 +75,26 @@ def measure(folder: str, size: str, stored: str, reduced: bool, args: Any) -> Ro
         run(model, batch)
         steps.append(time.perf_counter() - start)
     row: Row = {"size": size, "photographs": stored, "reduced decoding": "with" if reduced else "without"}
-    row["loader alone, images/s"] = args.batch_size / alone
-    row["step alone, images/s"] = args.batch_size / step
-    row["both, images/s"] = args.batch_size * len(steps) / sum(steps)
+    row["views"] = views
+    row["loader alone, images/s"] = batch_size / alone
+    row["step alone, images/s"] = batch_size / step
+    row["both, images/s"] = batch_size * len(steps) / sum(steps)
+    row["both, views/s"] = views * batch_size * len(steps) / sum(steps)
     row["waiting for data"] = f"{sum(waits) / sum(steps):.1%}"
     print(row, flush=True)
     return row
 
 
-def loader(folder: str, model_config: ConvNextV2FCMAEConfig, reduced: bool, args: Any) -> Iterator[Batch]:
+def loader(
+    folder: str, model_config: ConvNextV2FCMAEConfig, reduced: bool, batch_size: int, args: Any
+) -> Iterator[Batch]:
     """The batches of `training/pretrain.py` with its default transforms."""
     config = PretrainConfig(
         dataset_name=folder,
         output_dir="unused",
         streaming=True,
         max_train_steps=1000,
-        per_device_train_batch_size=args.batch_size,
+        per_device_train_batch_size=batch_size,
         num_workers=args.num_workers,
         reduced_decoding=reduced,
     )

@@ -18,6 +18,7 @@ PEERS = (
     ("classifier", "times Transformers", "Transformers"),
     ("classifier", "times timm", "timm"),
     ("fcmae_step", "times masked-dense", "masked-dense"),
+    ("views", "of four masked-dense", "masked-dense"),
 )
 
 
@@ -54,7 +55,7 @@ def shown(row: dict[str, Any]) -> bool:
 
 
 def label(row: dict[str, Any]) -> str:
-    what = f"FCMAE {row['what']}" if row["what"] in ("encoder", "step") else row["what"]
+    what = f"FCMAE {row['what']}" if row["what"] in ("encoder", "step", "4 views") else row["what"]
     return f"{row['size']}, {what}, batch {row['batch']}"
 
 
