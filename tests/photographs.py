@@ -63,6 +63,10 @@ def write_tiny_fcmae(folder: Path) -> Path:
     return folder
 
 
+# Flags of a run on views of images, with all that can be added to it.
+VIEWS = {"num_visible_sets": 4, "fusion_stages": "stage1", "target_type": "pixel+feature", "feature_loss": "cosine"}
+
+
 def forget_accelerate() -> None:
     """Let the next `Accelerator` of this process start anew."""
     for state in (AcceleratorState, GradientState, PartialState):

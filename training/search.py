@@ -18,7 +18,7 @@ from datasets import Dataset
 from sklearn.model_selection import train_test_split
 
 from conversion.files import write_json
-from training.solar_cells import write_solar_cells
+from training.solar_cells import normalization_flags, write_solar_cells
 from training.study import draw, finetune, photographs_of, pretrain, write_subset
 
 VALIDATION_SHARE, LABELLED_SHARE = 0.3, 0.25
@@ -77,7 +77,8 @@ def write_validation_part(output: Path) -> None:
 def try_out(output: Path, candidate: Candidate, options: argparse.Namespace) -> list[float]:
     """Balanced accuracies on the validation part, one for each seed; what was tried before is not trained again."""
     name = name_of(candidate)
-    pretrained = pretrain(output, output / "pretrain" / name, flags_of(candidate), options.jobs)
+    flags = [*normalization_flags(), *flags_of(candidate)]
+    pretrained = pretrain(output, output / "pretrain" / name, flags, options.jobs)
     validation, start = photographs_of(output, "test"), [f"--model_name_or_path={pretrained}"]
     subsets = {seed: output / f"subsets/{LABELLED_SHARE}-{seed}" for seed in options.seeds}
     return [finetune(subset, validation, name, seed, start, options.jobs) for seed, subset in subsets.items()]

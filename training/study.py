@@ -25,7 +25,7 @@ from datasets import Dataset, load_dataset
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import train_test_split
 from torch import Tensor
-from transformers import AutoConfig, AutoImageProcessor
+from transformers import AutoConfig, AutoImageProcessor, pipeline
 
 from conversion.files import read_json, write_json
 from hf_convnextv2 import ConvNextV2ForPreTraining, ConvNextV2Model
@@ -36,10 +36,11 @@ from training.data import eval_loader
 from training.features import extract_features, knn_scores, linear_probe_scores
 from training.labels import labelled_samples
 from training.launching import launch
-from training.solar_cells import CLASS_NAMES, defect_scores, normalization_flags, scratch_flags, write_solar_cells
+from training.solar_cells import normalization_flags, scratch_flags, write_solar_cells
 
 RECIPE = "pretrain_small_images"
 FINETUNED, SCRATCH, PIXELS = "fine-tuned from FCMAE", "fine-tuned from random weights", "statistics of the pixels"
+PROBE, NEIGHBOURS = "linear probe", "20 nearest neighbours"
 Features = dict[str, tuple[Tensor, Tensor]]  # of a split: (N, C) and labels (N,)
 Scores = dict[str, dict[str, float]]  # by method, then by share of the labels and seed
 
@@ -55,7 +56,8 @@ def main() -> None:
     epochs, length = [], options.pretrain_epochs
     if length is not None:
         epochs = [f"--num_train_epochs={length}", f"--warmup_epochs={length / 9}"]  # of the recipe's 27, 3
-    models = {"FCMAE": pretrain(output, output / "pretrain", epochs), "random weights": save_untrained(output)}
+    pretrained = pretrain(output, output / "pretrain", [*normalization_flags(), *epochs])
+    models = {"FCMAE": pretrained, "random weights": save_untrained(pretrained, output / "untrained")}
     features: dict[str, Features] = {name: features_of(folder, photographs) for name, folder in models.items()}
     features[PIXELS] = {split: pixel_statistics(part) for split, part in photographs.items()}
     scores: Scores = {}
@@ -64,7 +66,9 @@ def main() -> None:
         share, seed = case
         chosen = draw(photographs["train"]["label"], share, seed)
         subset = write_subset(output, photographs["train"], chosen, f"{share:g}-{seed}")
-        found = frozen_scores(features, chosen, seed)
+        frozen = {name: frozen_scores(splits, chosen, seed) for name, splits in features.items()}
+        found = {PIXELS: frozen.pop(PIXELS)[PROBE]}
+        found |= {f"{method}, {name}": value for name, row in frozen.items() for method, value in row.items()}
         for name, flags in ((FINETUNED, [f"--model_name_or_path={models['FCMAE']}"]), (SCRATCH, scratch_flags(RECIPE))):
             found[name] = finetune(subset, photographs["test"], name, seed, flags, options.jobs)
         return found
@@ -110,25 +114,23 @@ def pretrain(output: Path, folder: Path, flags: Sequence[str], jobs: int = 1) ->
     """The FCMAE model of all training photographs, which never sees a label."""
     if not (folder / "model.safetensors").is_file():
         run = [f"--dataset_name={output}/data/unlabelled", f"--output_dir={folder}", "--checkpointing_steps=200"]
-        run += ["--resume_from_checkpoint=latest", *normalization_flags()]
-        launch("pretrain", RECIPE, *run, *flags, at_a_time=jobs)
+        launch("pretrain", RECIPE, *run, "--resume_from_checkpoint=latest", *flags, at_a_time=jobs)
     return folder
 
 
-def save_untrained(output: Path) -> Path:
+def save_untrained(pretrained: Path, folder: Path, seed: int = 0) -> Path:
     """The same model at initial weights."""
-    folder = output / "untrained"
-    set_seed(0)
-    config: Any = AutoConfig.from_pretrained(output / "pretrain")
+    set_seed(seed)
+    config: Any = AutoConfig.from_pretrained(pretrained)
     ConvNextV2ForPreTraining(config).save_pretrained(folder)
-    shutil.copy(output / "pretrain/preprocessor_config.json", folder)
+    shutil.copy(pretrained / "preprocessor_config.json", folder)
     return folder
 
 
 def features_of(folder: Path, photographs: dict[str, Dataset]) -> Features:
     """Frozen features and labels of both splits."""
     model = ConvNextV2Model.from_pretrained(folder)
-    model.config.id2label = dict(enumerate(CLASS_NAMES))
+    model.config.id2label = dict(enumerate(photographs["train"].features["label"].names))
     transform = EvaluationTransform(AutoImageProcessor.from_pretrained(folder))
     config = ValidateConfig(dataset_name="unused", model_name_or_path=str(folder), num_workers=0)
     found = {}
@@ -154,19 +156,12 @@ def draw(labels: Sequence[int], share: float, seed: int) -> np.ndarray:
     return np.asarray(train_test_split(everything, train_size=share, random_state=seed, stratify=labels)[0])
 
 
-def frozen_scores(features: dict[str, Features], chosen: np.ndarray, seed: int) -> dict[str, float]:
+def frozen_scores(splits: Features, chosen: np.ndarray, seed: int) -> dict[str, float]:
     """Balanced accuracies of what needs no fine-tuning, knowing the labels of the chosen images."""
-    found = {}
-    for name, splits in features.items():
-        (train, train_labels), (test, labels) = splits["train"], splits["test"]
-        known = train[chosen], train_labels[chosen], test, 2
-        probe = linear_probe_scores(*known, strength=1.0, seed=seed)
-        if name == PIXELS:
-            found[PIXELS] = score(labels, probe.argmax(dim=1))
-            continue
-        found[f"linear probe, {name}"] = score(labels, probe.argmax(dim=1))
-        found[f"20 nearest neighbours, {name}"] = score(labels, knn_scores(*known, 20, 0.07).argmax(dim=1))
-    return found
+    (train, train_labels), (test, labels) = splits["train"], splits["test"]
+    known = train[chosen], train_labels[chosen], test, int(train_labels.max()) + 1
+    scores = {PROBE: linear_probe_scores(*known, strength=1.0, seed=seed), NEIGHBOURS: knn_scores(*known, 20, 0.07)}
+    return {method: score(labels, found.argmax(dim=1)) for method, found in scores.items()}
 
 
 def score(labels: Any, predicted: Any) -> float:
@@ -192,7 +187,14 @@ def finetune(subset: Path, test: Dataset, name: str, seed: int, start: Sequence[
         flags = [f"--dataset_name={subset}", f"--output_dir={folder}", f"--seed={seed}", f"--max_train_steps={steps}"]
         flags += [f"--warmup_steps={steps // 8}", f"--eval_steps={steps}", "--resume_from_checkpoint=latest"]
         launch("finetune", "finetune_demo", *start, *flags, at_a_time=jobs)
-    return score(test["label"], defect_scores(folder, test) >= 0.5)
+    return score(test["label"], predicted_labels(folder, test))
+
+
+def predicted_labels(folder: Path, photographs: Dataset) -> list[int]:
+    """What `pipeline` answers, with stock Transformers, as anyone would use the folder."""
+    classifier: Any = pipeline("image-classification", model=str(folder), device="cpu")
+    answers = classifier(list(photographs["image"]), batch_size=32, top_k=1)
+    return [classifier.model.config.label2id[row[0]["label"]] for row in answers]
 
 
 def summarise(
