@@ -42,7 +42,7 @@ class ConvNextV2Config(StockConvNextV2Config):
     hidden_sizes: list[int] | tuple[int, ...] = (96, 192, 384, 768)
     depths: list[int] | tuple[int, ...] = (3, 3, 9, 3)
     use_grn: bool = True
-    head_init_scale: float = 1.0
+    head_init_scale: float | int = 1.0
 
     def __post_init__(self, **kwargs: Any) -> None:
         depths, hidden_sizes = list(self.depths), list(self.hidden_sizes)
@@ -153,7 +153,7 @@ class ConvNextV2FCMAEConfig(ConvNextV2Config):
     feature_target_dim: int | None = None
     feature_target_on: str = "visible"
     feature_loss: str = "smooth_l1"
-    feature_loss_weight: float = 1.0
+    feature_loss_weight: float | int = 1.0
 
     def __post_init__(self, **kwargs: Any) -> None:
         self._resolve_mask_ratio()

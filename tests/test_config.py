@@ -85,6 +85,7 @@ def test_a_missing_output_folder_is_named(capsys):
     [
         (PretrainConfig, {"mask_ratio": 0.0}, "`mask_ratio` (=0.0) must be in (0, 1)."),
         (PretrainConfig, {"mask_ratio": 1.0}, "`mask_ratio` (=1.0) must be in (0, 1)."),
+        (PretrainConfig, {"teacher_revision": "v2"}, "`teacher_revision` (=v2) must come with `teacher_name_or_path`."),
         (PretrainConfig, {"decoder_hidden_size": 0}, "`decoder_hidden_size` (=0) must be at least 1."),
         (TrainingConfig, {"dataset_name": ""}, "`dataset_name` (=) must be given."),
         (TrainingConfig, {"image_size": 0}, "`image_size` (=0) must be at least 1."),

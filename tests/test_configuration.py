@@ -138,6 +138,11 @@ def test_setting_of_the_wrong_type_is_an_error(setting):
         small_fcmae_config(**setting)
 
 
+def test_whole_numbers_are_taken_for_factors():
+    config = small_fcmae_config(head_init_scale=1, feature_loss_weight=2, target_type="pixel+feature")
+    assert (config.head_init_scale, config.feature_loss_weight) == (1, 2)
+
+
 @pytest.mark.parametrize("name", ["mini", "", "Tiny"])
 def test_unknown_size_names_the_known_ones(name):
     with pytest.raises(ValueError, match=rf"`name` \(='{name}'\) must be one of atto, femto, pico, nano, tiny, small"):

@@ -219,6 +219,7 @@ TrainBatches.__next__ = fetch_and_kill
 try:
     pretrain.main(PretrainConfig(**json.loads(sys.argv[1])))
 except RuntimeError as error:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the other worker's end would be another error
     print(error, flush=True)
 os._exit(0)
 """

@@ -66,7 +66,9 @@ def test_reconstructions_hide_what_the_mask_hides_and_keep_the_rest(tmp_path, dr
     pixel_values = (photo - 0.4) / 0.2
     outputs = model(pixel_values, noise=noise)
     pictures.save_reconstructions(model, outputs, pixel_values, mean, std, tmp_path / "r.png")
-    masked, painted, original = (axes.get_images()[0].get_array() for axes in drawn[0].axes[3:])
+    columns = [axes.get_images()[0].get_array() for axes in drawn[0].axes]
+    assert all(column.shape == (16 + 1 + 16, 32, 3) and (column[16] == 1).all() for column in columns)
+    masked, painted, original = (column[17:] for column in columns)
     shown = [0, 1, 2] if num_channels >= 3 else [0, 0, 0]
     expected = photo[1, shown].permute(1, 2, 0).numpy()
     assert np.allclose(original, expected, atol=1e-6)

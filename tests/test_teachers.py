@@ -99,6 +99,22 @@ def test_a_teacher_gets_images_of_its_processors_size_and_as_it_normalises_them(
     assert next(frozen.parameters()).dtype == torch.float32
 
 
+def test_a_frozen_teacher_of_the_hub_is_of_the_revision_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    repository, biases = tmp_path / "models--me--vit", {"main": 1.0, "v2": 2.0}
+    for revision, bias in biases.items():
+        model, commit = BACKBONES["vit"](), f"{bias:.0f}" * 40
+        model.layernorm.bias.data.fill_(bias)
+        model.save_pretrained(repository / "snapshots" / commit)
+        transformers.ViTImageProcessor().save_pretrained(repository / "snapshots" / commit)
+        (repository / "refs").mkdir(exist_ok=True)
+        (repository / "refs" / revision).write_text(commit)
+    found = {revision: FrozenTeacher("me/vit", 1, revision).model.layernorm.bias for revision in (None, "v2")}
+    assert found[None].unique().tolist() == [1.0] and found["v2"].unique().tolist() == [2.0]
+    with pytest.raises(ValueError, match=r"`teacher_name_or_path` \(=me/vit\) must be a vision model"):
+        FrozenTeacher("me/vit", 1, "v3")
+
+
 SMALL_MAE = {**SMALL_VIT, "image_size": 64, "patch_size": 8}
 
 

@@ -104,11 +104,14 @@ class TrainBatches:
         try:
             return next(self.batches)
         except (OSError, EOFError) as error:
-            workers = {worker.sentinel: worker.pid for worker in getattr(self.batches, "_workers", [])}
+            workers = {worker.sentinel: worker for worker in getattr(self.batches, "_workers", [])}
             dead = [workers[sentinel] for sentinel in wait(workers, timeout=1)]  # its connections end before it does
             if not dead:
                 raise
-            raise RuntimeError(f"DataLoader worker (pid(s) {', '.join(map(str, dead))}) exited unexpectedly") from error
+            for worker in dead:
+                worker.join()  # else its end would be another error, wherever this process is by then
+            pids = ", ".join(str(worker.pid) for worker in dead)
+            raise RuntimeError(f"DataLoader worker (pid(s) {pids}) exited unexpectedly") from error
 
     @property
     def bad(self) -> set[Key]:

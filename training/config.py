@@ -197,6 +197,7 @@ class PretrainConfig(TrainingConfig):
     teacher_name_or_path: str | None = setting(
         None, "frozen vision model whose features are predicted (default: the average of the model's own weights)"
     )
+    teacher_revision: str | None = setting(None, "revision of the teacher on the Hub")
     teacher_decay: list[float] = field(
         default_factory=lambda: [0.999, 0.9999], metadata={"help": "decay of that average, at first and at last"}
     )
@@ -217,6 +218,8 @@ class PretrainConfig(TrainingConfig):
         check("teacher_decay", decays, ordered, "be two numbers, 0 <= first <= last < 1")
         taught = self.teacher_name_or_path is None or self.target_type in ("feature", "pixel+feature")
         check("target_type", self.target_type, taught, "be feature or pixel+feature with `teacher_name_or_path`")
+        revised = self.teacher_revision is None or self.teacher_name_or_path is not None
+        check("teacher_revision", self.teacher_revision, revised, "come with `teacher_name_or_path`")
 
     def check_mixture(self) -> None:
         """Raise unless there is a weight for each data set, if there are to be any."""

@@ -48,8 +48,8 @@ def main(config: PretrainConfig) -> None:
     check_output_dir(config)
     check_hub(config)
     accelerator = create_accelerator(config)
-    teacher = config.teacher_name_or_path
-    frozen = FrozenTeacher(teacher, config.feature_target_layers) if teacher is not None else None
+    name, layers, revision = config.teacher_name_or_path, config.feature_target_layers, config.teacher_revision
+    frozen = FrozenTeacher(name, layers, revision) if name is not None else None
     model = create_model(config, frozen)
     processor = create_processor(config, model.config)
     with accelerator.main_process_first():

@@ -57,11 +57,12 @@ class AverageTeacher(nn.Module):
 class FrozenTeacher(nn.Module):
     """Any vision backbone of Transformers, which gets images as its own image processor makes them."""
 
-    def __init__(self, name: str, num_layers: int) -> None:
+    def __init__(self, name: str, num_layers: int, revision: str | None = None) -> None:
         super().__init__()
+        revision = revision or "main"
         try:
-            model = AutoModel.from_pretrained(name, dtype=torch.float32)
-            processor = AutoImageProcessor.from_pretrained(name)
+            model = AutoModel.from_pretrained(name, revision=revision, dtype=torch.float32)
+            processor = AutoImageProcessor.from_pretrained(name, revision=revision)
         except (OSError, ValueError) as error:
             rule = f"be a vision model with an image processor, but Transformers says: {error}"
             raise ValueError(f"`teacher_name_or_path` (={name}) must {rule}") from error
