@@ -354,7 +354,7 @@ class LosingLoader:
 
     def __init__(self):
         sentinel, self.end = os.pipe()
-        self._workers = [SimpleNamespace(pid=4711, sentinel=sentinel)]
+        self._workers = [SimpleNamespace(pid=4711, sentinel=sentinel, join=lambda: None)]
 
     def __next__(self):
         raise ConnectionResetError("Connection reset by peer")

@@ -1,11 +1,15 @@
 """Sources that do not answer for a while: every row comes once all the same; a missing local file is said at once."""
 
+import gc
+import multiprocessing
 import zipfile
 from itertools import islice
 
 import datasets
+import fsspec
 import pytest
 import torch
+from aiohttp import ClientTimeout
 
 from tests.dropping_server import come_back, serving
 from tests.photographs import quick_datasets, write_folder, write_parquet
@@ -78,6 +82,16 @@ def test_a_local_file_that_is_missing_is_not_waited_for(tmp_path, capsys):
     with pytest.raises(FileNotFoundError):
         next(read_on(lambda done: (tmp_path / "none").open(), "a file"))
     assert "Trying again" not in capsys.readouterr().out
+
+
+def test_a_forked_process_leaves_the_connections_of_the_first_one_alone(remote):
+    server, _ = remote
+    options = {"client_kwargs": {"timeout": ClientTimeout(total=5)}}
+    for _ in range(4):
+        assert fsspec.filesystem("http", **options).exists(f"{server.url}/train-00000-of-00003.parquet")
+        process = multiprocessing.get_context("fork").Process(target=gc.collect)  # fsspec has forgotten them by then
+        process.start()
+        process.join()
 
 
 @pytest.mark.parametrize("archive", [False, True])

@@ -3,6 +3,7 @@
 `datasets` tries again when a read fails, but not when a file cannot be opened: fsspec then calls it not found.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -14,6 +15,18 @@ from httpx2 import HTTPError
 
 WAITS = (1, 2, 5, 10, 20, 30, 60, 60, 60, 60)  # seconds, after failures in a row
 Item = TypeVar("Item")
+forked_with: list[list[fsspec.AbstractFileSystem]] = []
+
+
+def keep_for_fork() -> None:
+    """Keep a process that is forked now from letting go of the file systems open in this one, as fsspec does there.
+
+    It would end their connections, which are this process's too: its next read would wait for minutes.
+    """
+    forked_with.append([system for kind in tuple(fsspec.registry.values()) for system in tuple(kind._cache.values())])
+
+
+os.register_at_fork(before=keep_for_fork, after_in_parent=forked_with.pop)
 
 
 def read_on(open_at: Callable[[int], Iterable[Item]], name: str) -> Iterator[Item]:
