@@ -224,5 +224,6 @@ def start_worker(worker: int) -> None:
 
 def kill_workers() -> None:
     """End workers that are left when a program fails: it would send them the signal that they ignore, and wait."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch would make an error of their end
     for worker in multiprocessing.active_children():
         worker.kill()
