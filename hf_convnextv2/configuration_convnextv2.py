@@ -197,9 +197,8 @@ class ConvNextV2FCMAEConfig(ConvNextV2Config):
     def _resolve_mask_ratio(self) -> None:
         if self.num_visible_sets < 1:
             raise ValueError(f"`num_visible_sets` (={self.num_visible_sets}) must be at least 1.")
-        complementary = 1 - 1 / self.num_visible_sets
         if self.mask_ratio is None:
-            self.mask_ratio = 0.6 if self.num_visible_sets == 1 else complementary
+            self.mask_ratio = 0.6 if self.num_visible_sets == 1 else 1 - 1 / self.num_visible_sets
         self.validate_mask_ratio()
 
     def validate_mask_ratio(self) -> None:

@@ -158,7 +158,8 @@ class ConvNextV2ForPreTraining(ConvNextV2PreTrainedModel):
     ) -> tuple[tuple[Tensor, ...], tuple[PackedCells, ...]]:
         """Maps of the visible cells, packed as `(N, C, k, k)`, and where those lie at each stage."""
         grid = self._grid(pixel_values)
-        cells = self._locate(visible, grid)
+        sides = [2**stage for stage in reversed(range(len(self.config.depths)))]  # 8, 4, 2, 1 positions of a cell
+        cells = tuple(locate_cells(visible, grid, side) for side in sides)
         features = self.convnextv2.embeddings(take_cells(pixel_values, visible, grid))
         return self.convnextv2.encoder(features, cells, output_hidden_states), cells
 
@@ -311,10 +312,6 @@ class ConvNextV2ForPreTraining(ConvNextV2PreTrainedModel):
             return masked, ids_restore, one_view(visible_ids(masked, count_visible(shape[1], self._mask_ratio)))
         sizes = complementary_set_sizes(shape[1], num_sets)
         return masked, ids_restore, complementary_views(ids_restore * num_sets // shape[1], sizes)
-
-    def _locate(self, visible: VisibleCells, grid: tuple[int, int]) -> tuple[PackedCells, ...]:
-        sides = [2**stage for stage in reversed(range(len(self.config.depths)))]  # 8, 4, 2, 1 positions of a cell
-        return tuple(locate_cells(visible, grid, side) for side in sides)
 
     def _join_views(self, maps: tuple[Tensor, ...], visible: VisibleCells, pixel_values: Tensor) -> tuple[Tensor, ...]:
         """Packed maps as maps of whole images `(B, C, H, W)`."""
