@@ -1,14 +1,19 @@
 """Settings: YAML, then flags; every wrong one is a line with the name, the value and the rule."""
 
+import re
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import yaml
+from transformers import HfArgumentParser
 
+from hf_convnextv2.configuration_convnextv2 import SIZES
 from tests.photographs import message_of
-from training.command_line import parse_config
-from training.config import FinetuneConfig, PretrainConfig, TrainingConfig, ValidateConfig
+from training.command_line import Parser, parse_config
+from training.config import MODEL_SIZES, FinetuneConfig, PretrainConfig, TrainingConfig, ValidateConfig
+
+CONFIGS = (PretrainConfig, FinetuneConfig, ValidateConfig)
 
 RECIPES = sorted(Path("training/recipes").glob("*.yaml"))
 NEEDED = ["--dataset_name", "images", "--output_dir", "out"]
@@ -36,6 +41,8 @@ def test_a_switch_needs_no_value(flags, expected):
         (["--mask_ration", "0.5"], "`mask_ration` is not a setting. Did you mean `mask_ratio`?"),
         (["--mask-ration=0.5"], "Did you mean `mask_ratio`?"),
         (["--zzz", "1"], "`zzz` is not a setting. See --help."),
+        (["--max-train-steps", "x"], "argument --max_train_steps: invalid int value: 'x'"),
+        (["--dataset_name", "/no/such"], "`dataset_name` (=/no/such) must be a file or folder that exists, or a Hub"),
         (["--mask_ratio", "1.2"], "`mask_ratio` (=1.2) must be in (0, 1)."),
         (["--seed", "x"], "argument --seed: invalid int value: 'x'"),
         (["--config", "none.yaml"], "`config` (=none.yaml) must be a YAML file."),
@@ -72,6 +79,24 @@ def test_a_file_that_is_no_list_of_settings_is_one_line(text, message, tmp_path,
         parse_config(PretrainConfig, [*NEEDED, "--config", str(tmp_path / "recipe.yaml")])
     error = capsys.readouterr().err
     assert stop.value.code == 2 and message in error and error.count("\n") == 1
+
+
+def test_a_mistyped_flag_is_named_before_the_one_that_is_missing_for_it(capsys):
+    with pytest.raises(SystemExit):
+        parse_config(PretrainConfig, ["--dataset_nam", "images", "--output_dir", "out"])
+    assert "`dataset_nam` is not a setting. Did you mean `dataset_name`?" in capsys.readouterr().err
+
+
+def test_of_several_processes_one_tells_of_a_wrong_flag(monkeypatch, capsys):
+    for rank, lines in (("0", 1), ("1", 0)):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        with pytest.raises(SystemExit) as stop:
+            parse_config(PretrainConfig, [*NEEDED, "--zzz"])
+        assert stop.value.code == 2 and len(capsys.readouterr().err.splitlines()) == lines
+
+
+def test_the_sizes_that_a_setting_takes_are_those_of_the_model():
+    assert list(SIZES) == list(MODEL_SIZES)
 
 
 def test_a_missing_output_folder_is_named(capsys):
@@ -131,11 +156,37 @@ def test_a_bad_value_is_an_error_with_name_value_and_rule(config_class, settings
     assert message in message_of(lambda: config_class(**{"dataset_name": "images", **output, **settings}))
 
 
-def test_every_setting_is_a_flag_with_help(capsys):
+SAMPLES = {int: "3", float: "0.5", str: "a text", bool: "true"}
+
+
+@pytest.mark.parametrize("config_class", CONFIGS)
+def test_flags_mean_what_the_parser_of_transformers_makes_of_them(config_class):
+    stock, ours = HfArgumentParser(config_class), Parser(config_class, allow_abbrev=False)
+    flags = [flag for flag in ours._option_string_actions if flag not in ("-h", "--help")]
+    assert flags == [flag for flag in stock._option_string_actions if flag not in ("-h", "--help")]
+    needed = [flag for action in ours._actions if action.required for flag in (action.option_strings[0], "x")]
+    for flag in flags:
+        action = ours._option_string_actions[flag]
+        value = action.choices[0] if action.choices else SAMPLES.get(action.type, "true")
+        values = [[value]] if action.nargs is None else {"?": [[], [value], ["no"]], "+": [[value] * 2], 0: [[]]}
+        for given in values if isinstance(values, list) else values[action.nargs]:
+            arguments = [*needed, flag, *given]
+            assert vars(ours.parse_args(arguments)) == vars(stock.parse_args(arguments)), arguments
+
+
+@pytest.mark.parametrize("config_class", CONFIGS)
+def test_help_tells_of_each_setting_what_it_is_and_its_default_once(config_class, capsys):
     with pytest.raises(SystemExit):
-        parse_config(FinetuneConfig, ["--help"])
-    text = capsys.readouterr().out
-    assert all(f"--{field.name}" in text and field.metadata["help"] for field in fields(FinetuneConfig))
+        parse_config(config_class, ["--help"])
+    page = capsys.readouterr().out
+    entries = {entry.split()[0]: " ".join(entry.split()) for entry in re.split(r"\n(?=  --)", page)[1:]}
+    for field in fields(config_class):
+        entry = entries[f"--{field.name}"].split("\n\n")[0]
+        assert field.metadata["help"] in entry
+        assert len(re.findall(r"\(default: |\(required\)", entry)) == 1, entry
+        if field.default is True:
+            assert entries[f"--no_{field.name}"].startswith(f"--no_{field.name} as --{field.name} false")
+    assert len(page.split("  --", 1)[0].splitlines()) < 16  # no list of all flags before the text of the first one
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)

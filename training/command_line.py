@@ -1,6 +1,10 @@
-"""Settings from a YAML file and from flags: an unknown key or a bad value is one clear line."""
+"""Settings from a YAML file and from flags: an unknown key or a bad value is one clear line.
+
+Nothing here imports PyTorch, so that a script tells a wrong flag before the seconds that its other imports take.
+"""
 
 import difflib
+import re
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -8,31 +12,59 @@ import yaml
 from transformers import HfArgumentParser
 
 from training.config import check
+from training.errors import is_first_process
+from training.help_page import HelpFormatter, add_settings
 
 Config = TypeVar("Config")
+USAGE = "%(prog)s [--config RECIPE.yaml] [--SETTING VALUE ...]"
+EPILOG = """Every setting is also a key of a recipe, and a hyphen does for an underscore.
+A setting that is true or false may stand alone: then it is true.
+CONVNEXTV2_TRACEBACK=1 in the environment shows where an error comes from."""
 
 
 class Parser(HfArgumentParser):
-    """A parser whose errors are one line: the usage of seventy flags would hide it."""
+    """A parser whose errors are one line, said once: the usage of seventy flags would hide it."""
+
+    def _add_dataclass_arguments(self, dtype: type) -> None:
+        add_settings(self, dtype)
 
     def error(self, message: str) -> NoReturn:
+        message = re.sub(r"(--\w+)/--[\w-]+", r"\1", message)  # of two spellings, the first
         self.exit(2, f"{self.prog}: error: {message}\n")
+
+    def _print_message(self, message: str, file: object = None) -> None:
+        if is_first_process():
+            super()._print_message(message, file)  # type: ignore[arg-type]
 
 
 def parse_config(config_class: type[Config], arguments: list[str], description: str | None = None) -> Config:
     """Settings from `--config file.yaml` and flags; flags go before the file. A bad one ends the program, code 2."""
-    parser = Parser(config_class, allow_abbrev=False, description=description)  # type: ignore[arg-type]
-    parser.add_argument("--config", action="append", default=[], help="YAML file of settings; flags go before it")
+    parser = Parser(
+        config_class,  # type: ignore[arg-type]
+        allow_abbrev=False,
+        usage=USAGE,
+        description=description,
+        epilog=EPILOG,
+        formatter_class=HelpFormatter,
+    )
+    parser.add_argument(
+        "--config",
+        action="append",
+        default=[],
+        metavar="RECIPE.yaml",
+        help="file of settings; flags go before it, and of several files the last (default: none)",
+    )
     known = {option.removeprefix("--") for option in parser._option_string_actions} - {"config", "help", "-h"}
     try:
         files, rest = Parser(add_help=False, allow_abbrev=False), arguments
         files.add_argument("--config", action="append", default=[])
         found, rest = files.parse_known_args(arguments)
         from_files = [flag for file in found.config for flag in yaml_as_flags(Path(file), known)]
-        namespace, unknown = parser.parse_known_args(from_files + rest)
-        if unknown:
+        flags = [flag for flag in rest if flag.startswith("--")]
+        unknown = [flag for flag in flags if flag.split("=")[0].removeprefix("--") not in {*known, "config", "help"}]
+        if unknown:  # before what is missing, which may be there under a wrong name
             raise ValueError(unknown_key(unknown[0], known))
-        settings = vars(namespace)
+        settings = vars(parser.parse_args(from_files + rest))
         del settings["config"]
         return config_class(**settings)
     except ValueError as error:

@@ -5,10 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
-from hf_convnextv2.configuration_convnextv2 import SIZES
-
+MODEL_SIZES = ("atto", "femto", "pico", "nano", "tiny", "small", "base", "large", "huge")
 FILE_BUILDERS = {".parquet": "parquet", ".tar": "webdataset", ".arrow": "arrow"}  # of `datasets`, by ending
 
 
@@ -73,11 +70,12 @@ class DataConfig:
         check("image_std", self.image_std, min(self.image_std or [1]) > 0, "be positive")
         precisions = (None, "no", "fp16", "bf16")
         check("mixed_precision", self.mixed_precision, self.mixed_precision in precisions, "be no, fp16 or bf16")
-        scalable = self.mixed_precision != "fp16" or torch.accelerator.is_available()
-        check("mixed_precision", self.mixed_precision, scalable, "be no or bf16 on a CPU")
+        check_scalable(self.mixed_precision)
         name = self.model_name_or_path or ""
-        found = Path(name).exists() or not (name.startswith(("/", ".", "~")) or name.count("/") > 1)
-        check("model_name_or_path", name, found, "be a folder that exists, or a Hub id")
+        check("model_name_or_path", name, may_be_there(name), "be a folder that exists, or a Hub id")
+        is_pattern = any(character in self.dataset_name for character in "*?[")
+        found = is_pattern or may_be_there(self.dataset_name)
+        check("dataset_name", self.dataset_name, found, "be a file or folder that exists, or a Hub id")
         checked = self.check_images or self.streaming or not self.skip_bad_images
         check("check_images", self.check_images, checked, "be true with `skip_bad_images`, unless streaming")
 
@@ -139,7 +137,7 @@ class TrainingConfig(DataConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check("output_dir", self.output_dir, bool(self.output_dir), "be given")
-        check("model_size", self.model_size, self.model_size in SIZES, f"be one of {', '.join(SIZES)}")
+        check("model_size", self.model_size, self.model_size in MODEL_SIZES, f"be one of {', '.join(MODEL_SIZES)}")
         positive = "max_train_samples shuffle_buffer_size patch_size num_stages per_device_train_batch_size "
         positive += "gradient_accumulation_steps max_train_steps logging_steps checkpointing_steps"
         for name in [*positive.split(), "checkpoints_total_limit"]:
@@ -324,6 +322,20 @@ class ValidateConfig(EvaluationConfig):
             check_at_least(self, name, 1)
         for name in ("knn_temperature", "linear_probe_strength"):
             check(name, getattr(self, name), getattr(self, name) > 0, "be positive")
+
+
+def may_be_there(name: str) -> bool:
+    """Whether a name is a path that exists, or may be a Hub id or an address."""
+    is_path = name.startswith(("/", ".", "~")) or name.count("/") > 1
+    return Path(name).exists() or not is_path or "://" in name
+
+
+def check_scalable(mixed_precision: str | None) -> None:
+    """Raise if fp16 is asked for without a device that computes with it."""
+    if mixed_precision == "fp16":
+        import torch  # here, since it takes seconds: other settings are checked without it
+
+        check("mixed_precision", mixed_precision, torch.accelerator.is_available(), "be no or bf16 on a CPU")
 
 
 def check_at_least(config: Any, name: str, least: float) -> None:

@@ -5,6 +5,14 @@
 """
 
 import sys
+
+from training.command_line import parse_config
+from training.config import FinetuneConfig, check
+from training.errors import told_in_a_line
+
+if __name__ == "__main__":  # before the imports below, which take seconds: a wrong setting is told at once
+    parse_config(FinetuneConfig, sys.argv[1:], __doc__)
+
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,8 +26,6 @@ from hf_convnextv2 import ConvNextV2Config, ConvNextV2ForImageClassification
 from training.augment import BatchMixer, EvaluationTransform, enough_for_crops, finetuning_transform
 from training.batches import TrainBatches
 from training.checkpoints import Checkpoints
-from training.command_line import parse_config
-from training.config import FinetuneConfig, check
 from training.data import Collator, eval_loader, load_images
 from training.labels import check_labels, class_list, labelled_samples, resolve_labels
 from training.loop import STOPPED, StopSignal, TrainingLog, create_accelerator, signals_given_back
@@ -209,4 +215,5 @@ def finish(config: FinetuneConfig, model: Any, processor: Any, results: dict[str
 
 
 if __name__ == "__main__":
-    main(parse_config(FinetuneConfig, sys.argv[1:], __doc__))
+    with told_in_a_line():
+        main(parse_config(FinetuneConfig, sys.argv[1:], __doc__))

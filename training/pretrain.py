@@ -5,6 +5,14 @@
 """
 
 import sys
+
+from training.command_line import parse_config
+from training.config import PretrainConfig, check
+from training.errors import told_in_a_line
+
+if __name__ == "__main__":  # before the imports below, which take seconds: a wrong setting is told at once
+    parse_config(PretrainConfig, sys.argv[1:], __doc__)
+
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,8 +26,6 @@ from hf_convnextv2.masking import complementary_set_sizes, count_visible
 from training.augment import enough_for_crops, pretraining_transform
 from training.batches import TrainBatches
 from training.checkpoints import Checkpoints
-from training.command_line import parse_config
-from training.config import PretrainConfig, check
 from training.data import Collator, first_samples, load_mixture, make_samples
 from training.loop import STOPPED, StopSignal, TrainingLog, create_accelerator, signals_given_back
 from training.models import create_ema, create_processor, final_model, image_size_of, load_arguments
@@ -202,4 +208,5 @@ def finish(config: PretrainConfig, model: Any, processor: Any, watcher: Watcher,
 
 
 if __name__ == "__main__":
-    main(parse_config(PretrainConfig, sys.argv[1:], __doc__))
+    with told_in_a_line():
+        main(parse_config(PretrainConfig, sys.argv[1:], __doc__))

@@ -8,8 +8,16 @@
         --dataset_name ILSVRC/imagenet-1k --eval_split validation --streaming true
 """
 
-import json
 import sys
+
+from training.command_line import parse_config
+from training.config import ValidateConfig, check
+from training.errors import told_in_a_line
+
+if __name__ == "__main__":  # before the imports below, which take seconds: a wrong setting is told at once
+    parse_config(ValidateConfig, sys.argv[1:], __doc__)
+
+import json
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,8 +32,6 @@ from conversion.files import write_json
 from hf_convnextv2 import ConvNextV2ForImageClassification, ConvNextV2Model
 from training.augment import EvaluationTransform
 from training.checkpoints import averaged_weights
-from training.command_line import parse_config
-from training.config import ValidateConfig, check
 from training.data import eval_loader, load_images
 from training.features import extract_features, knn_scores, linear_probe_scores, top_accuracies
 from training.labels import check_labels, class_list, labelled_samples, resolve_labels
@@ -135,4 +141,5 @@ def load_processor(config: ValidateConfig, model: Any) -> Any:
 
 
 if __name__ == "__main__":
-    main(parse_config(ValidateConfig, sys.argv[1:], __doc__))
+    with told_in_a_line():
+        main(parse_config(ValidateConfig, sys.argv[1:], __doc__))

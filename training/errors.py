@@ -1,0 +1,78 @@
+"""How a script ends on an error: one line for what its user can mend, a traceback for anything else."""
+
+import os
+import re
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+TRACEBACK = "CONVNEXTV2_TRACEBACK"  # environment variable: every error with its traceback
+INTERRUPTED = 130  # what a shell makes of SIGINT
+LAUNCHER_SECONDS = 3.0  # in which a launcher ends the other training processes of a run that failed
+CHECKOUT = Path(__file__).resolve().parents[1]
+OURS = tuple(CHECKOUT / name for name in ("training", "conversion", "hf_convnextv2"))
+WORKER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.")
+FRAME = re.compile(r'\s*File "(?P<file>.+)", line \d+, in ')
+
+
+@contextmanager
+def told_in_a_line() -> Iterator[None]:
+    """End the program with exit code 1 and one line on stderr where our code, or the system, refuses something.
+
+    Of several training processes the first one says it; another one only if the first has not failed too.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        say("interrupted")
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        message = None if os.environ.get(TRACEBACK) else message_for_user(error)
+        if message is None:
+            raise
+        say(f"error: {message}")
+        sys.exit(1)
+
+
+def say(text: str) -> None:
+    """Write a line to stderr after the program's name; not the first training process: only after a while."""
+    if not is_first_process():
+        time.sleep(LAUNCHER_SECONDS)
+    print(f"{Path(sys.argv[0]).name}: {text}", file=sys.stderr, flush=True)
+
+
+def is_first_process() -> bool:
+    """Whether this is the first training process on this machine, by what the launcher has set; before any import."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def message_for_user(error: Exception) -> str | None:
+    """What to tell of an error that our code raised on purpose, or the system (a file, a disk); None for a bug."""
+    if WORKER.match(str(error)):  # a data loader worker hands its error on as text
+        return message_of_worker(str(error))
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    is_told = isinstance(error, OSError) or is_deliberate(last.filename, last.line)
+    return (str(error) or type(error).__name__) if is_told else None
+
+
+def message_of_worker(report: str) -> str | None:
+    """The same of the traceback that PyTorch makes of an error in a data loader worker."""
+    lines = report.splitlines()
+    last = max((number for number, line in enumerate(lines) if FRAME.match(line)), default=None)
+    if last is None:
+        return None
+    frame, source, *rest = lines[last:]
+    found = FRAME.match(frame)
+    while rest and rest[0].startswith("    "):  # the rest of the statement, and marks below it
+        rest.pop(0)
+    kind, _, message = "\n".join(rest).strip().partition(": ")
+    told = kind.endswith("OSError") or (found is not None and is_deliberate(found["file"], source.strip()))
+    return message if told and message else None
+
+
+def is_deliberate(file: str, source: str | None) -> bool:
+    """Whether this line of a file is a `raise` of our own."""
+    return (source or "").startswith("raise ") and any(Path(file).is_relative_to(folder) for folder in OURS)
