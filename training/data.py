@@ -14,7 +14,8 @@ from torch.utils.data import IterableDataset as TorchIterableDataset
 
 from training.augment import BatchMixer, Transform
 from training.config import DataConfig, EvaluationConfig, PretrainConfig, check
-from training.images import BadImageError, Enough, decode_image, drop_bad_images, refuse_bad_images
+from training.image_check import check_images, refuse_bad_images
+from training.images import BadImageError, Enough, decode_image
 from training.reconnect import read_on
 from training.sampling import sample_seed, seeded
 from training.sources import Source, array_dtype, foreign_files, is_array_folder, load_source
@@ -132,8 +133,8 @@ def load_images(config: DataConfig, split: str, max_samples: int | None, num_cha
     if isinstance(source, Dataset):
         check("dataset_name", config.dataset_name, len(source) > 0, f"hold examples in its split `{split}`")
         if config.check_images:
-            source, unreadable = drop_bad_images(source, config, num_channels)
-            problems += unreadable
+            checked = check_images(source, config, num_channels)
+            source, problems = checked.source, problems + checked.problems
             refuse_bad_images(problems, config)
         check("dataset_name", config.dataset_name, len(source) > 0, f"hold images that can be read in split `{split}`")
     if problems:

@@ -6,13 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from datasets import Dataset
 from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 from torch import Tensor
 
-from training.config import DataConfig
 from training.reconnect import read_file
-from training.sources import array_dtype
 
 NUMPY_MAGIC = b"\x93NUMPY"
 PIL_MODES = {1: "L", 3: "RGB"}
@@ -106,42 +103,3 @@ def array_to_tensor(array: np.ndarray, num_channels: int, name: str) -> Tensor:
     if array.dtype.kind != "f":
         raise ValueError(f"`dtype` (={array.dtype}) of {name} must be uint8, uint16 or a float type.")
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
-
-
-def drop_bad_images(source: Dataset, config: DataConfig, num_channels: int) -> tuple[Dataset, list[str]]:
-    """Decode every image once; the source without those that cannot be read, and what is wrong with them.
-
-    The result is kept by `datasets`, so the same images are not checked again.
-    """
-    checked = source.map(
-        find_problem,
-        with_indices=True,
-        input_columns=[config.image_column],
-        remove_columns=source.column_names,
-        fn_kwargs={"num_channels": num_channels, "dtype": array_dtype(source, config.image_column)},
-        num_proc=config.num_workers if config.num_workers > 1 and len(source) > 1000 else None,
-        desc="Checking images",
-    )
-    problems = list(checked["problem"])
-    good = [index for index, problem in enumerate(problems) if not problem]
-    source = source if len(good) == len(source) else source.select(good)
-    return source, [problem for problem in problems if problem]
-
-
-def refuse_bad_images(problems: list[str], config: DataConfig) -> None:
-    """Raise if there are images that cannot be read, or more than may be left out."""
-    count, most = len(problems), config.max_bad_images
-    listed = "\n  ".join(problems[:20]) + ("\n  ..." if count > 20 else "")
-    if problems and not config.skip_bad_images:
-        raise ValueError(f"{count} files cannot be read as images; `--skip_bad_images` skips them:\n  {listed}")
-    if count > most:
-        raise ValueError(f"`max_bad_images` (={most}) must be at least {count} to skip these:\n  {listed}")
-
-
-def find_problem(value: Any, index: int, num_channels: int, dtype: str | None) -> dict[str, str]:
-    """What is wrong with an image, or nothing; a wrong number of channels stops at once."""
-    try:
-        decode_image(value, num_channels, f"example {index}", dtype)
-    except BadImageError as error:
-        return {"problem": str(error)}
-    return {"problem": ""}
