@@ -11,14 +11,14 @@ from safetensors import safe_open
 
 from conversion.checkpoints import Checkpoint, checkpoint_table
 from conversion.files import read_json, sha256
-from conversion.licenses import inherited_license, read_license, settle_license
+from conversion.licenses import UNKNOWN, inherited_license, read_license, settle_license, was_never_stated
 from conversion.words import (
     data_sets,
     describe_data,
     describe_source,
     is_figure,
-    is_in_force,
     is_local_setting,
+    recipe_names,
     show,
     sides,
 )
@@ -118,6 +118,7 @@ class Facts:
     def license(self) -> str:
         """As asked for, as the run or the source says, or as the weights that it started from."""
         said = self.settings.get("license") or self.provenance.get("license")
+        said = UNKNOWN if was_never_stated(self.settings) else said
         if said is None:  # a folder that says nothing but in its card, if that
             said = inherited_license(self.base) if self.settings else read_license(self.folder / "README.md")
         return settle_license(self.publication.license, said)
@@ -153,7 +154,7 @@ class Facts:
     @property
     def recipe(self) -> list[tuple[str, str]]:
         """The settings that the result depends on."""
-        in_force = {key: value for key, value in self.settings.items() if is_in_force(key, self.settings)}
+        in_force = {name: self.settings[name] for name in recipe_names(self.settings)}
         if mixed := self.datasets[1:]:
             in_force["mixed_dataset_names"] = [show(name, is_local) for name, is_local in mixed]
         return [(key, show(value, is_local_setting(key, self.settings))) for key, value in in_force.items()]

@@ -14,7 +14,14 @@ from transformers import ConvNextV2Config as StockConfig
 from conversion.card import write_card
 from conversion.facts import PROVENANCE, Publication
 from conversion.files import sha256, write_json
-from conversion.licenses import OFFICIAL_LICENSE, OFFICIAL_WEIGHTS, read_license, settle_license
+from conversion.licenses import (
+    OFFICIAL_LICENSE,
+    OFFICIAL_WEIGHTS,
+    UNKNOWN,
+    read_license,
+    settle_license,
+    was_never_stated,
+)
 from conversion.sources import Source
 from conversion.state_dicts import OURS, TIMM, Layout
 from conversion.weights import FINAL_NORM, MODELS, Weights, size_of, store
@@ -144,6 +151,8 @@ def license_of(source: Source, asked: str | None) -> str:
     """The official weights' own, which nobody else can change; else what is asked for or the source says."""
     if source.checkpoint is not None or (source.hub_id or "").startswith(OFFICIAL_WEIGHTS):
         said = OFFICIAL_LICENSE
+    elif was_never_stated(source.training):
+        said = UNKNOWN
     else:
         said = source.training.get("license") or source.provenance.get("license")
         said = said or (read_license(source.folder / "README.md") if source.folder is not None else None)

@@ -13,6 +13,7 @@ from pathlib import Path
 from conversion.facts import Publication
 from conversion.files import write_text
 from conversion.hub import Hub, validate_name
+from conversion.licenses import UNKNOWN, read_license
 from conversion.staging import check_folder, stage, stage_encoder
 
 
@@ -73,6 +74,8 @@ def publish(
         if encoder_id is not None:
             staged[encoder_id] = stage_encoder(folder, Path(temporary) / "encoder", encoder_id, publication)
         _list(staged)
+        if read_license(staged[repo_id] / "README.md") == UNKNOWN:
+            print("  Nobody has stated a licence, and the card says so: `--license` states it.")
         if hub is None:
             write_text(folder / "README.md", (staged[repo_id] / "README.md").read_text(encoding="utf-8"))
             print(f"Card: {folder / 'README.md'}")

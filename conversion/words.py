@@ -7,17 +7,17 @@ from typing import Any
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-# Where and how often the run wrote, and how it was fed: nothing that its result depends on.
+# For folders of earlier runs, which did not note their recipe: what is no part of it, and which setting puts another
+# out of force by being given (OVERRIDDEN_BY) or left out (MEANT_BESIDE).
 # fmt: off
-NOT_RECIPE = {
+NO_RECIPE = {
     "run", "local", "output_dir", "overwrite_output_dir", "config", "dry_run", "logging_steps", "eval_steps",
     "checkpointing_steps", "checkpoints_total_limit", "resume_from_checkpoint", "num_workers", "with_tracking",
     "report_to", "push_to_hub", "hub_model_id", "hub_private_repo", "hub_token", "token", "license", "data_note",
-    "metrics", "check_images", "skip_bad_images", "max_bad_images", "image_column", "label_column",
-    "per_device_eval_batch_size", "activation_checkpointing",
+    "metrics", "check_images", "skip_bad_images", "max_bad_images", "per_device_eval_batch_size",
+    "activation_checkpointing", "ddp_timeout", "reconstruction_steps",
 }
 # fmt: on
-# A setting and the one that, when set, puts it out of force; and settings that mean something only beside another.
 OVERRIDDEN_BY = {
     "model_size": "model_name_or_path",
     "patch_size": "model_name_or_path",
@@ -26,6 +26,7 @@ OVERRIDDEN_BY = {
     "num_train_epochs": "max_train_steps",
     "warmup_epochs": "warmup_steps",
     "teacher_decay": "teacher_name_or_path",
+    "train_val_split": "eval_split",
 }
 MEANT_BESIDE = {
     "randaugment_magnitude": "randaugment_num_ops",
@@ -84,11 +85,18 @@ def sides(size: int | list[int] | tuple[int, ...]) -> tuple[int, int]:
     return size[0], size[1]
 
 
-def is_in_force(key: str, settings: dict[str, Any]) -> bool:
-    """Whether the run's result depends on the setting; 0, False and nothing switch a thing off."""
-    if key in NOT_RECIPE or settings.get(OVERRIDDEN_BY.get(key, "")):
+def recipe_names(settings: dict[str, Any]) -> list[str]:
+    """The settings that a run's result depends on: as the run has noted them, else as far as their names tell."""
+    if isinstance(noted := settings.get("recipe"), list):
+        return [name for name in noted if name in settings]
+    return [name for name in settings if name not in NO_RECIPE and _is_in_force(name, settings)]
+
+
+def _is_in_force(name: str, settings: dict[str, Any]) -> bool:
+    """Whether a setting of a run that did not note its recipe was in force; 0 and False are values too."""
+    if settings[name] in (None, [], "") or settings.get(OVERRIDDEN_BY.get(name, "")) is not None:
         return False
-    return key == "seed" or bool(settings[key] and settings.get(MEANT_BESIDE.get(key, key)))
+    return name not in MEANT_BESIDE or bool(settings.get(MEANT_BESIDE[name]))
 
 
 def is_figure(value: Any) -> bool:
@@ -98,8 +106,8 @@ def is_figure(value: Any) -> bool:
 
 def show(value: Any, is_path: bool = False) -> str:
     """A setting or figure as text; of a path only its last part."""
-    if value is True:
-        return "yes"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, (list, tuple)):
         return ", ".join(show(each, is_path) for each in value)
     if isinstance(value, int):

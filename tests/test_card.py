@@ -25,6 +25,7 @@ from hf_convnextv2 import (
 )
 from tests.small_models import small_config, small_fcmae_config
 from training.config import FinetuneConfig, PretrainConfig
+from training.output import claim_output_dir
 
 TINY = {"depths": [1, 1], "hidden_sizes": [8, 16], "image_size": 32}
 
@@ -211,8 +212,15 @@ def test_recipe_shows_what_is_in_force(tmp_path):
     shown = dict(re.findall(r"\| `(\w+)` \| (.+) \|", recipe))
     assert shown["learning_rate"] == "0.00015" and shown["seed"] == "0" and shown["crop_scale"] == "0.08, 1"
     assert shown["model_size"] == "atto" and shown["layer_decay"] == "0.9"
-    hidden = {"base_learning_rate", "mixup", "streaming", "shuffle_buffer_size", "randaugment_magnitude", "output_dir"}
-    assert not hidden & set(shown)
+    hidden = {
+        "base_learning_rate",
+        "shuffle_buffer_size",
+        "randaugment_magnitude",
+        "output_dir",
+        "ddp_timeout",
+        "metrics",
+    }
+    assert not hidden & set(shown) and shown["mixup"] == "0" and shown["streaming"] == "no"
     based = save_classifier(tmp_path, replace(config, model_name_or_path="me/base"), {})
     assert "`model_size`" not in based
 
@@ -231,8 +239,66 @@ def test_every_data_set_of_a_mixture_is_named(tmp_path):
     assert "photos, me/more" in text and "0.5, 0.25, 0.25" in text and "/somewhere" not in text
 
 
+def recipe_of(config: Any, folder: Path) -> dict[str, str]:
+    """The recipe in the card of a run with these settings, which notes them as runs do."""
+    config = replace(config, output_dir=str(folder))
+    claim_output_dir(config)
+    settings = json.loads((folder / "training_config.json").read_text())
+    save = save_pretraining if isinstance(config, PretrainConfig) else save_classifier
+    table = save(folder, settings, {}).split("## Recipe")[1].split("## ")[0]
+    return dict(re.findall(r"\| `(\w+)` \| (.+) \|", table))
+
+
+def test_what_is_switched_off_is_a_part_of_the_recipe_and_how_the_run_was_carried_out_is_not(tmp_path):
+    off = {"norm_pix_loss": False, "weight_decay": 0.0, "horizontal_flip": 0.0}
+    carried_out = {"ddp_timeout": 60, "reconstruction_steps": 5, "num_workers": 0, "report_to": "all", "dry_run": False}
+    config = PretrainConfig(dataset_name="me/images", output_dir="-", **off, **carried_out)  # type: ignore[arg-type]
+    shown = recipe_of(config, tmp_path / "run")
+    assert {name: shown[name] for name in off} == {"norm_pix_loss": "no", "weight_decay": "0", "horizontal_flip": "0"}
+    assert not set(carried_out) & set(shown)
+    settings = asdict(config)  # as earlier runs wrote them: without a note of what the recipe is
+    earlier = save_pretraining(tmp_path / "earlier", settings, {}).split("## Recipe")[1].split("## ")[0]
+    assert dict(re.findall(r"\| `(\w+)` \| (.+) \|", earlier)) == shown
+
+
+def test_a_setting_that_another_puts_out_of_force_is_no_part_of_the_recipe(tmp_path):
+    plain = FinetuneConfig(dataset_name="me/images", output_dir="-", randaugment_num_ops=2, layer_decay=0.9)
+    shown = recipe_of(plain, tmp_path / "a")
+    assert {"base_learning_rate", "randaugment_magnitude", "layer_decay_type", "num_train_epochs"} <= set(shown)
+    other = replace(plain, learning_rate=0.1, randaugment_num_ops=0, layer_decay=1.0, max_train_steps=9)
+    changed = recipe_of(other, tmp_path / "b")
+    assert set(shown) - set(changed) == {
+        "base_learning_rate",
+        "randaugment_magnitude",
+        "layer_decay_type",
+        "num_train_epochs",
+    }
+    assert set(changed) - set(shown) == {"learning_rate", "max_train_steps"}
+
+
+@SAVERS
+def test_no_licence_is_claimed_that_nobody_stated(tmp_path, save, task, results):
+    config_class = PretrainConfig if save is save_pretraining else FinetuneConfig
+    config = config_class(dataset_name="me/images", output_dir=str(tmp_path))
+    for stated, shown in ((None, "unknown"), ("mit", "mit")):
+        claim_output_dir(replace(config, license=stated, overwrite_output_dir=True))
+        card = save(tmp_path, json.loads((tmp_path / "training_config.json").read_text()), results)
+        assert metadata_load(tmp_path / "README.md")["license"] == shown  # type: ignore[index]
+        assert ("No licence is stated" in card) == (stated is None) and "apache" not in card
+
+
+def test_a_licence_that_earlier_runs_noted_by_themselves_is_not_repeated(tmp_path):
+    earlier = {**asdict(Settings()), "license": "apache-2.0"}
+    card = save_classifier(tmp_path / "run", earlier, {})
+    assert "license: unknown" in card and inherited_license(str(tmp_path / "run")) == "unknown"
+    convert([str(tmp_path / "run"), str(tmp_path / "made")])
+    assert "license: unknown" in (tmp_path / "made/README.md").read_text()
+    assert "license: apache-2.0" in save_classifier(tmp_path / "run", {**earlier, "recipe": []}, {})  # was told
+    assert inherited_license(str(tmp_path / "run")) == "apache-2.0"
+
+
 def test_licence_of_the_base_is_kept(tmp_path):
-    assert inherited_license(None) == "apache-2.0"
+    assert inherited_license(None) == "unknown"
     assert inherited_license("me/mine") == inherited_license(str(tmp_path)) == "unknown"
     assert inherited_license("facebook/convnextv2-atto-1k-224") == "cc-by-nc-4.0"
     ModelCard("---\nlicense: cc-by-nc-4.0\n---\n").save(tmp_path / "converted" / "README.md")

@@ -253,7 +253,7 @@ def test_a_private_repository_a_pull_request_and_a_branch(tmp_path, hub, classif
     repo = hub.repos["me/x"]
     assert repo.private
     assert repo.refs["refs/pr/1"][-1].message == "Better"
-    licenses = {"main": b"license: apache-2.0", "v2": b"license: openrail", "refs/pr/1": b"license: mit"}
+    licenses = {"main": b"license: unknown", "v2": b"license: openrail", "refs/pr/1": b"license: mit"}
     assert all(license in hub.files("me/x", name)["README.md"] for name, license in licenses.items())
     assert len(repo.commits) == 2, "main has the first commit alone"
 

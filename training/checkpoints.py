@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +24,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from conversion.files import sha256
 from training.config import TrainingConfig, check
 from training.plan import Plan
+from training.standing import names_compared
 from training.writing import writing
 
 NAME = re.compile(r"checkpoint-(\d+)")
@@ -34,17 +34,6 @@ LOGS = ("metrics.jsonl", "bad_images.jsonl")
 ARCHITECTURE = ("model_type", "hidden_sizes", "depths", "num_channels", "patch_size", "use_grn", "num_labels")
 ARCHITECTURE += ("decoder_hidden_size", "decoder_num_hidden_layers", "fusion_stages")
 ARCHITECTURE += ("target_type", "feature_target_on", "feature_target_dim")
-
-# Settings that change nothing of what is trained, or that the plan sums up: not worth a word when a run is taken up.
-# fmt: off
-UNNAMED = {
-    "output_dir", "overwrite_output_dir", "dry_run", "resume_from_checkpoint", "report_to", "with_tracking",
-    "license", "data_note", "num_workers", "logging_steps", "checkpointing_steps", "checkpoints_total_limit",
-    "reconstruction_steps", "check_images", "push_to_hub", "hub_model_id", "hub_private_repo", "ddp_timeout",
-    "activation_checkpointing", "per_device_eval_batch_size", "max_train_steps", "num_train_epochs",
-    "learning_rate", "base_learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps",
-}
-# fmt: on
 
 
 class Resumed(NamedTuple):
@@ -268,7 +257,7 @@ def describe_architecture(config: PreTrainedConfig) -> dict[str, Any]:
 
 def settings_of(config: TrainingConfig, model_config: PreTrainedConfig) -> dict[str, Any]:
     """The settings of a run that are worth a word, as JSON has them; those left open are the model's."""
-    settings = {name: value for name, value in asdict(config).items() if name not in UNNAMED}
+    settings = {name: getattr(config, name) for name in names_compared(config)}
     resolved = {name: getattr(model_config, name, None) if value is None else value for name, value in settings.items()}
     return json.loads(json.dumps(resolved))
 

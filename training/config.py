@@ -1,17 +1,15 @@
 """The settings of the training scripts, one dataclass each; every value is checked here, before anything is loaded."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from training.standing import REQUIRED, operation, recipe
+
 MODEL_SIZES = ("atto", "femto", "pico", "nano", "tiny", "small", "base", "large", "huge")
+WITHOUT_FEATURES = (None, "pixel")  # values of `target_type`
 FILE_BUILDERS = {".parquet": "parquet", ".tar": "webdataset", ".arrow": "arrow"}  # of `datasets`, by ending
-
-
-def setting(default: Any, help: str) -> Any:
-    """A field with a default and a line for `--help`."""
-    return field(default=default, metadata={"help": help})
 
 
 def check(name: str, value: Any, holds: bool, rule: str) -> None:
@@ -24,34 +22,30 @@ def check(name: str, value: Any, holds: bool, rule: str) -> None:
 class DataConfig:
     """Which images, and how they are read."""
 
-    dataset_name: str = field(
-        metadata={"help": "Hub id, folder of images (or .npy arrays), or parquet or webdataset files (a path or glob)"}
+    dataset_name: str = recipe(
+        REQUIRED, "Hub id, folder of images (or .npy arrays), or parquet or webdataset files (a path or glob)"
     )
-    dataset_config_name: str | None = setting(None, "configuration of a Hub data set")
-    dataset_revision: str | None = setting(None, "revision of a Hub data set")
-    streaming: bool = setting(False, "read the data set as a stream instead of preparing it on disk first")
-    image_column: str = setting("image", "column that holds the images")
-    image_size: int | None = setting(None, "side of the square the model sees, in pixels (default: the model's)")
-    num_channels: int | None = setting(None, "channels of an image (default: the model's); other than 1 and 3: arrays")
-    image_mean: list[float] | None = field(
-        default=None, metadata={"help": "mean of each channel (default: ImageNet's)"}
-    )
-    image_std: list[float] | None = field(
-        default=None, metadata={"help": "standard deviation of each channel (default: ImageNet's)"}
-    )
-    check_images: bool = setting(True, "decode every image once before the start, unless streaming")
-    skip_bad_images: bool = setting(False, "leave out files that are no readable image instead of stopping")
-    max_bad_images: int = setting(
+    dataset_config_name: str | None = recipe(None, "configuration of a Hub data set")
+    dataset_revision: str | None = recipe(None, "revision of a Hub data set")
+    streaming: bool = recipe(False, "read the data set as a stream instead of preparing it on disk first")
+    image_column: str = recipe("image", "column that holds the images")
+    image_size: int | None = recipe(None, "side of the square the model sees, in pixels (default: the model's)")
+    num_channels: int | None = recipe(None, "channels of an image (default: the model's); other than 1 and 3: arrays")
+    image_mean: list[float] | None = recipe(None, "mean of each channel (default: ImageNet's)")
+    image_std: list[float] | None = recipe(None, "standard deviation of each channel (default: ImageNet's)")
+    check_images: bool = operation(True, "decode every image once before the start, unless streaming")
+    skip_bad_images: bool = operation(False, "leave out files that are no readable image instead of stopping")
+    max_bad_images: int = operation(
         100, "with skip_bad_images: stop when more than this many are found; of a stream, by one loading process"
     )
-    model_name_or_path: str | None = setting(None, "weights to start from: a folder or a Hub id")
-    model_revision: str | None = setting(None, "revision of the model on the Hub")
-    num_workers: int = setting(2, "processes that load images, for each training process")
-    mixed_precision: str | None = setting(None, "no, fp16 or bf16 (default: as `accelerate config` says)")
-    ddp_timeout: int = setting(
+    model_name_or_path: str | None = recipe(None, "weights to start from: a folder or a Hub id")
+    model_revision: str | None = recipe(None, "revision of the model on the Hub")
+    num_workers: int = operation(2, "processes that load images, for each training process")
+    mixed_precision: str | None = recipe(None, "no, fp16 or bf16 (default: as `accelerate config` says)")
+    ddp_timeout: int = operation(
         7200, "seconds that processes wait for each other: the first one checks all images alone"
     )
-    seed: int = setting(0, "seed of everything random")
+    seed: int = recipe(0, "seed of everything random")
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -90,49 +84,65 @@ class DataConfig:
 class TrainingConfig(DataConfig):
     """What pre-training and fine-tuning have in common."""
 
-    output_dir: str = field(metadata={"help": "folder for checkpoints, metrics and the final model"})
-    overwrite_output_dir: bool = setting(False, "start afresh in a folder that holds an earlier run of this script")
-    full_determinism: bool = setting(False, "deterministic algorithms on a GPU too, for a resume to the bit; slower")
-    dry_run: bool = setting(False, "print the resolved settings, data, steps and learning rate, then stop")
-    train_split: str = setting("train", "split to train on")
-    max_train_samples: int | None = setting(None, "train on the first so many examples only")
-    shuffle_buffer_size: int = setting(1000, "streaming: examples among which the next one is drawn")
-    crop_scale: list[float] = field(
-        default_factory=lambda: [0.08, 1.0], metadata={"help": "least and largest share of an image that a crop covers"}
+    output_dir: str = operation(REQUIRED, "folder for checkpoints, metrics and the final model")
+    overwrite_output_dir: bool = operation(False, "start afresh in a folder that holds an earlier run of this script")
+    full_determinism: bool = recipe(False, "deterministic algorithms on a GPU too, for a resume to the bit; slower")
+    dry_run: bool = operation(False, "print the resolved settings, data, steps and learning rate, then stop")
+    train_split: str = recipe("train", "split to train on")
+    max_train_samples: int | None = recipe(None, "train on the first so many examples only")
+    shuffle_buffer_size: int = recipe(
+        1000, "streaming: examples among which the next one is drawn", beside=("streaming", (False,))
     )
-    reduced_decoding: bool = setting(
+    crop_scale: list[float] = recipe([0.08, 1.0], "least and largest share of an image that a crop covers")
+    reduced_decoding: bool = recipe(
         True, "decode JPEG images at 1/2, 1/4 or 1/8 of their size where every crop keeps the pixels it needs"
     )
-    horizontal_flip: float = setting(0.5, "probability of mirroring an image")
-    model_size: str = setting("atto", "without model_name_or_path: atto, femto, pico, nano, tiny, small, base, ...")
-    patch_size: int | None = setting(None, "without model_name_or_path: side of the stem's patches (default: 4)")
-    num_stages: int | None = setting(None, "without model_name_or_path: keep the first stages only")
-    activation_checkpointing: bool = setting(False, "recompute activations in the backward pass to save memory")
-    per_device_train_batch_size: int = setting(64, "images in a forward pass of one process")
-    gradient_accumulation_steps: int = setting(1, "forward passes for an optimizer step")
-    num_train_epochs: float = setting(100, "passes over the data")
-    max_train_steps: int | None = setting(None, "optimizer steps; goes before num_train_epochs")
-    base_learning_rate: float = setting(1.5e-4, "learning rate for a total batch of 256; scaled linearly")
-    learning_rate: float | None = setting(None, "absolute learning rate; goes before base_learning_rate")
-    min_learning_rate: float = setting(0.0, "learning rate at the end of the cosine")
-    warmup_epochs: float = setting(0.0, "epochs of linear warm-up")
-    warmup_steps: int | None = setting(None, "optimizer steps of linear warm-up; goes before warmup_epochs")
-    weight_decay: float = setting(0.05, "decay of the weights of linear and convolution layers")
-    adam_beta1: float = setting(0.9, "AdamW's first beta")
-    adam_beta2: float = setting(0.999, "AdamW's second beta")
-    max_grad_norm: float | None = setting(None, "clip the gradient's norm to this (default: no clipping)")
-    ema_decay: float = setting(0.0, "average the weights with this decay and save the average; 0: off")
-    logging_steps: int = setting(50, "optimizer steps between lines of metrics.jsonl")
-    checkpointing_steps: int | None = setting(None, "optimizer steps between checkpoints (default: none but on a stop)")
-    checkpoints_total_limit: int | None = setting(None, "keep only the newest checkpoints")
-    resume_from_checkpoint: str | None = setting(None, "a checkpoint folder, or `latest` (none there: start afresh)")
-    with_tracking: bool = setting(True, "also log to Accelerate's trackers")
-    report_to: str = setting("tensorboard", "tracker of with_tracking: tensorboard, wandb, trackio, ..., or all")
-    push_to_hub: bool = setting(False, "upload the final folder in one commit")
-    hub_model_id: str | None = setting(None, "repository on the Hub, e.g. me/name")
-    hub_private_repo: bool = setting(False, "make that repository a private one")
-    license: str | None = setting(None, "licence of the trained weights (default: that of the weights it starts from)")
-    data_note: str | None = setting(None, "for the model card: what the images are, whose, and under which licence")
+    horizontal_flip: float = recipe(0.5, "probability of mirroring an image")
+    model_size: str = recipe(
+        "atto",
+        "without model_name_or_path: atto, femto, pico, nano, tiny, small, base, ...",
+        unless="model_name_or_path",
+    )
+    patch_size: int | None = recipe(
+        None, "without model_name_or_path: side of the stem's patches (default: 4)", unless="model_name_or_path"
+    )
+    num_stages: int | None = recipe(
+        None, "without model_name_or_path: keep the first stages only", unless="model_name_or_path"
+    )
+    activation_checkpointing: bool = operation(False, "recompute activations in the backward pass to save memory")
+    per_device_train_batch_size: int = recipe(64, "images in a forward pass of one process", is_planned=True)
+    gradient_accumulation_steps: int = recipe(1, "forward passes for an optimizer step", is_planned=True)
+    num_train_epochs: float = recipe(100, "passes over the data", unless="max_train_steps", is_planned=True)
+    max_train_steps: int | None = recipe(None, "optimizer steps; goes before num_train_epochs", is_planned=True)
+    base_learning_rate: float = recipe(
+        1.5e-4, "learning rate for a total batch of 256; scaled linearly", unless="learning_rate", is_planned=True
+    )
+    learning_rate: float | None = recipe(
+        None, "absolute learning rate; goes before base_learning_rate", is_planned=True
+    )
+    min_learning_rate: float = recipe(0.0, "learning rate at the end of the cosine")
+    warmup_epochs: float = recipe(0.0, "epochs of linear warm-up", unless="warmup_steps")
+    warmup_steps: int | None = recipe(None, "optimizer steps of linear warm-up; goes before warmup_epochs")
+    weight_decay: float = recipe(0.05, "decay of the weights of linear and convolution layers")
+    adam_beta1: float = recipe(0.9, "AdamW's first beta")
+    adam_beta2: float = recipe(0.999, "AdamW's second beta")
+    max_grad_norm: float | None = recipe(None, "clip the gradient's norm to this (default: no clipping)")
+    ema_decay: float = recipe(0.0, "average the weights with this decay and save the average; 0: off")
+    logging_steps: int = operation(50, "optimizer steps between lines of metrics.jsonl")
+    checkpointing_steps: int | None = operation(
+        None, "optimizer steps between checkpoints (default: none but on a stop)"
+    )
+    checkpoints_total_limit: int | None = operation(None, "keep only the newest checkpoints")
+    resume_from_checkpoint: str | None = operation(None, "a checkpoint folder, or `latest` (none there: start afresh)")
+    with_tracking: bool = operation(True, "also log to Accelerate's trackers")
+    report_to: str = operation("tensorboard", "tracker of with_tracking: tensorboard, wandb, trackio, ..., or all")
+    push_to_hub: bool = operation(False, "upload the final folder in one commit")
+    hub_model_id: str | None = operation(None, "repository on the Hub, e.g. me/name")
+    hub_private_repo: bool = operation(False, "make that repository a private one")
+    license: str | None = operation(
+        None, "licence of the trained weights (default: that of the weights it starts from; else none is stated)"
+    )
+    data_note: str | None = operation(None, "for the model card: what the images are, whose, and under which licence")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -164,45 +174,48 @@ class TrainingConfig(DataConfig):
 class PretrainConfig(TrainingConfig):
     """FCMAE pre-training (paper, section 3 and Table 8)."""
 
-    crop_scale: list[float] = field(
-        default_factory=lambda: [0.2, 1.0], metadata={"help": "least and largest share of an image that a crop covers"}
+    crop_scale: list[float] = recipe([0.2, 1.0], "least and largest share of an image that a crop covers")
+    mixed_dataset_names: list[str] | None = recipe(
+        None, "more data sets to mix with dataset_name, of the same columns and splits"
     )
-    mixed_dataset_names: list[str] | None = field(
-        default=None,
-        metadata={"help": "more data sets to mix with dataset_name, of the same columns and splits"},
+    mixture_weights: list[float] | None = recipe(
+        None, "share of dataset_name and of each of these (default: each image once an epoch)"
     )
-    mixture_weights: list[float] | None = field(
-        default=None,
-        metadata={"help": "share of dataset_name and of each of these (default: each image once an epoch)"},
-    )
-    adam_beta2: float = setting(0.95, "AdamW's second beta")
-    mask_ratio: float | None = setting(None, "share of the cells hidden from the encoder (default: 0.6, or 1 - 1/K)")
-    num_visible_sets: int | None = setting(
+    adam_beta2: float = recipe(0.95, "AdamW's second beta")
+    mask_ratio: float | None = recipe(None, "share of the cells hidden from the encoder (default: 0.6, or 1 - 1/K)")
+    num_visible_sets: int | None = recipe(
         None, "K > 1: share the cells out to K views of an image, trained on in one pass (default: the model's, 1)"
     )
-    norm_pix_loss: bool = setting(True, "regress pixels normalised in each cell")
-    decoder_hidden_size: int | None = setting(None, "width of the decoder (default: the model's, 512)")
-    decoder_num_hidden_layers: int | None = setting(None, "blocks of the decoder (default: the model's, 1)")
-    fusion_stages: list[str] | None = field(
-        default=None, metadata={"help": "earlier stages that the decoder sees too, e.g. stage1 stage2 (default: none)"}
+    norm_pix_loss: bool = recipe(True, "regress pixels normalised in each cell")
+    decoder_hidden_size: int | None = recipe(None, "width of the decoder (default: the model's, 512)")
+    decoder_num_hidden_layers: int | None = recipe(None, "blocks of the decoder (default: the model's, 1)")
+    fusion_stages: list[str] | None = recipe(
+        None, "earlier stages that the decoder sees too, e.g. stage1 stage2 (default: none)"
     )
-    target_type: str | None = setting(None, "pixel, feature or pixel+feature: what is predicted (default: pixel)")
-    feature_target_on: str | None = setting(None, "predict the features of visible or masked cells (default: visible)")
-    feature_loss: str | None = setting(None, "smooth_l1, mse or cosine (default: smooth_l1)")
-    feature_loss_weight: float | None = setting(None, "weight of the features' loss (default: 1)")
-    feature_target_layers: int = setting(1, "average the teacher's last so many layers")
-    feature_target_norm: Literal["layer_norm", "none"] = setting("layer_norm", "how the features are normalised")
-    teacher_name_or_path: str | None = setting(
+    target_type: str | None = recipe(None, "pixel, feature or pixel+feature: what is predicted (default: pixel)")
+    feature_target_on: str | None = recipe(None, "predict the features of visible or masked cells (default: visible)")
+    feature_loss: str | None = recipe(None, "smooth_l1, mse or cosine (default: smooth_l1)")
+    feature_loss_weight: float | None = recipe(None, "weight of the features' loss (default: 1)")
+    feature_target_layers: int = recipe(
+        1, "average the teacher's last so many layers", beside=("target_type", WITHOUT_FEATURES)
+    )
+    feature_target_norm: Literal["layer_norm", "none"] = recipe(
+        "layer_norm", "how the features are normalised", beside=("target_type", WITHOUT_FEATURES)
+    )
+    teacher_name_or_path: str | None = recipe(
         None, "frozen vision model whose features are predicted (default: the average of the model's own weights)"
     )
-    teacher_revision: str | None = setting(None, "revision of the teacher on the Hub")
-    teacher_decay: list[float] = field(
-        default_factory=lambda: [0.999, 0.9999], metadata={"help": "decay of that average, at first and at last"}
+    teacher_revision: str | None = recipe(None, "revision of the teacher on the Hub")
+    teacher_decay: list[float] = recipe(
+        [0.999, 0.9999],
+        "decay of that average, at first and at last",
+        unless="teacher_name_or_path",
+        beside=("target_type", WITHOUT_FEATURES),
     )
-    reconstruction_steps: int | None = setting(
+    reconstruction_steps: int | None = operation(
         None, "optimizer steps between pictures of the same images' reconstruction (default: 20 of them in a run)"
     )
-    decay_grn_and_mask_token: bool = setting(False, "decay GRN and the mask token too, as the official pre-training")
+    decay_grn_and_mask_token: bool = recipe(False, "decay GRN and the mask token too, as the official pre-training")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -236,13 +249,11 @@ class PretrainConfig(TrainingConfig):
 class EvaluationConfig(DataConfig):
     """What fine-tuning and validation have in common."""
 
-    label_column: str = setting("label", "column that holds the classes")
-    eval_split: str | None = setting(None, "split to evaluate on")
-    max_eval_samples: int | None = setting(None, "evaluate on the first so many examples only")
-    per_device_eval_batch_size: int = setting(64, "images in a forward pass of an evaluation")
-    metrics: list[str] | None = field(
-        default=None, metadata={"help": "more metrics by their name for `evaluate.load`, e.g. f1"}
-    )
+    label_column: str = recipe("label", "column that holds the classes")
+    eval_split: str | None = recipe(None, "split to evaluate on")
+    max_eval_samples: int | None = recipe(None, "evaluate on the first so many examples only")
+    per_device_eval_batch_size: int = operation(64, "images in a forward pass of an evaluation")
+    metrics: list[str] | None = operation(None, "more metrics by their name for `evaluate.load`, e.g. f1")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -254,21 +265,27 @@ class EvaluationConfig(DataConfig):
 class FinetuneConfig(EvaluationConfig, TrainingConfig):
     """Training a classifier, from pre-trained weights or from scratch (paper, Tables 9 to 14)."""
 
-    num_labels: int | None = setting(None, "number of classes (default: as the label column says)")
-    train_val_split: float = setting(0.0, "without eval_split: evaluate on this share of the training split")
-    eval_steps: int | None = setting(None, "optimizer steps between evaluations (default: an epoch)")
-    layer_decay: float = setting(1.0, "factor of the learning rate from one layer to the one below")
-    layer_decay_type: Literal["single", "group"] = setting("single", "a layer is a block (single) or three (group)")
-    drop_path_rate: float | None = setting(None, "stochastic depth of the last block (default: the model's)")
-    head_init_scale: float | None = setting(
+    num_labels: int | None = recipe(None, "number of classes (default: as the label column says)")
+    train_val_split: float = recipe(
+        0.0, "without eval_split: evaluate on this share of the training split", unless="eval_split"
+    )
+    eval_steps: int | None = operation(None, "optimizer steps between evaluations (default: an epoch)")
+    layer_decay: float = recipe(1.0, "factor of the learning rate from one layer to the one below")
+    layer_decay_type: Literal["single", "group"] = recipe(
+        "single", "a layer is a block (single) or three (group)", beside=("layer_decay", (1.0,))
+    )
+    drop_path_rate: float | None = recipe(None, "stochastic depth of the last block (default: the model's)")
+    head_init_scale: float | None = recipe(
         None, "factor on the head's initial weights (default: 0.001 with model_name_or_path, else 1)"
     )
-    label_smoothing: float = setting(0.0, "share of a label spread over all classes")
-    mixup: float = setting(0.0, "alpha of mixup; 0: off")
-    cutmix: float = setting(0.0, "alpha of cutmix; 0: off; with mixup: one of them for each batch")
-    randaugment_num_ops: int = setting(0, "RandAugment's operations for each image; 0: off; 1 or 3 channels")
-    randaugment_magnitude: int = setting(9, "RandAugment's strength on torchvision's scale, 0 to 30")
-    random_erasing: float = setting(0.0, "probability of erasing a rectangle")
+    label_smoothing: float = recipe(0.0, "share of a label spread over all classes")
+    mixup: float = recipe(0.0, "alpha of mixup; 0: off")
+    cutmix: float = recipe(0.0, "alpha of cutmix; 0: off; with mixup: one of them for each batch")
+    randaugment_num_ops: int = recipe(0, "RandAugment's operations for each image; 0: off; 1 or 3 channels")
+    randaugment_magnitude: int = recipe(
+        9, "RandAugment's strength on torchvision's scale, 0 to 30", beside=("randaugment_num_ops", (0,))
+    )
+    random_erasing: float = recipe(0.0, "probability of erasing a rectangle")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -298,18 +315,17 @@ PROTOCOLS = ("classifier", "knn", "linear_probe")
 class ValidateConfig(EvaluationConfig):
     """Evaluating a classifier, or the frozen features of any ConvNeXt V2."""
 
-    protocols: list[str] = field(
-        default_factory=lambda: ["classifier"],
-        metadata={"help": "classifier; knn or linear_probe, on the frozen features of images in train_split"},
+    protocols: list[str] = recipe(
+        ["classifier"], "classifier; knn or linear_probe, on the frozen features of images in train_split"
     )
-    use_ema: bool = setting(False, "of a training checkpoint: the averaged weights instead of the raw ones")
-    eval_split: str = setting("validation", "split to evaluate on")
-    train_split: str = setting("train", "split of the images that knn and linear_probe know")
-    max_train_samples: int | None = setting(None, "so many of them only")
-    knn_neighbors: int = setting(20, "neighbours that vote")
-    knn_temperature: float = setting(0.07, "temperature of their weights")
-    linear_probe_strength: float = setting(1.0, "inverse of the probe's L2 penalty, `C` of scikit-learn")
-    output_dir: str | None = setting(None, "folder for eval_results.json")
+    use_ema: bool = recipe(False, "of a training checkpoint: the averaged weights instead of the raw ones")
+    eval_split: str = recipe("validation", "split to evaluate on")
+    train_split: str = recipe("train", "split of the images that knn and linear_probe know")
+    max_train_samples: int | None = recipe(None, "so many of them only")
+    knn_neighbors: int = recipe(20, "neighbours that vote")
+    knn_temperature: float = recipe(0.07, "temperature of their weights")
+    linear_probe_strength: float = recipe(1.0, "inverse of the probe's L2 penalty, `C` of scikit-learn")
+    output_dir: str | None = operation(None, "folder for eval_results.json")
 
     def __post_init__(self) -> None:
         super().__post_init__()

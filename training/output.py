@@ -18,6 +18,7 @@ from conversion.publish import publish
 from conversion.words import is_hub_id
 from training.checkpoints import LOGS, numbered_folders
 from training.config import TrainingConfig, check
+from training.standing import names_in_force
 from training.writing import writing
 
 CARD = "README.md"  # the last file of a finished run
@@ -70,11 +71,13 @@ def claim_output_dir(config: TrainingConfig) -> None:
         for log in LOGS:
             (folder / log).unlink(missing_ok=True)
     settings = dataclasses.asdict(config)
-    # What only this machine can tell, for the card: which settings are paths, and the licence of the weights' start.
+    # For the card: what only this machine can tell (which settings are paths, the licence of the weights' start), and
+    # which settings the result depends on.
     sources = ("dataset_name", "model_name_or_path", "teacher_name_or_path")
     local = [name for name in sources if settings.get(name) and not is_hub_id(settings[name])]
     local += [name for name in settings.get("mixed_dataset_names") or [] if not is_hub_id(name)]
-    write_json(folder / SETTINGS, {"run": run_name(config), "local": local, **settings, "license": license_of(config)})
+    noted = {"run": run_name(config), "local": local, "recipe": names_in_force(config)}
+    write_json(folder / SETTINGS, {**noted, **settings, "license": license_of(config)})
 
 
 def holds_run(folder: Path, config: TrainingConfig) -> bool:
