@@ -16,13 +16,13 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, gather_object, set_seed
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from tqdm.auto import tqdm
 from transformers.trainer_utils import enable_full_determinism
 
 from training.batches import TrainBatches
 from training.checkpoints import Resumed
 from training.config import TrainingConfig, check
 from training.plan import Plan
+from training.progress import Progress, keep_bars_to_terminals
 from training.trackers import check_trackers, track
 from training.writing import writing
 
@@ -34,6 +34,7 @@ NEVER = torch.iinfo(torch.int64).max
 
 def create_accelerator(config: TrainingConfig) -> Accelerator:
     """The accelerator of a run, with the same seed in every process for the same initial weights."""
+    keep_bars_to_terminals()
     if config.full_determinism:
         enable_full_determinism(config.seed)
     folders = ProjectConfiguration(config.output_dir, logging_dir=str(Path(config.output_dir) / "logs"))
@@ -53,7 +54,7 @@ def create_accelerator(config: TrainingConfig) -> Accelerator:
 
 
 class TrainingLog:
-    """Writes metrics.jsonl, the progress bar and the trackers; stops at a loss that is not finite.
+    """Writes metrics.jsonl, the progress and the trackers; stops at a loss that is not finite.
 
     Losses are summed on their device and read when a line is due, so that no step waits for the device. `parts` are
     the names of those that the loss is made of, if they are to be logged.
@@ -84,14 +85,7 @@ class TrainingLog:
         self.paused_seconds = self.waited_seconds = 0.0
         self.max_bad_images = config.max_bad_images
         self.named = named_before(start.of("batches"))
-        images = plan.total_batch_size
-        self.bar = tqdm(
-            total=plan.max_steps * images,
-            initial=start.step * images,
-            unit=" images",
-            unit_scale=True,
-            disable=not accelerator.is_main_process,
-        )
+        self.progress = Progress(plan, start.step, accelerator.is_main_process)
 
     def add(self, loss: Tensor, outputs: Mapping[str, Tensor] | None = None) -> None:
         """Take in the loss of one forward pass of the step under way, and its parts from the outputs."""
@@ -111,7 +105,7 @@ class TrainingLog:
             grad_norm = grad_norm.full_tensor()
         if grad_norm is not None and self.accelerator.scaler is None:  # a scaler skips steps that overflow
             self.note_if_bad(torch.as_tensor(grad_norm), self.step)
-        self.bar.update(self.plan.total_batch_size)
+        self.progress.advance()
         if self.step % self.logging_steps and self.step != self.plan.max_steps:
             return
         self.check_finite()
@@ -131,7 +125,7 @@ class TrainingLog:
             **self.bad_images(),
         }
         self.logged_step, self.window_started, self.waited_seconds = self.step, now, self.batches.seconds_waited
-        self.bar.set_postfix(loss=f"{line['loss']:.4f}", data_wait=f"{waited:.0%}")
+        self.progress.log(line)
         self.write(line)
 
     def bad_images(self) -> dict[str, int]:
@@ -148,7 +142,7 @@ class TrainingLog:
         self.named |= problems.keys()
         if new and self.accelerator.is_main_process:
             append(self.folder / "bad_images.jsonl", [json.dumps({"step": self.step, "problem": text}) for text in new])
-            self.bar.write("\n".join(f"Skipping a bad image. {text}" for text in new))
+            self.progress.say("\n".join(f"Skipping a bad image. {text}" for text in new))
         count, most = len(set().union(*(bad for bad, _ in found))), self.max_bad_images
         check("max_bad_images", most, count <= most, f"be at least {count}, the bad images so far, to skip them")
         return {"bad_images": count}
@@ -189,8 +183,8 @@ class TrainingLog:
         self.paused_seconds += seconds
 
     def results(self) -> dict[str, Any]:
-        """Close the bar; figures of this run (since its last resume) for all_results.json and the card."""
-        self.bar.close()
+        """Close the progress bar; figures of this run (since its last resume) for all_results.json and the card."""
+        self.progress.close()
         seconds = time.perf_counter() - self.started
         images = (self.step - self.start_step) * self.plan.total_batch_size
         return {

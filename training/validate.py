@@ -37,11 +37,13 @@ from training.features import extract_features, knn_scores, linear_probe_scores,
 from training.labels import check_labels, class_list, labelled_samples, resolve_labels
 from training.metrics import Evaluator
 from training.models import create_processor
+from training.progress import keep_bars_to_terminals
 from training.reference import comparison, intervals, known_checkpoint
 
 
 def main(config: ValidateConfig) -> dict[str, Any]:
     """Evaluate by the protocols asked for; print the figures and return them."""
+    keep_bars_to_terminals()
     waiting = InitProcessGroupKwargs(timeout=timedelta(seconds=config.ddp_timeout))
     accelerator = Accelerator(mixed_precision=config.mixed_precision, kwargs_handlers=[waiting])
     results: dict[str, Any] = {}
