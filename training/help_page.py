@@ -1,7 +1,6 @@
 """The page that `--help` prints: settings in groups, each with what it takes and its default, once."""
 
 import argparse
-import copy
 import dataclasses
 import inspect
 from typing import Any, get_type_hints
@@ -47,9 +46,8 @@ def add_settings(parser: argparse.ArgumentParser, config_class: type) -> None:
         owner = next(each for each in config_class.__mro__ if field.name in inspect.get_annotations(each))
         if owner not in groups:
             groups[owner] = parser.add_argument_group((inspect.getdoc(owner) or "").rstrip("."))
-        flag = copy.copy(field)  # `add_argument` takes its metadata as arguments
-        flag.type, flag.metadata = types[field.name], {"help": field.metadata["help"]}  # type: ignore[misc]
-        HfArgumentParser._parse_dataclass_field(groups[owner], flag)
+        field.type = types[field.name]
+        HfArgumentParser._parse_dataclass_field(groups[owner], field)
         describe(parser._option_string_actions[f"--{field.name}"])
         if negative := parser._option_string_actions.get(f"--no_{field.name}"):
             negative.help = f"as --{field.name} false"

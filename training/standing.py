@@ -16,6 +16,12 @@ class Standing(NamedTuple):
     is_planned: bool = False  # the plan of a run sums it up: a resume compares the plan
 
 
+class Help(str):
+    """A setting's line for `--help` with its standing: of metadata `HfArgumentParser` allows none but its own."""
+
+    standing: Standing
+
+
 def recipe(
     default: Any,
     help: str,
@@ -37,7 +43,9 @@ def operation(default: Any, help: str) -> Any:
 
 
 def _field(default: Any, help: str, standing: Standing) -> Any:
-    metadata = {"help": help, "standing": standing}
+    text = Help(help)
+    text.standing = standing
+    metadata = {"help": text}
     if isinstance(default, list):
         return field(default_factory=lambda: copy.copy(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -45,9 +53,10 @@ def _field(default: Any, help: str, standing: Standing) -> Any:
 
 def standing_of(setting: Field[Any]) -> Standing:
     """What was said of a field; one that nobody said it of is an error."""
-    if "standing" not in setting.metadata:
+    text = setting.metadata.get("help")
+    if not isinstance(text, Help):
         raise ValueError(f"`{setting.name}` must be declared with `recipe(...)` or `operation(...)`.")
-    return setting.metadata["standing"]
+    return text.standing
 
 
 def names_in_force(config: Any) -> list[str]:
