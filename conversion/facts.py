@@ -10,7 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import safe_open
 
 from conversion.checkpoints import Checkpoint, checkpoint_table
-from conversion.files import read_json, sha256
+from conversion.files import read_csv, read_json, sha256
 from conversion.licenses import UNKNOWN, inherited_license, read_license, settle_license, was_never_stated
 from conversion.words import (
     data_sets,
@@ -20,6 +20,7 @@ from conversion.words import (
     is_local_setting,
     recipe_names,
     show,
+    show_cell,
     sides,
 )
 from hf_convnextv2 import ConvNextV2Config, ConvNextV2FCMAEConfig
@@ -27,13 +28,18 @@ from hf_convnextv2.configuration_convnextv2 import FCMAE_MODEL_TYPE, SIZES
 
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors")
 SETTINGS, RESULTS, PROVENANCE = "training_config.json", "all_results.json", "conversion.json"
+PER_CLASS, CONFUSIONS = "eval_per_class.csv", "eval_confusions.csv"
+CONFUSION_MATRIX, MOST_CONFUSED = "confusion_matrix.png", "most_confused.png"
 PICTURES = {
     "loss_curves.png": "Loss and learning rate against the step",
     "reconstructions.png": "What the encoder sees, the reconstruction, the original",
+    CONFUSION_MATRIX: "True class against predicted class, evaluation images",
+    MOST_CONFUSED: "Classes that were taken for another most often, evaluation images",
 }
 FIGURES = {
     "eval_accuracy": "top-1 accuracy, evaluation images",
     "eval_accuracy_top5": "top-5 accuracy, evaluation images",
+    "eval_majority_accuracy": "accuracy of always giving the largest class, evaluation images",
     "eval_loss": "loss, evaluation images",
     "eval_samples": "evaluation images",
     "train_loss": "training loss, mean of the run",
@@ -43,7 +49,13 @@ FIGURES = {
     "total_steps": "optimizer steps",
     "epoch": "epochs",
 }
-NO_METRIC = {"eval_loss", "eval_samples", "eval_runtime"}  # eval_* results that are no metric of a classifier
+NO_METRIC = {
+    "eval_loss",
+    "eval_samples",
+    "eval_runtime",
+    "eval_majority_accuracy",
+}  # eval_* results that are no metric of a classifier
+MOST_CLASSES = 10  # in the table of a card
 HEADS = ("classifier.", "head.fc.", "head.weight", "head.bias")  # in every layout
 DECODERS = ("decoder.", "mask_token")
 MADE_BY_CONVERSION = {"source", "layout", "sha256", "dtype", "is_cast", "notes", "stored_as", "made_sha256"}
@@ -150,6 +162,14 @@ class Facts:
     def figures(self) -> list[tuple[str, str]]:
         """Measured figures with their names."""
         return [(FIGURES.get(key, key), show(value)) for key, value in self.results.items()]
+
+    @cached_property
+    def per_class(self) -> list[dict[str, str]]:
+        """Figures of each class as text; of many classes, those with the lowest F1."""
+        rows = read_csv(self.folder / PER_CLASS)
+        if len(rows) > MOST_CLASSES:
+            rows = sorted((row for row in rows if row["images"] != "0"), key=lambda row: float(row["f1"] or 0))
+        return [{key: show_cell(key, value) for key, value in row.items()} for row in rows[:MOST_CLASSES]]
 
     @property
     def recipe(self) -> list[tuple[str, str]]:

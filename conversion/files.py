@@ -1,5 +1,6 @@
 """Reading and writing the small files beside a model."""
 
+import csv
 import hashlib
 import json
 import os
@@ -19,6 +20,14 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"{file} must hold a JSON object.")
     return values
+
+
+def read_csv(file: Path) -> list[dict[str, str]]:
+    """The rows of a table with a header; none where there is no such file."""
+    if not file.is_file():
+        return []
+    with file.open(encoding="utf-8", newline="") as table:
+        return list(csv.DictReader(table))
 
 
 def write_json(file: Path, values: dict[str, Any]) -> None:

@@ -12,14 +12,24 @@ from transformers.dynamic_module_utils import get_relative_import_files
 import hf_convnextv2
 from conversion.card import is_generated, render_card
 from conversion.convert import convert
-from conversion.facts import PICTURES, PROVENANCE, SETTINGS, WEIGHTS, Facts, Publication, weight_files
+from conversion.facts import (
+    CONFUSIONS,
+    PER_CLASS,
+    PICTURES,
+    PROVENANCE,
+    SETTINGS,
+    WEIGHTS,
+    Facts,
+    Publication,
+    weight_files,
+)
 from conversion.files import read_json, write_json
 from conversion.licenses import read_license
 from conversion.sources import read_source
 from conversion.weights import understand
 
 UPLOADED = ("config.json", *WEIGHTS, "model.safetensors.index.json", "preprocessor_config.json", *PICTURES)
-UPLOADED += ("all_results.json", "eval_results.json", "metrics.jsonl", PROVENANCE)
+UPLOADED += ("all_results.json", "eval_results.json", "metrics.jsonl", PROVENANCE, PER_CLASS, CONFUSIONS)
 CODE = Path(hf_convnextv2.__file__).parent / "modeling_fcmae.py"
 AUTO_MAP = {
     "AutoConfig": "configuration_convnextv2.ConvNextV2FCMAEConfig",

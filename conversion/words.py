@@ -117,6 +117,13 @@ def show(value: Any, is_path: bool = False) -> str:
     return Path(value).name if is_path else str(value)
 
 
+def show_cell(column: str, value: str) -> str:
+    """A cell of a table of classes, in Markdown: shares in percent, a name in one line."""
+    if column in ("precision", "recall", "f1"):
+        return f"{float(value):.1%}" if value else "-"
+    return " ".join(value.split()).replace("|", "\\|")
+
+
 def first_line(error: Exception) -> str:
     """What an error says in its first line, or its class where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -79,14 +79,17 @@ def test_an_evaluation_counts_every_image_once_whatever_the_number_of_processes(
     settings |= {"streaming": streaming, "per_device_eval_batch_size": 4, "image_size": 32}
     flags = [f"--{key}={value}" for key, value in settings.items()]
     flags += ["--protocols", "classifier", "knn", "linear_probe", "--knn_neighbors", "3"]
-    results = {}
+    results, tables = {}, {}
     for processes in (1, 2, 3):
         output = tmp_path / str(processes)
         run(["training/validate.py", *flags, f"--output_dir={output}"], processes, tmp_path)
         results[processes] = json.loads((output / "eval_results.json").read_text())
         assert results[processes]["eval_samples"] == 30 and results[processes]["train_samples"] == 21
+        tables[processes] = (output / "eval_per_class.csv").read_text()
     for processes in (2, 3):
         assert_close(results[processes], results[1], rtol=1e-6, atol=0)
+        assert tables[processes] == tables[1]
+    assert [line.split(",")[2] for line in tables[1].splitlines()[1:]] == ["10"] * 3
 
 
 SHARDED = """

@@ -1,5 +1,6 @@
 """Whole runs on small photographs: pre-training, fine-tuning, validation; stopped and resumed; bad input refused."""
 
+import csv
 import json
 import os
 import runpy
@@ -92,7 +93,7 @@ def figures(folder, *names):
 
 
 @pytest.mark.parametrize(("kind", "streaming"), [("folder", False), ("parquet", False), ("parquet", True)])
-def test_images_to_classifier(kind, streaming, data, fcmae, tmp_path):
+def test_images_to_classifier(kind, streaming, data, fcmae, tmp_path, capsys):
     source = {"streaming": streaming, "dataset": data[kind]}
     encoder = pretrain_run(tmp_path / "pretrain", fcmae=fcmae, **source)
     loaded = ConvNextV2ForPreTraining.from_pretrained(encoder)
@@ -106,6 +107,12 @@ def test_images_to_classifier(kind, streaming, data, fcmae, tmp_path):
     assert {"eval_accuracy", "eval_accuracy_top5", "eval_loss", "train_loss", "images_per_second"} <= set(results)
     classifier = AutoModelForImageClassification.from_pretrained(folder)
     assert classifier.config.label2id == {"astronaut": 0, "chelsea": 1, "coffee": 2}
+    assert_classes_are_counted(folder, results)
+    told = [line for line in capsys.readouterr().out.splitlines() if "accuracy" in line]
+    shown = f"accuracy {results['eval_accuracy']:.1%} (always the largest class: 33.3%), loss".replace("%", " %")
+    assert [line.split(":")[0] for line in told[:2]] == ["evaluation after step 2", "evaluation after step 4"]
+    assert shown in told[1] and told[2].startswith(shown)
+    assert "## Figures per class" in (folder / "README.md").read_text()
 
     forget_accelerate()
     config = {"model_name_or_path": str(folder), "eval_split": "test", "num_workers": 0, "streaming": streaming}
@@ -113,6 +120,16 @@ def test_images_to_classifier(kind, streaming, data, fcmae, tmp_path):
     assert validated["eval_accuracy"] == results["eval_accuracy"]
     assert validated["eval_loss"] == pytest.approx(results["eval_loss"], abs=1e-6)
     assert json.loads((tmp_path / "eval_results.json").read_text()) == validated
+    assert shown in capsys.readouterr().out
+    assert (tmp_path / "eval_per_class.csv").read_text() == (folder / "eval_per_class.csv").read_text()
+
+
+def assert_classes_are_counted(folder, results):
+    with (folder / "eval_per_class.csv").open() as table:
+        rows = list(csv.DictReader(table))
+    assert [(row["class"], row["images"]) for row in rows] == [("astronaut", "3"), ("chelsea", "3"), ("coffee", "3")]
+    assert np.mean([float(row["recall"]) for row in rows]) == pytest.approx(results["eval_accuracy"])
+    assert (folder / "confusion_matrix.png").exists() and (folder / "eval_confusions.csv").exists()
 
 
 def test_validation_agrees_with_the_pipeline(data, tmp_path):

@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
 
-from training.pictures import COLORS, label_axes, plot_series, read_metrics, save_figure
+from training.pictures import COLORS, draw_confusion, label_axes, plot_series, read_metrics, save_figure
 
 
 def save_run_comparison(runs: Mapping[str, Path], key: str, label: str, output: Path) -> None:
@@ -39,21 +38,9 @@ def save_classifier_comparison(
     axes[0].set_aspect("equal")
     axes[0].legend(loc="lower right", frameon=False)
     for axis, (name, score) in zip(axes[1:], scores.items(), strict=True):
-        _draw_confusion(axis, confusion_matrix(labels, score >= 0.5, labels=[0, 1]), class_names, name)
+        draw_confusion(axis, confusion_matrix(labels, score >= 0.5, labels=[0, 1]), class_names)
+        axis.set_title(name)
     save_figure(figure, output)
-
-
-def _draw_confusion(axes: Axes, counts: np.ndarray, class_names: tuple[str, str], title: str) -> None:
-    shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for (row, column), count in np.ndenumerate(counts):
-        share = shares[row, column]
-        axes.text(
-            column, row, f"{count}\n{share:.1%}", ha="center", va="center", color="white" if share > 0.5 else "black"
-        )
-    axes.set_xticks([0, 1], class_names)
-    axes.set_yticks([0, 1], class_names, rotation=90, va="center")
-    axes.set(xlabel="predicted", ylabel="true", title=title)
 
 
 def save_label_efficiency(summary: Mapping[str, list[tuple[float, float, float]]], output: Path) -> None:

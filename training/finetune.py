@@ -29,10 +29,11 @@ from training.checkpoints import Checkpoints
 from training.data import Collator, eval_loader, load_images
 from training.labels import check_labels, class_list, labelled_samples, resolve_labels
 from training.loop import STOPPED, StopSignal, TrainingLog, create_accelerator, signals_given_back
-from training.metrics import Evaluator
+from training.metrics import Evaluator, in_words
 from training.models import create_ema, create_processor, final_model, image_size_of, load_arguments
 from training.optim import create_optimizer, create_schedule, decayed_parameters, keep_settings, layer_scale
 from training.output import check_hub, check_output_dir, claim_output_dir, leave_finished, push_folder, save_model
+from training.per_class import Answers, save_class_figures, table_in_words
 from training.pictures import save_loss_curves
 from training.plan import make_plan
 from training.rehearsal import print_plan, rehearse
@@ -97,7 +98,7 @@ def main(config: FinetuneConfig) -> None:
     results: dict[str, Any] = {}
     if held_out is not None and any(due["evaluation"] for due in start.of("due")):  # the stop did not wait for it
         results = evaluator(accelerator, trained if ema is None else ema.module, held_out)
-        log.write(results)
+        log.write_evaluation(results)
     put_off = False
     for step in range(start.step + 1, plan.max_steps + 1):
         model.train()
@@ -125,7 +126,7 @@ def main(config: FinetuneConfig) -> None:
             log.check_finite()
             with log.paused():
                 results = evaluator(accelerator, trained if ema is None else ema.module, held_out)
-            log.write(results)
+            log.write_evaluation(results)
         if stopped or (config.checkpointing_steps and step % config.checkpointing_steps == 0):
             log.check_finite(model)
             with log.paused():
@@ -145,9 +146,9 @@ def main(config: FinetuneConfig) -> None:
     if held_out is not None and (put_off or not results):  # stopped, or resumed, at the very end
         results = evaluator(accelerator, final, held_out)
         if put_off:
-            log.write(results)
+            log.write_evaluation(results)
     if accelerator.is_main_process:
-        finish(config, final, processor, {**results, **log.results()})
+        finish(config, final, processor, {**results, **log.results()}, evaluator.answers)
     accelerator.wait_for_everyone()
     end_training(accelerator)
 
@@ -203,14 +204,22 @@ def load_sources(config: FinetuneConfig, model_config: ConvNextV2Config) -> tupl
     return source, eval_source
 
 
-def finish(config: FinetuneConfig, model: Any, processor: Any, results: dict[str, Any]) -> None:
-    """Write the folder that `from_pretrained` and `pipeline` load, the picture and the card; upload it if asked to."""
+def finish(
+    config: FinetuneConfig, model: Any, processor: Any, results: dict[str, Any], answers: Answers | None
+) -> None:
+    """Write the folder that `from_pretrained` and `pipeline` load, figures and the card; upload it if asked to."""
     folder = Path(config.output_dir)
     save_model(folder, model, processor, results)
     save_loss_curves(folder / "metrics.jsonl", folder / "loss_curves.png")
+    names = class_list(model.config)
+    save_class_figures(folder, answers, names)
     write_card(folder)
     if config.push_to_hub:
         push_folder(config)
+    if answers is not None:
+        print(f"{table_in_words(answers, names)}\n{in_words(results)}")
+    else:
+        print("Nothing was held out to measure the accuracy on: `--eval_split` or `--train_val_split` does so.")
     print(f"Classifier in {folder}", flush=True)
 
 

@@ -21,6 +21,7 @@ from transformers.trainer_utils import enable_full_determinism
 from training.batches import TrainBatches
 from training.checkpoints import Resumed
 from training.config import TrainingConfig, check
+from training.metrics import in_words
 from training.plan import Plan
 from training.progress import Progress, keep_bars_to_terminals
 from training.trackers import check_trackers, track
@@ -172,6 +173,11 @@ class TrainingLog:
         if self.accelerator.is_main_process:
             append(self.folder / "metrics.jsonl", [json.dumps(line)])
         track(self.accelerator, {k: v for k, v in line.items() if isinstance(v, int | float)}, self.step)
+
+    def write_evaluation(self, results: dict[str, Any]) -> None:
+        """A line of metrics.jsonl for an evaluation, which is told, too."""
+        self.write(results)
+        self.progress.say(f"evaluation after step {self.step:,}: {in_words(results)}")
 
     @contextmanager
     def paused(self) -> Iterator[None]:

@@ -11,6 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from training.per_class import Answers
+
 AVERAGED = ("f1", "precision", "recall")  # these need to know how to average over more than two classes
 
 
@@ -32,9 +34,13 @@ class TopAccuracy(evaluate.Metric):
 
 
 class Evaluator:
-    """Evaluates a classifier on a loader; metrics by name are loaded once, before training."""
+    """Evaluates a classifier on a loader; metrics by name are loaded once, before training.
+
+    `answers` are those of the last evaluation.
+    """
 
     def __init__(self, names: list[str] | None) -> None:
+        self.answers: Answers | None = None
         self.named: dict[str, Any] = {}
         for name in names or []:
             try:
@@ -46,7 +52,10 @@ class Evaluator:
     @torch.random.fork_rng(devices=[])
     @torch.no_grad()
     def __call__(self, accelerator: Accelerator, model: nn.Module, loader: DataLoader[Any]) -> dict[str, float]:
-        """`eval_accuracy`, `eval_accuracy_top5`, `eval_loss` and the metrics asked for, over all processes."""
+        """`eval_accuracy`, `eval_accuracy_top5`, `eval_loss` and the metrics asked for, over all processes.
+
+        Beside them `eval_majority_accuracy`, that of always giving the class that most of the images are of.
+        """
         model.eval()
         metric = TopAccuracy(keep_in_memory=True)
         losses, classes, references = [], [], []
@@ -65,7 +74,26 @@ class Evaluator:
         results = {"eval_loss": loss.mean().item(), "eval_samples": len(loss)}
         computed = metric.compute() or {}
         predictions = {"predictions": torch.cat(classes), "references": torch.cat(references)}
+        self.answers = Answers(predictions["references"].numpy(), predictions["predictions"].numpy())
+        computed["majority_accuracy"] = self.answers.majority_accuracy
         for name, other in self.named.items():
             options = {"average": "macro"} if name in AVERAGED else {}
             computed |= other.compute(**predictions, **options)
         return results | {f"eval_{key}": value for key, value in computed.items()}
+
+
+def in_words(results: dict[str, Any]) -> str:
+    """The figures of an evaluation in a line."""
+    majority = f"always the largest class: {percent(results['eval_majority_accuracy'])}"
+    words = [f"accuracy {percent(results['eval_accuracy'])} ({majority})"]
+    if results["eval_accuracy_top5"] < 1:  # with five classes or fewer it is always 1
+        words.append(f"top-5 {percent(results['eval_accuracy_top5'])}")
+    told = ("eval_accuracy", "eval_accuracy_top5", "eval_majority_accuracy", "eval_samples")
+    others = {key: value for key, value in results.items() if key.startswith("eval_") and key not in told}
+    words += [f"{key[5:]} {value:.4f}" for key, value in others.items() if isinstance(value, float)]
+    return f"{', '.join(words)}, {results['eval_samples']:,} images"
+
+
+def percent(share: float) -> str:
+    """A share as it is printed."""
+    return f"{100 * share:.1f} %"

@@ -1,4 +1,4 @@
-"""Pictures of a run: its loss curves and its reconstructions."""
+"""Pictures of a run: its loss curves, its reconstructions, and which classes it mixes up."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # not pyplot: no window system, no global state, nothing to close
+from matplotlib.font_manager import findfont, get_font
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
@@ -17,6 +18,9 @@ from hf_convnextv2.modeling_fcmae import ConvNextV2ForPreTrainingOutput
 
 COLORS = ("#1f6f8b", "#d1682c", "#6b4c9a", "#4b8b3b")
 HIDDEN_GRAY = 0.5
+WITH_SHARES = 10  # classes of a confusion matrix with shares beside the counts
+MOST_PAIRS = 25  # of classes that were mixed up
+LONGEST_NAME = 28  # letters of a class's name
 
 
 def read_metrics(metrics_jsonl: Path) -> list[dict[str, Any]]:
@@ -92,6 +96,56 @@ def label_axes(axes: Axes, label: str) -> None:
     axes.spines[["top"]].set_visible(False)
     if len(axes.get_lines()) > 1:
         axes.legend(frameon=False)
+
+
+def save_confusion_matrix(counts: np.ndarray, names: Sequence[str], output: Path) -> None:
+    """Draw how many images `(C, C)` of each class, by rows, got which one; for up to about fifty classes."""
+    side = 2.5 + 0.55 * len(names) if len(names) <= WITH_SHARES else 3 + 0.34 * len(names)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    draw_confusion(figure.subplots(), counts, names)
+    save_figure(figure, output)
+
+
+def draw_confusion(axes: Axes, counts: np.ndarray, names: Sequence[str]) -> None:
+    """The counts, on the colour of their share of the row; beside few classes the share as well."""
+    shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    is_small = len(names) <= WITH_SHARES
+    for row, column in np.argwhere(counts >= (0 if is_small else 1)):
+        count, share = counts[row, column], shares[row, column]
+        text, color = f"{count}\n{share:.1%}" if is_small else f"{count}", "white" if share > 0.5 else "black"
+        axes.text(column, row, text, ha="center", va="center", color=color, fontsize=8 if is_small else 7)
+    labels = [drawable(name, number) for number, name in enumerate(names)]
+    is_short = len(names) == 2 and max(map(len, labels)) <= 12
+    axes.set_xticks(range(len(names)), labels, rotation=0 if is_short else 90)
+    axes.set_yticks(range(len(names)), labels, rotation=90 if is_short else 0, va="center")
+    axes.set(xlabel="predicted", ylabel="true")
+
+
+def save_most_confused(confused: Sequence[Mapping[str, Any]], output: Path) -> None:
+    """Draw the pairs of classes that were mixed up most often: rows with names and numbers of both, and `images`."""
+    shown = confused[:MOST_PAIRS]
+    figure = Figure(figsize=(9, 1 + 0.26 * len(shown)), layout="constrained")
+    axes = figure.subplots()
+    pairs = [(drawable(row["class"], row["label"]), drawable(row["taken_for"], row["taken_label"])) for row in shown]
+    labels = [f"{true} \N{RIGHTWARDS ARROW} {taken}" for true, taken in pairs]
+    axes.barh(range(len(shown)), [row["images"] for row in shown], color=COLORS[0])
+    axes.set_yticks(range(len(shown)), labels, fontsize=8)
+    axes.set(xlabel="images", title="true class \N{RIGHTWARDS ARROW} predicted class")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+    save_figure(figure, output)
+
+
+def drawable(name: str, number: int) -> str:
+    """A class's name as a label, or its number if the font lacks letters of the name."""
+    text = " ".join(name.split())
+    font = get_font(findfont("DejaVu Sans"))
+    if not all(font.get_char_index(ord(letter)) for letter in text):
+        return f"class {number}"
+    short = text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 1]}\N{HORIZONTAL ELLIPSIS}"
+    return short.replace("$", r"\$")  # which would start a formula
 
 
 def save_figure(figure: Figure, output: Path) -> None:

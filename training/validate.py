@@ -35,8 +35,9 @@ from training.checkpoints import averaged_weights
 from training.data import eval_loader, load_images
 from training.features import extract_features, knn_scores, linear_probe_scores, top_accuracies
 from training.labels import check_labels, class_list, labelled_samples, resolve_labels
-from training.metrics import Evaluator
+from training.metrics import Evaluator, in_words
 from training.models import create_processor
+from training.per_class import save_class_figures, table_in_words
 from training.progress import keep_bars_to_terminals
 from training.reference import comparison, intervals, known_checkpoint
 
@@ -47,24 +48,30 @@ def main(config: ValidateConfig) -> dict[str, Any]:
     waiting = InitProcessGroupKwargs(timeout=timedelta(seconds=config.ddp_timeout))
     accelerator = Accelerator(mixed_precision=config.mixed_precision, kwargs_handlers=[waiting])
     results: dict[str, Any] = {}
+    evaluator, names = Evaluator(config.metrics), []
     if "classifier" in config.protocols:
-        results |= classify(accelerator, config)
+        results, names = classify(accelerator, config, evaluator)
     if set(config.protocols) != {"classifier"}:
         results |= evaluate_features(accelerator, config)
     if accelerator.is_main_process:
         print(json.dumps(results, indent=2))
-        if "eval_accuracy" in results:
+        if evaluator.answers is not None:
+            print(table_in_words(evaluator.answers, names))
             print(comparison(results, known_checkpoint(config.model_name_or_path or "")))
+            print(in_words(results), flush=True)
         if config.output_dir is not None:
             Path(config.output_dir).mkdir(parents=True, exist_ok=True)
             write_json(Path(config.output_dir) / "eval_results.json", results)
+            if evaluator.answers is not None:
+                save_class_figures(Path(config.output_dir), evaluator.answers, names)
     accelerator.end_training()
     return results
 
 
-def classify(accelerator: Accelerator, config: ValidateConfig) -> dict[str, Any]:
-    """Accuracies of a classifier, with their intervals."""
-    evaluator = Evaluator(config.metrics)
+def classify(
+    accelerator: Accelerator, config: ValidateConfig, evaluator: Evaluator
+) -> tuple[dict[str, Any], list[str]]:
+    """Accuracies of a classifier, with their intervals, and the names of its classes."""
     model = load_classifier(config)
     with accelerator.main_process_first():
         source = load_images(config, config.eval_split, config.max_eval_samples, model.config.num_channels)
@@ -73,7 +80,7 @@ def classify(accelerator: Accelerator, config: ValidateConfig) -> dict[str, Any]
     loader = eval_loader(source, samples, config)
     prepared, loader = accelerator.prepare(model, loader)
     results: dict[str, Any] = evaluator(accelerator, prepared, loader)
-    return results | intervals(results)
+    return results | intervals(results), class_list(model.config)
 
 
 def evaluate_features(accelerator: Accelerator, config: ValidateConfig) -> dict[str, Any]:
