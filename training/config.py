@@ -319,7 +319,7 @@ class ValidateConfig(EvaluationConfig):
         ["classifier"], "classifier; knn or linear_probe, on the frozen features of images in train_split"
     )
     use_ema: bool = recipe(False, "of a training checkpoint: the averaged weights instead of the raw ones")
-    eval_split: str = recipe("validation", "split to evaluate on")
+    eval_split: str | None = recipe(None, "split to evaluate on (default: validation, else val, dev or test)")
     train_split: str = recipe("train", "split of the images that knn and linear_probe know")
     max_train_samples: int | None = recipe(None, "so many of them only")
     knn_neighbors: int = recipe(20, "neighbours that vote")
@@ -331,7 +331,7 @@ class ValidateConfig(EvaluationConfig):
         super().__post_init__()
         check("model_name_or_path", self.model_name_or_path, bool(self.model_name_or_path), "be given")
         if set(self.protocols) != {"classifier"}:
-            self.check_splits("eval_split", self.eval_split, self.train_split)
+            self.check_splits("eval_split", self.eval_split or "validation", self.train_split)
         known = bool(self.protocols) and set(self.protocols) <= set(PROTOCOLS)
         check("protocols", self.protocols, known, f"be some of {', '.join(PROTOCOLS)}")
         for name in ("max_train_samples", "knn_neighbors"):

@@ -38,6 +38,7 @@ from training.pictures import save_loss_curves
 from training.plan import make_plan
 from training.rehearsal import print_plan, rehearse
 from training.sources import Source, load_source, num_examples
+from training.splits import check_split, say_what_is_left_out
 from training.trackers import end_training, start_trackers
 
 PRETRAINED_HEAD_SCALE = 0.001  # paper, Tables 9 to 13
@@ -192,7 +193,9 @@ def load_sources(config: FinetuneConfig, model_config: ConvNextV2Config) -> tupl
     """The images to train on, and those to evaluate on if there are any, with their labels checked."""
     source = load_images(config, config.train_split, config.max_train_samples, model_config.num_channels)
     eval_source = None
+    say_what_is_left_out(config, source)
     if config.eval_split is not None:
+        check_split(config, "eval_split", config.eval_split)
         eval_source = load_images(config, config.eval_split, config.max_eval_samples, model_config.num_channels)
     elif config.train_val_split:
         assert isinstance(source, Dataset)

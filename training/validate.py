@@ -1,7 +1,7 @@
 """Evaluating a ConvNeXt V2 classifier, ours or stock Transformers', or the frozen features of any ConvNeXt V2.
 
     accelerate launch training/validate.py --model_name_or_path out/classifier \\
-        --dataset_name path/to/images --eval_split validation
+        --dataset_name path/to/images
     accelerate launch training/validate.py --model_name_or_path out/pretrain --protocols knn linear_probe \\
         --dataset_name path/to/images --train_split train --eval_split test
     accelerate launch training/validate.py --model_name_or_path facebook/convnextv2-tiny-1k-224 \\
@@ -40,6 +40,7 @@ from training.models import create_processor
 from training.per_class import save_class_figures, table_in_words
 from training.progress import keep_bars_to_terminals
 from training.reference import comparison, intervals, known_checkpoint
+from training.splits import with_eval_split
 
 
 def main(config: ValidateConfig) -> dict[str, Any]:
@@ -47,6 +48,7 @@ def main(config: ValidateConfig) -> dict[str, Any]:
     keep_bars_to_terminals()
     waiting = InitProcessGroupKwargs(timeout=timedelta(seconds=config.ddp_timeout))
     accelerator = Accelerator(mixed_precision=config.mixed_precision, kwargs_handlers=[waiting])
+    config = with_eval_split(config)
     results: dict[str, Any] = {}
     evaluator, names = Evaluator(config.metrics), []
     if "classifier" in config.protocols:
@@ -73,6 +75,7 @@ def classify(
 ) -> tuple[dict[str, Any], list[str]]:
     """Accuracies of a classifier, with their intervals, and the names of its classes."""
     model = load_classifier(config)
+    assert config.eval_split is not None
     with accelerator.main_process_first():
         source = load_images(config, config.eval_split, config.max_eval_samples, model.config.num_channels)
     check_labels(source, config.label_column, class_list(model.config))
@@ -87,6 +90,7 @@ def evaluate_features(accelerator: Accelerator, config: ValidateConfig) -> dict[
     """Accuracies of k nearest neighbours and of a linear probe, which know `train_split` by frozen features."""
     model = load_weights(ConvNextV2Model, config)
     processor = load_processor(config, model)
+    assert config.eval_split is not None
     with accelerator.main_process_first():
         splits = ((config.train_split, config.max_train_samples), (config.eval_split, config.max_eval_samples))
         sources = [load_images(config, name, most, model.config.num_channels) for name, most in splits]
