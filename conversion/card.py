@@ -108,7 +108,7 @@ def _reported(facts: Facts) -> list[EvalResult]:
             source_name="timm results-imagenet.csv",
             source_url=RESULTS_OF_TIMM,
         )
-        for metric, value in zip(("accuracy", "accuracy_top5"), facts.reference, strict=False)
+        for metric, value in zip(("accuracy", "accuracy_top5")[: len(facts.reference)], facts.reference, strict=True)
     ]
 
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_hex
 from PIL import Image
 
 from hf_convnextv2 import ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining
@@ -88,10 +89,24 @@ def test_confusion_and_roc_of_a_perfect_and_a_wrong_classifier(tmp_path, drawn):
     assert counts == [[3, 0, 0, 2], [0, 3, 2, 0]]  # rows are the true classes
 
 
-def test_run_comparison_draws_one_curve_a_run(metrics_jsonl, tmp_path, drawn):
-    runs = {"a": metrics_jsonl, "b": metrics_jsonl}
+@pytest.mark.parametrize("count", [2, 4, 5, 12])
+def test_run_comparison_draws_one_curve_a_run_each_of_its_own_color(metrics_jsonl, tmp_path, drawn, count):
+    runs = {f"run {index}": metrics_jsonl for index in range(count)}
     save_run_comparison(runs, "loss", "training loss", tmp_path / "runs.png")
     assert curves(drawn[0]) == {name: [[1, 1], [2, 0.5], [4, 0.25]] for name in runs}
+    assert len({to_hex(line.get_color()) for line in drawn[0].axes[0].get_lines()}) == count
+
+
+def test_a_run_that_has_nothing_to_draw_is_named(metrics_jsonl, tmp_path):
+    with pytest.raises(ValueError, match="`runs` must have logged `eval_f1`, but a "):
+        save_run_comparison({"a": metrics_jsonl}, "eval_f1", "F1", tmp_path / "runs.png")
+
+
+def test_a_fifth_classifier_is_drawn(tmp_path, drawn):
+    scores = {f"classifier {index}": np.array([0.1, 0.9]) for index in range(5)}
+    save_classifier_comparison(np.array([0, 1]), scores, ("sound", "broken"), tmp_path / "c.png")
+    assert [axes.get_title() for axes in drawn[0].axes][1:] == list(scores)
+    assert len(drawn[0].axes[0].get_legend().get_texts()) == 5
 
 
 def test_the_mask_is_upsampled_by_cells_not_by_a_square_root():
