@@ -2,6 +2,7 @@
 
 from .configuration_convnextv2 import ConvNextV2Config, ConvNextV2FCMAEConfig
 from .image_processing import create_image_processor
+from .images import open_image
 from .modeling_convnextv2 import (
     ConvNextV2Backbone,
     ConvNextV2ForImageClassification,
@@ -23,6 +24,7 @@ __all__ = [
     "ConvNextV2Model",
     "ConvNextV2PreTrainedModel",
     "create_image_processor",
+    "open_image",
     "register",
     "unregister",
 ]

@@ -96,7 +96,7 @@ def test_an_epoch_has_every_image_once_over_all_processes_and_workers(
 
     def counted(*arguments):
         image = decode_image(*arguments)
-        os.write(log, bytes([int(image.flatten()[0])]))  # of workers too
+        os.write(log, bytes([int(image.pixels.flatten()[0])]))  # of workers too
         return image
 
     monkeypatch.setattr(data, "decode_image", counted)

@@ -114,15 +114,15 @@ def test_pictures_of_any_mode_come_as_the_channels_asked_for():
     for mode in ("L", "RGBA", "P", "CMYK", "1"):
         stored = io.BytesIO()
         picture.convert(mode).save(stored, "TIFF")
-        assert decode_image({"bytes": stored.getvalue()}, 3, "x").shape == (3, 40, 40)
-        assert decode_image({"bytes": stored.getvalue()}, 1, "x").shape == (1, 40, 40)
+        assert decode_image({"bytes": stored.getvalue()}, 3, "x").pixels.shape == (3, 40, 40)
+        assert decode_image({"bytes": stored.getvalue()}, 1, "x").pixels.shape == (1, 40, 40)
 
 
 def test_a_photograph_is_turned_as_its_camera_says(tmp_path):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     cut("coffee", 1)[0].crop((0, 0, 30, 20)).save(tmp_path / "turned.jpg", exif=exif)
-    decoded = decode_image(str(tmp_path / "turned.jpg"), 3, "x")
+    decoded = decode_image(str(tmp_path / "turned.jpg"), 3, "x").pixels
     assert decoded.shape == (3, 30, 20)
     expected = np.array(load_image(str(tmp_path / "turned.jpg")))  # as pipelines load it
     assert torch.equal(decoded, torch.from_numpy(expected).permute(2, 0, 1))
@@ -137,12 +137,12 @@ def as_jpeg(size):
 
 def test_a_large_photograph_may_be_decoded_at_a_fraction_of_its_size():
     stored, enough = as_jpeg((1000, 600)), Enough(side=100, area=100 * 100 / 0.15)
-    reduced = decode_image(stored, 3, "x", enough=enough)
+    reduced = decode_image(stored, 3, "x", enough=enough).pixels
     assert reduced.shape == (3, 300, 500)
-    whole = v2.functional.resize(decode_image(stored, 3, "x"), [300, 500], antialias=True)
+    whole = v2.functional.resize(decode_image(stored, 3, "x").pixels, [300, 500], antialias=True)
     assert (reduced.float() - whole.float()).abs().mean() < 2  # of 255
     assert (reduced.float() - whole.roll(1, dims=2).float()).abs().mean() > 3
-    assert decode_image(stored, 1, "x", enough=enough).shape == (1, 300, 500)
+    assert decode_image(stored, 1, "x", enough=enough).pixels.shape == (1, 300, 500)
 
 
 def test_photographs_near_the_size_that_suffices_and_other_formats_are_decoded_whole():
@@ -154,7 +154,7 @@ def test_photographs_near_the_size_that_suffices_and_other_formats_are_decoded_w
         png.getvalue(): Enough(side=1, area=1),
     }
     for stored, enough in cases.items():
-        assert decode_image(stored, 3, "x", enough=enough).shape == decode_image(stored, 3, "x").shape
+        assert decode_image(stored, 3, "x", enough=enough).pixels.shape == decode_image(stored, 3, "x").pixels.shape
 
 
 @pytest.mark.parametrize("size", [(500, 375), (640, 480), (1000, 600), (2000, 1500), (3000, 400), (300, 2000)])
@@ -164,7 +164,7 @@ def test_crops_of_a_reduced_photograph_are_enlarged_no_more_than_of_the_whole(si
     enough = enough_for_crops(config, 64)
     stored = as_jpeg(size)
     crop = crop_and_flip(config, 64)[1]
-    reduced, whole = decode_image(stored, 3, "x", enough=enough), decode_image(stored, 3, "x")
+    reduced, whole = decode_image(stored, 3, "x", enough=enough).pixels, decode_image(stored, 3, "x").pixels
     for seed in range(30):
         sides = []
         for image in (reduced, whole):
@@ -182,7 +182,7 @@ def test_reduced_decoding_can_be_switched_off():
 def test_sixteen_bits_are_not_clipped(tmp_path):
     pixels = np.array([[0, 1000, 65535]], dtype=np.uint16)
     Image.fromarray(pixels).save(tmp_path / "deep.png")
-    decoded = decode_image(str(tmp_path / "deep.png"), 1, "x")
+    decoded = decode_image(str(tmp_path / "deep.png"), 1, "x").pixels
     assert_close(decoded, torch.tensor([[[0, 1000 / 65535, 1]]]))
 
 
@@ -192,10 +192,10 @@ def test_arrays_may_have_their_channels_first_or_last(shape, dtype):
     array = np.random.default_rng(0).integers(0, 200, shape).astype(dtype)
     first = array if shape[0] == 6 else np.moveaxis(array, -1, 0)
     scale = 65535 if dtype == "uint16" else 1
-    assert_close(decode_image(array.tolist(), 6, "x", dtype).float(), torch.tensor(first / scale).float())
+    assert_close(decode_image(array.tolist(), 6, "x", dtype).pixels.float(), torch.tensor(first / scale).float())
     stored = io.BytesIO()
     np.save(stored, array)
-    assert_close(decode_image(stored.getvalue(), 6, "x").float(), torch.tensor(first / scale).float())
+    assert_close(decode_image(stored.getvalue(), 6, "x").pixels.float(), torch.tensor(first / scale).float())
 
 
 def test_another_number_of_channels_is_named():
@@ -222,13 +222,13 @@ def test_a_folder_of_arrays_has_classes_after_its_folders(tmp_path):
         np.save(tmp_path / name / "0.npy", np.full((4, 10, 10), len(name) + (name == "wet"), np.uint8))
     source = load_images(settings(dataset_name=str(tmp_path)), "train", None, 4)
     assert resolve_labels(source, "label", None) == ["dry", "wet"]
-    assert [decode_image(row["image"], 4, "x").max().item() for row in source] == [3, 4]
+    assert [decode_image(row["image"], 4, "x").pixels.max().item() for row in source] == [3, 4]
 
 
 def test_the_evaluation_transform_is_the_saved_image_processor():
     picture = Image.fromarray(np.asarray(cut("chelsea", 1, 90)[0])[:70])
     expected = processor()(picture, return_tensors="pt")["pixel_values"][0]
-    decoded = decode_image({"bytes": as_png(picture)}, 3, "x")
+    decoded = decode_image({"bytes": as_png(picture)}, 3, "x").pixels
     assert_close(EvaluationTransform(processor())(decoded), expected, rtol=0, atol=0)
 
 
@@ -242,7 +242,7 @@ def as_png(picture):
 def test_randaugment_and_erasing_keep_shape_and_range(num_channels):
     config = settings(FinetuneConfig, dataset_name="x", randaugment_num_ops=2, random_erasing=1.0)
     transform = finetuning_transform(config, 32, processor(num_channels))
-    decoded = decode_image({"bytes": as_png(cut("coffee", 1)[0])}, num_channels, "x")
+    decoded = decode_image({"bytes": as_png(cut("coffee", 1)[0])}, num_channels, "x").pixels
     for seed in range(30):
         with seeded(seed):
             augmented = transform(decoded)

@@ -64,6 +64,7 @@ class TrainBatches:
         self.total_batch_size = config.per_device_train_batch_size * num_processes
         unnamed = states[rank]["problems"] if rank < len(states) else []
         self.problems: list[Problem] = [(tuple(key), text) for key, text in unnamed]
+        self.num_transparent: int = states[rank].get("num_transparent", 0) if rank < len(states) else 0  # of streams
         self.seconds_waited = 0.0
         self.readers: list[ReaderState] = []
         self.num_shards: list[int] = []
@@ -97,6 +98,7 @@ class TrainBatches:
         if self.readers:  # they take turns: the next one stays in front
             self.readers = [*self.readers[1:], batch.pop("reader")]
             self.problems += batch.pop("problems")
+            self.num_transparent += batch.pop("num_transparent")
         return batch
 
     def fetch(self) -> Batch:
@@ -126,6 +128,7 @@ class TrainBatches:
             "num_shards": self.num_shards,
             "readers": self.readers,
             "problems": self.problems,
+            "num_transparent": self.num_transparent,
         }
 
 

@@ -35,6 +35,8 @@ ARCHITECTURE = ("model_type", "hidden_sizes", "depths", "num_channels", "patch_s
 ARCHITECTURE += ("decoder_hidden_size", "decoder_num_hidden_layers", "fusion_stages")
 ARCHITECTURE += ("target_type", "feature_target_on", "feature_target_dim")
 
+OLDER = {"background": "none"}  # what a checkpoint was written with that is older than the setting
+
 
 class Resumed(NamedTuple):
     """The step that a run goes on after, and what each process that wrote the checkpoint kept of its progress."""
@@ -155,7 +157,7 @@ class Checkpoints:
         check("ema_decay", self.ema_decay, state["averaged"] == bool(self.ema_decay), rule)
         check("max_train_steps", self.max_steps, state["step"] <= self.max_steps, f"not end before {path}")
         for name, value in self.state["run"].items():
-            stored = state["run"].get(name, value)
+            stored = state["run"].get(name, OLDER.get(name, value))
             if stored != value and self.accelerator.is_main_process:
                 print(f"{path} was written with `{name}` {stored}; it is {value} now.", flush=True)
 

@@ -30,9 +30,16 @@ class DataConfig:
     streaming: bool = recipe(False, "read the data set as a stream instead of preparing it on disk first")
     image_column: str = recipe("image", "column that holds the images")
     image_size: int | None = recipe(None, "side of the square the model sees, in pixels (default: the model's)")
-    num_channels: int | None = recipe(None, "channels of an image (default: the model's); other than 1 and 3: arrays")
+    num_channels: int | None = recipe(
+        None, "channels of an image (default: the model's); 4: with opacity; others: arrays"
+    )
     image_mean: list[float] | None = recipe(None, "mean of each channel (default: ImageNet's)")
     image_std: list[float] | None = recipe(None, "standard deviation of each channel (default: ImageNet's)")
+    background: str | None = recipe(
+        None,
+        "what transparent pixels lie on: a colour, as white, #ff8000 or 255,128,0; none: leave their transparency"
+        " out, which shows colours hidden there (default: the model's, else white)",
+    )
     check_images: bool = operation(True, "decode every image once before the start, unless streaming")
     skip_bad_images: bool = operation(False, "leave out files that are no readable image instead of stopping")
     max_bad_images: int = operation(
@@ -61,6 +68,7 @@ class DataConfig:
             values = getattr(self, name)
             fits = None in (values, self.num_channels) or len(values) == self.num_channels
             check(name, values, fits, f"have one number for each of the {self.num_channels} channels")
+        check_background(self.background)
         check("image_std", self.image_std, min(self.image_std or [1]) > 0, "be positive")
         precisions = (None, "no", "fp16", "bf16")
         check("mixed_precision", self.mixed_precision, self.mixed_precision in precisions, "be no, fp16 or bf16")
@@ -344,6 +352,14 @@ def may_be_there(name: str) -> bool:
     """Whether a name is a path that exists, or may be a Hub id or an address."""
     is_path = name.startswith(("/", ".", "~")) or name.count("/") > 1
     return Path(name).exists() or not is_path or "://" in name
+
+
+def check_background(background: str | None) -> None:
+    """Raise unless a background that is given is a colour, or none."""
+    if background is not None:
+        from hf_convnextv2.images import background_color  # its package imports PyTorch
+
+        background_color(background)
 
 
 def check_scalable(mixed_precision: str | None) -> None:

@@ -1,6 +1,7 @@
 """Rows of a source to samples and batches."""
 
 import itertools
+import multiprocessing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +13,11 @@ from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import IterableDataset as TorchIterableDataset
 
+from hf_convnextv2.images import DEFAULT_BACKGROUND
 from training.augment import BatchMixer, Transform
 from training.config import DataConfig, EvaluationConfig, PretrainConfig, check
-from training.image_check import check_images, refuse_bad_images
-from training.images import BadImageError, Enough, decode_image
+from training.image_check import check_images, refuse_bad_images, say_transparent
+from training.images import BadImageError, Enough, decode_image, fate_of_transparency
 from training.reconnect import read_on
 from training.sampling import sample_seed, seeded
 from training.sources import Source, array_dtype, foreign_files, is_array_folder, load_source
@@ -37,14 +39,16 @@ class Samples:
     label_mapping: dict[Any, int] | None = None
     num_labels: int = 0
     enough: Enough | None = None  # larger images may be decoded smaller
+    background: str = DEFAULT_BACKGROUND  # of transparent pixels
 
     def __call__(self, row: dict[str, Any], name: str, *key: int) -> dict[str, Any]:
         """`pixel_values`, with `noise` or `labels`; crop, flip and noise depend on the seed and the key alone.
 
         `name` is said of an image without a path.
         """
-        image = decode_image(row[self.image_column], self.num_channels, name, self.dtype, self.enough)
-        sample: dict[str, Any] = {"seed": sample_seed(self.seed, *key)}
+        value, background = row[self.image_column], self.background
+        image, is_transparent = decode_image(value, self.num_channels, name, self.dtype, self.enough, background)
+        sample: dict[str, Any] = {"seed": sample_seed(self.seed, *key), "is_transparent": is_transparent}
         with seeded(sample["seed"]):
             sample["pixel_values"] = self.transform(image)
             if self.num_cells is not None:
@@ -85,16 +89,28 @@ class StreamSamples(TorchIterableDataset[dict[str, Any]]):
         self.source = source
         self.samples = samples
         self.config = config
+        self.told = multiprocessing.Value("b", False)  # shared with the data loader workers
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         bad: list[str] = []
         rows = read_on(lambda done: itertools.islice(self.source, done, None), self.config.dataset_name)
         for position, row in enumerate(rows):
             try:
-                yield self.samples(row, f"example {position} of this worker's stream", 0, position)
+                sample = self.samples(row, f"example {position} of this worker's stream", 0, position)
+                self.tell_once(sample["is_transparent"])
+                yield sample
             except BadImageError as error:
                 bad.append(refuse_or_skip(error, self.config, len(bad) + 1))
                 print(f"Skipping bad image {len(bad)}. {bad[-1]}", flush=True)
+
+    def tell_once(self, is_transparent: bool) -> None:
+        """Tell of the first transparent image what becomes of it and those that follow."""
+        if not is_transparent or self.told.value:
+            return
+        with self.told:
+            if not self.told.value:
+                print(f"The stream holds transparent images: {fate_of_transparency(self.config)}.", flush=True)
+            self.told.value = True
 
 
 def refuse_or_skip(error: BadImageError, config: DataConfig, count: int) -> str:
@@ -113,7 +129,7 @@ class Collator:
         self.mixer = mixer
 
     def __call__(self, samples: list[dict[str, Any]]) -> Batch:
-        others = ("seed", "reader", "problems")
+        others = ("seed", "reader", "problems", "is_transparent")
         batch: Batch = default_collate([{k: v for k, v in sample.items() if k not in others} for sample in samples])
         if self.mixer is not None:
             with seeded(sample_seed(samples[0]["seed"], len(samples))):
@@ -121,6 +137,7 @@ class Collator:
         if "reader" in samples[-1]:
             batch["reader"] = samples[-1]["reader"]
             batch["problems"] = [problem for sample in samples for problem in sample["problems"]]
+            batch["num_transparent"] = sum(sample["is_transparent"] for sample in samples)
         return batch
 
 
@@ -135,6 +152,7 @@ def load_images(config: DataConfig, split: str, max_samples: int | None, num_cha
         if config.check_images:
             checked = check_images(source, config, num_channels)
             source, problems = checked.source, problems + checked.problems
+            say_transparent(checked.counts["is_transparent"], len(source), config)
             refuse_bad_images(problems, config)
         check("dataset_name", config.dataset_name, len(source) > 0, f"hold images that can be read in split `{split}`")
     if problems:
@@ -160,7 +178,8 @@ def load_mixture(config: PretrainConfig, num_channels: int) -> list[Source]:
 def make_samples(config: DataConfig, source: Source, num_channels: int, transform: Transform, **fields: Any) -> Samples:
     """How the rows of this source become samples."""
     dtype = array_dtype(source, config.image_column)
-    return Samples(config.image_column, num_channels, dtype, transform, config.seed, **fields)
+    background = config.background or DEFAULT_BACKGROUND
+    return Samples(config.image_column, num_channels, dtype, transform, config.seed, background=background, **fields)
 
 
 def first_samples(source: Source, samples: Samples, config: DataConfig, count: int) -> Batch:

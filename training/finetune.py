@@ -30,7 +30,7 @@ from training.data import Collator, eval_loader, load_images
 from training.labels import check_labels, class_list, labelled_samples, resolve_labels
 from training.loop import STOPPED, StopSignal, TrainingLog, create_accelerator, signals_given_back
 from training.metrics import Evaluator, in_words
-from training.models import create_ema, create_processor, final_model, image_size_of, load_arguments
+from training.models import create_ema, create_processor, final_model, image_size_of, load_arguments, with_background
 from training.optim import create_optimizer, create_schedule, decayed_parameters, keep_settings, layer_scale
 from training.output import check_hub, check_output_dir, claim_output_dir, leave_finished, push_folder, save_model
 from training.per_class import Answers, save_class_figures, table_in_words
@@ -52,6 +52,7 @@ def main(config: FinetuneConfig) -> None:
     accelerator = create_accelerator(config)
     evaluator = Evaluator(config.metrics)
     model = create_model(config, class_names_of(config))
+    config = with_background(config)
     processor = create_processor(config, model.config)
     with accelerator.main_process_first():
         source, eval_source = load_sources(config, model.config)

@@ -2,14 +2,15 @@
 
 from typing import Any, NamedTuple
 
+from accelerate import PartialState
 from datasets import Dataset, Features, Value
 
 from training.config import DataConfig
-from training.images import BadImageError, decode_image
+from training.images import BadImageError, decode_image, fate_of_transparency
 from training.sources import array_dtype
 
 # What is kept of each image: what is wrong with it (empty: nothing), and facts that are true or false.
-RECORD = Features({"problem": Value("string")})
+RECORD = Features({"problem": Value("string"), "is_transparent": Value("bool")})
 
 
 class CheckedImages(NamedTuple):
@@ -45,10 +46,16 @@ def check_images(source: Dataset, config: DataConfig, num_channels: int) -> Chec
 def check_image(value: Any, index: int, num_channels: int, dtype: str | None) -> dict[str, Any]:
     """The `RECORD` of an image; a wrong number of channels stops at once."""
     try:
-        decode_image(value, num_channels, f"example {index}", dtype)
+        decoded = decode_image(value, num_channels, f"example {index}", dtype)
     except BadImageError as error:
-        return {"problem": str(error)}
-    return {"problem": ""}
+        return {"problem": str(error), "is_transparent": False}
+    return {"problem": "", "is_transparent": decoded.is_transparent}
+
+
+def say_transparent(count: int, total: int, config: DataConfig) -> None:
+    """Tell what becomes of the transparent images, if there are any."""
+    if count and PartialState().is_main_process:
+        print(f"{count:,} of {total:,} images are transparent: {fate_of_transparency(config)}.", flush=True)
 
 
 def refuse_bad_images(problems: list[str], config: DataConfig) -> None:

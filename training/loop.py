@@ -21,6 +21,7 @@ from transformers.trainer_utils import enable_full_determinism
 from training.batches import TrainBatches
 from training.checkpoints import Resumed
 from training.config import TrainingConfig, check
+from training.images import fate_of_transparency
 from training.metrics import in_words
 from training.plan import Plan
 from training.progress import Progress, keep_bars_to_terminals
@@ -85,6 +86,7 @@ class TrainingLog:
         self.started = self.window_started = time.perf_counter()
         self.paused_seconds = self.waited_seconds = 0.0
         self.max_bad_images = config.max_bad_images
+        self.fate_of_transparency, self.told_of_transparency = fate_of_transparency(config), False
         self.named = named_before(start.of("batches"))
         self.progress = Progress(plan, start.step, accelerator.is_main_process)
 
@@ -130,23 +132,31 @@ class TrainingLog:
         self.write(line)
 
     def bad_images(self) -> dict[str, int]:
-        """Bad images that the streams of all processes left out so far; the new ones are named in bad_images.jsonl.
+        """Bad and transparent images of the streams of all processes so far; new bad ones go to bad_images.jsonl.
 
         Every reader may meet the same one: in another epoch it has other files.
         """
         if not self.batches.readers:
             return {}
-        found = gather_object([(self.batches.bad, list(self.batches.problems))])
+        found = gather_object([(self.batches.bad, list(self.batches.problems), self.batches.num_transparent)])
         self.batches.problems.clear()
-        problems = {tuple(key): text for _, problems in found for key, text in problems}
+        problems = {tuple(key): text for _, problems, _ in found for key, text in problems}
         new = [text for key, text in problems.items() if key not in self.named]
         self.named |= problems.keys()
         if new and self.accelerator.is_main_process:
             append(self.folder / "bad_images.jsonl", [json.dumps({"step": self.step, "problem": text}) for text in new])
             self.progress.say("\n".join(f"Skipping a bad image. {text}" for text in new))
-        count, most = len(set().union(*(bad for bad, _ in found))), self.max_bad_images
+        count, most = len(set().union(*(bad for bad, _, _ in found))), self.max_bad_images
         check("max_bad_images", most, count <= most, f"be at least {count}, the bad images so far, to skip them")
-        return {"bad_images": count}
+        return {"bad_images": count, "transparent_images": self.count_transparent(sum(each[2] for each in found))}
+
+    def count_transparent(self, count: int) -> int:
+        """Transparent images that the streams gave so far; says once what becomes of them."""
+        if count and not self.told_of_transparency and self.accelerator.is_main_process:
+            images = self.step * self.plan.total_batch_size
+            self.progress.say(f"{count:,} of the first {images:,} images are transparent: {self.fate_of_transparency}.")
+        self.told_of_transparency = self.told_of_transparency or count > 0
+        return count
 
     def state_dict(self) -> dict[str, Any]:
         """The losses of this process that are not logged yet, and those that all have logged, as JSON has them."""

@@ -1,20 +1,24 @@
 """What both training scripts ask of a model before it is trained."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from accelerate import Accelerator, DistributedType
+from accelerate import Accelerator, DistributedType, PartialState
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import PreTrainedModel
 from transformers.utils.hub import cached_file
 
 from hf_convnextv2 import ConvNextV2Config, create_image_processor
+from hf_convnextv2.images import DEFAULT_BACKGROUND, background_color
 from training.config import DataConfig, TrainingConfig, check
 
 Model = TypeVar("Model", bound=PreTrainedModel)
+Config = TypeVar("Config", bound=DataConfig)
+BACKGROUND = "background"  # its name in preprocessor_config.json
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
@@ -41,13 +45,27 @@ def image_size_of(model_config: ConvNextV2Config) -> int:
     return size
 
 
+def with_background(config: Config) -> Config:
+    """The settings with the background of transparent images: as given, else that of the weights, else white.
+
+    Says so where one is given that is not that of the weights.
+    """
+    stored = stored_processor(config).get(BACKGROUND) if config.model_name_or_path else None
+    given = config.background or stored or DEFAULT_BACKGROUND
+    differs = stored is not None and background_color(given) != background_color(stored)
+    if differs and PartialState().is_main_process:
+        print(f"`background` is {given}; {config.model_name_or_path} was trained with {stored}.", flush=True)
+    return replace(config, background=given)
+
+
 def create_processor(config: DataConfig, model_config: ConvNextV2Config) -> Any:
     """The image processor that training follows and that is saved with the model.
 
-    Mean and deviation are those given, else those saved with the weights to start from, else ImageNet's.
+    Mean and deviation are those given, else those saved with the weights to start from, else ImageNet's. A stock class
+    that does not know the background keeps it all the same: who loads the folder finds it there.
     """
     stored = stored_processor(config) if config.model_name_or_path else {}
-    overrides = {}
+    overrides: dict[str, Any] = {BACKGROUND: config.background or DEFAULT_BACKGROUND}
     for name in ("image_mean", "image_std"):
         values = getattr(config, name)
         if values is None and len(stored.get(name, [])) == model_config.num_channels:

@@ -28,7 +28,7 @@ from training.batches import TrainBatches
 from training.checkpoints import Checkpoints
 from training.data import Collator, first_samples, load_mixture, make_samples
 from training.loop import STOPPED, StopSignal, TrainingLog, create_accelerator, signals_given_back
-from training.models import create_ema, create_processor, final_model, image_size_of, load_arguments
+from training.models import create_ema, create_processor, final_model, image_size_of, load_arguments, with_background
 from training.optim import create_optimizer, create_schedule, decayed_parameters, keep_settings
 from training.output import check_hub, check_output_dir, claim_output_dir, leave_finished, push_folder, save_model
 from training.pictures import save_loss_curves
@@ -57,6 +57,7 @@ def main(config: PretrainConfig) -> None:
     name, layers, revision = config.teacher_name_or_path, config.feature_target_layers, config.teacher_revision
     frozen = FrozenTeacher(name, layers, revision) if name is not None else None
     model = create_model(config, frozen)
+    config = with_background(config)
     processor = create_processor(config, model.config)
     with accelerator.main_process_first():
         sources = load_mixture(config, model.config.num_channels)

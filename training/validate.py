@@ -36,7 +36,7 @@ from training.data import eval_loader, load_images
 from training.features import extract_features, knn_scores, linear_probe_scores, top_accuracies
 from training.labels import check_labels, class_list, labelled_samples, resolve_labels
 from training.metrics import Evaluator, in_words
-from training.models import create_processor
+from training.models import create_processor, with_background
 from training.per_class import save_class_figures, table_in_words
 from training.progress import keep_bars_to_terminals
 from training.reference import comparison, intervals, known_checkpoint
@@ -48,7 +48,7 @@ def main(config: ValidateConfig) -> dict[str, Any]:
     keep_bars_to_terminals()
     waiting = InitProcessGroupKwargs(timeout=timedelta(seconds=config.ddp_timeout))
     accelerator = Accelerator(mixed_precision=config.mixed_precision, kwargs_handlers=[waiting])
-    config = with_eval_split(config)
+    config = with_background(with_eval_split(config))
     results: dict[str, Any] = {}
     evaluator, names = Evaluator(config.metrics), []
     if "classifier" in config.protocols:
