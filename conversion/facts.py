@@ -25,6 +25,7 @@ from conversion.words import (
 )
 from hf_convnextv2 import ConvNextV2Config, ConvNextV2FCMAEConfig
 from hf_convnextv2.configuration_convnextv2 import FCMAE_MODEL_TYPE, SIZES
+from hf_convnextv2.images import MODES, background_color
 
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors")
 SETTINGS, RESULTS, PROVENANCE = "training_config.json", "all_results.json", "conversion.json"
@@ -99,6 +100,17 @@ class Facts:
         self.checkpoint: Checkpoint | None = checkpoint_table().get(str(self.provenance.get("checkpoint")))
         if self.checkpoint and self.checkpoint.training == "fcmae" and self.kind == "classifier":
             self.checkpoint = None  # a head beside the official encoder is not theirs
+
+    @cached_property
+    def background(self) -> str | None:
+        """What transparent pixels of the training images lay on, for pictures of 1, 3 or 4 channels."""
+        stored = read_json(self.folder / "preprocessor_config.json").get("background")
+        return stored if self.config.num_channels in MODES else None
+
+    @property
+    def background_color(self) -> tuple[int, int, int] | None:
+        """The same in red, green and blue."""
+        return background_color(self.background) if self.background else None
 
     @property
     def library(self) -> str:

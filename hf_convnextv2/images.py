@@ -70,8 +70,8 @@ def flatten(picture: Image.Image, color: tuple[int, int, int] | None, num_channe
     if picture.mode == "La":
         picture = picture.convert("LA")  # the only mode that it converts to
     if not picture.has_transparency_data:
-        if mode == "RGBA":
-            picture = picture.convert("RGB")  # which, unlike RGBA, every mode converts to
+        if picture.mode != "RGB" and (mode == "RGBA" or picture.mode == "LAB"):
+            picture = picture.convert("RGB")  # the only mode that every other one converts to
         return picture if picture.mode == mode else picture.convert(mode), False
     picture = picture.convert("RGBA")
     if mode == "RGBA":
@@ -107,4 +107,8 @@ def largest_value(picture: Image.Image) -> float | None:
 
 def alpha_of(picture: Image.Image) -> Image.Image | None:
     """The opacity, of mode "L", of a picture of more than 8 bits that names one value as transparent."""
-    return picture.convert("RGBA").getchannel("A") if "transparency" in picture.info else None
+    if "transparency" not in picture.info:
+        return None
+    opacity = [255] * 65536
+    opacity[picture.info["transparency"]] = 0
+    return picture.convert("I").point(opacity, "L")
