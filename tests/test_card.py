@@ -191,7 +191,7 @@ def test_a_card_says_what_views_and_teacher_there_were(tmp_path, monkeypatch):
     assert namespace["predicted"].shape == (4, 64, 16)
 
 
-@pytest.mark.parametrize(("num_labels", "shown"), [(2, False), (6, True)])
+@pytest.mark.parametrize(("num_labels", "shown"), [(2, False), (5, False), (6, True)])
 def test_top5_is_shown_where_it_says_something(tmp_path, num_labels, shown):
     names = {i: str(i) for i in range(num_labels)}
     card = save_classifier(tmp_path, Settings(), {"eval_accuracy_top5": 0.99}, id2label=names, label2id=None)

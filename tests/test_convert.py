@@ -16,6 +16,7 @@ import yaml
 from huggingface_hub import metadata_load
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch.optim.swa_utils import AveragedModel
 from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification, pipeline
 
 from conversion import checkpoints, convert
@@ -198,6 +199,29 @@ def test_a_trainers_average_is_taken_when_asked_for(tmp_path, capsys):
         assert torch.equal(weight, expected["head.weight"])
 
 
+@pytest.mark.parametrize("wrap", [torch.compile, AveragedModel, torch.nn.DataParallel], ids=lambda wrap: wrap.__name__)
+def test_weights_stored_with_a_wrapper_around_the_model_are_the_models(tmp_path, capsys, wrap):
+    model = awake(ConvNextV2ForImageClassification(small_config()))
+    stored = wrap(model).state_dict()
+    assert not set(stored) & set(model.state_dict())  # each name has a prefix
+    code, printed = run(save(tmp_path, {"model": stored}), tmp_path / "out", capsys=capsys)
+    assert code == 0, printed
+    weights = load_file(tmp_path / "out/model.safetensors")
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+
+
+def test_the_image_size_asked_for_goes_before_that_of_the_source(tmp_path, capsys):
+    config = small_config(image_size=64)
+    ConvNextV2ForImageClassification(config).save_pretrained(tmp_path / "in")
+    create_image_processor(config).save_pretrained(tmp_path / "in")
+    for flags, expected in (((), 64), (("--image_size", 96), 96)):
+        out = tmp_path / f"out{expected}"
+        code, printed = run(tmp_path / "in", out, *flags, capsys=capsys)
+        assert code == 0, printed
+        assert json.loads((out / "config.json").read_text())["image_size"] == expected
+        assert json.loads((out / "preprocessor_config.json").read_text())["size"]["shortest_edge"] == expected
+
+
 def test_a_folder_keeps_its_names_statistics_and_licence(tmp_path, capsys):
     """Also where its weights are in several files, as large models on the Hub."""
     config = small_config(id2label={i: f"class {i}" for i in range(5)}, label2id=None)
@@ -225,6 +249,20 @@ def test_timm_loads_the_folder_written_for_it(tmp_path, capsys):
     run(tmp_path / "out", tmp_path / "again", capsys=capsys)
     again = load_file(tmp_path / "again/model.safetensors")
     assert all(torch.equal(tensor, again[name]) for name, tensor in source.state_dict().items())
+
+
+def test_image_statistics_go_to_timm_and_back(tmp_path, capsys):
+    config, statistics = small_config(image_size=64), {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
+    ConvNextV2ForImageClassification(config).save_pretrained(tmp_path / "in")
+    create_image_processor(config, **statistics).save_pretrained(tmp_path / "in")
+    assert run(tmp_path / "in", tmp_path / "timm", "--to", "timm", capsys=capsys)[0] == 0
+    loaded = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True)
+    prepared = timm.data.resolve_model_data_config(loaded)
+    assert prepared["input_size"] == (3, 64, 64)
+    assert (list(prepared["mean"]), list(prepared["std"])) == tuple(statistics.values())
+    assert run(tmp_path / "timm", tmp_path / "back", capsys=capsys)[0] == 0
+    back = AutoImageProcessor.from_pretrained(tmp_path / "back")
+    assert (list(back.image_mean), list(back.image_std)) == tuple(statistics.values())
 
 
 def test_an_official_file_is_known_by_its_name(tmp_path, capsys):
@@ -571,6 +609,22 @@ def test_a_result_that_computes_something_else_is_refused(tmp_path, monkeypatch,
     exit_code, printed = run(source, tmp_path / "out", *model_size, capsys=capsys)
     assert exit_code == 2 and "`--verify`: logits of source and result differ by" in printed, printed
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("shift", "expected"), [(0.0005, 0), (0.0015, 2)])
+def test_verification_allows_a_ten_thousandth_of_the_largest_logit(tmp_path, monkeypatch, capsys, shift, expected):
+    """With a head of biases alone the logits are known, whatever the photograph."""
+    written = convert.write_folder
+
+    def shifted(output, weights, *arguments):
+        weights.tensors.update({"classifier.bias": weights.tensors["classifier.bias"] + shift})
+        written(output, weights, *arguments)
+
+    monkeypatch.setattr(convert, "write_folder", shifted)
+    head = {"head.weight": torch.zeros(5, 32), "head.bias": torch.tensor([1.0, 2.0, 3.0, 4.0, -10.0])}
+    source = save(tmp_path, {**state_dict("official"), **head})
+    exit_code, printed = run(source, tmp_path / "out", "--image_size", 64, "--verify", capsys=capsys)
+    assert exit_code == expected and f"differ by {shift / 10:.1e} of the largest value" in printed, printed
 
 
 # --- The table --------------------------------------------------------------------------------------------------------

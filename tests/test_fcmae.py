@@ -325,6 +325,21 @@ def test_unpatchify_takes_its_size_from_the_configuration():
 # --- Training ---------------------------------------------------------------------------------------------------------
 
 
+def test_initial_weights_of_encoder_decoder_and_mask_token_are_the_papers():
+    sizes = {"hidden_sizes": [64] * 4, "decoder_hidden_size": 512, "fusion_stages": ["stage1", "stage3"]}
+    model = ConvNextV2ForPreTraining(small_fcmae_config(initializer_range=0.02, **sizes))
+    for name, parameter in model.named_parameters():
+        if ".grn." in name or name.endswith("bias"):
+            assert not parameter.any(), name
+        elif "layernorm" in name or "downsampling_layer.0" in name:
+            assert (parameter == 1).all(), name
+        else:
+            # 5 standard errors of mean and deviation of n normal draws: 512 for the mask token.
+            assert abs(parameter.mean().item()) < 5 * 0.02 * parameter.numel() ** -0.5, name
+            error = 5 * (2 * parameter.numel()) ** -0.5
+            assert parameter.std().item() == pytest.approx(0.02, rel=error), name
+
+
 def test_every_parameter_gets_a_gradient():
     model = small_model(decoder_num_hidden_layers=2).train()
     model(torch.randn(2, 3, 96, 96)).loss.backward()

@@ -307,6 +307,14 @@ def test_every_class_adapts_channels_and_saves_the_result(folder, model_class, t
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+def test_channels_are_adapted_of_a_model_in_a_subfolder_too(folder, classifier):
+    ConvNextV2ForImageClassification(small_config(num_channels=2)).save_pretrained(folder.parent)  # another one above
+    nested = {"subfolder": folder.name, "num_channels": 1}
+    adapted = ConvNextV2ForImageClassification.from_pretrained(folder.parent, **nested)
+    kernels = [model.convnextv2.embeddings.patch_embeddings.weight for model in (adapted, classifier)]
+    assert_close(kernels[0], kernels[1][:, :1] + kernels[1][:, 1:2] + kernels[1][:, 2:])
+
+
 def test_channels_follow_a_configuration_that_is_passed(folder):
     config = small_config(num_channels=4)
     model = ConvNextV2ForImageClassification.from_pretrained(folder, config=config)

@@ -65,11 +65,19 @@ def test_mixed_sources_keep_their_epochs_and_their_share():
         assert set(whole) == {(epoch, lowest + i) for epoch in range(len(taken) // size) for i in range(size)}
 
 
+def test_sources_of_one_size_come_in_orders_of_their_own():
+    keys = [key for step in steps_of(20, batch=10, sizes=(100, 100), weights=(1, 1)) for key in step]
+    orders = [[index - lowest for _, index in keys if lowest <= index < lowest + 100] for lowest in (0, 100)]
+    assert len(set(orders[0][:50])) == len(set(orders[1][:50])) == 50
+    assert orders[0][:50] != orders[1][:50]
+
+
 def test_shares_are_met_in_every_thousand_draws():
     shares = Shares([0.5, 0.3, 0.2], 1)
     drawn = [shares.source_of(draw) for draw in range(3000)]
     assert [Counter(source for source, _ in drawn[:1000])[k] for k in range(3)] == [500, 300, 200]
-    assert drawn[:1000] != drawn[1000:2000]
+    orders = [[source for source, _ in drawn[start : start + 1000]] for start in (0, 1000, 2000)]
+    assert orders[0] != orders[1] != orders[2] != orders[0]
     for source in range(3):
         assert [earlier for s, earlier in drawn if s == source] == list(range(3 * [500, 300, 200][source]))
 

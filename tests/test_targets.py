@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from hf_convnextv2 import ConvNextV2FCMAEConfig, ConvNextV2ForImageClassification, ConvNextV2ForPreTraining
-from hf_convnextv2.targets import feature_errors
+from hf_convnextv2.targets import feature_errors, pixel_errors
 from tests import masked_dense
 from tests.small_models import assert_close, awake, small_fcmae_config
 
@@ -23,6 +23,19 @@ def small_model(**overrides):
 
 def images():
     return torch.randn(2, 3, 64, 96), torch.rand(2, 6)
+
+
+# --- Pixels -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spread", [1.0, 1e-3, 1e-5])
+def test_noise_of_nearly_flat_cells_is_not_blown_up(spread):
+    """The official code adds 1e-6 to the variance; added to the deviation, a prediction of 0 would always cost 1."""
+    cells = 0.5 + spread * torch.randn(2, 3, 3 * 32**2, dtype=torch.float64)
+    variance = torch.var(cells, dim=-1, keepdim=True)
+    expected = ((cells - cells.mean(dim=-1, keepdim=True)) / torch.sqrt(variance + 1e-6)).pow(2).mean(dim=-1)
+    assert_close(pixel_errors(torch.zeros_like(cells), cells, normalised=True), expected)
+    assert expected.mean().item() == pytest.approx(spread**2 / (spread**2 + 1e-6), rel=0.05)
 
 
 # --- Multi-scale fusion -----------------------------------------------------------------------------------------------
