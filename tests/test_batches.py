@@ -165,6 +165,12 @@ def test_an_epoch_of_a_stream_has_an_order_of_its_own(numbers):
     assert again == keys != other_seed
 
 
+def test_a_process_reads_other_files_of_a_stream_in_another_epoch(numbers):
+    keys = keys_of(batches_of(settings(numbers[8], streaming=True), 0, 2), 26)
+    read = [frozenset(number for e, number in keys if e == epoch) for epoch in range(4)]
+    assert len(set(read)) > 1 and all(20 < len(numbers) < 30 for numbers in read)
+
+
 def test_crops_and_masks_do_not_depend_on_the_readers(numbers):
     noise = []
     for world, num_workers in ((1, 0), (2, 0), (1, 2)):
@@ -207,6 +213,19 @@ def test_streams_are_mixed_by_weight_and_keep_their_epochs(numbers, tmp_path):
         seconds = Counter(number for _, number in keys if number >= 100)
         assert seconds.total() == 250 and set(seconds) == set(range(100, 110)) and set(seconds.values()) == {25}
         assert sorted(number for epoch, number in keys if epoch == 0 and number < 100) == list(range(COUNT))
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_images_of_mixed_sources_have_masks_of_their_own(streaming, tmp_path):
+    """Also those at the same place of sources that are stored alike."""
+    folders = [write_numbers(tmp_path / f"{first}", 1, count=10, first=first) for first in (0, 100)]
+    fields = {"mixed_dataset_names": folders[1:], "mixture_weights": [0.5, 0.5], "streaming": streaming}
+    noise = {}
+    for batch in islice(batches_of(settings(folders[0], **fields), folders=folders[1:]), 10):
+        rows = zip(batch["epoch"].tolist(), batch["number"].tolist(), batch["noise"].tolist(), strict=True)
+        noise |= {(epoch, number): tuple(row) for epoch, number, row in rows}
+    assert {(0, number) for number in (*range(10), *range(100, 110))} <= set(noise)
+    assert len(set(noise.values())) == len(noise)
 
 
 # Resume

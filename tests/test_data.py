@@ -10,6 +10,7 @@ import skimage.data
 import torch
 from datasets import Array3D, ClassLabel, Dataset, Features, List, Value
 from PIL import ExifTags, Image
+from scipy.stats import beta
 from torch.testing import assert_close
 from torchvision.transforms import v2
 from transformers.image_utils import load_image
@@ -250,6 +251,23 @@ def test_randaugment_and_erasing_keep_shape_and_range(num_channels):
             augmented = transform(decoded)
         assert type(augmented) is torch.Tensor and augmented.shape == (num_channels, 32, 32)
         assert augmented.isfinite().all()
+
+
+def test_randaugment_has_the_number_of_operations_and_the_strength_asked_for():
+    config = settings(FinetuneConfig, dataset_name="x", randaugment_num_ops=3, randaugment_magnitude=17)
+    steps = finetuning_transform(config, 32, processor()).transforms
+    (randaugment,) = [step for step in steps if isinstance(step, v2.RandAugment)]
+    assert (randaugment.num_ops, randaugment.magnitude) == (3, 17)
+
+
+@pytest.mark.parametrize(("mixup", "cutmix"), [(0.01, 0.0), (0.0, 0.01), (0.01, 8.0), (8.0, 0.01), (8.0, 8.0)])
+def test_mixup_and_cutmix_each_have_their_own_alpha(mixup, cutmix):
+    """A share drawn from Beta(0.01, 0.01) leaves about half of the batches as they are, from Beta(8, 8) none."""
+    mixer = BatchMixer(mixup, cutmix, 4)
+    batch = {"pixel_values": torch.rand(4, 3, 64, 64), "labels": torch.arange(4)}
+    unmixed = [mixer(batch)["labels"][0, 0].item() > 0.99 for _ in range(400)]
+    expected = np.mean([beta.sf(0.99, alpha, alpha) for alpha in (mixup, cutmix) if alpha])
+    assert np.mean(unmixed) == pytest.approx(expected, abs=5 * 0.5 / 400**0.5)
 
 
 def test_mixing_gives_class_probabilities_and_the_same_for_the_same_samples():
