@@ -26,6 +26,7 @@ from hf_convnextv2 import (
 from tests.small_models import small_config, small_fcmae_config
 from training.config import FinetuneConfig, PretrainConfig
 from training.output import claim_output_dir
+from training.standing import names_in_force
 
 TINY = {"depths": [1, 1], "hidden_sizes": [8, 16], "image_size": 32}
 
@@ -223,6 +224,24 @@ def test_recipe_shows_what_is_in_force(tmp_path):
     assert not hidden & set(shown) and shown["mixup"] == "0" and shown["streaming"] == "no"
     based = save_classifier(tmp_path, replace(config, model_name_or_path="me/base"), {})
     assert "`model_size`" not in based
+
+
+@pytest.mark.parametrize(
+    ("given", "hidden"),
+    [
+        ({"warmup_steps": 3}, {"warmup_epochs": 0.5}),
+        ({"learning_rate": 1e-3}, {"base_learning_rate": 1e-4}),
+        ({"max_train_steps": 5}, {"num_train_epochs": 7}),
+        ({"model_name_or_path": "me/base"}, {"model_size": "pico", "patch_size": 2, "num_stages": 3}),
+    ],
+)
+def test_what_another_setting_puts_out_of_force_is_not_in_the_recipe(tmp_path, given, hidden):
+    """As a run notes its recipe, and of the folders of earlier runs, which did not."""
+    for fields, expected in ((hidden, True), ({**given, **hidden}, False)):
+        config = FinetuneConfig(dataset_name="beans", output_dir="o", **fields)
+        assert [name in names_in_force(config) for name in hidden] == [expected] * len(hidden)
+        recipe = save_classifier(tmp_path, config, {}).split("## Recipe")[1].split("## ")[0]
+        assert [f"`{name}`" in recipe for name in hidden] == [expected] * len(hidden)
 
 
 @dataclass
