@@ -165,6 +165,33 @@ def test_without_a_checkpoint_the_log_of_an_earlier_start_goes(accelerator, tmp_
     cut_lines(tmp_path / "none.jsonl", 3)
 
 
+def test_a_run_that_goes_on_in_another_folder_begins_a_log_of_its_own(accelerator, tmp_path):
+    _, checkpoints = checkpoints_of(accelerator, tmp_path / "first")
+    (tmp_path / "first").mkdir()
+    lines = "".join(json.dumps({"step": step, "loss": 0.1}) + "\n" for step in (2, 4))
+    (tmp_path / "first/metrics.jsonl").write_text(lines)
+    checkpoints.save(4)
+    (tmp_path / "second").mkdir()
+    (tmp_path / "second/metrics.jsonl").write_text(lines.replace("0.1", "0.9"))  # of an earlier start there
+    forget_accelerate()
+    _, again = checkpoints_of(Accelerator(cpu=True), tmp_path / "second", resume=str(tmp_path / "first/checkpoint-4"))
+    assert again.resume().step == 4
+    assert (tmp_path / "second/metrics.jsonl").read_text() == ""
+    assert (tmp_path / "first/metrics.jsonl").read_text() == lines
+
+
+@pytest.mark.parametrize("max_steps", [3, 4, 5])
+def test_a_run_is_taken_up_at_its_last_step_but_not_after_it(max_steps, accelerator, tmp_path):
+    _, checkpoints = checkpoints_of(accelerator, tmp_path)
+    checkpoints.save(4)
+    forget_accelerate()
+    _, again = checkpoints_of(Accelerator(cpu=True), tmp_path, resume="latest", max_train_steps=max_steps)
+    if max_steps < 4:
+        assert message_of(again.resume).startswith("`max_train_steps` (=3) must not end before")
+    else:
+        assert again.resume().step == 4
+
+
 @pytest.mark.parametrize("damaged", [False, True])
 def test_a_run_taken_up_early_keeps_its_new_checkpoints_and_sets_the_later_ones_aside(damaged, accelerator, tmp_path):
     _, checkpoints = checkpoints_of(accelerator, tmp_path)
