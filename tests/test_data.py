@@ -332,7 +332,7 @@ def test_a_file_that_is_no_image_by_its_name_is_named(folder, spoilt, capsys):
     two = settings(dataset_name=str(spoilt), skip_bad_images=True, max_bad_images=2)  # in all, of either kind
     assert "`max_bad_images` (=2) must be at least 3" in message_of(lambda: load_images(two, "train", None, 3))
     load_images(settings(dataset_name=folder), "train", None, 3)
-    assert capsys.readouterr().out == ""
+    assert "Skipping" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("streaming", [False, True])

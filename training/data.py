@@ -4,7 +4,6 @@ import itertools
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,9 +17,10 @@ from training.augment import BatchMixer, Transform
 from training.config import DataConfig, EvaluationConfig, PretrainConfig, check
 from training.image_check import check_images, refuse_bad_images, say_transparent
 from training.images import BadImageError, Enough, decode_image, fate_of_transparency
+from training.overview import print_overview
 from training.reconnect import read_on
 from training.sampling import sample_seed, seeded
-from training.sources import Source, array_dtype, foreign_files, is_array_folder, load_source
+from training.sources import Source, array_dtype, find_source, limit, num_examples
 
 Batch = dict[str, Any]  # tensors, and what a stream tells of them
 
@@ -142,11 +142,10 @@ class Collator:
 
 
 def load_images(config: DataConfig, split: str, max_samples: int | None, num_channels: int) -> Source:
-    """A split with its unreadable images found (map-style), and left out if that is allowed."""
-    folder = Path(config.dataset_name)
-    problems = foreign_files(folder) if folder.is_dir() and not is_array_folder(folder) else []
+    """A split with its unreadable images found (map-style), and left out if that is allowed; says what it holds."""
+    whole, problems, notes = find_source(config, split)
     refuse_bad_images(problems, config)
-    source = load_source(config, split, max_samples)
+    source = limit(whole, config, max_samples)
     if isinstance(source, Dataset):
         check("dataset_name", config.dataset_name, len(source) > 0, f"hold examples in its split `{split}`")
         if config.check_images:
@@ -155,9 +154,7 @@ def load_images(config: DataConfig, split: str, max_samples: int | None, num_cha
             say_transparent(checked.counts["is_transparent"], len(source), config)
             refuse_bad_images(problems, config)
         check("dataset_name", config.dataset_name, len(source) > 0, f"hold images that can be read in split `{split}`")
-    if problems:
-        listed = "\n  ".join(problems)
-        print(f"Skipping {len(problems)} files that cannot be read as images:\n  {listed}", flush=True)
+    print_overview(config, split, source, num_examples([whole], split, None), notes, problems)
     return source
 
 

@@ -51,7 +51,9 @@ def main(config: FinetuneConfig) -> None:
     check_hub(config)
     accelerator = create_accelerator(config)
     evaluator = Evaluator(config.metrics)
-    model = create_model(config, class_names_of(config))
+    with accelerator.main_process_first():
+        names = class_names_of(config)
+    model = create_model(config, names)
     config = with_background(config)
     processor = create_processor(config, model.config)
     with accelerator.main_process_first():

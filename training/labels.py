@@ -3,13 +3,14 @@
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from datasets import ClassLabel, Dataset
 
 from hf_convnextv2 import ConvNextV2Config
 from training.augment import Transform
 from training.config import EvaluationConfig, check
 from training.data import Samples, make_samples
-from training.sources import Source, check_column, features_of
+from training.sources import Source, check_column, features_of, values_of
 
 STRINGS = ("string", "large_string")
 
@@ -25,7 +26,7 @@ def class_names(source: Source, column: str) -> list[str] | None:
     if isinstance(feature, ClassLabel):
         return list(feature.names)
     if holds_strings(source, column) and isinstance(source, Dataset):
-        names = set(source[column])
+        names = set(values_of(source, column).unique().to_pylist())
         check("label_column", column, None not in names, "hold a class for every image, but lacks some")
         return sorted(names)
     return None
@@ -88,8 +89,8 @@ def check_labels(source: Source, column: str, classes: list[str]) -> None:
 def label_array(source: Dataset, column: str) -> np.ndarray:
     """The label column as integers; a missing label is -1."""
     try:
-        return np.array([-1 if value is None else int(value) for value in source[column]])
-    except (TypeError, ValueError) as error:
+        return values_of(source, column).cast(pa.int64()).fill_null(-1).to_numpy()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise ValueError(f"`label_column` (={column}) must hold integers or class names: {error}.") from error
 
 

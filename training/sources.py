@@ -1,37 +1,61 @@
 """Any `datasets` source as rows whose images are not decoded yet; what is wrong with it is said before training."""
 
+import glob
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, LargeList, List, Value, load_dataset
-from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+import pyarrow as pa
+from datasets import Dataset, Features, Image, IterableDataset, LargeList, List, Value, load_dataset
+from datasets import load_dataset_builder as load_builder
+from datasets.splits import SplitDict, SplitInfo
+from datasets.utils.metadata import MetadataConfigs
+from huggingface_hub import DatasetCard
 
 from training.config import FILE_BUILDERS, DataConfig, check
+from training.folder_source import array_rows, image_rows, metadata_of, stored_rows
+from training.folders import Listing, is_current, left_out, list_folder, not_images, refuse_mixture
 
 Source = Dataset | IterableDataset
 NOT_ARRAYS = ("string", "large_string", "binary", "large_binary", "null", "dict")
-FOLDER_METADATA = {"metadata.csv", "metadata.jsonl", "metadata.parquet"}
+
+
+class Found(NamedTuple):
+    """A source, the files that should be images and are none, and what else is worth knowing of it."""
+
+    source: Source
+    problems: list[str]
+    notes: list[str]
 
 
 def load_source(config: DataConfig, split: str, max_samples: int | None) -> Source:
     """A split of a Hub data set, a local folder, or local files, with the image column left undecoded."""
-    name = Path(config.dataset_name)
-    if name.suffix in FILE_BUILDERS:
-        files = {split: config.dataset_name}
-        source = load_split(config, split, FILE_BUILDERS[name.suffix], data_files=files)
-    elif name.is_dir() and is_array_folder(name):
-        source = load_array_folder(name, split)
-        source = source.to_iterable_dataset() if config.streaming else source
+    return limit(find_source(config, split).source, config, max_samples)
+
+
+def find_source(config: DataConfig, split: str) -> Found:
+    """A whole split, with what is left out of it."""
+    name = Path(config.dataset_name).expanduser()
+    if name.is_dir():
+        found = find_folder(config, str(name), split)
+    elif name.suffix in FILE_BUILDERS:
+        pattern = glob.escape(str(name)) if name.exists() else str(name)
+        files = {split: pattern}
+        found = Found(load_split(config, split, FILE_BUILDERS[name.suffix], data_files=files), [], [])
     else:
-        if name.is_dir():
-            list_files(name)  # `datasets` leaves out what may not be read
-        name, revision = config.dataset_config_name, config.dataset_revision
-        source = load_split(config, split, config.dataset_name, name=name, revision=revision)
+        options = {"name": config.dataset_config_name, "revision": config.dataset_revision}
+        found = Found(load_split(config, split, config.dataset_name, **options), [], [])
+    source = found.source
     check_column(source, "image_column", config.image_column)
     if isinstance(features_of(source).get(config.image_column), Image):
         source = source.cast_column(config.image_column, Image(decode=False))
+    return found._replace(source=source)
+
+
+def limit(source: Source, config: DataConfig, max_samples: int | None) -> Source:
+    """So many examples at most: of all classes, or the first of a stream."""
     if max_samples is not None and isinstance(source, Dataset):
         # A folder lists one class after the other: its first examples would be one class.
         return source.shuffle(seed=config.seed).select(range(min(max_samples, len(source))))
@@ -60,6 +84,11 @@ def load_split(config: DataConfig, split: str, path: str, **arguments: Any) -> S
         raise ValueError(f"`dataset_name` (={config.dataset_name}) must hold a split `{split}`: {error}") from error
     assert isinstance(source, Dataset | IterableDataset)
     return source
+
+
+def values_of(source: Dataset, column: str) -> pa.ChunkedArray:
+    """A whole column as Arrow has it."""
+    return source.select_columns([column]).with_format("arrow")[:][column]  # type: ignore[return-value]
 
 
 def features_of(source: Source) -> Features:
@@ -98,44 +127,66 @@ def num_examples(sources: Sequence[Source], split: str, max_samples: int | None)
     return total
 
 
-def foreign_files(folder: Path) -> list[str]:
-    """The files of a folder of images that are none by their name: `datasets` leaves them out in silence."""
-    files = [file for file in list_files(folder) if not is_hidden(file.relative_to(folder))]
-    images = [file for file in files if file.suffix.lower() in ImageFolder.EXTENSIONS]
-    if not images:
-        return []  # a folder of parquet or webdataset files
-    return [str(file) for file in files if file not in set(images) and file.name not in FOLDER_METADATA]
+def find_folder(config: DataConfig, folder: str, split: str) -> Found:
+    """A split of a local folder; a folder of other things than images is left to `datasets`."""
+    asked = sorted({split, *(getattr(config, name, None) or split for name in ("train_split", "eval_split"))})
+    rows = stored_rows(folder, split, asked)
+    if rows is not None:
+        return Found(as_asked(rows.rows, config, split), [], [])
+    listing = listing_of(folder)
+    refuse_mixture(listing)
+    if listing.arrays:
+        return Found(as_asked(array_rows(listing, split), config, split), [], left_out(listing))
+    if not listing.images or has_own_splits(folder):
+        return Found(load_data_files(config, listing, folder, split), [], [])
+    problems = not_images(listing)
+    described = metadata_of(listing, split, asked)
+    if described.files:
+        files = {split: [glob.escape(file) for file in described.files]}
+        source = load_split(config, split, "imagefolder", data_files=files)
+        unnamed = described.num_images - len(source) if isinstance(source, Dataset) else 0
+        notes = [f"left out: {unnamed:,} images that the metadata files do not name"] if unnamed > 0 else []
+        return Found(source, problems, notes + left_out(listing))
+    rows = image_rows(listing, split, asked)
+    return Found(as_asked(rows.rows, config, split), problems, rows.notes + left_out(listing))
 
 
-def list_files(folder: Path) -> list[Path]:
-    """All files of a folder; raises where a part of it may not be read."""
-
-    def refuse(error: OSError) -> None:
-        check("dataset_name", folder, False, f"be readable, but {error.filename} is not: {error.strerror}")
-
-    walk = os.walk(folder, onerror=refuse)  # `Path.rglob` would leave out what it may not read
-    return sorted(Path(root, name) for root, _, names in walk for name in names)
-
-
-def is_hidden(path: Path) -> bool:
-    """Whether a file or a folder above it has a hidden name: .DS_Store, .cache, __MACOSX."""
-    return any(part.startswith((".", "__")) for part in path.parts)
-
-
-def is_array_folder(folder: Path) -> bool:
-    """Whether a folder holds .npy arrays, which `datasets` does not list."""
-    return next(folder.rglob("*.npy"), None) is not None
+def load_data_files(config: DataConfig, listing: Listing, folder: str, split: str) -> Source:
+    """A folder that `datasets` reads: of parquet, arrow or webdataset files, or with splits said in its README.md."""
+    special = re.search(r"[*?\[\]]", folder)
+    check("dataset_name", folder, special is None, f"have no `{special and special[0]}` in it: rename a folder")
+    source = load_split(config, split, folder, name=config.dataset_config_name)
+    if not has_own_splits(folder):
+        taken = load_builder(folder, name=config.dataset_config_name).config.data_files or {}
+        used = {str(file) for files in taken.values() for file in files}
+        stored = [f"{listing.root}/{run.folder}/{name}" for run in listing.tables for name in run.names.to_pylist()]
+        unused = ", ".join([file for file in map(os.path.normpath, stored) if file not in used][:5])
+        rule = f"have each of its files in a split, but {unused} is in none: {', '.join(map(str, taken))} are found by "
+        rule += "the names of files and folders. Name it after a split as well, or move it elsewhere"
+        check("dataset_name", folder, not unused, rule)
+    return source
 
 
-def load_array_folder(folder: Path, split: str) -> Dataset:
-    """A folder of .npy files as paths, with classes after subfolders; a subfolder may be named after the split."""
-    root = folder / split if (folder / split).is_dir() else folder
-    check("train_split", split, root != folder or split == "train", f"be a folder in {folder}, which holds arrays")
-    files = sorted(root.rglob("*.npy"))
-    columns: dict[str, Any] = {"image": [str(file) for file in files]}
-    if all(file.parent != root for file in files):
-        classes = sorted({file.relative_to(root).parts[0] for file in files})
-        labels = [classes.index(file.relative_to(root).parts[0]) for file in files]
-        features = Features({"image": Value("string"), "label": ClassLabel(names=classes)})
-        return Dataset.from_dict({**columns, "label": labels}, features=features)
-    return Dataset.from_dict(columns)
+def as_asked(rows: Dataset, config: DataConfig, split: str) -> Source:
+    """The rows, or a stream of them that knows how many there are."""
+    if not config.streaming:
+        return rows
+    stream = rows.to_iterable_dataset()
+    stream.info.splits = SplitDict({split: SplitInfo(split, num_examples=len(rows))})
+    return stream
+
+
+_latest: list[Listing] = []  # a run asks for the same folder several times
+
+
+def listing_of(folder: str) -> Listing:
+    """What a folder holds; a walk of this process is good as long as no folder in it has changed."""
+    if not _latest or _latest[0].root != os.path.realpath(folder) or not is_current(_latest[0]):
+        _latest[:] = [list_folder(folder)]
+    return _latest[0]
+
+
+def has_own_splits(folder: str) -> bool:
+    """Whether the folder's README.md says which files are which split, as on the Hub."""
+    readme = Path(folder, "README.md")
+    return readme.is_file() and bool(MetadataConfigs.from_dataset_card_data(DatasetCard.load(readme).data))
