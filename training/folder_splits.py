@@ -37,6 +37,11 @@ def split_name(name: str) -> str:
     return next((split for split, word in WORDS if word == name.lower()), name)
 
 
+def is_split(name: str) -> bool:
+    """Whether a name is one of those that folders of splits have."""
+    return any(word == name for _, word in WORDS)
+
+
 @lru_cache(maxsize=1 << 16)
 def match_split(name: str) -> Match | None:
     """The split that a folder's name stands for: `train`, `Train`; less surely `train_01`, `my-train`."""

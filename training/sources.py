@@ -16,6 +16,7 @@ from huggingface_hub import DatasetCard
 
 from training.config import FILE_BUILDERS, DataConfig, check
 from training.folder_source import array_rows, image_rows, metadata_of, stored_rows
+from training.folder_splits import divide, is_split
 from training.folders import Listing, is_current, left_out, list_folder, not_images, refuse_mixture
 
 Source = Dataset | IterableDataset
@@ -127,9 +128,28 @@ def num_examples(sources: Sequence[Source], split: str, max_samples: int | None)
     return total
 
 
+def local_splits(config: DataConfig) -> list[str] | None:
+    """The splits of a local folder of images or arrays; None of anything else."""
+    folder = Path(config.dataset_name).expanduser()
+    if not folder.is_dir():
+        return None
+    listing = listing_of(str(folder))
+    if listing.arrays:
+        tops = {run.parts[0] for run in listing.arrays if run.parts}
+        return sorted(name for name in tops if is_split(name)) or ["train"]
+    if not listing.images or has_own_splits(str(folder)):
+        return None
+    return list(dict.fromkeys(part.split for part in divide(listing, splits_of(config))))
+
+
+def splits_of(config: DataConfig) -> list[str]:
+    """The splits that the settings name."""
+    return sorted({name for name in (getattr(config, field, None) for field in ("train_split", "eval_split")) if name})
+
+
 def find_folder(config: DataConfig, folder: str, split: str) -> Found:
     """A split of a local folder; a folder of other things than images is left to `datasets`."""
-    asked = sorted({split, *(getattr(config, name, None) or split for name in ("train_split", "eval_split"))})
+    asked = sorted({split, *splits_of(config)})
     rows = stored_rows(folder, split, asked)
     if rows is not None:
         return Found(as_asked(rows.rows, config, split), [], [])

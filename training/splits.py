@@ -4,11 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from datasets import get_dataset_split_names
-from datasets.data_files import SPLIT_KEYWORDS
 
 from training.config import FILE_BUILDERS, DataConfig, FinetuneConfig, ValidateConfig, check
 from training.errors import is_first_process
-from training.sources import Source, is_array_folder
+from training.folder_splits import split_name
+from training.sources import Source, local_splits
 
 HELD_OUT = ("validation", "val", "valid", "dev", "test", "testing", "eval", "evaluation")  # the first goes first
 
@@ -37,18 +37,19 @@ def with_eval_split(config: ValidateConfig) -> ValidateConfig:
 
 def check_split(config: DataConfig, setting: str, split: str) -> None:
     """Raise where a split that a setting names is not in a folder; what the Hub has is seen when it is loaded."""
-    folder = Path(config.dataset_name)
-    found = split_folders(folder) if folder.is_dir() else {split}
-    if split in (found or {"train"}):
+    folder = Path(config.dataset_name).expanduser()
+    if not folder.is_dir():
         return
-    names = sorted(found) if is_array_folder(folder) else named_by_datasets(config)  # which finds deeper ones too
+    found = local_splits(config)
+    if split == "train" if found is None else split_name(split) in map(split_name, found):
+        return
+    names = named_by_datasets(config) if found is None else found
     check(setting, split, split in names, f"be one of the splits of {folder}: {', '.join(names)}")
 
 
 def say_what_is_left_out(config: FinetuneConfig, source: Source) -> None:
     """Print which held-out splits beside the one that is trained on a run without `eval_split` does not look at."""
-    folder = Path(config.dataset_name)
-    found = {str(name) for name in source.info.splits or {}} | (split_folders(folder) if folder.is_dir() else set())
+    found = {str(name) for name in source.info.splits or {}} | set(local_splits(config) or [])
     others = [name for name in HELD_OUT if name in found - {config.train_split}]
     if config.eval_split is None and others and is_first_process():
         which = ", ".join(f"`{name}`" for name in others)
@@ -60,18 +61,8 @@ def say_what_is_left_out(config: FinetuneConfig, source: Source) -> None:
 
 def split_names(config: DataConfig) -> list[str]:
     """The splits of a data set that is not given as files."""
-    folder = Path(config.dataset_name)
-    if folder.is_dir() and (found := split_folders(folder)):
-        return sorted(found)
-    return ["train"] if folder.is_dir() and is_array_folder(folder) else named_by_datasets(config)
-
-
-def split_folders(folder: Path) -> set[str]:
-    """The splits that subfolders stand for: of images as `datasets` names them (`val/` is `validation`)."""
-    names = {path.name for path in folder.iterdir() if path.is_dir()}
-    if is_array_folder(folder):
-        return names & {"train", *HELD_OUT}
-    return {str(split) for split, keywords in SPLIT_KEYWORDS.items() if names & set(keywords)}
+    found = local_splits(config)
+    return named_by_datasets(config) if found is None else found
 
 
 def named_by_datasets(config: DataConfig) -> list[str]:
