@@ -120,7 +120,7 @@ def show(value: Any, is_path: bool = False) -> str:
 def show_cell(column: str, value: str) -> str:
     """A cell of a table of classes, in Markdown: shares in percent, a name in one line."""
     if column in ("precision", "recall", "f1"):
-        return f"{float(value):.1%}" if value else "-"
+        return f"{100 * float(value):.1f} %" if value else "-"
     return " ".join(value.split()).replace("|", "\\|")
 
 

@@ -101,7 +101,7 @@ def test_figures_of_an_earlier_run_are_not_left_beside_a_new_one(tmp_path):
 def test_the_table_is_printed_whole_for_few_classes_and_the_worst_of_many():
     few = table_in_words(answers(), NAMES).splitlines()
     assert [line.split("  ")[0] for line in few[1:]] == ["cat", "dog", "two lines", "$猫"]
-    assert few[4].split()[1:] == ["0", "0.0%", "-", "0.0%"]
+    assert few[4].split()[1:] == ["0", "0.0", "%", "-", "0.0", "%"]
     found = answers(30, 900)
     many = table_in_words(found, [f"class{label}" for label in range(30)]).splitlines()
     table = [row for row in class_table(found, [f"class{label}" for label in range(30)]) if row["images"]]

@@ -36,7 +36,7 @@ def test_where_nobody_watches_each_logged_step_is_a_line_with_steps_epoch_loss_r
     clock[0] = 20.0  # two seconds a step, 1488 steps to go
     shown.log(LOGGED)
     shown.close()
-    expected = "step 12 of 1,500, epoch 2.40 of 300, loss 0.5124, 320 images/s, 3% waiting for data, 49:36 left\n"
+    expected = "step 12 of 1,500, epoch 2.40 of 300, loss 0.5124, 320 images/s, 3 % waiting for data, 49:36 left\n"
     assert capsys.readouterr() == (expected, "")
 
 

@@ -36,6 +36,7 @@ from training.output import check_hub, check_output_dir, claim_output_dir, leave
 from training.per_class import Answers, save_class_figures, table_in_words
 from training.pictures import save_loss_curves
 from training.plan import make_plan
+from training.pretrained import FINETUNING, load_pretrained
 from training.rehearsal import print_plan, rehearse
 from training.sources import Source, load_source, num_examples
 from training.splits import check_split, say_what_is_left_out
@@ -178,9 +179,8 @@ def create_model(config: FinetuneConfig, names: list[str]) -> ConvNextV2ForImage
         model_config = ConvNextV2Config.from_size(config.model_size, **arguments)
         model = ConvNextV2ForImageClassification(model_config)
     else:
-        model = ConvNextV2ForImageClassification.from_pretrained(
-            config.model_name_or_path, num_labels=len(names), ignore_mismatched_sizes=True, **arguments
-        )
+        model_class, name = ConvNextV2ForImageClassification, config.model_name_or_path
+        model = load_pretrained(model_class, name, FINETUNING, ignore_mismatched_sizes=True, **arguments)
     size, cell = image_size_of(model.config), model.config.cell_size
     assert isinstance(cell, int)
     check("image_size", size, size >= cell, f"be at least {cell}, the size of a cell")

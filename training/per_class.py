@@ -97,8 +97,8 @@ def table_in_words(answers: Answers, names: Sequence[str]) -> str:
         title, rows = f"the {WORST_PRINTED} worst of {len(rows):,} classes", worst(rows, WORST_PRINTED)
     labels = [" ".join(row["class"].split())[:40] for row in rows]
     width = max(map(len, [title, *labels]))
-    lines = [f"{title:{width}}  images  precision  recall      F1"]
+    lines = [f"{title:{width}}  images  precision   recall       F1"]
     for row, label in zip(rows, labels, strict=True):
-        shares = ["-" if row[key] is None else f"{row[key]:.1%}" for key in FIGURES]
-        lines.append(f"{label:{width}}  {row['images']:6,}  {shares[0]:>9}  {shares[1]:>6}  {shares[2]:>6}")
+        shares = ["-" if row[key] is None else f"{100 * row[key]:.1f} %" for key in FIGURES]
+        lines.append(f"{label:{width}}  {row['images']:6,}  {shares[0]:>9}  {shares[1]:>7}  {shares[2]:>7}")
     return "\n".join(lines)

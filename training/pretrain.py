@@ -33,6 +33,7 @@ from training.optim import create_optimizer, create_schedule, decayed_parameters
 from training.output import check_hub, check_output_dir, claim_output_dir, leave_finished, push_folder, save_model
 from training.pictures import save_loss_curves
 from training.plan import make_plan
+from training.pretrained import PRETRAINING, load_pretrained
 from training.rehearsal import print_plan, rehearse
 from training.sources import num_examples
 from training.teachers import FrozenTeacher, Targets, create_average_teacher
@@ -154,7 +155,7 @@ def create_model(config: PretrainConfig, teacher: FrozenTeacher | None = None) -
     else:
         arguments = {**load_arguments(config), **pretraining}
         arguments |= start_of_features(config, config.model_name_or_path, pretraining["feature_target_dim"])
-        model = ConvNextV2ForPreTraining.from_pretrained(config.model_name_or_path, **arguments)
+        model = load_pretrained(ConvNextV2ForPreTraining, config.model_name_or_path, PRETRAINING, **arguments)
     if config.target_type is None and model.config.target_type == "pixel":
         for name in ("feature_target_on", "feature_loss", "feature_loss_weight"):
             check(name, getattr(config, name), getattr(config, name) is None, "come with `target_type`")

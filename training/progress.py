@@ -54,13 +54,13 @@ class Progress:
             return
         left = (time.monotonic() - self.started) / (self.step - self.start_step) * (self.plan.max_steps - self.step)
         parts = [f"step {self.step:,} of {self.plan.max_steps:,}", self.epoch(), f"loss {loss}", f"{rate} images/s"]
-        parts += [f"{line['data_wait']:.0%} waiting for data", f"{tqdm.format_interval(left)} left"]
+        parts += [f"{100 * line['data_wait']:.0f} % waiting for data", f"{tqdm.format_interval(left)} left"]
         self.say(", ".join(part for part in parts if part))
 
     def epoch(self) -> str:
         """How many epochs are done, of how many; nothing for a stream that does not say how long it is."""
         done, total = self.plan.epoch(self.step), self.plan.epoch(self.plan.max_steps)
-        return "" if done is None else f"epoch {done:.2f} of {total:.4g}"
+        return "" if done is None else f"epoch {done:.2f} of {f'{total:.2f}'.removesuffix('.00')}"
 
     def say(self, text: str) -> None:
         """Print beside the bar, if there is one."""

@@ -38,6 +38,7 @@ from training.labels import check_labels, class_list, labelled_samples, resolve_
 from training.metrics import Evaluator, in_words
 from training.models import create_processor, with_background
 from training.per_class import save_class_figures, table_in_words
+from training.pretrained import FEATURES, NOTHING, Expected, load_pretrained
 from training.progress import keep_bars_to_terminals
 from training.reference import comparison, intervals, known_checkpoint
 from training.splits import with_eval_split
@@ -88,7 +89,7 @@ def classify(
 
 def evaluate_features(accelerator: Accelerator, config: ValidateConfig) -> dict[str, Any]:
     """Accuracies of k nearest neighbours and of a linear probe, which know `train_split` by frozen features."""
-    model = load_weights(ConvNextV2Model, config)
+    model = load_weights(ConvNextV2Model, config, FEATURES)
     processor = load_processor(config, model)
     assert config.eval_split is not None
     with accelerator.main_process_first():
@@ -122,10 +123,10 @@ def load_classifier(config: ValidateConfig) -> ConvNextV2ForImageClassification:
     stored = AutoConfig.from_pretrained(name, revision=config.model_revision).architectures or []
     is_classifier = any(architecture.endswith("ForImageClassification") for architecture in stored)
     check("model_name_or_path", name, is_classifier, f"hold an image classifier, not {', '.join(stored)}")
-    return load_weights(ConvNextV2ForImageClassification, config)
+    return load_weights(ConvNextV2ForImageClassification, config, NOTHING)
 
 
-def load_weights(model_class: Any, config: ValidateConfig) -> Any:
+def load_weights(model_class: Any, config: ValidateConfig, expected: Expected) -> Any:
     """A model of the class, with the weights of the folder or Hub id."""
     name = config.model_name_or_path or ""
     arguments: dict[str, Any] = {"dtype": torch.float32}
@@ -134,8 +135,8 @@ def load_weights(model_class: Any, config: ValidateConfig) -> Any:
     if config.use_ema:
         arguments["state_dict"] = averaged_weights(Path(name))
         arguments["config"] = AutoConfig.from_pretrained(name)
-        return model_class.from_pretrained(None, **arguments)
-    return model_class.from_pretrained(name, revision=config.model_revision, **arguments)
+        return load_pretrained(model_class, None, expected, **arguments)
+    return load_pretrained(model_class, name, expected, revision=config.model_revision, **arguments)
 
 
 def load_processor(config: ValidateConfig, model: Any) -> Any:

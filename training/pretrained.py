@@ -1,0 +1,85 @@
+"""Loading weights to start from: what a task draws anew on purpose is a line, anything else that differs an error."""
+
+import logging
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from transformers import PreTrainedModel
+from transformers.modeling_utils import logger
+
+from training.config import check
+from training.errors import is_first_process
+
+ENCODER = re.compile(r"(^|\.)(embeddings|encoder)\.")
+HEAD = r"^classifier\."
+FINAL_NORM = r"^(convnextv2\.)?layernorm\."  # pre-training has none
+DECODER = r"^decoder\."
+
+
+class Expected(NamedTuple):
+    """Patterns of weights that a task draws anew where the source lacks them, and of those that it has no use for."""
+
+    new: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    is_told: bool = True  # which are new
+
+
+FINETUNING = Expected(new=(HEAD, FINAL_NORM), unused=(DECODER,))
+PRETRAINING = Expected(new=(DECODER,), unused=(HEAD, FINAL_NORM))
+FEATURES = Expected(new=(FINAL_NORM,), unused=(HEAD, DECODER), is_told=False)  # which are taken before that norm
+NOTHING = Expected()
+
+
+def load_pretrained(model_class: type[PreTrainedModel], name: str | None, expected: Expected, **arguments: Any) -> Any:
+    """`model_class.from_pretrained(name, **arguments)`, with the report of Transformers reduced to what matters.
+
+    Raises:
+        ValueError: if other weights than those expected would be drawn anew, or some of the encoder left out.
+    """
+    with held_report():
+        model, report = model_class.from_pretrained(name, output_loading_info=True, **arguments)
+    anew = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
+    drawn = {key for key in anew if matches(key, expected.new)}
+    left_out = {key for key in report["unexpected_keys"] if not matches(key, (*expected.new, *expected.unused))}
+    lost = sorted(anew - drawn) or sorted(key for key in left_out if ENCODER.search(key))
+    rule = f"hold the weights of this model and no others, but {len(lost)} differ, e.g. `{next(iter(lost), None)}`"
+    check("model_name_or_path", name, not lost, rule)
+    if is_first_process() and drawn and expected.is_told:
+        print(f"Weights of {name}; those of {layers(drawn)} are new.", flush=True)
+    if is_first_process() and left_out:
+        print(f"Warning: the model has no place for weights in {name}: {layers(left_out)}.", flush=True)
+    return model
+
+
+def matches(key: str, patterns: Iterable[str]) -> bool:
+    """Whether a weight's name is one of the patterns."""
+    return any(re.search(pattern, key) for pattern in patterns)
+
+
+def layers(keys: Iterable[str]) -> str:
+    """The layers of weights in words: `classifier.weight` and `classifier.bias` are one."""
+    return ", ".join(sorted({key.rpartition(".")[0] or key for key in keys}))
+
+
+@contextmanager
+def held_report() -> Iterator[None]:
+    """Hold back the table that Transformers logs of a loading; show it after all if the loading fails."""
+    held: list[logging.LogRecord] = []
+
+    def hold(record: logging.LogRecord) -> bool:
+        is_report = "LOAD REPORT" in record.getMessage()
+        held.extend([record] if is_report else [])
+        return not is_report
+
+    logger.addFilter(hold)
+    try:
+        yield
+    except Exception:
+        logger.removeFilter(hold)
+        for record in held:
+            logger.handle(record)
+        raise
+    finally:
+        logger.removeFilter(hold)
