@@ -113,6 +113,7 @@ def test_a_missing_output_folder_is_named(capsys):
         (PretrainConfig, {"teacher_revision": "v2"}, "`teacher_revision` (=v2) must come with `teacher_name_or_path`."),
         (PretrainConfig, {"decoder_hidden_size": 0}, "`decoder_hidden_size` (=0) must be at least 1."),
         (TrainingConfig, {"dataset_name": ""}, "`dataset_name` (=) must be given."),
+        (TrainingConfig, {"json": True}, "`json` (=True) must come with `dry_run`."),
         (TrainingConfig, {"image_size": 0}, "`image_size` (=0) must be at least 1."),
         (TrainingConfig, {"num_workers": -1}, "`num_workers` (=-1) must be at least 0."),
         (TrainingConfig, {"gradient_accumulation_steps": 0}, "`gradient_accumulation_steps` (=0) must be at least 1."),

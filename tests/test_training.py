@@ -7,8 +7,10 @@ import runpy
 import signal
 import subprocess
 import sys
+from collections import Counter
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -18,10 +20,11 @@ import transformers
 from PIL import Image
 from safetensors.torch import load_file
 from torch._dynamo.utils import counters
+from torch.optim.swa_utils import AveragedModel
 from torch.testing import assert_close
 from transformers import AutoModelForImageClassification, pipeline
 
-from hf_convnextv2 import ConvNextV2ForPreTraining
+from hf_convnextv2 import ConvNextV2ForImageClassification, ConvNextV2ForPreTraining
 from tests.photographs import (
     forget_accelerate,
     message_of,
@@ -34,8 +37,10 @@ from training import finetune, pretrain, validate
 from training.batches import TrainBatches
 from training.checkpoints import averaged_weights, digest_of, read_state
 from training.config import FinetuneConfig, PretrainConfig, ValidateConfig
+from training.dry_run import json_alone
 from training.metrics import TopAccuracy
 from training.pictures import read_metrics
+from training.teachers import AverageTeacher
 
 __all__ = ["quick_datasets"]
 pytestmark = pytest.mark.usefixtures("quick_datasets", "fresh_accelerate")
@@ -733,12 +738,61 @@ def test_validation_refuses_a_model_without_a_head(data, fcmae):
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(data, fcmae, tmp_path, capsys):
-    pretrain_run(tmp_path / "out", data["folder"], fcmae, dry_run=True, learning_rate=None, base_learning_rate=1e-3)
-    printed = capsys.readouterr().out
-    plan = json.loads(printed[printed.index("{") :])["plan"]
+    settings = {"dry_run": True, "json": True, "learning_rate": None, "base_learning_rate": 1e-3}
+    with json_alone(SimpleNamespace(json=True)):
+        pretrain_run(tmp_path / "out", data["folder"], fcmae, **settings)
+    found = json.loads(capsys.readouterr().out)  # and nothing else
+    plan = found["plan"]
     assert plan["num_samples"] == 18 and plan["max_steps"] == 4 and plan["steps_per_epoch"] == 18 / 8
     assert plan["learning_rate"] == pytest.approx(1e-3 * 8 / 256)
+    assert 0 <= found["data_wait"] < 1 and found["images_per_second"] == pytest.approx(8 / found["seconds_per_step"])
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_is_a_page_that_names_classes_model_steps_memory_and_time(data, fcmae, tmp_path, capsys):
+    finetune_run(tmp_path / "out", data["folder"], model_name_or_path=fcmae, dry_run=True)
+    lines = capsys.readouterr().out.partition("Dry run\n")[2].splitlines()
+    page = {line[2:15].strip(): line[17:] for line in lines if line[2] != " "}
+    assert page["Data"] == f"{data['folder']}: 18 images of `train` to train on, 9 images to evaluate on"
+    assert page["Classes"] == "3: astronaut, chelsea, coffee"
+    assert page["Steps"] == "4 of 8 images (4 in a pass x 2 passes), 2.2 to an epoch, 1.8 epochs"
+    assert page["Learning rate"] == "1 steps of warm-up to 0.01, then a cosine to 0"
+    assert f"the weights of {fcmae}" in page["Model"] and "images of 32 x 32 pixels, 3 channels" in page["Model"]
+    assert lines[6].split()[:3] == ["0.00729", "in", "embeddings"]  # 0.01 * 0.9 ** 3
+    subjects = ("Data", "Classes", "Model", "Machine", "Steps", "Learning rate", "Memory", "Time", "Waiting", "Output")
+    assert set(page) == set(subjects)
+    assert len(lines) < 20 and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("task", ["pretrain", "finetune"])
+def test_a_dry_run_takes_its_steps_as_training_does(task, data, fcmae, tmp_path, monkeypatch):
+    calls = Counter()
+
+    def counted(owner, name):
+        original = getattr(owner, name)
+
+        def call(*arguments, **fields):
+            calls[name] += 1
+            return original(*arguments, **fields)
+
+        monkeypatch.setattr(owner, name, call)
+
+    counted(torch.optim.AdamW, "step")
+    counted(AveragedModel, "update_parameters")
+    fields = {"dry_run": True, "gradient_accumulation_steps": 3, "ema_decay": 0.5, "model_name_or_path": fcmae}
+    if task == "pretrain":
+        counted(ConvNextV2ForPreTraining, "forward")
+        fields |= {"dataset": data["folder"], "fcmae": fcmae, "target_type": "pixel+feature"}
+        del fields["model_name_or_path"]
+        counted(AverageTeacher, "update")
+        pretrain_run(tmp_path / "out", **fields)
+    else:
+        counted(ConvNextV2ForImageClassification, "forward")
+        finetune_run(tmp_path / "out", data["folder"], **fields)
+    steps = calls["step"]
+    assert steps >= 2 and calls["forward"] == 3 * steps
+    assert calls["update"] == (steps if task == "pretrain" else 0)
+    assert calls["update_parameters"] == (2 * steps + 1 if task == "pretrain" else steps)  # the teacher's first copy
 
 
 # Metrics

@@ -95,7 +95,8 @@ class TrainingConfig(DataConfig):
     output_dir: str = operation(REQUIRED, "folder for checkpoints, metrics and the final model")
     overwrite_output_dir: bool = operation(False, "start afresh in a folder that holds an earlier run of this script")
     full_determinism: bool = recipe(False, "deterministic algorithms on a GPU too, for a resume to the bit; slower")
-    dry_run: bool = operation(False, "print the resolved settings, data, steps and learning rate, then stop")
+    dry_run: bool = operation(False, "try a few steps, print plan, time and memory as a page, and write nothing")
+    json: bool = operation(False, "with dry_run: print all of it as JSON instead")
     train_split: str = recipe("train", "split to train on")
     max_train_samples: int | None = recipe(None, "train on the first so many examples only")
     shuffle_buffer_size: int = recipe(
@@ -155,6 +156,7 @@ class TrainingConfig(DataConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check("output_dir", self.output_dir, bool(self.output_dir), "be given")
+        check("json", self.json, self.dry_run or not self.json, "come with `dry_run`")
         check("model_size", self.model_size, self.model_size in MODEL_SIZES, f"be one of {', '.join(MODEL_SIZES)}")
         positive = "max_train_samples shuffle_buffer_size patch_size num_stages per_device_train_batch_size "
         positive += "gradient_accumulation_steps max_train_steps logging_steps checkpointing_steps"

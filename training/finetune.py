@@ -27,17 +27,26 @@ from training.augment import BatchMixer, EvaluationTransform, enough_for_crops, 
 from training.batches import TrainBatches
 from training.checkpoints import Checkpoints
 from training.data import Collator, eval_loader, load_images
+from training.dry_run import json_alone, print_plan
 from training.labels import check_labels, class_list, labelled_samples, resolve_labels
 from training.loop import STOPPED, StopSignal, TrainingLog, create_accelerator, signals_given_back
 from training.metrics import Evaluator, in_words
-from training.models import create_ema, create_processor, final_model, image_size_of, load_arguments, with_background
+from training.models import (
+    create_ema,
+    create_processor,
+    final_model,
+    image_size_of,
+    load_arguments,
+    update_average,
+    with_background,
+)
 from training.optim import create_optimizer, create_schedule, decayed_parameters, keep_settings, layer_scale
 from training.output import check_hub, check_output_dir, claim_output_dir, leave_finished, push_folder, save_model
 from training.per_class import Answers, save_class_figures, table_in_words
 from training.pictures import save_loss_curves
 from training.plan import make_plan
 from training.pretrained import FINETUNING, load_pretrained
-from training.rehearsal import print_plan, rehearse
+from training.rehearsal import Rehearsal, rehearse
 from training.sources import Source, load_source, num_examples
 from training.splits import check_split, say_what_is_left_out
 from training.trackers import end_training, start_trackers
@@ -85,8 +94,10 @@ def main(config: FinetuneConfig) -> None:
         batches = TrainBatches([source], samples, config, collate, rank, world)
         smoothing = {"label_smoothing": config.label_smoothing}
         prepared = ({**send_to_device(batch, accelerator.device), **smoothing} for batch in batches)
-        measured = rehearse(accelerator, trained, optimizer, prepared, batches, config, plan)
-        print_plan(accelerator, config, plan, [source], model, scale, measured)
+        steps = Rehearsal(
+            accelerator, trained, optimizer, batches, prepared, config, lambda step: update_average(ema, model)
+        )
+        print_plan(accelerator, config, plan, [source], model, scale, rehearse(steps, plan), eval_source)
         return
     if leave_finished(accelerator, config, plan.max_steps):
         end_training(accelerator)
@@ -118,8 +129,7 @@ def main(config: FinetuneConfig) -> None:
                     grad_norm = accelerator.clip_grad_norm_(trained.parameters(), config.max_grad_norm or torch.inf)
                 optimizer.step()
                 optimizer.zero_grad()
-        if ema is not None:
-            ema.update_parameters(model)
+        update_average(ema, model)
         # The last group is the head's, whose rate no layer decay reduces.
         log.end_step(schedule.get_last_lr()[-1], grad_norm)
         schedule.step()
@@ -231,4 +241,6 @@ def finish(
 
 if __name__ == "__main__":
     with told_in_a_line():
-        main(parse_config(FinetuneConfig, sys.argv[1:], __doc__))
+        settings = parse_config(FinetuneConfig, sys.argv[1:], __doc__)
+        with json_alone(settings):
+            main(settings)

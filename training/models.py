@@ -99,6 +99,12 @@ def create_ema(model: nn.Module, decay: float, accelerator: Accelerator) -> Aver
     return AveragedModel(model.to(accelerator.device), multi_avg_fn=get_ema_multi_avg_fn(decay))
 
 
+def update_average(ema: AveragedModel | None, model: nn.Module) -> None:
+    """Take the weights of the model into the average, if there is one."""
+    if ema is not None:
+        ema.update_parameters(model)
+
+
 def final_model(
     model_class: type[Model], accelerator: Accelerator, trained: nn.Module, ema: AveragedModel | None
 ) -> Model:

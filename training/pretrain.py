@@ -13,12 +13,14 @@ from training.errors import told_in_a_line
 if __name__ == "__main__":  # before the imports below, which take seconds: a wrong setting is told at once
     parse_config(PretrainConfig, sys.argv[1:], __doc__)
 
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import set_seed
+from torch.optim.swa_utils import AveragedModel
 
 from conversion.card import write_card
 from hf_convnextv2 import ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining
@@ -27,16 +29,25 @@ from training.augment import enough_for_crops, pretraining_transform
 from training.batches import TrainBatches
 from training.checkpoints import Checkpoints
 from training.data import Collator, first_samples, load_mixture, make_samples
+from training.dry_run import json_alone, print_plan
 from training.loop import STOPPED, StopSignal, TrainingLog, create_accelerator, signals_given_back
-from training.models import create_ema, create_processor, final_model, image_size_of, load_arguments, with_background
+from training.models import (
+    create_ema,
+    create_processor,
+    final_model,
+    image_size_of,
+    load_arguments,
+    update_average,
+    with_background,
+)
 from training.optim import create_optimizer, create_schedule, decayed_parameters, keep_settings
 from training.output import check_hub, check_output_dir, claim_output_dir, leave_finished, push_folder, save_model
 from training.pictures import save_loss_curves
 from training.plan import make_plan
 from training.pretrained import PRETRAINING, load_pretrained
-from training.rehearsal import print_plan, rehearse
+from training.rehearsal import Rehearsal, rehearse
 from training.sources import num_examples
-from training.teachers import FrozenTeacher, Targets, create_average_teacher
+from training.teachers import AverageTeacher, FrozenTeacher, Targets, create_average_teacher
 from training.trackers import end_training, start_trackers
 from training.watching import Watcher
 
@@ -84,9 +95,9 @@ def main(config: PretrainConfig) -> None:
     rank, world, weights = accelerator.process_index, accelerator.num_processes, config.mixture_weights or [1]
     if config.dry_run:
         batches = TrainBatches(sources, samples, config, Collator(), rank, world, (), weights)
-        measured = rehearse(
-            accelerator, trained, optimizer, map(taught, batches), batches, config, plan, taught.teacher
-        )
+        update = partial(update_averages, model, ema, average)
+        steps = Rehearsal(accelerator, trained, optimizer, batches, map(taught, batches), config, update)
+        measured = rehearse(steps, plan, taught.teacher)
         print_plan(accelerator, config, plan, sources, model, every_layer, measured)
         return
     if leave_finished(accelerator, config, plan.max_steps):
@@ -115,10 +126,7 @@ def main(config: PretrainConfig) -> None:
                     grad_norm = accelerator.clip_grad_norm_(trained.parameters(), config.max_grad_norm or torch.inf)
                 optimizer.step()
                 optimizer.zero_grad()
-        if ema is not None:
-            ema.update_parameters(model)
-        if average is not None:
-            average.update(model, step)
+        update_averages(model, ema, average, step)
         log.end_step(schedule.get_last_lr()[-1], grad_norm)
         schedule.step()
         stopped = bool(stop)
@@ -140,6 +148,15 @@ def main(config: PretrainConfig) -> None:
         finish(config, final, processor, watcher, log.results())
     accelerator.wait_for_everyone()
     end_training(accelerator)
+
+
+def update_averages(
+    model: ConvNextV2ForPreTraining, ema: AveragedModel | None, teacher: AverageTeacher | None, step: int
+) -> None:
+    """Take the weights after `step` steps into the average that is saved and into the one that teaches."""
+    update_average(ema, model)
+    if teacher is not None:
+        teacher.update(model, step)
 
 
 def create_model(config: PretrainConfig, teacher: FrozenTeacher | None = None) -> ConvNextV2ForPreTraining:
@@ -211,4 +228,6 @@ def finish(config: PretrainConfig, model: Any, processor: Any, watcher: Watcher,
 
 if __name__ == "__main__":
     with told_in_a_line():
-        main(parse_config(PretrainConfig, sys.argv[1:], __doc__))
+        settings = parse_config(PretrainConfig, sys.argv[1:], __doc__)
+        with json_alone(settings):
+            main(settings)

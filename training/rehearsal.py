@@ -1,115 +1,95 @@
-"""What a dry run finds out and prints: the plan, and a few real forward and backward passes of it."""
+"""Trying out a few steps of a run: how long one takes, what it waits for and how much memory it holds."""
 
-import dataclasses
-import json
 import resource
 import time
-from collections.abc import Callable, Iterator, Sequence
-from statistics import median
+from collections.abc import Callable, Iterator
+from itertools import islice
+from math import ceil
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from datasets import Dataset
 from torch import nn
 
 from training.batches import TrainBatches
 from training.config import TrainingConfig
 from training.plan import Plan
-from training.sources import Source, features_of
 
-WARM_UP, MEASURED = 2, 5  # forward and backward passes
-
-
-def print_plan(
-    accelerator: Accelerator,
-    config: TrainingConfig,
-    plan: Plan,
-    sources: Sequence[Source],
-    model: nn.Module,
-    scale: Callable[[str], float],
-    measured: dict[str, Any],
-) -> None:
-    """What a dry run shows, as JSON: settings, data, schedule, learning rates, parameters, memory and time."""
-    if not accelerator.is_main_process:
-        return
-    resolved = {
-        "settings": dataclasses.asdict(config),
-        "data": [describe_source(source) for source in sources],
-        "plan": dataclasses.asdict(plan),
-        "processes": {"number": accelerator.num_processes, "type": str(accelerator.distributed_type.value)},
-        "learning_rates": learning_rates(model, plan.learning_rate, scale),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        **measured,
-    }
-    print(json.dumps(resolved, indent=2))
+WARM_UP, MEASURED = 2, 5  # forward passes, at least
+PREFETCHED = 2  # batches that a data loader worker has ready
 
 
-def describe_source(source: Source) -> dict[str, Any]:
-    """How a source is read."""
-    shape = {"examples": len(source)} if isinstance(source, Dataset) else {"shards": source.num_shards}
-    return {"streamed": not isinstance(source, Dataset), **shape, "columns": list(features_of(source))}
+class Rehearsal:
+    """Optimizer steps as training takes them, on real batches; the weights are not those of a run then.
 
-
-def learning_rates(model: nn.Module, learning_rate: float, scale: Callable[[str], float]) -> dict[str, float]:
-    """The highest learning rate of each layer, from the input on."""
-    return {layer_of(name): learning_rate * scale(name) for name, _ in model.named_parameters()}
-
-
-def layer_of(name: str) -> str:
-    """A parameter's layer: stem, downsampling or block of a stage, or what is outside the encoder."""
-    parts = name.split(".")
-    if "layers" in parts:
-        return ".".join(parts[: parts.index("layers") + 2])
-    inner = next((i for i, part in enumerate(parts) if part in ("embeddings", "downsampling_layer")), None)
-    return ".".join(parts[: inner + 1]) if inner is not None else parts[0] if len(parts) == 2 else ".".join(parts[:2])
-
-
-def rehearse(
-    accelerator: Accelerator,
-    trained: nn.Module,
-    optimizer: Any,
-    prepared: Iterator[dict[str, Any]],
-    batches: TrainBatches,
-    config: TrainingConfig,
-    plan: Plan,
-    teacher: nn.Module | None = None,
-) -> dict[str, Any]:
-    """Speed and memory of some forward and backward passes on real batches; the weights are not those of a run then.
-
-    `prepared` are the `batches` as the model takes them, on its device.
+    `prepared` are the `batches` as the model takes them, on its device; `update_averages` is what follows each step.
     """
-    trained.train()
-    seconds, waited = [], []
-    for batch_number in range(WARM_UP + MEASURED):
-        start, waited_before = time.perf_counter(), batches.seconds_waited
-        loss = trained(**next(prepared)).loss
-        accelerator.backward(loss)
-        optimizer.step()
-        optimizer.zero_grad()
-        loss.item()  # waits for the device
-        if batch_number >= WARM_UP:
-            seconds.append(time.perf_counter() - start)
-            waited.append(batches.seconds_waited - waited_before)
-    step = median(seconds) * config.gradient_accumulation_steps
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        trained: nn.Module,
+        optimizer: Any,
+        batches: TrainBatches,
+        prepared: Iterator[dict[str, Any]],
+        config: TrainingConfig,
+        update_averages: Callable[[int], None],
+    ) -> None:
+        self.accelerator, self.trained, self.optimizer = accelerator, trained, optimizer
+        self.batches, self.prepared, self.config = batches, prepared, config
+        self.update_averages = update_averages
+        self.step = 0
+
+    def take_steps(self, least_passes: int) -> int:
+        """As many steps as make so many forward passes; how many that were, when the device is done with them."""
+        passes = self.config.gradient_accumulation_steps
+        steps = ceil(least_passes / passes)
+        for _ in range(steps):
+            for inputs in islice(self.prepared, passes):
+                with self.accelerator.accumulate(self.trained):
+                    self.accelerator.backward(self.trained(**inputs).loss)
+                    if self.accelerator.sync_gradients:
+                        limit = self.config.max_grad_norm or torch.inf
+                        self.accelerator.clip_grad_norm_(self.trained.parameters(), limit)
+                    self.optimizer.step()
+                    self.optimizer.zero_grad()
+            self.step += 1
+            self.update_averages(self.step)
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()
+        return steps
+
+    def drain(self) -> None:
+        """Throw away as many batches as are loaded ahead: a step that finds them ready does not wait for data."""
+        for _ in range(PREFETCHED * self.config.num_workers):
+            next(self.batches)
+
+
+def rehearse(rehearsal: Rehearsal, plan: Plan, teacher: nn.Module | None = None) -> dict[str, Any]:
+    """Time of a step, images per second, share of the time that waits for data, hours of the run, and memory."""
+    rehearsal.trained.train()
+    batches, num_workers = rehearsal.batches, max(rehearsal.config.num_workers, 1)
+    rehearsal.take_steps(WARM_UP)
+    rehearsal.drain()
+    rehearsal.take_steps(num_workers)  # until the workers load ahead again, if they are fast enough
+    start, waited_before = time.perf_counter(), batches.seconds_waited
+    steps = rehearsal.take_steps(num_workers * ceil(MEASURED / num_workers))  # they may deliver in turns
+    seconds = time.perf_counter() - start
     return {
-        "memory": memory(trained, optimizer, config, teacher),
-        "seconds_per_step": step,
-        "images_per_second": plan.total_batch_size / step,
-        "data_wait": sum(waited) / sum(seconds),
-        "hours": step * plan.max_steps / 3600,
+        "memory": memory(rehearsal, teacher),
+        "seconds_per_step": seconds / steps,
+        "images_per_second": plan.total_batch_size * steps / seconds,
+        "data_wait": (batches.seconds_waited - waited_before) / seconds,
+        "hours": seconds / steps * plan.max_steps / 3600,
     }
 
 
-def memory(
-    model: nn.Module, optimizer: Any, config: TrainingConfig, teacher: nn.Module | None = None
-) -> dict[str, float]:
+def memory(rehearsal: Rehearsal, teacher: nn.Module | None = None) -> dict[str, float]:
     """MiB of one process: what weights, gradients, optimizer, average and teacher take, and the most held so far."""
-    weights = sum(parameter.nbytes for parameter in model.parameters())
-    moments = sum(
-        value.nbytes for state in optimizer.state.values() for value in state.values() if hasattr(value, "nbytes")
-    )
-    held = 2 * weights + moments + weights * bool(config.ema_decay)
+    weights = sum(parameter.nbytes for parameter in rehearsal.trained.parameters())
+    states = rehearsal.optimizer.state.values()
+    moments = sum(value.nbytes for state in states for value in state.values() if hasattr(value, "nbytes"))
+    held = 2 * weights + moments + weights * bool(rehearsal.config.ema_decay)
     held += sum(parameter.nbytes for parameter in teacher.parameters()) if teacher is not None else 0
     if torch.accelerator.is_available():
         most = torch.accelerator.max_memory_allocated()
