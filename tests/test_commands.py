@@ -1,10 +1,10 @@
-"""The README's commands, as a user types them: pre-train, fine-tune and validate, stopped once and resumed.
+"""The README's commands, as a user types them, and those that train stopped once and resumed.
 
-Recipe, flags and launcher are the README's; only the runs are short.
+Recipe, flags and launcher are the README's; only the runs are short, and nothing is downloaded or uploaded.
 """
 
 import json
-import re
+import os
 import shlex
 import subprocess
 import sys
@@ -13,10 +13,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
+from conversion.convert import main as convert
+from hf_convnextv2 import ConvNextV2Config, ConvNextV2ForImageClassification
 from tests.photographs import write_folder, write_parquet
+from tests.readme import OFFICIAL, README, commands, save_classifier
 from training.pictures import read_metrics
 
 pytestmark = pytest.mark.slow
@@ -26,9 +30,9 @@ SHORT = "--max_train_steps 6 --warmup_steps 2 --per_device_train_batch_size 4 --
 
 def readme_commands() -> dict[str, str]:
     """The three commands of "Train on your own images", by script."""
-    block = (ROOT / "README.md").read_text().split("## Train on your own images")[1].split("```")[1]
-    commands = re.findall(r"^accelerate launch training/(\w+)\.py ((?:.*\\\n)*.*)$", block, re.MULTILINE)
-    return {script: arguments.replace("\\\n", " ") for script, arguments in commands}
+    words = [shlex.split(command) for command in commands(README)]
+    runs = [each for each in words if each[0] == "accelerate" and any("path/to" in word for word in each)]
+    return {Path(each[2]).stem: shlex.join(each[3:]) for each in runs}
 
 
 def start(script: str, flags: str, places: dict[str, str]) -> subprocess.Popen[str]:
@@ -100,3 +104,41 @@ def test_readme_commands_stopped_and_resumed_give_what_an_unbroken_run_gives(kin
     expected = json.loads((classifier / "all_results.json").read_text())
     found = json.loads((tmp_path / "validate" / "eval_results.json").read_text())
     assert found["eval_accuracy"] == expected["eval_accuracy"]
+
+
+def write_what_the_readme_names(folder: Path) -> None:
+    """Data sets, models of the Hub and an official file, small, under the names that the README has for them."""
+    for name in ("training", "conversion"):
+        (folder / name).symlink_to(ROOT / name)
+    write_folder(folder / "path/to/images", {"train": 8})
+    write_folder(folder / "path/to/labelled", {"train": 8, "test": 4})
+    write_parquet(folder / "ILSVRC/imagenet-1k", {"train": 8, "validation": 4})
+    for name in OFFICIAL:
+        save_classifier(folder / name, 1000)
+    model = ConvNextV2ForImageClassification(ConvNextV2Config.from_size("tiny", num_labels=1000))
+    model.save_pretrained(folder / "ours")
+    convert([str(folder / "ours"), str(folder / "official"), "--to", "official"])
+    released = load_file(folder / "official/model.safetensors")
+    torch.save({"model": released}, folder / "convnextv2_tiny_1k_224_ema.pt")
+
+
+def test_every_command_of_the_readme_runs_as_it_is_typed_one_after_the_other(tmp_path):
+    write_what_the_readme_names(tmp_path)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ran = []
+    for command in commands(README):
+        kind, *words = shlex.split(command)
+        if kind in ("make", "pip"):
+            continue
+        module = ["-m", "accelerate.commands.launch", *words[1:]] if kind == "accelerate" else words
+        short = f"{SHORT} --gradient_accumulation_steps 1".split() if "--output_dir" in words else []
+        short += ["--dry_run"] if "conversion.publish" in words else []
+        done = subprocess.run(
+            [sys.executable, *module, *short], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        ran.append(done.stdout)
+    assert len(ran) >= 9
+    for made in ("out/pretrain", "out/classifier", "out/views", "out/tiny", "out/encoder"):
+        assert (tmp_path / made / "model.safetensors").is_file() and (tmp_path / made / "README.md").is_file()
+    assert any("Evaluating on split `test` of path/to/labelled" in printed for printed in ran)

@@ -82,9 +82,11 @@ def test_a_recipe_of_the_paper_has_the_papers_settings(name):
     )
 
 
+@pytest.mark.parametrize("size", IN_1K)
 @pytest.mark.parametrize(("name", "epochs"), [("pretrain_atto", 800), ("pretrain_1600_epochs", 1600)])
-def test_the_pretraining_recipes_have_the_settings_of_table_8(name, epochs):
-    config = resolved(name)
+def test_the_pretraining_recipes_have_the_settings_of_table_8_for_every_size(name, epochs, size):
+    config = resolved(name, "--model_size", size)
+    assert config.model_size == size and "--model_size base" in (FOLDER / f"recipes/{name}.yaml").read_text()
     images = config.per_device_train_batch_size * config.gradient_accumulation_steps
     assert (images, config.base_learning_rate * images / 256) == (4096, pytest.approx(2.4e-3))
     assert (config.num_train_epochs, config.warmup_epochs, config.weight_decay) == (epochs, 40, 0.05)

@@ -1,0 +1,60 @@
+"""The code blocks of the README, and stand-ins for the names in them that a test has no network for."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+from hf_convnextv2 import (
+    ConvNextV2Config,
+    ConvNextV2ForImageClassification,
+    ConvNextV2ForPreTraining,
+    create_image_processor,
+)
+from tests.small_models import small_fcmae_config
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+OFFICIAL = ("facebook/convnextv2-atto-1k-224", "facebook/convnextv2-tiny-1k-224")
+
+
+class Block(NamedTuple):
+    """A fenced block, and the heading it stands under."""
+
+    heading: str
+    language: str
+    text: str
+
+
+def blocks(file: Path) -> list[Block]:
+    """All fenced blocks of a page, in its order."""
+    found, heading = [], ""
+    for title, language, text in re.findall(r"^#+ ([^\n]+)$|^```(\w*)\n(.*?)^```$", file.read_text(), re.M | re.S):
+        heading = title or heading
+        if not title:
+            found.append(Block(heading, language, text))
+    return found
+
+
+def commands(file: Path) -> list[str]:
+    """The commands of a page's shell blocks, without comments and on one line each."""
+    texts = [block.text.replace("\\\n", " ") for block in blocks(file) if block.language == "bash"]
+    lines = [shlex.join(shlex.split(line, comments=True)) for text in texts for line in text.splitlines()]
+    return [line for line in lines if line]
+
+
+def save_classifier(folder: Path, num_labels: int) -> None:
+    """A small classifier with its image processor, as a folder that `from_pretrained` loads."""
+    config = ConvNextV2Config(depths=[1, 1], hidden_sizes=[8, 16], image_size=32, num_labels=num_labels)
+    ConvNextV2ForImageClassification(config).save_pretrained(folder)
+    create_image_processor(config).save_pretrained(folder)
+
+
+def make_stand_ins(folder: Path) -> None:
+    """Small models where the README names models of the Hub, or what its commands have written."""
+    for name in OFFICIAL:
+        save_classifier(folder / name, 1000)
+    save_classifier(folder / "out/classifier", 2)
+    config = small_fcmae_config()
+    ConvNextV2ForPreTraining(config).save_pretrained(folder / "out/pretrain")
+    create_image_processor(config).save_pretrained(folder / "out/pretrain")
