@@ -1,14 +1,11 @@
 """The batches of a training process: without end or overlap, and taken up again where they stopped."""
 
-import atexit
-import multiprocessing
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from multiprocessing.connection import wait
 from typing import Any, NamedTuple
 
-import fsspec.asyn
 import torch
 from datasets import Dataset, IterableDataset
 from torch.utils.data import DataLoader, get_worker_info
@@ -20,6 +17,7 @@ from training.images import BadImageError
 from training.sampling import Shares, StepSampler, source_seed
 from training.sources import Source
 from training.streams import MAX_EMPTY_EPOCHS, Place, Reader, mixed, shards_for
+from training.workers import can_pin_memory, worker_options
 
 State = dict[str, Any]
 Key = Sequence[int]  # of an example: source, shard and index in it
@@ -66,12 +64,12 @@ class TrainBatches:
         self.problems: list[Problem] = [(tuple(key), text) for key, text in unnamed]
         self.num_transparent: int = states[rank].get("num_transparent", 0) if rank < len(states) else 0  # of streams
         self.seconds_waited = 0.0
+        self.waiting: Callable[[], AbstractContextManager[None]] = nullcontext
         self.readers: list[ReaderState] = []
         self.num_shards: list[int] = []
         # With a generator of its own, starting the loader draws nothing from the one that a checkpoint restores.
-        options: dict[str, Any] = {"collate_fn": collate, "pin_memory": torch.cuda.is_available()}
-        options |= {"generator": torch.Generator(), "worker_init_fn": start_worker, "num_workers": config.num_workers}
-        atexit.register(kill_workers)
+        options: dict[str, Any] = {"collate_fn": collate, "pin_memory": can_pin_memory()}
+        options |= {"generator": torch.Generator(), **worker_options(config.num_workers)}
         batch_size = config.per_device_train_batch_size
         if not streamed:
             sizes = [len(source) for source in sources]  # type: ignore[arg-type]
@@ -92,7 +90,8 @@ class TrainBatches:
 
     def __next__(self) -> Batch:
         start = time.perf_counter()
-        batch = self.fetch()
+        with self.waiting():  # what ends the wait leaves the place in the data as it was
+            batch = self.fetch()
         self.seconds_waited += time.perf_counter() - start
         self.samples_seen += self.total_batch_size
         if self.readers:  # they take turns: the next one stays in front
@@ -216,17 +215,3 @@ class EndlessStream(TorchIterableDataset[dict[str, Any]]):
             last_good[source] = example.epoch
             yield {**sample, "reader": ReaderState(number, places, num_draws, bad), "problems": problems}
             problems = []
-
-
-def start_worker(worker: int) -> None:
-    """Keep a worker loading when its whole process group is told to stop: the step under way needs its batches."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-    fsspec.asyn.reset_lock()  # a lock of remote files that was held when the process was forked
-
-
-def kill_workers() -> None:
-    """End workers that are left when a program fails: it would send them the signal that they ignore, and wait."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch would make an error of their end
-    for worker in multiprocessing.active_children():
-        worker.kill()

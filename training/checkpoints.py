@@ -24,6 +24,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from conversion.files import sha256
 from training.config import TrainingConfig, check
 from training.plan import Plan
+from training.saving import Saving
 from training.standing import names_compared
 from training.writing import writing
 
@@ -60,7 +61,8 @@ class Checkpoints:
         self.model_config = copy.deepcopy(model.config)
         self.model_config.architectures = [type(model).__name__]  # with it, `from_pretrained` knows a checkpoint too
         self.folder = Path(config.output_dir)
-        self.limit = config.checkpoints_total_limit
+        self.saving = Saving(config)
+        self.saved_step: int | None = None
         self.resume_from = config.resume_from_checkpoint
         self.ema_decay = config.ema_decay
         self.teacher = getattr(config, "teacher_name_or_path", None)
@@ -104,6 +106,7 @@ class Checkpoints:
         if self.accelerator.is_main_process:
             self.take_up(state["step"], state["logs"] if path.parent.resolve() == self.folder.resolve() else {})
             print(f"Resuming from {path} after step {state['step']}.", flush=True)
+        self.saved_step = state["step"] if path.parent.resolve() == self.folder.resolve() else None
         return Resumed(state["step"], progress)
 
     def take_up(self, step: int, logs: dict[str, int]) -> None:
@@ -161,6 +164,14 @@ class Checkpoints:
             if stored != value and self.accelerator.is_main_process:
                 print(f"{path} was written with `{name}` {stored}; it is {value} now.", flush=True)
 
+    def is_late(self) -> bool:
+        """Whether the main process's clock asks for a checkpoint."""
+        return self.accelerator.is_main_process and self.saving.is_late()
+
+    def is_due(self, step: int) -> bool:
+        """Whether a checkpoint belongs to this step."""
+        return self.saving.is_due(step)
+
     def save(self, step: int, **progress: dict[str, Any]) -> None:
         """Write `checkpoint-{step}` under a temporary name, rename it, and delete the oldest beyond the limit.
 
@@ -168,6 +179,7 @@ class Checkpoints:
         """
         final = self.folder / f"checkpoint-{step}"
         partial = self.folder / f".{final.name}.partial"
+        self.saving.begin()
         if self.accelerator.is_main_process:
             shutil.rmtree(partial, ignore_errors=True)
         self.accelerator.wait_for_everyone()
@@ -179,9 +191,11 @@ class Checkpoints:
             self.check_shared(partial)
             with writing(final):
                 self.complete(partial, final, {"step": step, **self.state})
-            for old in numbered_folders(self.folder)[: -self.limit] if self.limit else []:
+            for old in self.saving.superseded(numbered_folders(self.folder)):
                 shutil.rmtree(old)
         self.accelerator.wait_for_everyone()
+        self.saved_step = step
+        self.saving.end()
 
     def check_shared(self, partial: Path) -> None:
         """Raise unless all processes have written to the same folder."""

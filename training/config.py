@@ -138,10 +138,14 @@ class TrainingConfig(DataConfig):
     max_grad_norm: float | None = recipe(None, "clip the gradient's norm to this (default: no clipping)")
     ema_decay: float = recipe(0.0, "average the weights with this decay and save the average; 0: off")
     logging_steps: int = operation(50, "optimizer steps between lines of metrics.jsonl")
-    checkpointing_steps: int | None = operation(
-        None, "optimizer steps between checkpoints (default: none but on a stop)"
+    checkpointing_steps: int | None = operation(None, "optimizer steps between checkpoints")
+    checkpointing_minutes: float = operation(
+        10,
+        "save a checkpoint when the last one is so old, or later where saving would take over 5 % of the time; 0: off",
     )
-    checkpoints_total_limit: int | None = operation(None, "keep only the newest checkpoints")
+    checkpoints_total_limit: int | None = operation(
+        None, "keep only so many, the newest (default: all of checkpointing_steps, and of the others the newest two)"
+    )
     resume_from_checkpoint: str | None = operation(None, "a checkpoint folder, or `latest` (none there: start afresh)")
     with_tracking: bool = operation(True, "also log to Accelerate's trackers")
     report_to: str = operation("tensorboard", "tracker of with_tracking: tensorboard, wandb, trackio, ..., or all")
@@ -162,7 +166,7 @@ class TrainingConfig(DataConfig):
         positive += "gradient_accumulation_steps max_train_steps logging_steps checkpointing_steps"
         for name in [*positive.split(), "checkpoints_total_limit"]:
             check_at_least(self, name, 1)
-        for name in ("min_learning_rate", "warmup_epochs", "warmup_steps", "weight_decay"):
+        for name in ("min_learning_rate", "warmup_epochs", "warmup_steps", "weight_decay", "checkpointing_minutes"):
             check_at_least(self, name, 0)
         for name in ("num_train_epochs", "base_learning_rate", "learning_rate", "max_grad_norm"):
             value = getattr(self, name)

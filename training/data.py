@@ -21,6 +21,7 @@ from training.overview import print_overview
 from training.reconnect import read_on
 from training.sampling import sample_seed, seeded
 from training.sources import Source, array_dtype, find_source, limit, num_examples
+from training.workers import worker_options
 
 Batch = dict[str, Any]  # tensors, and what a stream tells of them
 
@@ -194,6 +195,8 @@ def eval_loader(source: Source, samples: Samples, config: EvaluationConfig) -> D
     batch_size = config.per_device_eval_batch_size
     options: dict[str, Any] = {"collate_fn": Collator(), "generator": torch.Generator()}
     if isinstance(source, Dataset):
-        return DataLoader(MapSamples([source], samples), batch_size, num_workers=config.num_workers, **options)
+        options |= worker_options(config.num_workers)
+        return DataLoader(MapSamples([source], samples), batch_size, **options)
     stream = StreamSamples(source, samples, config)
-    return DataLoader(stream, batch_size, num_workers=min(config.num_workers, source.num_shards), **options)
+    options |= worker_options(min(config.num_workers, source.num_shards))
+    return DataLoader(stream, batch_size, **options)

@@ -29,7 +29,7 @@ from training.checkpoints import Checkpoints
 from training.data import Collator, eval_loader, load_images
 from training.dry_run import json_alone, print_plan
 from training.labels import check_labels, class_list, labelled_samples, resolve_labels
-from training.loop import STOPPED, StopSignal, TrainingLog, create_accelerator, signals_given_back
+from training.loop import TrainingLog, create_accelerator
 from training.metrics import Evaluator, in_words
 from training.models import (
     create_ema,
@@ -47,14 +47,16 @@ from training.pictures import save_loss_curves
 from training.plan import make_plan
 from training.pretrained import FINETUNING, load_pretrained
 from training.rehearsal import Rehearsal, rehearse
+from training.signals import stoppable
 from training.sources import Source, load_source, num_examples
 from training.splits import check_split, say_what_is_left_out
+from training.stopping import StopSignal, leave_run
 from training.trackers import end_training, start_trackers
 
 PRETRAINED_HEAD_SCALE = 0.001  # paper, Tables 9 to 13
 
 
-@signals_given_back()
+@stoppable()
 def main(config: FinetuneConfig) -> None:
     """Fine-tune: settings, model, data, optimizer, resume, loop with evaluations, save."""
     check_output_dir(config)
@@ -110,16 +112,25 @@ def main(config: FinetuneConfig) -> None:
     start_trackers(accelerator, config, "finetune")
 
     batches = TrainBatches([source], samples, config, collate, rank, world, start.of("batches"))
-    log, stop = TrainingLog(accelerator, config, plan, start, batches), StopSignal(accelerator)
+    log, stop = (
+        TrainingLog(accelerator, config, plan, start, batches),
+        StopSignal(accelerator, batches, config.ddp_timeout),
+    )
     results: dict[str, Any] = {}
     if held_out is not None and any(due["evaluation"] for due in start.of("due")):  # the stop did not wait for it
         results = evaluator(accelerator, trained if ema is None else ema.module, held_out)
         log.write_evaluation(results)
     put_off = False
+
+    def save(step: int) -> None:
+        log.check_finite(model)
+        with log.paused():
+            checkpoints.save(step, batches=batches.state_dict(), log=log.state_dict(), due={"evaluation": put_off})
+
     for step in range(start.step + 1, plan.max_steps + 1):
         model.train()
         grad_norm = None
-        for batch in islice(batches, config.gradient_accumulation_steps):
+        for batch in stop.batches(islice(batches, config.gradient_accumulation_steps)):
             with accelerator.accumulate(trained):
                 batch = send_to_device(batch, accelerator.device)
                 loss = trained(**batch, label_smoothing=config.label_smoothing).loss
@@ -129,11 +140,13 @@ def main(config: FinetuneConfig) -> None:
                     grad_norm = accelerator.clip_grad_norm_(trained.parameters(), config.max_grad_norm or torch.inf)
                 optimizer.step()
                 optimizer.zero_grad()
+        if stop.gave_up:
+            leave_run(accelerator, checkpoints, step - 1, save)
         update_average(ema, model)
         # The last group is the head's, whose rate no layer decay reduces.
         log.end_step(schedule.get_last_lr()[-1], grad_norm)
         schedule.step()
-        stopped = bool(stop)
+        stopped, late = stop.after_step(checkpoints.is_late())
         due = held_out is not None and plan.is_due(step, config.eval_steps)
         put_off = due and stopped  # the checkpoint goes first
         if due and not stopped:
@@ -142,19 +155,11 @@ def main(config: FinetuneConfig) -> None:
             with log.paused():
                 results = evaluator(accelerator, trained if ema is None else ema.module, held_out)
             log.write_evaluation(results)
-        if stopped or (config.checkpointing_steps and step % config.checkpointing_steps == 0):
-            log.check_finite(model)
-            with log.paused():
-                checkpoints.save(
-                    step,
-                    batches=batches.state_dict(),
-                    log=log.state_dict(),
-                    due={"evaluation": put_off},
-                )
+        if stopped or late or checkpoints.is_due(step):
+            save(step)
         if stopped and step < plan.max_steps:
-            end_training(accelerator)
-            sys.exit(STOPPED)
-    stop.restore()
+            leave_run(accelerator, checkpoints, step, save)
+    stop.close()
 
     log.check_finite(model)
     final = final_model(ConvNextV2ForImageClassification, accelerator, trained, ema)

@@ -1,14 +1,12 @@
-"""What the training loops share: the accelerator, the log of a run, and stopping on a signal."""
+"""What the training loops share: the accelerator and the log of a run."""
 
 import json
 import math
-import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -28,9 +26,6 @@ from training.progress import Progress, keep_bars_to_terminals
 from training.trackers import check_trackers, track
 from training.writing import writing
 
-STOPPED = 75  # exit code after a signal and a checkpoint: EX_TEMPFAIL, "try again"
-STOPPING = (signal.SIGTERM, signal.SIGINT)
-SAME_SIGNAL = 2.0  # seconds within which a signal is the same one, passed on by a launcher
 NEVER = torch.iinfo(torch.int64).max
 
 
@@ -233,50 +228,3 @@ def append(file: Path, lines: list[str]) -> None:
     """Add lines to a log."""
     with writing(file), file.open("a", encoding="utf-8") as log:
         log.writelines(f"{line}\n" for line in lines)
-
-
-@contextmanager
-def signals_given_back() -> Iterator[None]:
-    """Whatever way a run ends, let SIGTERM and SIGINT do afterwards what they did before."""
-    handlers = {number: signal.getsignal(number) for number in STOPPING}
-    try:
-        yield
-    finally:
-        handle(handlers)
-
-
-def handle(handlers: dict[signal.Signals, Any]) -> dict[signal.Signals, Any]:
-    """Have signals do this; what they did before is returned."""
-    return {number: signal.signal(number, handler) for number, handler in handlers.items()}
-
-
-class StopSignal:
-    """Becomes true on SIGTERM or SIGINT, in every process after the same step; a second Ctrl-C acts at once.
-
-    Launchers pass on signals that the process got itself, so that the same one comes twice.
-    """
-
-    def __init__(self, accelerator: Accelerator) -> None:
-        self.accelerator = accelerator
-        self.received_at: float | None = None
-        self.previous = handle(dict.fromkeys(STOPPING, self.receive))
-
-    def receive(self, number: int, frame: FrameType | None) -> None:
-        """Note the signal; end the program if it is a Ctrl-C some time after the first."""
-        now = time.monotonic()
-        if self.received_at is None:
-            self.received_at = now
-        elif number == signal.SIGINT and now - self.received_at > SAME_SIGNAL:
-            self.restore()
-            raise KeyboardInterrupt
-
-    def restore(self) -> None:
-        """Give the signals back."""
-        handle(self.previous)
-
-    def __bool__(self) -> bool:
-        received = self.received_at is not None
-        if self.accelerator.num_processes == 1:
-            return received
-        flag = torch.tensor([float(received)], device=self.accelerator.device)
-        return bool(self.accelerator.reduce(flag).item() > 0)  # type: ignore[union-attr]

@@ -30,7 +30,7 @@ from training.batches import TrainBatches
 from training.checkpoints import Checkpoints
 from training.data import Collator, first_samples, load_mixture, make_samples
 from training.dry_run import json_alone, print_plan
-from training.loop import STOPPED, StopSignal, TrainingLog, create_accelerator, signals_given_back
+from training.loop import TrainingLog, create_accelerator
 from training.models import (
     create_ema,
     create_processor,
@@ -46,7 +46,9 @@ from training.pictures import save_loss_curves
 from training.plan import make_plan
 from training.pretrained import PRETRAINING, load_pretrained
 from training.rehearsal import Rehearsal, rehearse
+from training.signals import stoppable
 from training.sources import num_examples
+from training.stopping import StopSignal, leave_run
 from training.teachers import AverageTeacher, FrozenTeacher, Targets, create_average_teacher
 from training.trackers import end_training, start_trackers
 from training.watching import Watcher
@@ -60,7 +62,7 @@ NUM_RECONSTRUCTIONS = 8  # images
 NUM_PICTURES = 20  # of them in a run
 
 
-@signals_given_back()
+@stoppable()
 def main(config: PretrainConfig) -> None:
     """Pre-train: settings, model, data, optimizer, resume, loop, save."""
     check_output_dir(config)
@@ -113,11 +115,18 @@ def main(config: PretrainConfig) -> None:
     batches = TrainBatches(sources, samples, config, Collator(), rank, world, start.of("batches"), weights)
     watcher = Watcher(accelerator, model, first_samples(sources[0], samples, config, NUM_RECONSTRUCTIONS), processor)
     parts = LOSS_PARTS if model.config.target_type == "pixel+feature" else ()
-    log, stop = TrainingLog(accelerator, config, plan, start, batches, parts), StopSignal(accelerator)
+    log = TrainingLog(accelerator, config, plan, start, batches, parts)
+    stop = StopSignal(accelerator, batches, config.ddp_timeout)
+
+    def save(step: int) -> None:
+        log.check_finite(model)
+        with log.paused():
+            checkpoints.save(step, batches=batches.state_dict(), log=log.state_dict())
+
     model.train()
     for step in range(start.step + 1, plan.max_steps + 1):
         grad_norm = None
-        for batch in islice(batches, config.gradient_accumulation_steps):
+        for batch in stop.batches(islice(batches, config.gradient_accumulation_steps)):
             with accelerator.accumulate(trained):
                 outputs = trained(**taught(batch))
                 accelerator.backward(outputs.loss)
@@ -126,21 +135,20 @@ def main(config: PretrainConfig) -> None:
                     grad_norm = accelerator.clip_grad_norm_(trained.parameters(), config.max_grad_norm or torch.inf)
                 optimizer.step()
                 optimizer.zero_grad()
+        if stop.gave_up:
+            leave_run(accelerator, checkpoints, step - 1, save)
         update_averages(model, ema, average, step)
         log.end_step(schedule.get_last_lr()[-1], grad_norm)
         schedule.step()
-        stopped = bool(stop)
+        stopped, late = stop.after_step(checkpoints.is_late())
         if plan.is_due(step, config.reconstruction_steps or max(1, plan.max_steps // NUM_PICTURES)):
             with log.paused():
                 log.write(watcher(Path(config.output_dir), step))
-        if stopped or (config.checkpointing_steps and step % config.checkpointing_steps == 0):
-            log.check_finite(model)
-            with log.paused():
-                checkpoints.save(step, batches=batches.state_dict(), log=log.state_dict())
+        if stopped or late or checkpoints.is_due(step):
+            save(step)
         if stopped and step < plan.max_steps:
-            end_training(accelerator)
-            sys.exit(STOPPED)
-    stop.restore()
+            leave_run(accelerator, checkpoints, step, save)
+    stop.close()
 
     log.check_finite(model)
     final = final_model(ConvNextV2ForPreTraining, accelerator, trained, ema)
