@@ -194,7 +194,7 @@ def test_a_run_is_taken_up_at_its_last_step_but_not_after_it(max_steps, accelera
 
 @pytest.mark.parametrize("damaged", [False, True])
 def test_a_run_taken_up_early_keeps_its_new_checkpoints_and_sets_the_later_ones_aside(damaged, accelerator, tmp_path):
-    _, checkpoints = checkpoints_of(accelerator, tmp_path)
+    _, checkpoints = checkpoints_of(accelerator, tmp_path, checkpointing_steps=4)
     for step in (4, 8, 12):
         checkpoints.save(step)
     for step in (8, 12) if damaged else ():
