@@ -213,7 +213,17 @@ class Facts:
     @property
     def start(self) -> str | None:
         """The weights that training started from, in words."""
-        return describe_source(self.base, "the folder", self.base_is_local) if self.base else None
+        pretrained = "the FCMAE pre-training" if self.settings.get("start") == FCMAE_MODEL_TYPE else "the weights"
+        return (
+            describe_source(self.base, f"{pretrained} in the trainer's folder", self.base_is_local)
+            if self.base
+            else None
+        )
+
+    @property
+    def has_new_norm(self) -> bool:
+        """Whether the conversion has added the norm behind `pooler_output`."""
+        return any(note.startswith("added: `layernorm`") for note in self.provenance.get("notes", []))
 
     @property
     def teacher(self) -> str:

@@ -76,7 +76,9 @@ def claim_output_dir(config: TrainingConfig) -> None:
     sources = ("dataset_name", "model_name_or_path", "teacher_name_or_path")
     local = [name for name in sources if settings.get(name) and not is_hub_id(settings[name])]
     local += [name for name in settings.get("mixed_dataset_names") or [] if not is_hub_id(name)]
-    noted = {"run": run_name(config), "local": local, "recipe": names_in_force(config)}
+    noted: dict[str, Any] = {"run": run_name(config), "local": local, "recipe": names_in_force(config)}
+    if config.model_name_or_path is not None:
+        noted["start"] = read_json(Path(config.model_name_or_path) / "config.json").get("model_type")
     write_json(folder / SETTINGS, {**noted, **settings, "license": license_of(config)})
 
 
