@@ -118,6 +118,13 @@ def test_opaque_images_are_not_mentioned(tmp_path, capsys):
     assert "transparent" not in capsys.readouterr().out
 
 
+def test_without_a_check_it_is_said_what_would_become_of_transparent_images(folder, capsys):
+    load_images(settings(folder, check_images=False), "train", None, 3)
+    assert "images are not checked: transparent ones are composited on white" in capsys.readouterr().out
+    load_images(settings(folder, check_images=False, num_channels=4), "train", None, 4)
+    assert "transparent" not in capsys.readouterr().out
+
+
 def test_two_workers_of_an_evaluation_say_once_that_a_stream_is_transparent(folder, capfd):
     config = settings(folder, FinetuneConfig, streaming=True, num_workers=2)
     source = load_images(config, "test", None, 3)

@@ -15,7 +15,7 @@ from torch.utils.data import IterableDataset as TorchIterableDataset
 from hf_convnextv2.images import DEFAULT_BACKGROUND
 from training.augment import BatchMixer, Transform
 from training.config import DataConfig, EvaluationConfig, PretrainConfig, check
-from training.image_check import check_images, refuse_bad_images, say_transparent
+from training.image_check import check_images, refuse_bad_images, transparency_note
 from training.images import BadImageError, Enough, decode_image, fate_of_transparency
 from training.overview import print_overview
 from training.reconnect import read_on
@@ -149,12 +149,13 @@ def load_images(config: DataConfig, split: str, max_samples: int | None, num_cha
     source = limit(whole, config, max_samples)
     if isinstance(source, Dataset):
         check("dataset_name", config.dataset_name, len(source) > 0, f"hold examples in its split `{split}`")
+        checked = None
         if config.check_images:
             checked = check_images(source, config, num_channels)
             source, problems = checked.source, problems + checked.problems
-            say_transparent(checked.counts["is_transparent"], len(source), config)
             refuse_bad_images(problems, config)
         check("dataset_name", config.dataset_name, len(source) > 0, f"hold images that can be read in split `{split}`")
+        notes = [*notes, *(transparency_note(checked, config) if num_channels in (1, 3) else [])]
     print_overview(config, split, source, num_examples([whole], split, None), notes, problems)
     return source
 

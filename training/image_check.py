@@ -12,7 +12,6 @@ import numpy as np
 import PIL
 import pyarrow as pa
 import pyarrow.compute as pc
-from accelerate import PartialState
 from datasets import Dataset, Features, Value
 
 from training.check_store import CheckStore, Stamps, stamps_of
@@ -148,10 +147,12 @@ def check_image(value: Any, index: int, num_channels: int, dtype: str | None) ->
     return {"problem": "", "is_transparent": decoded.is_transparent}
 
 
-def say_transparent(count: int, total: int, config: DataConfig) -> None:
-    """Tell what becomes of the transparent images, if there are any."""
-    if count and PartialState().is_main_process:
-        print(f"{count:,} of {total:,} images are transparent: {fate_of_transparency(config)}.", flush=True)
+def transparency_note(checked: CheckedImages | None, config: DataConfig) -> list[str]:
+    """What becomes of transparent images, in a line, if there are any or nobody has looked."""
+    if checked is None:
+        return [f"images are not checked: transparent ones are {fate_of_transparency(config)}"]
+    count, total = checked.counts["is_transparent"], len(checked.source)
+    return [f"{count:,} of {total:,} images are transparent: {fate_of_transparency(config)}."] if count else []
 
 
 def refuse_bad_images(problems: list[str], config: DataConfig) -> None:
