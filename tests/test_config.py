@@ -10,6 +10,7 @@ from transformers import HfArgumentParser
 
 from hf_convnextv2.configuration_convnextv2 import SIZES
 from tests.photographs import message_of
+from training import errors
 from training.command_line import Parser, parse_config
 from training.config import MODEL_SIZES, FinetuneConfig, PretrainConfig, TrainingConfig, ValidateConfig
 
@@ -87,12 +88,17 @@ def test_a_mistyped_flag_is_named_before_the_one_that_is_missing_for_it(capsys):
     assert "`dataset_nam` is not a setting. Did you mean `dataset_name`?" in capsys.readouterr().err
 
 
-def test_of_several_processes_one_tells_of_a_wrong_flag(monkeypatch, capsys):
-    for rank, lines in (("0", 1), ("1", 0)):
+def test_of_several_processes_the_others_leave_the_first_one_time_to_tell_of_a_wrong_flag(monkeypatch, capsys):
+    waited: list[float] = []
+    monkeypatch.setattr(errors.time, "sleep", waited.append)
+    for rank, expected in (("0", []), ("1", [errors.LAUNCHER_SECONDS])):
         monkeypatch.setenv("LOCAL_RANK", rank)
         with pytest.raises(SystemExit) as stop:
             parse_config(PretrainConfig, [*NEEDED, "--zzz"])
-        assert stop.value.code == 2 and len(capsys.readouterr().err.splitlines()) == lines
+        assert stop.value.code == 2 and waited == expected and len(capsys.readouterr().err.splitlines()) == 1
+        with pytest.raises(SystemExit):
+            parse_config(PretrainConfig, ["--help"])
+        assert bool(capsys.readouterr().out) is (rank == "0")
 
 
 def test_the_sizes_that_a_setting_takes_are_those_of_the_model():

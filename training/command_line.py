@@ -12,7 +12,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from training.config import check
-from training.errors import is_first_process
+from training.errors import end, is_first_process
 from training.help_page import HelpFormatter, add_settings
 
 Config = TypeVar("Config")
@@ -30,7 +30,7 @@ class Parser(HfArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         message = re.sub(r"(--\w+)/--[\w-]+", r"\1", message)  # of two spellings, the first
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        end(f"error: {message}", 2)
 
     def _print_message(self, message: str, file: object = None) -> None:
         if is_first_process():

@@ -8,12 +8,14 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 TRACEBACK = "CONVNEXTV2_TRACEBACK"  # environment variable: every error with its traceback
 INTERRUPTED = 130  # what a shell makes of SIGINT
-LAUNCHER_SECONDS = 3.0  # in which a launcher ends the other training processes of a run that failed
+LAUNCHER_SECONDS = 10.0  # in which a launcher ends the other training processes of a run that failed
 CHECKOUT = Path(__file__).resolve().parents[1]
 OURS = tuple(CHECKOUT / name for name in ("training", "conversion", "hf_convnextv2"))
+LOST_PEER = re.compile(r"closed by peer|reset by peer|Broken pipe|NCCL|Gloo|TCPStore")  # of torch.distributed
 WORKER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.")
 FRAME = re.compile(r'\s*File "(?P<file>.+)", line \d+, in ')
 
@@ -22,26 +24,28 @@ FRAME = re.compile(r'\s*File "(?P<file>.+)", line \d+, in ')
 def told_in_a_line() -> Iterator[None]:
     """End the program with exit code 1 and one line on stderr where our code, or the system, refuses something.
 
-    Of several training processes the first one says it; another one only if the first has not failed too.
+    Of several training processes one says it. Once a process has ended, its launcher ends the others: those that may
+    have failed for the same reason, or for the end of another one, wait for that first.
     """
     try:
         yield
     except KeyboardInterrupt:
-        say("interrupted")
-        sys.exit(INTERRUPTED)
+        end("interrupted", INTERRUPTED)
     except Exception as error:
         message = None if os.environ.get(TRACEBACK) else message_for_user(error)
-        if message is None:
-            raise
-        say(f"error: {message}")
-        sys.exit(1)
+        if message is not None:
+            end(f"error: {message}", 1)
+        if not is_first_process() or LOST_PEER.search(str(error)):
+            time.sleep(LAUNCHER_SECONDS)
+        raise
 
 
-def say(text: str) -> None:
-    """Write a line to stderr after the program's name; not the first training process: only after a while."""
+def end(text: str, code: int) -> NoReturn:
+    """Write a line to stderr after the program's name, and end it; not the first training process: after a while."""
     if not is_first_process():
         time.sleep(LAUNCHER_SECONDS)
     print(f"{Path(sys.argv[0]).name}: {text}", file=sys.stderr, flush=True)
+    sys.exit(code)
 
 
 def is_first_process() -> bool:
