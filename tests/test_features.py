@@ -2,11 +2,15 @@
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from torch.testing import assert_close
 
-from training.features import QUERIES, knn_scores, linear_probe_scores, top_accuracies
+from hf_convnextv2 import ConvNextV2Model
+from tests.photographs import forget_accelerate
+from tests.small_models import awake, small_config
+from training.features import QUERIES, extract_features, knn_scores, linear_probe_scores, top_accuracies
 
 
 def clouds(count, seed):
@@ -52,6 +56,20 @@ def test_a_class_without_a_training_image_gets_nothing():
     known = labels != 1
     scores = linear_probe_scores(train[known], labels[known], train, 4, strength=1.0, seed=0)
     assert torch.isinf(scores[:, [1, 3]]).all() and scores[:, [0, 2]].isfinite().all()
+
+
+def test_features_are_the_mean_of_the_last_map_before_any_norm():
+    """In the order of the images, of unequal batches, with their labels."""
+    forget_accelerate()
+    model = awake(ConvNextV2Model(small_config())).train()
+    images, labels = torch.randn(5, 3, 64, 96), torch.tensor([3, 1, 4, 1, 5])
+    loader = [{"pixel_values": images[part], "labels": labels[part]} for part in (slice(3), slice(3, 5))]
+    features, found = extract_features(Accelerator(cpu=True), model, loader)  # type: ignore[arg-type]
+    forget_accelerate()
+    last = model(images, output_hidden_states=True).hidden_states[-1]  # (5, C, 2, 3)
+    expected = sum(last[:, :, row, column] for row in range(2) for column in range(3)) / 6
+    assert_close(features, expected.detach(), rtol=1e-4, atol=1e-5)
+    assert not model.training and torch.equal(found, labels)
 
 
 def test_top_accuracies_of_known_ranks():

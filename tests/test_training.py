@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import runpy
 import signal
@@ -320,6 +321,13 @@ def test_the_learning_rate_counts_views_and_an_epoch_images(data, fcmae, tmp_pat
     rates = [figures(folder, "learning_rate")[0][1] for folder in (one, four)]
     assert rates[1] == pytest.approx(4 * rates[0]) and rates[0] == pytest.approx(1e-2 * 8 / 256)
     assert read_metrics(one / "metrics.jsonl")[0]["epoch"] == read_metrics(four / "metrics.jsonl")[0]["epoch"]
+
+
+def test_the_logged_learning_rate_is_that_of_the_head_which_no_layer_decay_reduces(data, tmp_path):
+    folder = finetune_run(tmp_path, data["folder"], num_stages=2, layer_decay=0.5, eval_steps=4)
+    rates = [rate for _, rate in figures(folder, "learning_rate") if rate is not None]
+    # A step of warm-up from 0, then a cosine over the other three.
+    assert rates == pytest.approx([0, *(1e-2 * (1 + math.cos(math.pi * step / 3)) / 2 for step in range(3))])
 
 
 def test_the_average_is_taken_after_each_step_with_a_decay_that_rises_over_the_run(data, fcmae, tmp_path):

@@ -48,6 +48,14 @@ def test_diversity_is_that_of_the_last_block_of_each_stage_and_leaves_the_model_
     assert model.training and not any(block.grn._forward_hooks for block in blocks)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_a_look_leaves_a_model_in_the_mode_that_it_was_in(training):
+    model = torch.nn.Dropout().train(training)
+    with evaluating(model):
+        assert not model.training and not torch.is_grad_enabled()
+    assert model.training is training and torch.is_grad_enabled()
+
+
 def test_a_model_without_grn_is_measured_after_gelu():
     model = ConvNextV2ForPreTraining(ConvNextV2FCMAEConfig(**SIZES, use_grn=False))
     assert len(feature_diversity(model, torch.randn(1, 3, 32, 32))) == 2
