@@ -1,6 +1,8 @@
 """Checkpoints and output folders: whole or absent, of the right run, the oldest dropped."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -265,6 +267,26 @@ def test_an_earlier_run_is_resumed_or_overwritten_on_request_only(accelerator, t
 class Processor:
     def save_pretrained(self, folder):
         (folder / "preprocessor_config.json").write_text("{}")
+
+
+def test_a_folder_that_a_crash_left_half_moved_does_not_say_that_it_is_whole(tmp_path, monkeypatch):
+    model = ConvNextV2ForPreTraining(ConvNextV2FCMAEConfig(**TINY))
+    processor, replace = create_image_processor(model.config), os.replace
+    save_model(tmp_path / "whole", model, processor, {"total_steps": 7})
+    names = {file.name for file in (tmp_path / "whole").iterdir()}
+    for count in range(len(names)):
+        left, folder = iter(range(count)), tmp_path / str(count)
+
+        def replace_so_many(source, target, left=left, folder=folder):
+            if Path(target).parent == folder and next(left, None) is None:
+                raise KeyboardInterrupt
+            replace(source, target)
+
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(os, "replace", replace_so_many)
+            save_model(folder, model, processor, {"total_steps": 7})
+        assert len([file for file in folder.iterdir() if file.is_file()]) == count
+        assert not (folder / "all_results.json").exists()
 
 
 def test_the_final_folder_replaces_an_older_one_file_by_file(tmp_path):

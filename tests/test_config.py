@@ -181,6 +181,40 @@ def test_flags_mean_what_the_parser_of_transformers_makes_of_them(config_class):
             assert vars(ours.parse_args(arguments)) == vars(stock.parse_args(arguments)), arguments
 
 
+COUNTS = """max_train_samples shuffle_buffer_size patch_size num_stages per_device_train_batch_size max_train_steps
+gradient_accumulation_steps logging_steps checkpointing_steps checkpoints_total_limit max_eval_samples num_labels
+per_device_eval_batch_size eval_steps image_size num_channels"""
+AMOUNTS = """min_learning_rate warmup_epochs warmup_steps weight_decay num_workers max_bad_images seed mixup cutmix
+head_init_scale randaugment_num_ops randaugment_magnitude"""
+RATES = "adam_beta1 adam_beta2 ema_decay train_val_split label_smoothing drop_path_rate"
+SETS = "num_visible_sets decoder_hidden_size decoder_num_hidden_layers reconstruction_steps feature_target_layers"
+
+
+@pytest.mark.parametrize(
+    ("config_class", "names", "accepted", "refused"),
+    [
+        (FinetuneConfig, COUNTS, (1,), (0,)),
+        (FinetuneConfig, AMOUNTS, (0,), (-1,)),
+        (FinetuneConfig, "num_train_epochs base_learning_rate learning_rate max_grad_norm", (1e-9,), (0.0, -1.0)),
+        (FinetuneConfig, RATES, (0.0, 0.999), (-0.001, 1.0)),
+        (FinetuneConfig, "horizontal_flip random_erasing", (0.0, 1.0), (-0.001, 1.001)),
+        (FinetuneConfig, "layer_decay", (0.001, 1.0), (0.0, 1.001)),
+        (PretrainConfig, SETS, (1,), (0,)),
+        (PretrainConfig, "mask_ratio", (0.001, 0.999), (0.0, 1.0)),
+        (ValidateConfig, "knn_neighbors max_train_samples", (1,), (0,)),
+        (ValidateConfig, "knn_temperature linear_probe_strength", (1e-9,), (0.0,)),
+    ],
+)
+def test_the_ends_of_a_settings_range_are_where_they_are_said_to_be(config_class, names, accepted, refused):
+    needed = {"model_name_or_path": "a/b"} if config_class is ValidateConfig else {"output_dir": "o"}
+    for name in names.split():
+        for value in accepted:
+            assert getattr(config_class(dataset_name="x", **needed, **{name: value}), name) == value
+        for value in refused:
+            message = message_of(lambda: config_class(dataset_name="x", **needed, **{name: value}))  # noqa: B023
+            assert message.startswith(f"`{name}` (={value}) must be")
+
+
 @pytest.mark.parametrize("config_class", CONFIGS)
 def test_help_tells_of_each_setting_what_it_is_and_its_default_once(config_class, capsys):
     with pytest.raises(SystemExit):

@@ -350,6 +350,7 @@ REFUSED = [
     ("wrong", "me/x", [], "The Hub does not accept the token (HTTP 401)"),
     (MINE, "other/x", [], "`--repo_id` (=other/x) must be yours, but you are me"),
     (MINE, "me/taken", [], "`--repo_id` (=me/taken) is taken: it holds 1 files"),
+    (MINE, "me/another", [], "`--repo_id` (=me/another) is taken: it holds 1 files"),
     (MINE, "me/not a name", [], "must be a name such as me/name"),
     (MINE, "me/new", ["--create_pr"], "`--repo_id` (=me/new) must exist for --create_pr"),
     (MINE, "me/x", ["--with_code"], "`--with_code` is for pre-training models"),
@@ -379,13 +380,15 @@ print(json.dumps(answers))
 def test_who_may_not_publish_is_told_so_and_nothing_changes(tmp_path, hub, classifier):
     taken = hub.add_repo("me/taken", {"config.json": b"{}"})
     taken.refs["v1"] = list(taken.commits)
+    hub.add_repo("me/another", {"model.safetensors": b"the weights of another model"})
     before = snapshot(classifier)
     answers = json.loads(run(hub, tmp_path / "home", "-c", REFUSE, classifier, *map(json.dumps, REFUSED)))
     for (code, printed), (*_, said) in zip(answers, REFUSED, strict=True):
         *listed, error = printed.splitlines()
         assert code == 2 and said in error and "A TOKEN" not in printed and "Traceback" not in printed, printed
         assert all(line.startswith(("  ", "me/", "other/")) for line in listed)
-    assert set(hub.repos) == {"me/taken"} and set(hub.files("me/taken")) == {"config.json"}
+    assert set(hub.repos) == {"me/taken", "me/another"} and set(hub.files("me/taken")) == {"config.json"}
+    assert hub.files("me/another")["model.safetensors"] == b"the weights of another model"
     assert snapshot(classifier) == before
 
 

@@ -25,7 +25,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.testing import assert_close
 from transformers import AutoModelForImageClassification, pipeline
 
-from hf_convnextv2 import ConvNextV2ForImageClassification, ConvNextV2ForPreTraining
+from hf_convnextv2 import ConvNextV2ForImageClassification, ConvNextV2ForPreTraining, create_image_processor
 from tests.photographs import (
     forget_accelerate,
     message_of,
@@ -34,6 +34,7 @@ from tests.photographs import (
     write_parquet,
     write_tiny_fcmae,
 )
+from tests.small_models import small_config
 from training import finetune, pretrain, validate
 from training.batches import TrainBatches
 from training.checkpoints import averaged_weights, digest_of, read_state
@@ -328,6 +329,38 @@ def test_the_logged_learning_rate_is_that_of_the_head_which_no_layer_decay_reduc
     rates = [rate for _, rate in figures(folder, "learning_rate") if rate is not None]
     # A step of warm-up from 0, then a cosine over the other three.
     assert rates == pytest.approx([0, *(1e-2 * (1 + math.cos(math.pi * step / 3)) / 2 for step in range(3))])
+
+
+def test_a_new_head_on_stored_weights_starts_at_a_thousandth_of_the_usual_size(fcmae):
+    """As in the paper's Tables 9 to 13; a model from scratch starts as any other layer."""
+    names, needed = [str(label) for label in range(200)], {"dataset_name": "x", "output_dir": "out"}
+    stored, fresh = {"model_name_or_path": fcmae}, {"num_stages": 1}
+    for fields, scale in ((stored, 0.001), (fresh, 1), ({**stored, "head_init_scale": 2.0}, 2)):
+        model = finetune.create_model(FinetuneConfig(**needed, **fields), names)
+        assert model.classifier.weight.std().item() == pytest.approx(0.02 * scale, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {}),
+        ({"image_mean": [0.7, 0.8, 0.9]}, {"image_mean": [0.7, 0.8, 0.9]}),
+        ({"image_std": [0.7, 0.8, 0.9]}, {"image_std": [0.7, 0.8, 0.9]}),
+        ({"image_size": 96}, {"size": 96}),
+        ({"num_channels": 1}, {"image_mean": [0.449], "image_std": [0.226]}),  # the mean of ImageNet's
+    ],
+    ids=str,
+)
+def test_a_validation_prepares_images_as_stored_but_for_what_is_given(given, expected, tmp_path):
+    config, stored = small_config(image_size=64), {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
+    ConvNextV2ForImageClassification(config).save_pretrained(tmp_path)
+    create_image_processor(config, **stored).save_pretrained(tmp_path)
+    settings = ValidateConfig(dataset_name="x", model_name_or_path=str(tmp_path), **given)
+    processor = validate.load_processor(settings, validate.load_classifier(settings))
+    found = {"image_mean": list(processor.image_mean), "image_std": list(processor.image_std)}
+    found["size"] = dict(processor.size)["shortest_edge"]
+    expected = {**stored, "size": 64, **expected}
+    assert {name: pytest.approx(value) for name, value in expected.items()} == found
 
 
 def test_the_average_is_taken_after_each_step_with_a_decay_that_rises_over_the_run(data, fcmae, tmp_path):
