@@ -11,9 +11,10 @@ import pytest
 from huggingface_hub import ModelCard, metadata_load
 from PIL import Image
 
+from conversion import licenses
 from conversion.card import write_card
 from conversion.convert import main as convert
-from conversion.licenses import inherited_license
+from conversion.licenses import inherited_license, settle_license
 from conversion.words import is_hub_id
 from hf_convnextv2 import (
     ConvNextV2Config,
@@ -346,6 +347,26 @@ def test_licence_of_the_base_is_kept(tmp_path):
     ModelCard("---\nlicense: cc-by-nc-4.0\n---\n").save(tmp_path / "converted" / "README.md")
     card = save_classifier(tmp_path / "run", Settings(model_name_or_path=str(tmp_path / "converted")), {})
     assert "license: cc-by-nc-4.0" in card and "not for commercial use" in card
+
+
+def test_a_licence_is_that_of_the_revision_asked_for(tmp_path, monkeypatch):
+    for revision, license in (("main", "mit"), ("v2", "openrail")):
+        ModelCard(f"---\nlicense: {license}\n---\n").save(tmp_path / revision / "README.md")
+
+    def cached(name: str, file: str, revision: str | None = None, **options: Any) -> str:
+        assert name == "me/mine"
+        return str(tmp_path / (revision or "main") / file)
+
+    monkeypatch.setattr(licenses, "cached_file", cached)
+    assert [inherited_license("me/mine", revision) for revision in (None, "v2")] == ["mit", "openrail"]
+
+
+def test_a_licence_that_is_asked_for_goes_before_what_the_weights_say_but_not_the_official_one():
+    assert settle_license("mit", "openrail") == settle_license("mit", None) == settle_license(None, "mit") == "mit"
+    assert settle_license(None, None) == "unknown"
+    assert settle_license("cc-by-nc-4.0", "cc-by-nc-4.0") == settle_license(None, "cc-by-nc-4.0") == "cc-by-nc-4.0"
+    with pytest.raises(ValueError, match="that of the official weights stays"):
+        settle_license("mit", "cc-by-nc-4.0")
 
 
 def test_hub_ids_are_told_from_paths(tmp_path, monkeypatch):

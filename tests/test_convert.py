@@ -24,7 +24,7 @@ from conversion.card import render_card
 from conversion.checkpoints import checkpoint_table, find_file, find_repository, list_checkpoints
 from conversion.facts import Publication
 from conversion.state_dicts import LAYOUTS
-from conversion.weights import store, understand
+from conversion.weights import encoder_of, store, understand
 from hf_convnextv2 import (
     ConvNextV2Config,
     ConvNextV2ForImageClassification,
@@ -374,6 +374,24 @@ def test_an_encoder_made_of_a_classifier_claims_no_classes_and_no_accuracy(tmp_p
     card, metadata = (tmp_path / "out/README.md").read_text(), metadata_load(tmp_path / "out/README.md")
     assert metadata is not None and metadata["pipeline_tag"] == "image-feature-extraction"
     assert "model-index" not in metadata and "classifier (" not in card and "76.64" not in card
+
+
+def test_an_encoder_keeps_no_setting_of_a_head():
+    names = {i: f"class {i}" for i in range(5)}
+    config = small_config(problem_type="multi_label_classification", id2label=names, label2id=None)
+    weights = understand(ConvNextV2ForImageClassification(config).state_dict(), config.to_dict())
+    assert weights.config.problem_type == "multi_label_classification" and weights.config.id2label == names
+    encoder = encoder_of(weights)
+    assert encoder.kind == "encoder" and encoder.config.problem_type is None
+    assert not set(names.values()) & set((encoder.config.id2label or {}).values())
+
+
+def test_an_official_files_accuracy_is_told_of_its_own_resolution_alone(tmp_path, capsys):
+    source = save(tmp_path, state_dict("official", atto()), "convnextv2_atto_1k_224_ema.pt")
+    for size, told in ((224, True), (256, False)):
+        assert run(source, tmp_path / str(size), "--image_size", size, capsys=capsys)[0] == 0
+        card, metadata = (tmp_path / f"{size}/README.md").read_text(), metadata_load(tmp_path / f"{size}/README.md")
+        assert metadata is not None and ("76.64" in card) is ("model-index" in metadata) is told
 
 
 def test_images_that_are_not_square_stay_so(tmp_path, capsys):
