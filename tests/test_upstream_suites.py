@@ -11,6 +11,7 @@ import functools
 
 import pytest
 import yaml
+
 from tests.upstream.distributions import unpack_tests
 from tests.upstream.outcomes import HERE, Outcome, known_differences, read_report, run_suite, surprises
 
