@@ -62,15 +62,8 @@ def convert(
     Raises:
         ValueError: for a source that cannot be read or does not fit, and for an output folder that exists.
     """
-    if image_size is not None and image_size < 1:
-        raise ValueError(f"`image_size` (={image_size}) must be at least 1.")
     output = Path(output_dir)
-    if output.exists():
-        raise ValueError(f"`output_dir` (={output}) must not exist yet: nothing is overwritten.")
-    if with_pt and to not in WITH_SCRIPTS:
-        raise ValueError(
-            f"`--with_pt` must come with `--to {'` or `--to '.join(WITH_SCRIPTS)}`, whose scripts read it."
-        )
+    _check_request(output, to, image_size, with_pt)
     found = read_source(source, use_ema)
     weights = understand(found.tensors, _settings(found, model_size, num_labels))
     print(f"{source}: layout {weights.layout.name}, {weights.kind}, {describe(weights.config)}, {weights.dtype}")
@@ -95,6 +88,18 @@ def convert(
         print(f"  {note}")
     print(f"{output}: layout {layout.name}, {weights.kind}")
     return output
+
+
+def _check_request(output: Path, to: str | None, image_size: int | None, with_pt: bool) -> None:
+    """Raise for what no source can make right."""
+    if image_size is not None and image_size < 1:
+        raise ValueError(f"`image_size` (={image_size}) must be at least 1.")
+    if output.exists():
+        raise ValueError(f"`output_dir` (={output}) must not exist yet: nothing is overwritten.")
+    if with_pt and to not in WITH_SCRIPTS:
+        raise ValueError(
+            f"`--with_pt` must come with `--to {'` or `--to '.join(WITH_SCRIPTS)}`, whose scripts read it."
+        )
 
 
 def _parser() -> argparse.ArgumentParser:
