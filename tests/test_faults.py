@@ -115,7 +115,7 @@ def test_a_full_disk_is_known_by_what_the_system_says_not_by_the_words_of_an_err
         with writing(tmp_path / "checkpoint", tmp_path / "partial"):
             raise RuntimeError(words)
 
-    with pytest.raises(RuntimeError, match="^PytorchStreamWriter failed$"):  # there is room: something else
+    with pytest.raises(RuntimeError, match=r"^PytorchStreamWriter failed$"):  # there is room: something else
         fail("PytorchStreamWriter failed")
     assert (tmp_path / "partial/weights").read_bytes() == b"half" and not (tmp_path / ".probe").exists()
     try:
