@@ -21,7 +21,9 @@ def image_size_of(source: Source) -> int | None:
         return source.checkpoint.image_size
     stored: Any = source.processor.get("size")
     if isinstance(stored, dict):
-        stored = stored.get("shortest_edge", stored.get("height"))
+        stored = stored.get("shortest_edge") or min(
+            (stored[s] for s in ("height", "width") if s in stored), default=None
+        )
     if isinstance(stored, int):
         return stored
     timm_size = source.timm_settings.get("input_size")
@@ -41,9 +43,11 @@ def image_processor_of(source: Source, config: ConvNextV2Config) -> Any:
 
 
 def _image_processor_of(source: Source, config: ConvNextV2Config) -> Any:
-    size = min(sides(config.image_size or DEFAULT_SIZE))
+    height, width = sides(config.image_size or DEFAULT_SIZE)
+    size, is_square = min(height, width), height == width
     stored = dict(source.processor)
-    if str(stored.get("image_processor_type", "")).startswith("ConvNextImageProcessor") and source.checkpoint is None:
+    is_stock = str(stored.get("image_processor_type", "")).startswith("ConvNextImageProcessor")
+    if is_stock and is_square and source.checkpoint is None:
         if image_size_of(source) != size:
             stored |= {"size": {"shortest_edge": size}, "crop_pct": 224 / 256}
         return ConvNextImageProcessor.from_dict(stored)
@@ -52,7 +56,7 @@ def _image_processor_of(source: Source, config: ConvNextV2Config) -> Any:
     }
     timm_settings = source.timm_settings
     for name, theirs in {"image_mean": "mean", "image_std": "std", "crop_pct": "crop_pct"}.items():
-        if theirs in timm_settings:
+        if theirs in timm_settings and (is_square or name != "crop_pct"):
             overrides.setdefault(name, timm_settings[theirs])
     return create_image_processor(config, **overrides)
 

@@ -1,7 +1,7 @@
 """ConvNeXt V2 and its FCMAE pre-training on the Hugging Face stack (arXiv 2301.00808)."""
 
 from .configuration_convnextv2 import ConvNextV2Config, ConvNextV2FCMAEConfig
-from .image_processing import create_image_processor
+from .image_processing import create_image_processor, to_image
 from .images import open_image
 from .modeling_convnextv2 import (
     ConvNextV2Backbone,
@@ -26,6 +26,7 @@ __all__ = [
     "create_image_processor",
     "open_image",
     "register",
+    "to_image",
     "unregister",
 ]
 

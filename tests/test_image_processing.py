@@ -9,7 +9,7 @@ import torch.nn.functional as F
 import transformers
 from PIL import Image
 
-from hf_convnextv2 import ConvNextV2ForImageClassification, create_image_processor
+from hf_convnextv2 import ConvNextV2ForImageClassification, create_image_processor, to_image
 from tests.conftest import IMAGENET_MEAN, IMAGENET_STD
 from tests.small_models import small_config
 
@@ -112,3 +112,56 @@ def test_a_batch_fits_the_model(photographs):
     pixel_values = create_image_processor(config)(images, return_tensors="pt")["pixel_values"]
     assert pixel_values.shape == (len(images), 3, 64, 64)
     assert ConvNextV2ForImageClassification(config)(pixel_values).logits.shape == (len(images), 5)
+
+
+# --- Other sides than a square's --------------------------------------------------------------------------------------
+
+
+def test_other_sides_than_a_squares_are_kept(photographs, tmp_path):
+    processor = create_image_processor(small_config(image_size=[96, 160]))
+    processor.save_pretrained(tmp_path)
+    image = Image.fromarray(photographs[1])
+    expected = np.asarray(image.resize((160, 96), Image.Resampling.BICUBIC)).copy()
+    for one in (processor, transformers.AutoImageProcessor.from_pretrained(tmp_path)):
+        pixel_values = one(image, return_tensors="pt")["pixel_values"]
+        assert pixel_values.shape == (1, 3, 96, 160)
+        difference = denormalised(pixel_values[0]) - torch.from_numpy(expected).permute(2, 0, 1) / 255
+        # The two bicubic filters differ by a few of 255 levels at edges.
+        assert difference.abs().max() < 8 / 255
+    assert create_image_processor(small_config(image_size=[96, 96])).size["shortest_edge"] == 96
+
+
+def test_other_sides_and_channels_and_a_crop():
+    array = np.random.rand(13, 100, 120).astype(np.float32)
+    processor = create_image_processor(small_config(num_channels=13, image_size=[64, 96]), do_rescale=False)
+    pixel_values = processor(array, return_tensors="pt", input_data_format="channels_first")["pixel_values"]
+    assert pixel_values.shape == (1, 13, 64, 96)
+    with pytest.raises(ValueError, match=r"`crop_pct` \(=0.9\) must not be given with `image_size` \(=\[64, 96\]\)"):
+        create_image_processor(small_config(image_size=[64, 96]), crop_pct=0.9)
+
+
+# --- Pictures of pixel values -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("num_channels", "mode"), [(1, "L"), (3, "RGB"), (4, "RGBA")])
+@pytest.mark.parametrize("image_size", [64, [64, 96]])
+def test_a_picture_of_pixel_values_is_the_picture_they_are_from(num_channels, mode, image_size):
+    processor = create_image_processor(small_config(num_channels=num_channels, image_size=image_size), do_resize=False)
+    array = np.random.randint(0, 256, (2, num_channels, 64, 96), dtype=np.uint8)
+    pixel_values = processor(list(array), return_tensors="pt", input_data_format="channels_first")["pixel_values"]
+    pictures = to_image(pixel_values, processor)
+    assert [picture.mode for picture in pictures] == [mode] * 2
+    for picture, expected in zip(pictures, array, strict=True):
+        np.testing.assert_array_equal(np.asarray(picture).reshape(64, 96, -1), expected.transpose(1, 2, 0))
+    assert to_image(pixel_values[1], processor) == pictures[1:]
+
+
+def test_values_beyond_black_and_white_are_cut():
+    processor = create_image_processor(small_config())
+    (picture,) = to_image(torch.tensor([-9.0, 0.0, 9.0]).view(1, 3, 1, 1), processor)
+    assert picture.getpixel((0, 0)) == (0, round(IMAGENET_MEAN[1] * 255), 255)
+
+
+def test_thirteen_channels_are_no_picture():
+    with pytest.raises(ValueError, match=r"of shape \(1, 13, 8, 8\)\) must have 1, 3 or 4 channels"):
+        to_image(torch.zeros(1, 13, 8, 8), create_image_processor(small_config(num_channels=13)))
