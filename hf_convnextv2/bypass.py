@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
 PLAIN = (nn.Parameter, Tensor, type(None))
@@ -10,16 +11,30 @@ PLAIN = (nn.Parameter, Tensor, type(None))
 def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether calling `module` does nothing but `kind.forward`, with nobody to see it.
 
-    No adapter, quantisation, offloading or hook, be it of the module or of all; and no trace, which would keep the
-    sizes of the example.
+    No adapter, quantisation, offloading or hook, be it of the module or of all; no trace, which would keep the sizes of
+    the example; and no transform of PyTorch, which knows its own operations only.
     """
     if type(module) is not kind or "forward" in module.__dict__ or torch._C._get_tracing_state() is not None:
+        return False
+    if is_transformed():
         return False
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
         return False
     if not torch.compiler.is_compiling() and _has_any_global_hook():
         return False
     return all(type(parameter) in PLAIN for parameter in module._parameters.values())
+
+
+def is_transformed() -> bool:
+    """Whether `torch.func` (`vmap`, `grad`, `jvp`, ...) or forward-mode differentiation is at work."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def is_batch_of_gradients(grad: Tensor) -> bool:
+    """Whether `grad` is several at a time, as `is_grads_batched` and `jacobian(vectorize=True)` pass them backwards."""
+    if torch.compiler.is_compiling():
+        return False
+    return is_transformed() or torch._C._functorch.is_legacy_batchedtensor(grad)
 
 
 def has_affine(module: nn.Module) -> bool:

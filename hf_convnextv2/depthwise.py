@@ -11,10 +11,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv2d_weight
 
-from .bypass import autocast, is_plain_conv
+from .bypass import autocast, is_batch_of_gradients, is_plain_conv
 from .packing import HALO, KERNEL_SIZE, PackedCells, pack, take_rows, to_rows, unpack
 
 # Numbers of the output's gradient in one convolution of the kernel's on a CPU: wide ones, whose copies fit the cache.
@@ -40,8 +39,9 @@ def _convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 def _is_as_built(conv: nn.Conv2d) -> bool:
     """Whether it is the convolution of a block, depthwise and of the map's size, and plain."""
-    is_7x7 = conv.kernel_size == (KERNEL_SIZE, KERNEL_SIZE) and conv.in_channels == conv.out_channels
-    return is_7x7 and is_plain_conv(conv, (1, 1), (HALO, HALO), conv.in_channels)
+    if type(conv) is not nn.Conv2d or conv.kernel_size != (KERNEL_SIZE, KERNEL_SIZE):
+        return False
+    return conv.in_channels == conv.out_channels and is_plain_conv(conv, (1, 1), (HALO, HALO), conv.in_channels)
 
 
 class _DepthwiseConv(torch.autograd.Function):
@@ -49,7 +49,8 @@ class _DepthwiseConv(torch.autograd.Function):
     at these as at the gradients of a depthwise convolution.
 
     "Is a visible neighbour of" is symmetric, so the input's gradient is the same convolution of the output's gradient
-    with the kernel turned by 180 degrees. Only the cells are saved, not their halos.
+    with the kernel turned by 180 degrees. Only the cells are saved, not their halos. The gradients are plain operations
+    and so have derivatives of their own.
     """
 
     @staticmethod
@@ -60,7 +61,6 @@ class _DepthwiseConv(torch.autograd.Function):
         return F.conv2d(_surround(x, halo), weight, bias, padding=ctx.padding, groups=len(weight))
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, halo = ctx.saved_tensors
         grad_x = grad_weight = grad_bias = None
@@ -80,7 +80,7 @@ def _surround(x: Tensor, halo: Tensor | None) -> Tensor:
     if halo is None:
         return x
     side = x.shape[-1] + 2 * HALO
-    return take_rows(to_rows(x), halo).view(-1, side, side, x.shape[1]).permute(0, 3, 1, 2)
+    return take_rows(to_rows(x), halo).reshape(-1, side, side, x.shape[1]).permute(0, 3, 1, 2)
 
 
 def kernel_gradient(x: Tensor, grad: Tensor, padding: int) -> Tensor:
@@ -89,7 +89,8 @@ def kernel_gradient(x: Tensor, grad: Tensor, padding: int) -> Tensor:
     On a CPU the output's gradient slides over the input as a kernel would, in a group for each image and channel.
     """
     channels, height, width = grad.shape[1:]
-    if x.device.type != "cpu" or torch.compiler.is_compiling() or not len(x):
+    is_batch = is_batch_of_gradients(x) or is_batch_of_gradients(grad)
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or is_batch or not len(x):
         side = x.shape[2] + 2 * padding - height + 1
         return conv2d_weight(x, (channels, 1, side, side), grad, padding=padding, groups=channels)
     # Rows of an even number of images would often lie a multiple of 4 KiB apart, and push each other out of the cache.

@@ -25,15 +25,21 @@ class ConvNextV2GRN(nn.Module):
         `groups`, in rows of (N * H * W, C), says what shares statistics: each of the N maps by default.
         """
         groups = ((x.shape[0], x.shape[1] * x.shape[2]),) if groups is None else groups
-        parts = x.reshape(-1, x.shape[-1]).split([views * positions for views, positions in groups])
-        scaled = [self._scale(part.view(*group, x.shape[-1])) for part, group in zip(parts, groups, strict=True)]
+        parts = split_groups(x.reshape(-1, x.shape[-1]), groups)
+        scaled = [self._scale(part).flatten(0, 1) for part in parts]
         rows = torch.cat(scaled) if len(scaled) > 1 else scaled[0]
         return rows.view(x.shape) + self.bias.to(x.dtype)
 
     def _scale(self, x: Tensor) -> Tensor:
-        """Rows `(B * T, C)` of views `(B, T, C)`, scaled."""
+        """Views `(B, T, C)`, scaled."""
         energy = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=at_least_float32(x.dtype))
-        return (x * response_scale(energy, self.weight)[0].to(x.dtype)).flatten(0, 1)
+        return x * response_scale(energy, self.weight)[0].to(x.dtype)
+
+
+def split_groups(rows: Tensor, groups: Groups) -> list[Tensor]:
+    """Rows `(R, C)` as the views `(B, T, C)` of each group; sizes may be symbolic."""
+    parts = rows.split([views * positions for views, positions in groups]) if len(groups) > 1 else (rows,)
+    return [part.view(*group, rows.shape[-1]) for part, group in zip(parts, groups, strict=True)]
 
 
 def response_scale(energy: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:

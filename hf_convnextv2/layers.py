@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN, GELUActivation
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .bypass import has_affine, is_plain
+from .bypass import has_affine, is_plain, is_transformed
 from .channels import adapt_input_channels
 from .configuration_convnextv2 import ConvNextV2Config
 from .depthwise import depthwise_conv
@@ -19,6 +19,20 @@ from .downsampling import patch_conv
 from .grn import ConvNextV2GRN, Groups
 from .mixing import response_mlp
 from .packing import KERNEL_SIZE, PackedCells
+
+
+def call(module: nn.Module, x: Tensor, cells: PackedCells | Groups | None) -> Tensor:
+    """`module` of `x`, with `cells` where there are some: one that was put in another's place may take a map alone.
+
+    What `nn.Identity` and `nn.Sequential` do to a map, they do to packed cells.
+    """
+    if cells is None or type(module) is nn.Identity:
+        return module(x)
+    if is_plain(module, nn.Sequential):
+        for part in module.children():
+            x = call(part, x, cells)
+        return x
+    return module(x, cells)
 
 
 class ConvNextV2LayerNorm(nn.LayerNorm):
@@ -40,10 +54,12 @@ class ConvNextV2DropPath(nn.Module):
 
     def forward(self, x: Tensor, groups: Groups | None = None) -> Tensor:
         """`x (N, C, H, W)`; `groups` says of which views the N are: each of its own by default."""
-        groups = ((len(x), 1),) if groups is None else groups
+        groups = ((x.shape[0], 1),) if groups is None else groups
         factor = self.draw(sum(views for views, _ in groups), x)
         if factor is None:
             return x
+        if len(groups) == 1:
+            return x * factor.repeat_interleave(groups[0][1])[:, None, None, None]
         parts = zip(factor.split([views for views, _ in groups]), groups, strict=True)
         return x * torch.cat([part.repeat_interleave(size) for part, (_, size) in parts])[:, None, None, None]
 
@@ -52,7 +68,7 @@ class ConvNextV2DropPath(nn.Module):
         if not self.training or self.drop_prob == 0:
             return None
         keep_prob = 1 - self.drop_prob
-        return torch.empty(num_views, device=like.device, dtype=like.dtype).bernoulli_(keep_prob) / keep_prob
+        return torch.bernoulli(torch.empty(num_views, device=like.device, dtype=like.dtype), keep_prob) / keep_prob
 
     def extra_repr(self) -> str:
         return f"p={self.drop_prob}"
@@ -74,13 +90,13 @@ class ConvNextV2Layer(GradientCheckpointingLayer):
     def forward(self, features: Tensor, cells: PackedCells | None = None) -> Tensor:
         """`(N, C, H, W)` to the same shape."""
         x = depthwise_conv(self.dwconv, features, cells).permute(0, 2, 3, 1)  # (N, H, W, C)
-        if len(features) and self._is_plain():
+        if features.shape[0] and self._is_plain():
             return self._mix_in_one(x, features.permute(0, 2, 3, 1), cells).permute(0, 3, 1, 2)
         x = self.act(self.pwconv1(self.layernorm(x)))
-        x = self.grn(x, cells.row_groups if cells is not None else None) if self.grn is not None else x
+        x = call(self.grn, x, cells.row_groups if cells is not None else None) if self.grn is not None else x
         x = self.pwconv2(x).permute(0, 3, 1, 2)  # (N, C, H, W)
         groups = cells.groups if cells is not None else None
-        return features + (x if self.drop_path is None else self.drop_path(x, groups))
+        return features + (x if self.drop_path is None else call(self.drop_path, x, groups))
 
     def _mix_in_one(self, x: Tensor, features: Tensor, cells: PackedCells | None) -> Tensor:
         """What follows the convolution, of `(N, H, W, C)`, past the modules and in fewer passes over memory."""
@@ -123,7 +139,7 @@ class ConvNextV2Embeddings(nn.Module):
 
     def __init__(self, config: ConvNextV2Config):
         super().__init__()
-        self.cell_size = config.cell_size
+        self.num_channels, self.cell_size = config.num_channels, config.cell_size
         self.patch_embeddings = nn.Conv2d(
             config.num_channels, config.hidden_sizes[0], kernel_size=config.patch_sides, stride=config.patch_sides
         )
@@ -131,14 +147,25 @@ class ConvNextV2Embeddings(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """`(N, num_channels, height, width)` to `(N, C, H, W)`, H = height / patch_size rounded down."""
-        check_pixel_values(pixel_values, self.patch_embeddings.in_channels, self.cell_size)
-        pixel_values = pixel_values.to(self.patch_embeddings.weight.dtype)
+        conv = self.patch_embeddings
+        is_conv = isinstance(conv, nn.Conv2d)
+        check_pixel_values(pixel_values, conv.in_channels if is_conv else self.num_channels, self.cell_size)
+        weight = conv.weight if is_conv else next(conv.parameters(), pixel_values)
+        pixel_values = pixel_values.to(weight.dtype if weight.is_floating_point() else pixel_values.dtype)
         # From here on every map is channels-last in memory; converting the image is cheaper than its embedding.
-        return self.layernorm(self.patch_embeddings(pixel_values.contiguous(memory_format=torch.channels_last)))
+        if not is_transformed():
+            pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
+        return self.layernorm(conv(pixel_values))
 
     def set_num_channels(self, num_channels: int) -> None:
         """Adapt the kernels to images of `num_channels` channels (see `adapt_input_channels`)."""
         conv = self.patch_embeddings
+        if type(conv) is not nn.Conv2d:
+            raise ValueError(
+                f"`patch_embeddings` (a {type(conv).__name__}) must be an nn.Conv2d for its kernels to be adapted to "
+                "other channels. Set them first, then change the layer."
+            )
+        self.num_channels = num_channels
         conv.weight = nn.Parameter(adapt_input_channels(conv.weight.detach(), num_channels))
         conv.in_channels = num_channels
 
@@ -157,9 +184,8 @@ class ConvNextV2Stage(nn.Module):
         self.layers = nn.ModuleList(ConvNextV2Layer(config, out_channels, rate) for rate in drop_path_rates)
 
     def forward(self, features: Tensor, cells: PackedCells | None = None) -> Tensor:
-        if len(self.downsampling_layer):
-            norm, conv = self.downsampling_layer
-            features = patch_conv(conv, norm(features))  # type: ignore[arg-type]
+        for layer in self.downsampling_layer:
+            features = patch_conv(layer, features) if isinstance(layer, nn.Conv2d) else layer(features)
         for layer in self.layers:
-            features = layer(features, cells)
+            features = call(layer, features, cells)
         return features

@@ -54,3 +54,20 @@ def unpatchify(cells: Tensor, patch_size: int, height: int, width: int) -> Tenso
     rows, columns = height // patch_size, width // patch_size
     x = cells.reshape(cells.shape[0], rows, columns, patch_size, patch_size, -1)
     return x.permute(0, 5, 1, 3, 2, 4).reshape(cells.shape[0], -1, height, width)
+
+
+def check_mask(masked: Tensor, shape: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """The mask as `(B, L)`; raises unless it is bool and hides as many cells of each image."""
+    if masked.dtype != torch.bool or tuple(masked.shape) not in (shape, (shape[0], *grid)):
+        raise ValueError(
+            f"`bool_masked_pos` ({masked.dtype}, of shape {tuple(masked.shape)}) must be bool, of shape {shape} or "
+            f"{(shape[0], *grid)}, True where a cell is hidden."
+        )
+    masked = masked.flatten(1)
+    counts = masked.sum(dim=1).tolist()
+    if min(counts) != max(counts) or not 0 < counts[0] < shape[1]:
+        raise ValueError(
+            f"`bool_masked_pos` (hiding {counts} of {shape[1]} cells) must hide the same number of cells in each image "
+            "and leave at least one visible and one hidden."
+        )
+    return masked

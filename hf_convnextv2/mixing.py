@@ -10,11 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-from .bypass import autocast
+from .bypass import autocast, is_batch_of_gradients
+from .formula import Weights, formula, formula_gradients, normalise, passed_bias, scales_weights
 from .grn import ConvNextV2GRN, Groups, at_least_float32, response_gradients, response_scale
 
 # Numbers of the middle tensor that are worked on at a time on a CPU: 4 MiB in float32, a few of which fit its cache.
@@ -35,19 +34,6 @@ class Chunk(NamedTuple):
     def start_of(self, buffer: Tensor) -> Tensor:
         """As much of a buffer, as `(B, T, C)`."""
         return buffer[: self.rows.stop - self.rows.start].view(*self.shape, buffer.shape[-1])
-
-
-class Weights(NamedTuple):
-    """The parameters; without those of a norm, the input is taken for normalised."""
-
-    up: Tensor  # (4C, C)
-    up_bias: Tensor
-    response: Tensor  # GRN's, (4C,)
-    response_bias: Tensor
-    down: Tensor  # (C, 4C)
-    down_bias: Tensor
-    norm: Tensor | None  # (C,)
-    norm_bias: Tensor | None
 
 
 def response_mlp(
@@ -73,7 +59,7 @@ def response_mlp(
     x = x if norm is not None else x.to(weights.up.dtype)
     factor = factor.to(weights.up.dtype)[:, None, None] if factor is not None else None
     if torch.compiler.is_compiling():
-        return _formula(x, groups, residual, factor, eps, weights)
+        return formula(x, groups, residual, factor, eps, weights)
     chunks = _chunks(groups, weights.up)
     inputs = (x, residual, *weights)
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs):
@@ -81,24 +67,6 @@ def response_mlp(
         return out
     with torch.no_grad():
         return _infer(x, chunks, residual, factor, eps, weights, overwrite)
-
-
-def _formula(
-    x: Tensor, groups: Groups, residual: Tensor | None, factor: Tensor | None, eps: float, weights: Weights
-) -> Tensor:
-    """The formula in plain operations, for a compiler to fuse."""
-    parts = []
-    for chunk in _slices(groups):
-        y = F.gelu(F.linear(_normalise(chunk.of(x), eps, weights), weights.up, weights.up_bias))
-        energy = torch.linalg.vector_norm(y, dim=1, keepdim=True, dtype=at_least_float32(y.dtype))
-        scale = response_scale(energy, weights.response)[0].to(y.dtype)
-        if _scales_weights(chunk, weights):
-            y = torch.baddbmm(_passed_bias(weights), y, (weights.down * scale).mT)
-        else:
-            y = F.linear(y * scale + weights.response_bias, weights.down, weights.down_bias)
-        y = y * factor[chunk.views] if factor is not None else y
-        parts.append((chunk.of(residual) + y if residual is not None else y).flatten(0, 1))
-    return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
 def _infer(
@@ -129,13 +97,13 @@ def _infer(
 
 
 def _infer_branch(chunk: Chunk, x: Tensor, factor: Tensor | None, eps: float, weights: Weights) -> Tensor:
-    rows = _normalise(x[chunk.rows], eps, weights)
+    rows = normalise(x[chunk.rows], eps, weights)
     y = torch.addmm(weights.up_bias, rows, weights.up.T).view(*chunk.shape, -1)
     torch.ops.aten.gelu_(y)
     wide = y.to(at_least_float32(y.dtype))
     scale = response_scale(_energy(wide, torch.empty_like(wide)), weights.response)[0].to(y.dtype)
-    if _scales_weights(chunk, weights):
-        y = torch.baddbmm(_passed_bias(weights), y, (weights.down * scale).mT)
+    if scales_weights(chunk.shape[1], weights):
+        y = torch.baddbmm(passed_bias(weights), y, (weights.down * scale).mT)
     else:
         torch.addcmul(weights.response_bias, y, scale, out=y)
         y = torch.addmm(weights.down_bias, y.flatten(0, 1), weights.down.T).view(*chunk.shape, -1)
@@ -155,13 +123,13 @@ def _forward(
     for chunk in chunks:
         h, y = chunk.of(hidden), chunk.start_of(activation)
         z = chunk.start_of(branch) if residual is not None else chunk.of(out)
-        rows = _normalise(x[chunk.rows], eps, weights)
+        rows = normalise(x[chunk.rows], eps, weights)
         torch.addmm(weights.up_bias, rows, up.T, out=hidden[chunk.rows])
         torch.ops.aten.gelu.out(h, out=y)
         energy[chunk.views] = _energy(y.to(energy.dtype), chunk.start_of(squares))
         scale = response_scale(energy[chunk.views], weights.response)[0].to(dtype)
-        if _scales_weights(chunk, weights):
-            torch.baddbmm(_passed_bias(weights), y, (down * scale).mT, out=z)
+        if scales_weights(chunk.shape[1], weights):
+            torch.baddbmm(passed_bias(weights), y, (down * scale).mT, out=z)
         else:
             torch.addcmul(weights.response_bias, y, scale, out=y)
             torch.addmm(weights.down_bias, y.flatten(0, 1), down.T, out=z.flatten(0, 1))
@@ -175,7 +143,8 @@ def _forward(
 class _ResponseMLP(torch.autograd.Function):
     """Keeps the input, the output of `up` and the energies, and recomputes the rest.
 
-    Elementwise passes over 4C channels can cost a block as much as its matrix products do.
+    Elementwise passes over 4C channels can cost a block as much as its matrix products do. Gradients that are to be
+    differentiated, or of which there are many at a time, come from the plain formula.
     """
 
     @staticmethod
@@ -195,12 +164,15 @@ class _ResponseMLP(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, factor, hidden, energy, *parameters = ctx.saved_tensors
+        grad_residual = grad.to(ctx.residual_dtype) if ctx.residual_dtype is not None else None
+        if torch.is_grad_enabled() or is_batch_of_gradients(grad):
+            groups = tuple(chunk.shape for chunk in ctx.chunks)
+            grad_x, *grads = formula_gradients(grad, x, groups, factor, ctx.eps, parameters)
+            return grad_x, None, grad_residual, None, None, *grads
         grad = grad.contiguous()
         grad_x, grads = _backward(grad, x, ctx.chunks, factor, ctx.eps, hidden, energy, Weights(*parameters))
-        grad_residual = grad.to(ctx.residual_dtype) if ctx.residual_dtype is not None else None
         cast = (g.to(p.dtype) if p is not None else None for g, p in zip(grads, parameters, strict=True))
         return grad_x, None, grad_residual, None, None, *cast
 
@@ -226,7 +198,7 @@ def _backward(
         z = chunk.of(grad).to(up.dtype)
         z = z * factor[chunk.views] if factor is not None else z
         torch.ops.aten.gelu.out(h, out=y)
-        if _scales_weights(chunk, weights):
+        if scales_weights(chunk.shape[1], weights):
             products = torch.bmm(z.mT, y)  # (B, C, 4C)
             grad_scale = (products * down).sum(dim=1, keepdim=True, dtype=energy.dtype)
             scale, pull, part = response_gradients(grad_scale, energy[chunk.views], weights.response)
@@ -259,14 +231,6 @@ def _backward(
     return grad_x, (*grads, grad_norm, grad_norm_bias)
 
 
-def _normalise(x: Tensor, eps: float, weights: Weights) -> Tensor:
-    """LayerNorm in the dtype of its parameters, the result in that of the products."""
-    if weights.norm is None:
-        return x
-    wide = x.to(weights.norm.dtype)
-    return F.layer_norm(wide, wide.shape[-1:], weights.norm, weights.norm_bias, eps).to(weights.up.dtype)
-
-
 def _normalise_for_backward(
     x: Tensor, eps: float, weights: Weights
 ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]] | None]:
@@ -286,16 +250,6 @@ def _normalise_for_backward(
 
 def _out_dtype(residual: Tensor | None, weights: Weights) -> torch.dtype:
     return torch.promote_types(residual.dtype, weights.up.dtype) if residual is not None else weights.up.dtype
-
-
-def _scales_weights(chunk: Chunk, weights: Weights) -> bool:
-    """Whether a view has fewer numbers in `down` than in the middle tensor, so that GRN had better scale those."""
-    return weights.down.shape[0] < chunk.shape[1]
-
-
-def _passed_bias(weights: Weights) -> Tensor:
-    """GRN's bias after `down`, where it touches C numbers of a position instead of 4C, and that of `down`."""
-    return torch.addmv(weights.down_bias, weights.down, weights.response_bias)
 
 
 def _energy(y: Tensor, squares: Tensor) -> Tensor:

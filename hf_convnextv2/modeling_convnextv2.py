@@ -5,10 +5,9 @@ B batch, C channels, H W height and width at the current stride. Maps are (B, C,
 
 import copy
 import re
-from typing import Any
+from typing import Any, Unpack
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
@@ -18,12 +17,16 @@ from transformers.modeling_outputs import (
     BaseModelOutputWithPoolingAndNoAttention,
     ImageClassifierOutputWithNoAttention,
 )
+from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
+from transformers.utils.output_capturing import resolve_hidden_states_indices, selected_hidden_states
 
 from .configuration_convnextv2 import ConvNextV2Config
 from .grn import ConvNextV2GRN
-from .layers import ConvNextV2Embeddings, ConvNextV2LayerNorm, ConvNextV2Stage
-from .packing import PackedCells
+from .keywords import refuse_unknown_keywords
+from .layers import ConvNextV2Embeddings, ConvNextV2LayerNorm, ConvNextV2Stage, call
+from .losses import classification_loss
+from .packing import PackedCells, pack, unpack
 
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
@@ -104,6 +107,19 @@ class ConvNextV2PreTrainedModel(PreTrainedModel):
                 adapt(num_channels)
         self.config.num_channels = num_channels
 
+    def _asked_for_maps(self, output_hidden_states: bool | int | list[int] | None) -> bool | int | list[int]:
+        """Which maps are asked for, by the argument or the configuration: all, none, or those of these numbers."""
+        asked = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        return asked or False
+
+    def _selected(self, maps: tuple[Tensor, ...], asked: bool | int | list[int]) -> tuple[Tensor | None, ...] | None:
+        """The maps that are asked for, None in place of others, as Transformers has them; None where none is."""
+        numbers = selected_hidden_states(asked)
+        if numbers is None:
+            return maps if asked else None
+        chosen = resolve_hidden_states_indices(self, numbers, num_hidden_states=len(maps))
+        return tuple(map_ if number in chosen else None for number, map_ in enumerate(maps))
+
 
 def _check_encoder_is_complete(source: Any, report: dict[str, Any]) -> None:
     """Raise where Transformers only warns: blocks that stay at their initial weights, or that the model lacks."""
@@ -126,12 +142,22 @@ class ConvNextV2Encoder(nn.Module):
         self.stages = nn.ModuleList(ConvNextV2Stage(config, i, rate.tolist()) for i, rate in enumerate(rates))
 
     def forward(
-        self, features: Tensor, cells: tuple[PackedCells, ...] | None = None, output_hidden_states: bool = False
+        self,
+        features: Tensor,
+        cells: tuple[PackedCells, ...] | None = None,
+        output_hidden_states: bool = False,
+        images: tuple[PackedCells, ...] | None = None,
     ) -> tuple[Tensor, ...]:
-        """The maps after the stem and after each stage, or the last one alone; packed where `cells` are given."""
-        maps = (features,)
+        """The maps after the stem and after each stage, or the last one alone; packed where `cells` are given.
+
+        `images`, for each stage where its packed cells lie in whole images, has maps of those returned instead. Each
+        stage computes on what is taken out of them, so that they get gradients.
+        """
+        maps = (features if images is None else unpack(features, images[0]),)
         for index, stage in enumerate(self.stages):
-            features = stage(features, cells[index] if cells is not None else None)
+            features = maps[-1] if images is None else pack(maps[-1], images[max(index - 1, 0)])
+            features = call(stage, features, cells[index] if cells is not None else None)
+            features = features if images is None else unpack(features, images[index])
             maps = (*maps, features) if output_hidden_states else (features,)
         return maps
 
@@ -152,23 +178,30 @@ class ConvNextV2Model(ConvNextV2PreTrainedModel):
         self.post_init()
 
     @can_return_tuple
+    @refuse_unknown_keywords()
     def forward(
-        self, pixel_values: Tensor | None = None, output_hidden_states: bool | None = None, **kwargs: Any
+        self,
+        pixel_values: Tensor | None = None,
+        output_hidden_states: bool | int | list[int] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPoolingAndNoAttention:
         """Images `(B, num_channels, height, width)` to features.
 
+        Args:
+            output_hidden_states: True for all maps, or the numbers of some, of which the stem's is 0.
+
         Returns:
             last_hidden_state `(B, C, height / cell, width / cell)` with cell = `config.cell_size` (32 by default),
-            pooler_output `(B, C)` and, if asked for, hidden_states: the maps after the stem and after each stage,
-            `(B, C, H, W)`.
+            pooler_output `(B, C)`, the embedding of an image, and, if asked for, hidden_states: the maps after the stem
+            and after each stage, `(B, C, H, W)`, None in place of those that were not asked for.
         """
         if pixel_values is None:
             raise ValueError("`pixel_values` (=None) must be a tensor (batch, channels, height, width).")
-        keep_maps = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        maps = self.encoder(self.embeddings(pixel_values), output_hidden_states=bool(keep_maps))
+        asked = self._asked_for_maps(output_hidden_states)
+        maps = self.encoder(self.embeddings(pixel_values), output_hidden_states=bool(asked))
         pooled = self.layernorm(maps[-1].mean([-2, -1])) if self.layernorm is not None else None
         return BaseModelOutputWithPoolingAndNoAttention(
-            last_hidden_state=maps[-1], pooler_output=pooled, hidden_states=maps if keep_maps else None
+            last_hidden_state=maps[-1], pooler_output=pooled, hidden_states=self._selected(maps, asked)
         )
 
 
@@ -189,7 +222,13 @@ class ConvNextV2Backbone(BackboneMixin, ConvNextV2PreTrainedModel):
 
     @can_return_tuple
     @filter_output_hidden_states
-    def forward(self, pixel_values: Tensor, output_hidden_states: bool | None = None, **kwargs: Any) -> BackboneOutput:
+    @refuse_unknown_keywords()
+    def forward(
+        self,
+        pixel_values: Tensor,
+        output_hidden_states: bool | int | list[int] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BackboneOutput:
         """Images `(B, num_channels, height, width)` to the normalised maps of `out_features`, `(B, C, H, W)` each."""
         maps = self.encoder(self.embeddings(pixel_values), output_hidden_states=True)
         feature_maps = tuple(
@@ -198,6 +237,12 @@ class ConvNextV2Backbone(BackboneMixin, ConvNextV2PreTrainedModel):
             if name in self.out_features
         )
         return BackboneOutput(feature_maps=feature_maps, hidden_states=maps)
+
+
+class ClassifierKwargs(TransformersKwargs, total=False):
+    """Keywords of the classifier that are no columns of the data."""
+
+    label_smoothing: float
 
 
 class ConvNextV2ForImageClassification(ConvNextV2PreTrainedModel):
@@ -221,42 +266,29 @@ class ConvNextV2ForImageClassification(ConvNextV2PreTrainedModel):
             init.normal_(module.weight, std=self.config.initializer_range * self.config.head_init_scale)
 
     @can_return_tuple
+    @refuse_unknown_keywords("label_smoothing")
     def forward(
         self,
         pixel_values: Tensor | None = None,
         labels: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        label_smoothing: float = 0.0,
-        **kwargs: Any,
+        output_hidden_states: bool | int | list[int] | None = None,
+        **kwargs: Unpack[ClassifierKwargs],
     ) -> ImageClassifierOutputWithNoAttention:
         """Images `(B, num_channels, height, width)` to `logits (B, num_labels)`.
 
         Args:
-            labels: class indices `(B,)` int64, or class probabilities `(B, num_labels)` float (mixup, distillation) for
-                the soft cross-entropy. `config.problem_type` "multi_label_classification" takes 0/1 targets
-                `(B, num_labels)` and "regression" values, as in Transformers. The configuration is never changed.
+            labels: class indices `(B,)` or `(B, 1)`, or class probabilities `(B, num_labels)` float (mixup,
+                distillation) for the soft cross-entropy. `config.problem_type` "multi_label_classification" takes 0/1
+                targets `(B, num_labels)` and "regression" values, as in Transformers. Where it is None, rows of floats
+                that do not sum to 1 are an error: Transformers would take them, and probabilities too, for 0/1 targets.
+                The configuration is never changed.
             label_smoothing: share of the probability spread evenly over the classes, for both kinds of class labels.
+                Transformers' Trainer takes every argument by the name of "label" for a column of the data, so this one
+                is not in the signature.
         """
         outputs = self.convnextv2(pixel_values, output_hidden_states=output_hidden_states, return_dict=True)
         logits = self.classifier(outputs.pooler_output)
-        loss = None if labels is None else classification_loss(logits, labels, self.config, label_smoothing)
+        loss = None
+        if labels is not None:
+            loss = classification_loss(logits, labels, self.config, kwargs.get("label_smoothing", 0.0))
         return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
-
-
-def classification_loss(
-    logits: Tensor, labels: Tensor, config: ConvNextV2Config, label_smoothing: float = 0.0
-) -> Tensor:
-    """Mean loss of `logits (B, num_labels)`, a float32 scalar; its kind follows `problem_type` and the labels."""
-    logits, labels = logits.float(), labels.to(logits.device)
-    if config.problem_type == "multi_label_classification":
-        return F.binary_cross_entropy_with_logits(logits, labels.float())
-    if config.problem_type == "regression" or (config.problem_type is None and config.num_labels == 1):
-        return F.mse_loss(logits.view(labels.shape), labels.float())
-    if labels.is_floating_point():
-        labels = labels.float()
-        if labels.shape != logits.shape:
-            raise ValueError(
-                f"`labels` (float, of shape {tuple(labels.shape)}) must be class probabilities of shape "
-                f"{tuple(logits.shape)}; class indices are int64 of shape ({len(logits)},)."
-            )
-    return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)

@@ -1,26 +1,28 @@
 """FCMAE: a fully convolutional masked autoencoder around ConvNeXt V2 (arXiv 2301.00808, section 3).
 
 B batch, L cells of an image (h * w of them), K sets that share them out, each of which a view of the image shows to the
-encoder (FastConvMAE's complementary masking), N visible cells of all views, P side of a cell in pixels, C channels,
-D decoder width. `masked` is (K * B, L) bool, True = hidden from the encoder. With K = 1, the original FCMAE, the one
-view of an image shows some of its cells, and the rest is in no view.
+encoder (FastConvMAE's complementary masking), N visible cells of all views, P side of a cell in pixels, C channels.
+`masked` is (K * B, L) bool, True = hidden from the encoder. With K = 1, the original FCMAE, the one view of an image
+shows some of its cells, and the rest is in no view.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
+from transformers.utils import TransformersKwargs
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
-from .channels import adapt_output_channels
 from .configuration_convnextv2 import ConvNextV2FCMAEConfig
-from .downsampling import patch_conv
-from .layers import ConvNextV2Layer, check_pixel_values
-from .masking import complementary_set_sizes, count_visible, patchify, rank_cells, unpatchify, visible_ids
+from .fcmae_decoder import ConvNextV2FCMAEDecoder
+from .grn import at_least_float32
+from .keywords import refuse_unknown_keywords
+from .layers import check_pixel_values
+from .masking import check_mask, complementary_set_sizes, count_visible, patchify, rank_cells, unpatchify, visible_ids
 from .modeling_convnextv2 import ConvNextV2Model, ConvNextV2PreTrainedModel
-from .packing import PackedCells, VisibleCells, complementary_views, locate_cells, one_view, take_cells, unpack
+from .packing import PackedCells, VisibleCells, complementary_views, locate_cells, one_view, pack, take_cells, unpack
 from .targets import feature_errors, masked_mean, normalise_cells, pixel_errors
 
 
@@ -52,72 +54,19 @@ class ConvNextV2ForPreTrainingOutput(ModelOutput):
     feature_loss: Tensor | None = None
 
 
-def stage_number(name: str) -> int:
-    """Of "stage1" and so on: also its index among the maps, the stem's coming first."""
-    return int(name.removeprefix("stage"))
-
-
-class ConvNextV2FCMAEDecoder(nn.Module):
-    """Project the visible cells, fill the holes with a mask token, mix with ConvNeXt V2 blocks, predict."""
-
-    def __init__(self, config: ConvNextV2FCMAEConfig):
-        super().__init__()
-        dim = config.decoder_hidden_size
-        self.num_channels = config.num_channels
-        self.proj = nn.Linear(config.hidden_sizes[-1], dim)
-        self.mask_token = nn.Parameter(torch.zeros(1, dim, 1, 1))  # 4-D as in the official checkpoints
-        self.layers = nn.ModuleList(ConvNextV2Layer(config, dim) for _ in range(config.decoder_num_hidden_layers))
-        num_pixels = config.cell_size**2 * config.num_channels
-        self.pred = nn.Linear(dim, num_pixels) if "pixel" in config.target_type else None
-        self.pred_feature, self.mimics = None, config.feature_target_on == "visible"
-        if config.feature_target_dim is not None:
-            width = config.hidden_sizes[-1] if self.mimics else dim
-            self.pred_feature = nn.Linear(width, config.feature_target_dim)
-        self.fusion = nn.ModuleDict()
-        for stage in config.fusion_stages:
-            number = stage_number(stage)
-            side = 2 ** (len(config.depths) - number)  # positions of a cell: no kernel reaches into another one
-            self.fusion[stage] = nn.Conv2d(config.hidden_sizes[number - 1], dim, kernel_size=side, stride=side)
-
-    def forward(
-        self, maps: tuple[Tensor, ...], cells: PackedCells, masked: Tensor
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Packed maps `(N, C, k, k)`, the last stage's at the end, to predicted cells and features.
-
-        `(K * B, L, P * P * num_channels)`, and features of the packed cells `(N, F, 1, 1)` or of all `(K * B, L, F)`.
-        """
-        features = maps[-1].permute(0, 2, 3, 1)  # (N, 1, 1, C)
-        x = self.proj(features).permute(0, 3, 1, 2)  # (N, D, 1, 1)
-        for stage, conv in self.fusion.items():
-            x = x + patch_conv(conv, maps[stage_number(stage)])  # type: ignore[arg-type]
-        x = unpack(x, cells)  # (K * B, D, h, w)
-        x = torch.where(masked.view(-1, 1, *x.shape[2:]), self.mask_token.to(x.dtype), x)
-        for layer in self.layers:
-            x = layer(x)
-        x = x.permute(0, 2, 3, 1)
-        logits = self.pred(x).flatten(1, 2) if self.pred is not None else None
-        if self.pred_feature is None:
-            return logits, None
-        if self.mimics:
-            return logits, self.pred_feature(features).permute(0, 3, 1, 2)
-        return logits, self.pred_feature(x).flatten(1, 2)
-
-    def set_num_channels(self, num_channels: int) -> None:
-        """Adapt the prediction to images of `num_channels` channels."""
-        self.num_channels, stored = num_channels, self.num_channels
-        if self.pred is None:
-            return
-        for name, parameter in list(self.pred.named_parameters()):
-            adapted = adapt_output_channels(parameter.detach(), stored, num_channels)
-            setattr(self.pred, name, nn.Parameter(adapted))
-        self.pred.out_features = len(self.pred.weight)
-
-
 class ConvNextV2ForPreTraining(ConvNextV2PreTrainedModel):
-    """FCMAE: hide most cells of an image, encode the visible ones alone, predict the pixels of the hidden ones."""
+    """FCMAE: hide most cells of an image, encode the visible ones alone, predict the pixels of the hidden ones.
+
+    Masks are drawn anew for each call, in evaluation mode too: give `noise` or `bool_masked_pos` for fixed ones.
+
+    GRN's statistics are those of one view, as in the paper and as the released classifiers compute them. The official
+    pre-training script takes them over all visible cells of a batch on a device at once, so that there an image's
+    features depend on its batch: see "Differences from the official pre-training" in docs/training.md.
+    """
 
     config_class = ConvNextV2FCMAEConfig
     config: ConvNextV2FCMAEConfig
+    accepts_loss_kwargs = False
 
     def __init__(self, config: ConvNextV2FCMAEConfig):
         super().__init__(config)
@@ -157,15 +106,35 @@ class ConvNextV2ForPreTraining(ConvNextV2PreTrainedModel):
         self, pixel_values: Tensor, visible: VisibleCells, output_hidden_states: bool = False
     ) -> tuple[tuple[Tensor, ...], tuple[PackedCells, ...]]:
         """Maps of the visible cells, packed as `(N, C, k, k)`, and where those lie at each stage."""
+        cells = self._locate(visible, pixel_values)
+        features = self.convnextv2.embeddings(take_cells(pixel_values, visible, self._grid(pixel_values)))
+        return self.convnextv2.encoder(features, cells, output_hidden_states), cells
+
+    def _forward_encoder_by_maps(
+        self, pixel_values: Tensor, visible: VisibleCells
+    ) -> tuple[tuple[Tensor, ...], tuple[PackedCells, ...], tuple[Tensor, ...]]:
+        """The same with all maps, through maps of whole images `(B, C, H, W)`, which come last."""
+        cells, images = self._locate(visible, pixel_values), self._locate_in_images(visible, pixel_values)
+        features = self.convnextv2.embeddings(take_cells(pixel_values, visible, self._grid(pixel_values)))
+        whole = self.convnextv2.encoder(features, cells, True, images)
+        maps = tuple(pack(map_, images[max(index - 1, 0)]) for index, map_ in enumerate(whole))
+        return maps, cells, whole
+
+    def _locate(self, visible: VisibleCells, pixel_values: Tensor, with_halo: bool = True) -> tuple[PackedCells, ...]:
+        """Where the visible cells lie at each stage."""
         grid = self._grid(pixel_values)
         sides = [2**stage for stage in reversed(range(len(self.config.depths)))]  # 8, 4, 2, 1 positions of a cell
-        cells = tuple(locate_cells(visible, grid, side) for side in sides)
-        features = self.convnextv2.embeddings(take_cells(pixel_values, visible, grid))
-        return self.convnextv2.encoder(features, cells, output_hidden_states), cells
+        return tuple(locate_cells(visible, grid, side, with_halo=with_halo) for side in sides)
+
+    def _locate_in_images(self, visible: VisibleCells, pixel_values: Tensor) -> tuple[PackedCells, ...]:
+        """Where they lie in maps of whole images, on which the views of an image have their cells side by side."""
+        images = visible._replace(views=visible.images, num_views=pixel_values.shape[0])
+        return self._locate(images, pixel_values, with_halo=False)
 
     def forward_loss(self, pixel_values: Tensor, logits: Tensor, masked: Tensor) -> Tensor:
         """Mean squared error on hidden cells, averaged over a cell's pixels and then over the cells of all views."""
-        errors = pixel_errors(logits, self.patchify(pixel_values.float()), self.config.norm_pix_loss)
+        cells = self.patchify(pixel_values.to(at_least_float32(pixel_values.dtype)))
+        errors = pixel_errors(logits, cells, self.config.norm_pix_loss)
         return masked_mean(errors, masked)
 
     def forward_feature_loss(self, feature_logits: Tensor, feature_targets: Tensor, masked: Tensor) -> Tensor:
@@ -173,48 +142,57 @@ class ConvNextV2ForPreTraining(ConvNextV2PreTrainedModel):
         errors = feature_errors(feature_logits, feature_targets, self.config.feature_loss)
         if self.config.feature_target_on == "masked":
             return masked_mean(errors, masked)
-        return masked_mean(errors, ~masked.unflatten(0, (-1, len(feature_targets))).all(dim=0))
+        return masked_mean(errors, ~masked.unflatten(0, (-1, feature_targets.shape[0])).all(dim=0))
 
     @can_return_tuple
+    @refuse_unknown_keywords(strict=True)
     def forward(
         self,
         pixel_values: Tensor | None = None,
         noise: Tensor | None = None,
         bool_masked_pos: Tensor | None = None,
         feature_targets: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        **kwargs: Any,
+        output_hidden_states: bool | int | list[int] | None = None,
+        return_loss: bool = True,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> ConvNextV2ForPreTrainingOutput:
         """Images `(B, num_channels, height, width)`, sides multiples of the cell, to the loss of their reconstruction.
 
         Args:
-            noise: `(B, L)`, decides which cells are hidden, or in which set each is; drawn uniformly if neither it nor
-                a mask is given.
+            noise: `(B, L)`, decides which cells are hidden, or in which set each is; drawn uniformly, anew for each
+                call, if neither it nor a mask is given.
             bool_masked_pos: `(B, L)` or `(B, h, w)` bool, True = hidden, the same number in each image. For one
                 visible set only.
             feature_targets: `(B, F, h, w)`, a teacher's features of each cell, where `config.target_type` asks for
                 features; without them the loss is None.
+            output_hidden_states: True for all maps, or the numbers of some, of which the stem's is 0.
+            return_loss: False leaves the losses out.
 
         Raises:
             ValueError: for a wrong shape, both `noise` and `bool_masked_pos`, a mask without a visible or a hidden
                 cell, or fewer cells than sets.
+            TypeError: for a keyword that is unknown, for it might have been a mask.
         """
         if pixel_values is None:
             raise ValueError("`pixel_values` (=None) must be a tensor (batch, channels, height, width).")
         masked, ids_restore, visible = self._draw_mask(pixel_values, noise, bool_masked_pos)
-        keep_maps = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        earlier = bool(keep_maps) or bool(self.config.fusion_stages)
-        maps, cells = self.forward_encoder(pixel_values, visible, earlier)
+        asked, hidden_states = self._asked_for_maps(output_hidden_states), None
+        if asked:
+            maps, cells, whole = self._forward_encoder_by_maps(pixel_values, visible)
+            hidden_states = self._selected(whole, asked)
+        else:
+            maps, cells = self.forward_encoder(pixel_values, visible, bool(self.config.fusion_stages))
         logits, features = self.decoder(maps, cells[-1], masked)
         if features is not None and self.decoder.mimics:
-            features = self._join_views((features,), visible, pixel_values)[0].flatten(2).mT  # (B, L, F)
-        losses = self._losses(pixel_values, logits, features, feature_targets, masked)
+            images = self._locate_in_images(visible, pixel_values)[-1]
+            features = unpack(features, images).flatten(2).mT  # (B, L, F)
+        losses = self._losses(pixel_values, logits, features, feature_targets, masked) if return_loss else {}
         return ConvNextV2ForPreTrainingOutput(
-            loss=losses["loss"],
+            loss=losses.get("loss"),
             logits=logits,
             mask=masked.to(pixel_values.dtype),
             ids_restore=ids_restore,
-            hidden_states=self._join_views(maps, visible, pixel_values) if keep_maps else None,
+            hidden_states=hidden_states,
             feature_logits=features,
             pixel_loss=losses.get("pixel_loss"),
             feature_loss=losses.get("feature_loss"),
@@ -237,7 +215,7 @@ class ConvNextV2ForPreTraining(ConvNextV2PreTrainedModel):
         parts = {} if logits is None else {"pixel_loss": self.forward_loss(pixel_values, logits, masked)}
         if feature_targets is None:
             return {**parts, "loss": None}
-        shape = (len(pixel_values), self.config.feature_target_dim, *self._grid(pixel_values))
+        shape = (pixel_values.shape[0], self.config.feature_target_dim, *self._grid(pixel_values))
         if feature_targets.shape != shape:
             raise ValueError(
                 f"`feature_targets` (of shape {tuple(feature_targets.shape)}) must be of shape {shape}: "
@@ -260,8 +238,10 @@ class ConvNextV2ForPreTraining(ConvNextV2PreTrainedModel):
         """
         if self.decoder.pred is None:
             raise ValueError("`target_type` (='feature') must be one with pixels for pixels to be painted.")
-        cells = self.patchify(pixel_values.float()).repeat(len(logits) // len(pixel_values), 1, 1)
-        predicted = logits.float()
+        cells = self.patchify(pixel_values.to(at_least_float32(pixel_values.dtype))).repeat(
+            logits.shape[0] // pixel_values.shape[0], 1, 1
+        )
+        predicted = logits.to(cells.dtype)
         if self.config.norm_pix_loss:
             _, mean, deviation = normalise_cells(cells)
             predicted = predicted * deviation + mean
@@ -289,7 +269,7 @@ class ConvNextV2ForPreTraining(ConvNextV2PreTrainedModel):
     ) -> tuple[Tensor, Tensor, VisibleCells]:
         """`masked (K * B, L)`, `ids_restore (B, L)` and the cells that the views see."""
         rows, columns = self._grid(pixel_values)
-        num_sets, shape = self.config.num_visible_sets, (len(pixel_values), rows * columns)
+        num_sets, shape = self.config.num_visible_sets, (pixel_values.shape[0], rows * columns)
         if bool_masked_pos is not None:
             if noise is not None:
                 raise ValueError("`noise` and `bool_masked_pos` must not be given together: each of them is the mask.")
@@ -298,7 +278,7 @@ class ConvNextV2ForPreTraining(ConvNextV2PreTrainedModel):
                     f"`bool_masked_pos` must be None with `num_visible_sets` (={num_sets}), whose sets share out all "
                     "cells. Give `noise`, or load the model with `num_visible_sets=1`."
                 )
-            masked = _check_mask(bool_masked_pos.to(pixel_values.device), shape, (rows, columns))
+            masked = check_mask(bool_masked_pos.to(pixel_values.device), shape, (rows, columns))
             ids = visible_ids(masked, shape[1] - int(masked[0].sum()))
             return masked, rank_cells(masked.to(torch.uint8)), one_view(ids)
         if noise is None:
@@ -313,12 +293,6 @@ class ConvNextV2ForPreTraining(ConvNextV2PreTrainedModel):
         sizes = complementary_set_sizes(shape[1], num_sets)
         return masked, ids_restore, complementary_views(ids_restore * num_sets // shape[1], sizes)
 
-    def _join_views(self, maps: tuple[Tensor, ...], visible: VisibleCells, pixel_values: Tensor) -> tuple[Tensor, ...]:
-        """Packed maps as maps of whole images `(B, C, H, W)`."""
-        images = visible._replace(views=visible.images, num_views=len(pixel_values))
-        grid = self._grid(pixel_values)
-        return tuple(unpack(packed, locate_cells(images, grid, packed.shape[-1], with_halo=False)) for packed in maps)
-
 
 class ConvNextV2FCMAEModel(ConvNextV2Model):
     """The encoder of an FCMAE folder under its own configuration: what `AutoModel` returns for one.
@@ -329,20 +303,3 @@ class ConvNextV2FCMAEModel(ConvNextV2Model):
     config_class = ConvNextV2FCMAEConfig
     config: ConvNextV2FCMAEConfig
     _keys_to_ignore_on_load_missing = [r"^layernorm\."]  # noqa: RUF012
-
-
-def _check_mask(masked: Tensor, shape: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """The mask as `(B, L)`; raises unless it is bool and hides as many cells of each image."""
-    if masked.dtype != torch.bool or tuple(masked.shape) not in (shape, (shape[0], *grid)):
-        raise ValueError(
-            f"`bool_masked_pos` ({masked.dtype}, of shape {tuple(masked.shape)}) must be bool, of shape {shape} or "
-            f"{(shape[0], *grid)}, True where a cell is hidden."
-        )
-    masked = masked.flatten(1)
-    counts = masked.sum(dim=1).tolist()
-    if min(counts) != max(counts) or not 0 < counts[0] < shape[1]:
-        raise ValueError(
-            f"`bool_masked_pos` (hiding {counts} of {shape[1]} cells) must hide the same number of cells in each image "
-            "and leave at least one visible and one hidden."
-        )
-    return masked

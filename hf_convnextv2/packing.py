@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .bypass import is_transformed
 from .grn import Groups
 
 KERNEL_SIZE = 7
@@ -69,7 +70,7 @@ def complementary_views(set_ids: Tensor, sizes: tuple[int, ...]) -> VisibleCells
 
     `set_ids (B, L)` holds each cell's set and `sizes` the number of cells of each, the same for every image.
     """
-    batch, device = len(set_ids), set_ids.device
+    batch, device = set_ids.shape[0], set_ids.device
     order = sorted(range(len(sizes)), key=lambda index: -sizes[index])  # sets of one size are one group
     place = torch.tensor([order.index(index) for index in range(len(sizes))], device=device)
     ids = place[set_ids].argsort(dim=1, stable=True)  # (B, L), set after set
@@ -93,7 +94,7 @@ def locate_cells(visible: VisibleCells, grid: tuple[int, int], side: int, with_h
 
     inner = torch.arange(side, device=ids.device)
     to_canvas = (view + (top + inner[:, None]) * width + left + inner).flatten()
-    num_rows = len(ids) * side * side
+    num_rows = ids.shape[0] * side * side
     from_canvas = torch.full((visible.num_views * height * width,), num_rows, device=ids.device)
     from_canvas = from_canvas.scatter(0, to_canvas, torch.arange(num_rows, device=ids.device))
 
@@ -117,13 +118,13 @@ def take_cells(pixel_values: Tensor, visible: VisibleCells, grid: tuple[int, int
 
 def unpack(x: Tensor, cells: PackedCells) -> Tensor:
     """Packed cells `(N, C, k, k)` as maps of the views `(views, C, H, W)`, with exact zeros in their hidden cells."""
-    rows: Any = _MoveRows.apply(to_rows(x), cells.from_canvas, cells.to_canvas)
+    rows = _move_rows(to_rows(x), cells.from_canvas, cells.to_canvas)
     return rows.view(*cells.canvas, x.shape[1]).permute(0, 3, 1, 2)
 
 
 def pack(x: Tensor, cells: PackedCells) -> Tensor:
     """The visible cells `(N, C, k, k)` of maps of the views `(views, C, H, W)`."""
-    rows: Any = _MoveRows.apply(to_rows(x), cells.to_canvas, cells.from_canvas)
+    rows = _move_rows(to_rows(x), cells.to_canvas, cells.from_canvas)
     return rows.view(-1, cells.side, cells.side, x.shape[1]).permute(0, 3, 1, 2)
 
 
@@ -137,16 +138,23 @@ def take_rows(rows: Tensor, index: Tensor) -> Tensor:
     return torch.cat([rows, rows.new_zeros(1, rows.shape[1])]).index_select(0, index)
 
 
+def _move_rows(rows: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+    if is_transformed():
+        return take_rows(rows, index)
+    moved: Any = _MoveRows.apply(rows, index, inverse)
+    return moved
+
+
 class _MoveRows(torch.autograd.Function):
     """Move rows to places that each hold one row or none. The gradient moves back: no scattered addition is needed."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
         ctx.save_for_backward(index, inverse)
-        return take_rows(rows, index) if len(index) > len(inverse) else rows.index_select(0, index)
+        return take_rows(rows, index) if index.shape[0] > inverse.shape[0] else rows.index_select(0, index)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         index, inverse = ctx.saved_tensors
-        grad = take_rows(grad, inverse) if len(inverse) > len(index) else grad.index_select(0, inverse)
-        return grad, None, None
+        is_wider = inverse.shape[0] > index.shape[0]
+        return take_rows(grad, inverse) if is_wider else grad.index_select(0, inverse), None, None

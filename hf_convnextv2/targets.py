@@ -6,6 +6,8 @@ K views of B images, L cells of an image, n numbers of a cell, F channels of the
 import torch.nn.functional as F
 from torch import Tensor
 
+from .grn import at_least_float32
+
 
 def normalise_cells(cells: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Cells `(B, L, n)` less their mean, the mean and the deviation (unbiased, as in the official code) `(B, L, 1)`."""
@@ -21,7 +23,7 @@ def pixel_errors(predicted: Tensor, cells: Tensor, normalised: bool) -> Tensor:
     if normalised:
         centred, _, deviation = normalise_cells(cells)
         cells = centred / deviation
-    views = predicted.float().unflatten(0, (-1, len(cells)))  # (K, B, L, n)
+    views = predicted.to(at_least_float32(predicted.dtype)).unflatten(0, (-1, cells.shape[0]))  # (K, B, L, n)
     return (views - cells).square().mean(dim=-1).flatten(0, 1)
 
 
@@ -30,8 +32,9 @@ def feature_errors(predicted: Tensor, target: Tensor, kind: str) -> Tensor:
 
     "smooth_l1" and "mse" are means over the channels, "cosine" is 1 - cosine similarity.
     """
-    target = target.float().flatten(2).mT  # (B, L, F)
-    views = predicted.float().unflatten(0, (-1, len(target)))  # (K, B, L, F)
+    dtype = at_least_float32(predicted.dtype)
+    target = target.to(dtype).flatten(2).mT  # (B, L, F)
+    views = predicted.to(dtype).unflatten(0, (-1, target.shape[0]))  # (K, B, L, F)
     target = target.expand_as(views)
     if kind == "cosine":
         return (1 - F.cosine_similarity(views, target, dim=-1)).flatten(0, 1)

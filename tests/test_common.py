@@ -268,7 +268,6 @@ def test_hidden_states_are_left_out_unless_asked_for(model, inputs):
     assert "hidden_states" not in model(**inputs, output_hidden_states=False)
 
 
-@pytest.mark.parametrize("model_class", [c for c in CLASSES if c is not ConvNextV2ForPreTraining], indirect=True)
 def test_hidden_states_retain_gradients(model, inputs):
     output = model(**inputs, output_hidden_states=True)
     for features in output.hidden_states:

@@ -194,6 +194,70 @@ def test_outputs_are_the_same_without_hidden_states_and_as_a_tuple():
     assert len(model(x, noise=noise).hidden_states) == 5
 
 
+@pytest.mark.parametrize("num_visible_sets", [1, 4])
+def test_hidden_states_get_gradients_and_pass_them_on(num_visible_sets):
+    model, x, noise = small_model(num_visible_sets=num_visible_sets), torch.randn(2, 3, 64, 96), torch.rand(2, 6)
+    parameters, results = list(model.parameters()), []
+    for maps in (False, True):
+        output = model(x, noise=noise, output_hidden_states=maps)
+        for features in output.hidden_states or ():
+            features.retain_grad()
+        results.append(torch.autograd.grad(output.loss, parameters, retain_graph=maps))
+    output.loss.backward()
+    for features in output.hidden_states:
+        hidden = F.interpolate(output.mask.view(-1, 1, 2, 3)[:2], size=features.shape[2:]).bool().expand_as(features)
+        assert features.grad is not None and features.grad[~hidden].any()
+    for actual, expected in zip(*results, strict=True):
+        assert torch.equal(actual, expected)
+
+
+def test_some_hidden_states_can_be_asked_for():
+    model, x, noise = small_model(), torch.randn(2, 3, 64, 96), torch.rand(2, 6)
+    every = model(x, noise=noise, output_hidden_states=True).hidden_states
+    some = model(x, noise=noise, output_hidden_states=[1, -1]).hidden_states
+    assert [features is None for features in some] == [True, False, True, True, False]
+    assert torch.equal(some[1], every[1]) and torch.equal(some[4], every[4])
+
+
+def test_loss_of_a_double_model_is_double():
+    model, x = small_model().double(), torch.randn(2, 3, 64, 96).double()
+    output = model(x, noise=torch.rand(2, 6))
+    assert output.loss.dtype == torch.float64
+    cells = F.unfold(x, 32, stride=32).mT.unflatten(-1, (3, -1)).mT.flatten(2)
+    target = (cells - cells.mean(-1, keepdim=True)) / (cells.var(-1, keepdim=True) + 1e-6).sqrt()
+    expected = F.mse_loss(output.logits[output.mask.bool()], target[output.mask.bool()])
+    torch.testing.assert_close(output.loss, expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("mistyped", "said"),
+    [
+        ("bool_mask_pos", "Did you mean `bool_masked_pos`"),
+        ("noises", "Did you mean `noise`"),
+        ("mask", "It takes `pix"),
+    ],
+)
+def test_a_keyword_that_is_unknown_is_an_error(mistyped, said):
+    with pytest.raises(TypeError, match=f"`{mistyped}` is not a keyword of `ConvNextV2ForPreTraining.forward`. {said}"):
+        small_model()(torch.randn(2, 3, 64, 96), **{mistyped: HALF})
+
+
+def test_a_batch_wide_grn_is_another_model():
+    model, x, masked = small_model(), torch.randn(4, 3, 64, 96), HALF[:1].expand(4, -1)
+
+    def mlp_of_the_batch(y, layer, visible):
+        together = y.reshape(1, -1, *y.shape[2:]), visible.reshape(1, -1, *visible.shape[2:])
+        return masked_dense.plain_mlp(together[0], layer, together[1]).view(y.shape)
+
+    with torch.no_grad():
+        ours = model(x, bool_masked_pos=masked, output_hidden_states=True).hidden_states[-1]
+        per_image, per_batch = (
+            masked_dense.encode(model, x, masked, mlp)[-1] for mlp in (masked_dense.plain_mlp, mlp_of_the_batch)
+        )
+    assert_close(ours, per_image)
+    assert (ours - per_batch).norm() > 0.01 * ours.norm()
+
+
 # --- Masks ------------------------------------------------------------------------------------------------------------
 
 

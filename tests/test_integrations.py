@@ -91,7 +91,7 @@ def test_trainer_lowers_the_loss(model_class, crops, tmp_path):
     arguments = transformers.TrainingArguments(
         str(tmp_path), max_steps=60, learning_rate=3e-3, per_device_train_batch_size=8, logging_steps=10,
         warmup_steps=5, report_to="none", use_cpu=True, disable_tqdm=True, seed=0, dataloader_pin_memory=False,
-        label_names=["labels" if labelled else "pixel_values"], eval_strategy="steps", eval_steps=60, save_steps=60,
+        eval_strategy="steps", eval_steps=60, save_steps=60,
     )  # fmt: skip
     data = Crops(crops, labelled)
     trainer = transformers.Trainer(model_class(config), arguments, train_dataset=data, eval_dataset=data)
@@ -101,6 +101,68 @@ def test_trainer_lowers_the_loss(model_class, crops, tmp_path):
     assert any("eval_loss" in entry for entry in trainer.state.log_history)
     again = model_class.from_pretrained(tmp_path / "checkpoint-60").state_dict()
     assert all(torch.equal(value, again[name]) for name, value in trainer.model.state_dict().items())
+
+
+def accuracy(prediction):
+    hits = prediction.predictions.argmax(-1) == prediction.label_ids
+    return {"accuracy": hits.mean(), "n": len(hits)}
+
+
+@pytest.mark.parametrize("label_smoothing_factor", [0.0, 0.1])
+def test_trainer_evaluates_loss_and_metrics_as_it_does_stock(crops, tmp_path, label_smoothing_factor):
+    config = small_config(num_labels=2)
+    ours = awake(ConvNextV2ForImageClassification(config))
+    stock = transformers.ConvNextV2ForImageClassification(transformers.ConvNextV2Config.from_dict(config.to_dict()))
+    stock.load_state_dict(ours.state_dict())
+    data, results = torch.utils.data.Subset(Crops(crops, True), range(5)), []
+    for model in (stock, ours):
+        arguments = transformers.TrainingArguments(
+            str(tmp_path), per_device_eval_batch_size=2, report_to="none", use_cpu=True, disable_tqdm=True,
+            dataloader_pin_memory=False, label_smoothing_factor=label_smoothing_factor,
+        )  # fmt: skip
+        results.append(transformers.Trainer(model, arguments, eval_dataset=data, compute_metrics=accuracy).evaluate())
+    for name in ("eval_loss", "eval_accuracy", "eval_n"):
+        assert results[1][name] == pytest.approx(results[0][name], abs=1e-5)
+    assert results[1]["eval_n"] == 5
+
+
+class Noised(Crops):
+    def __getitem__(self, index):
+        return {**super().__getitem__(index), "noise": torch.linspace(0, 1, 4).roll(index)}
+
+
+def test_trainer_evaluates_the_loss_of_pretraining(crops, tmp_path):
+    model, data = awake(ConvNextV2ForPreTraining(small_fcmae_config())), Noised(crops, False)
+    arguments = transformers.TrainingArguments(
+        str(tmp_path), per_device_eval_batch_size=8, report_to="none", use_cpu=True, disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )  # fmt: skip
+    trainer = transformers.Trainer(model, arguments, eval_dataset=data)
+    with torch.no_grad():
+        expected = model(**torch.utils.data.default_collate([data[i] for i in range(16)]))
+        assert model(data.images[:2], return_loss=False).loss is None
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected.loss.item(), rel=1e-5)
+    predictions = trainer.predict(data).predictions
+    assert predictions[0].shape == expected.logits.shape
+    assert (predictions[1] == expected.mask.numpy()).all()
+
+
+@pytest.mark.parametrize(
+    "model_class",
+    [
+        ConvNextV2Model,
+        ConvNextV2Backbone,
+        ConvNextV2ForImageClassification,
+        ConvNextV2FCMAEModel,
+        ConvNextV2ForPreTraining,
+    ],
+)
+def test_the_labels_that_trainer_finds_are_those_of_stock(model_class):
+    labels = ["labels"] if model_class is ConvNextV2ForImageClassification else []
+    assert transformers.utils.generic.find_labels(model_class) == labels
+    if hasattr(transformers, model_class.__name__):
+        assert transformers.utils.generic.find_labels(getattr(transformers, model_class.__name__)) == labels
+    assert transformers.utils.generic.can_return_loss(model_class) is (model_class is ConvNextV2ForPreTraining)
 
 
 # --- torch.compile and export -----------------------------------------------------------------------------------------
@@ -169,6 +231,54 @@ def test_classifier_exports():
     model, pixel_values = awake(ConvNextV2ForImageClassification(small_config())), torch.randn(2, 3, 64, 96)
     program = torch.export.export(model, (), {"pixel_values": pixel_values}, strict=False)
     assert_close(program.module()(pixel_values=pixel_values).logits, model(pixel_values).logits)
+
+
+TWO_STAGES = {"depths": [1, 1], "hidden_sizes": [8, 16], "patch_size": 8}  # cells of 16 pixels
+
+
+def dynamic_model(num_visible_sets):
+    """A small classifier, or for so many sets FCMAE, and what makes its inputs of a batch size and a height."""
+    if num_visible_sets is None:
+        model = awake(ConvNextV2ForImageClassification(small_config(**TWO_STAGES)))
+        return model, lambda batch, height=32: {"pixel_values": torch.randn(batch, 3, height, 48)}
+    model = awake(ConvNextV2ForPreTraining(small_fcmae_config(**TWO_STAGES, num_visible_sets=num_visible_sets)))
+    return model, lambda batch: {"pixel_values": torch.randn(batch, 3, 32, 48), "noise": torch.rand(batch, 6)}
+
+
+@pytest.mark.parametrize("num_visible_sets", [None, 1, 4])
+def test_an_exported_program_takes_other_batch_sizes(num_visible_sets):
+    model, inputs = dynamic_model(num_visible_sets)
+    batch, example = torch.export.Dim("batch"), inputs(2)
+    shapes = {name: {0: batch} for name in example}
+    program = torch.export.export(model, (), example, dynamic_shapes=shapes, strict=False).module()
+    for size in (1, 2, 5):
+        given = inputs(size)
+        assert_close(program(**given).logits, model(**given).logits)
+
+
+def test_an_exported_classifier_takes_other_sizes_of_images():
+    model, inputs = dynamic_model(None)
+    sizes = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC}
+    program = torch.export.export(model, (), inputs(2), dynamic_shapes={"pixel_values": sizes}, strict=False).module()
+    for batch, height in ((3, 32), (5, 71), (2, 160)):
+        given = inputs(batch, height)
+        assert_close(program(**given).logits, model(**given).logits)
+
+
+@pytest.mark.parametrize(
+    ("num_visible_sets", "grad"),
+    [(None, False), pytest.param(None, True, marks=pytest.mark.slow), pytest.param(4, True, marks=pytest.mark.slow)],
+)
+def test_batches_of_many_sizes_are_compiled_twice(num_visible_sets, grad):
+    model, inputs = dynamic_model(num_visible_sets)
+    graphs = []
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend=lambda graph, _: graphs.append(graph) or graph.forward)
+    with torch.set_grad_enabled(grad):
+        for batch in (2, 5, 4, 9):  # PyTorch asks itself whether a convolution has fewer than 16 maps, here 4 an image
+            given = inputs(batch)
+            assert_close(compiled(**given).logits, model(**given).logits)
+    assert len(graphs) == 2  # for the first size, and for all
 
 
 # --- Detection and segmentation ---------------------------------------------------------------------------------------

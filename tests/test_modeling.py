@@ -195,6 +195,61 @@ def test_label_smoothing_spreads_a_share_evenly(classifier, soft):
     assert not actual.isclose(classifier(pixel_values, labels=given).loss)
 
 
+MULTI_HOT = torch.tensor([[1.0, 0, 1, 0, 0], [0, 1, 0, 0, 0], [0, 0, 0, 0, 0], [1, 1, 1, 0, 0]])
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [MULTI_HOT, MULTI_HOT[:1].repeat(4, 1) / 3, torch.tensor([[2.0, -1, 0, 0, 0]] * 4), torch.full((4, 5), torch.nan)],
+)
+def test_float_labels_that_are_no_probabilities_are_an_error_unless_it_is_said_what_they_are(classifier, labels):
+    pixel_values = torch.randn(4, 3, 64, 64)
+    with pytest.raises(ValueError, match=r"must be class probabilities.* 'multi_label_classification' for 0/1 targets"):
+        classifier(pixel_values, labels=labels)
+    classifier.config.problem_type = "multi_label_classification"
+    torch.testing.assert_close(
+        classifier(pixel_values, labels=labels).loss,
+        stock_twin(classifier)(pixel_values, labels=labels).loss,
+        equal_nan=True,
+    )
+    classifier.config.problem_type = "single_label_classification"
+    expected = -(labels * classifier(pixel_values).logits.log_softmax(-1)).sum(-1).mean()
+    torch.testing.assert_close(classifier(pixel_values, labels=labels).loss, expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
+def test_a_column_of_class_indices_is_taken_as_in_stock(classifier, dtype):
+    pixel_values, labels = torch.randn(4, 3, 64, 64), torch.tensor([[0], [4], [2], [2]])
+    expected = stock_twin(classifier)(pixel_values, labels=labels).loss
+    torch.testing.assert_close(classifier(pixel_values, labels=labels.to(dtype)).loss, expected)
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (3,), (4, 1, 1)])
+def test_class_indices_of_another_shape_are_an_error(classifier, shape):
+    with pytest.raises(ValueError, match=r"`labels` \(torch.int64, of shape .* must be class indices of shape \(4,\)"):
+        classifier(torch.randn(4, 3, 64, 64), labels=torch.zeros(shape, dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "labels"),
+    [(None, torch.tensor([1, 0])), (None, torch.full((2, 5), 0.2)), ("multi_label_classification", MULTI_HOT[:2]),
+     ("regression", MULTI_HOT[:2])],
+)  # fmt: skip
+def test_the_loss_of_a_double_model_is_double(problem_type, labels):
+    model = awake(ConvNextV2ForImageClassification(small_config(problem_type=problem_type))).double()
+    loss = model(torch.randn(2, 3, 64, 64).double(), labels=labels).loss
+    single = model.float()(torch.randn(2, 3, 64, 64), labels=labels).loss
+    assert (loss.dtype, single.dtype) == (torch.float64, torch.float32)
+    assert model.bfloat16()(torch.randn(2, 3, 64, 64), labels=labels).loss.dtype == torch.float32
+
+
+@pytest.mark.parametrize("problem_type", ["multi_label_classification", "regression"])
+def test_smoothing_of_what_is_no_class_is_an_error(classifier, problem_type):
+    classifier.config.problem_type = problem_type
+    with pytest.raises(ValueError, match=r"`label_smoothing` \(=0.1\) must be 0"):
+        classifier(torch.randn(4, 3, 64, 64), labels=MULTI_HOT, label_smoothing=0.1)
+
+
 def test_half_precision_probabilities_are_accepted(classifier):
     pixel_values, labels = torch.randn(4, 3, 64, 64), torch.rand(4, 5).softmax(-1)
     loss = classifier(pixel_values, labels=labels.bfloat16()).loss
@@ -236,6 +291,46 @@ def test_model_without_labels_returns_features():
     model = awake(ConvNextV2ForImageClassification(small_config(num_labels=0)))
     pixel_values = torch.randn(2, 3, 64, 64)
     assert torch.equal(model(pixel_values).logits, model.convnextv2(pixel_values).pooler_output)
+
+
+# --- Keywords ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mistyped", "meant"),
+    [("label", "labels"), ("lables", "labels"), ("output_hidden_state", "output_hidden_states"),
+     ("label_smooting", "label_smoothing")],
+)  # fmt: skip
+def test_a_mistyped_keyword_is_an_error_that_names_the_right_one(classifier, mistyped, meant):
+    pixel_values = torch.randn(1, 3, 64, 64)
+    with pytest.raises(TypeError, match=f"`{mistyped}` is not a keyword of .* Did you mean `{meant}`"):
+        classifier(pixel_values, **{mistyped: 1})
+    assert classifier(pixel_values, **{mistyped: None}).loss is None
+
+
+@pytest.mark.parametrize("model_class", STOCK)
+def test_keywords_that_stock_ignores_are_ignored(model_class):
+    model, pixel_values = awake(model_class(small_config())), torch.randn(1, 3, 64, 64)
+    passed = {"output_attentions": True, "num_items_in_batch": 3, "interpolate_pos_encoding": True, "return_loss": True,
+              "image_id": 7, "use_cache": False, "input_ids": None}  # fmt: skip
+    expected = next(iter(stock_twin(model)(pixel_values, **passed).values()))
+    found = next(iter(model(pixel_values, **passed).values()))
+    assert_close(*(value[0] if isinstance(value, tuple) else value for value in (found, expected)))
+
+
+# --- Hidden states by number ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("asked", [[1, 3], [0], 2, [], [4, 9]], ids=str)
+@pytest.mark.parametrize("model_class", STOCK)
+def test_some_hidden_states_are_those_of_stock(model_class, asked):
+    model, pixel_values = awake(model_class(small_config())), torch.randn(1, 3, 64, 64)
+    outputs = [m(pixel_values, output_hidden_states=asked) for m in (stock_twin(model), model)]
+    expected, found = (output.get("hidden_states") for output in outputs)
+    assert (found is None) == (expected is None)
+    for actual, reference in zip(found or (), expected or (), strict=True):
+        assert (actual is None) == (reference is None)
+        assert actual is None or assert_close(actual, reference) is None
 
 
 # --- Initial weights --------------------------------------------------------------------------------------------------

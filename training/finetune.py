@@ -112,8 +112,10 @@ def main(config: FinetuneConfig) -> None:
     start_trackers(accelerator, config, "finetune")
 
     batches = TrainBatches([source], samples, config, collate, rank, world, start.of("batches"))
-    log = TrainingLog(accelerator, config, plan, start, batches)
-    stop = StopSignal(accelerator, batches, config.ddp_timeout)
+    log, stop = (
+        TrainingLog(accelerator, config, plan, start, batches),
+        StopSignal(accelerator, batches, config.ddp_timeout),
+    )
     results: dict[str, Any] = {}
     if held_out is not None and any(due["evaluation"] for due in start.of("due")):  # the stop did not wait for it
         results = evaluator(accelerator, trained if ema is None else ema.module, held_out)
@@ -185,6 +187,7 @@ def create_model(config: FinetuneConfig, names: list[str]) -> ConvNextV2ForImage
         "id2label": dict(enumerate(names)),
         "label2id": {name: label for label, name in enumerate(names)},
         "head_init_scale": PRETRAINED_HEAD_SCALE if head_scale is None else head_scale,
+        "problem_type": "single_label_classification",  # so that the loss need not check mixup's labels
     }
     if config.drop_path_rate is not None:
         arguments["drop_path_rate"] = config.drop_path_rate

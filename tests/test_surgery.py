@@ -1,0 +1,217 @@
+"""Changed models: adapters on convolutions, and layers replaced or wrapped, compute what stock's do so changed."""
+
+import copy
+
+import peft
+import pytest
+import torch
+import transformers
+from torch import nn
+
+from hf_convnextv2 import ConvNextV2ForImageClassification, ConvNextV2ForPreTraining
+from tests.small_models import assert_close, awake, difference, small_config, small_fcmae_config
+
+TWO_STAGES = {"depths": [1, 2], "hidden_sizes": [8, 16]}  # cells of 8 pixels
+STAGE = "convnextv2.encoder.stages.1"
+BLOCK = f"{STAGE}.layers.0"
+STEM = "convnextv2.embeddings"
+
+
+@pytest.fixture(scope="module")
+def originals():
+    """Transformers' classifier and ours with the same weights."""
+    config = small_config(**TWO_STAGES)
+    ours = awake(ConvNextV2ForImageClassification(config))
+    stock = transformers.ConvNextV2ForImageClassification(transformers.ConvNextV2Config.from_dict(config.to_dict()))
+    stock.eval().load_state_dict(ours.state_dict())
+    return stock, ours
+
+
+def images():
+    return torch.randn(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+
+
+class Wrapper(nn.Module):
+    """Takes one map, as whoever writes for Transformers' layers would have it."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x).sin()
+
+
+def replace(model, name, make):
+    parent, _, child = name.rpartition(".")
+    inner = model.get_submodule(name)
+    if isinstance(model.get_submodule(parent), nn.ModuleList):
+        model.get_submodule(parent)[int(child)] = make(inner)
+    else:
+        setattr(model.get_submodule(parent), child, make(inner))
+
+
+WRAPPED = {
+    "identity": lambda inner: nn.Identity(),
+    "sequence": lambda inner: nn.Sequential(inner, nn.Dropout(0.0)),
+    "wrapper": Wrapper,
+    "weight norm": nn.utils.parametrizations.weight_norm,
+}
+PLACES = {
+    "block": BLOCK,
+    "stage": STAGE,
+    "GRN": f"{BLOCK}.grn",
+    "dwconv": f"{BLOCK}.dwconv",
+    "layernorm": f"{BLOCK}.layernorm",
+    "act": f"{BLOCK}.act",
+    "pwconv1": f"{BLOCK}.pwconv1",
+    "pwconv2": f"{BLOCK}.pwconv2",
+    "downsampling": f"{STAGE}.downsampling_layer.1",
+    "norm between stages": f"{STAGE}.downsampling_layer.0",
+    "stem": f"{STEM}.patch_embeddings",
+    "norm of the stem": f"{STEM}.layernorm",
+    "embeddings": STEM,
+    "encoder": "convnextv2.encoder",
+    "final norm": "convnextv2.layernorm",
+    "classifier": "classifier",
+}
+# An identity in these places changes the shape of the map, of which nothing fits what follows.
+FIXED_SHAPE = ("stage", "pwconv1", "pwconv2", "downsampling", "stem", "embeddings", "encoder")
+PARAMETRISED = ("dwconv", "pwconv1", "pwconv2", "downsampling", "stem", "classifier")
+# Transformers' encoder returns an object, which these would have to know.
+OPAQUE = ("sequence", "wrapper")
+CASES = [
+    (place, kind)
+    for place in PLACES
+    for kind in WRAPPED
+    if not (kind == "identity" and place in FIXED_SHAPE)
+    and (kind == "weight norm") <= (place in PARAMETRISED)
+    and not (place == "encoder" and kind in OPAQUE)
+]
+
+
+def check_same(models):
+    """Logits and gradients by the input are equal, and not what they were."""
+    results = []
+    for model in models:
+        x = images().requires_grad_()
+        logits = model(x).logits
+        results.append((logits.detach(), *torch.autograd.grad(logits.square().sum(), x)))
+        with torch.no_grad():
+            assert_close(model(x).logits, logits.detach())
+    for found, expected in zip(results[1], results[0], strict=True):
+        assert_close(found, expected, 2e-5)
+    return results[1][0]
+
+
+@pytest.mark.parametrize(("place", "kind"), CASES)
+def test_a_replaced_layer_computes_what_it_does_in_stock(originals, place, kind):
+    models = [copy.deepcopy(model) for model in originals]
+    for model in models:
+        replace(model, PLACES[place], WRAPPED[kind])
+    logits = check_same(models)
+    if kind in ("identity", "wrapper") and place != "classifier":
+        assert difference(logits, originals[1](images()).logits.detach()) > 1e-4  # the change does something
+
+
+def without_downsampling(model):
+    model.get_submodule(STAGE).downsampling_layer.append(nn.Tanh())
+
+
+def one_sequence(model):
+    stage = model.get_submodule(STAGE)
+    stage.downsampling_layer = nn.Sequential(*stage.downsampling_layer)
+    stage.layers = nn.Sequential(*stage.layers)
+
+
+def fewer_blocks(model):
+    del model.get_submodule(STAGE).layers[1]
+
+
+def other_stem(model):
+    model.get_submodule(STEM).patch_embeddings = seeded(
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 2, 2), nn.ReLU(), nn.Conv2d(4, 8, 2, 2))
+    )
+
+
+def seeded(make):
+    torch.manual_seed(0)
+    return make()
+
+
+@pytest.mark.parametrize(
+    "edit", [without_downsampling, one_sequence, fewer_blocks, other_stem], ids=lambda f: f.__name__
+)
+def test_an_edited_model_computes_what_stocks_does(originals, edit):
+    models = [copy.deepcopy(model) for model in originals]
+    for model in models:
+        edit(model)
+    check_same(models)
+
+
+ADAPTERS = {
+    "lora": lambda t: peft.LoraConfig(target_modules=t, r=2, init_lora_weights=False),
+    "dora": lambda t: peft.LoraConfig(target_modules=t, r=2, init_lora_weights=False, use_dora=True),
+    "loha": lambda t: peft.LoHaConfig(target_modules=t, r=2, init_weights=False),
+    "lokr": lambda t: peft.LoKrConfig(target_modules=t, r=2, init_weights=False),
+    "oft": lambda t: peft.OFTConfig(target_modules=t, r=1, oft_block_size=0, init_weights=False),
+    "ia3": lambda t: peft.IA3Config(target_modules=t, feedforward_modules=[], init_ia3_weights=False),
+}
+CONVOLUTIONS = {"stem": "patch_embeddings", "dwconv": "dwconv", "downsampling": "downsampling_layer.1"}
+
+
+@pytest.fixture(scope="module")
+def pretraining():
+    return awake(ConvNextV2ForPreTraining(small_fcmae_config(**TWO_STAGES)))
+
+
+def adapt(model, method, target):
+    torch.manual_seed(0)
+    return peft.get_peft_model(copy.deepcopy(model), ADAPTERS[method]([target])).eval()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # peft's own, about what an adapter cannot be
+@pytest.mark.parametrize("target", CONVOLUTIONS.values(), ids=CONVOLUTIONS)
+@pytest.mark.parametrize("method", ADAPTERS)
+def test_an_adapter_on_a_convolution_computes_what_it_does_in_stock(originals, pretraining, method, target):
+    try:
+        stock = adapt(originals[0], method, target)
+        stock(images())
+    except Exception as error:  # peft cannot adapt this convolution, of whatever model
+        with pytest.raises(type(error)):
+            adapt(originals[1], method, target)(images())
+        return
+    ours = adapt(originals[1], method, target)
+    weights = {name: p for name, p in stock.state_dict().items()}
+    assert weights.keys() == ours.state_dict().keys()
+    ours.load_state_dict(weights)
+    logits = check_same([stock, ours])
+    assert difference(logits, originals[1](images()).logits.detach()) > 1e-5
+    packed, noise = adapt(pretraining, method, target), torch.rand(2, 6, generator=torch.Generator().manual_seed(0))
+    output = packed(images(), noise=noise)
+    assert difference(output.logits.detach(), pretraining(images(), noise=noise).logits.detach()) > 1e-6
+    output.loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in packed.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("place", ["block", "GRN", "dwconv", "act", "downsampling", "stem"])
+def test_a_sequence_around_a_layer_leaves_packed_cells_as_they_are(pretraining, place):
+    model, noise = copy.deepcopy(pretraining), torch.rand(2, 6)
+    replace(model, PLACES[place], lambda inner: nn.Sequential(inner, nn.Identity()))
+    found, expected = (m(images(), noise=noise).logits for m in (model, pretraining))
+    assert_close(found, expected)
+
+
+def test_an_identity_in_place_of_a_layer_takes_packed_cells(pretraining):
+    model, noise = copy.deepcopy(pretraining), torch.rand(2, 6)
+    replace(model, f"{STAGE}.layers.1", WRAPPED["identity"])
+    fewer = copy.deepcopy(pretraining)
+    del fewer.convnextv2.encoder.stages[1].layers[1]
+    assert torch.equal(model(images(), noise=noise).logits, fewer(images(), noise=noise).logits)
+
+
+def test_channels_of_a_stem_that_is_no_convolution_cannot_be_adapted(originals):
+    model = copy.deepcopy(originals[1])
+    replace(model, PLACES["stem"], Wrapper)
+    with pytest.raises(ValueError, match=r"`patch_embeddings` \(a Wrapper\) must be an nn.Conv2d"):
+        model.set_num_channels(4)
