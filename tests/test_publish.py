@@ -230,6 +230,33 @@ def dry_run(folder: Path, *flags: str) -> None:
     publish([str(folder), "--dry_run", *flags])
 
 
+@pytest.mark.parametrize(
+    ("flags", "names"),
+    [
+        ([], ["me/x", "me/x-encoder"]),
+        (["--encoder_repo_id", "me/other"], ["me/x", "me/other"]),
+        (["--skip_encoder"], ["me/x"]),
+        (["--create_pr"], ["me/x"]),
+        (["--create_pr", "--encoder_repo_id", "me/other"], ["me/x", "me/other"]),
+    ],
+    ids=str,
+)
+def test_a_pretraining_models_encoder_goes_where_it_is_said_to_go(pretrained, capsys, flags, names):
+    dry_run(pretrained, "--repo_id", "me/x", *flags)
+    listed = [line.removesuffix(":") for line in capsys.readouterr().out.splitlines() if line.startswith("me/")]
+    assert listed == names
+    card = (pretrained / "README.md").read_text()
+    assert all((name in card) is (name in names) for name in ("me/x", "me/x-encoder", "me/other"))
+
+
+def test_a_copy_of_a_repository_with_code_is_published_without_it_unless_asked(tmp_path, pretrained):
+    """Of a map to code that is not there, `AutoModel` would make an error."""
+    copy = stage(pretrained, tmp_path / "copy", Publication("me/x", with_code=True))
+    assert "auto_map" in json.loads((copy / "config.json").read_text()) and list(copy.glob("*.py"))
+    plain = stage(copy, tmp_path / "plain", Publication("me/x"))
+    assert "auto_map" not in json.loads((plain / "config.json").read_text()) and not list(plain.glob("*.py"))
+
+
 def test_a_card_that_somebody_has_edited_is_published_as_it_is(tmp_path, classifier):
     dry_run(classifier, "--repo_id", "me/x")
     own = "---\nlicense: mit\n---\n# My own words\n"

@@ -25,7 +25,12 @@ from torch.optim.swa_utils import AveragedModel
 from torch.testing import assert_close
 from transformers import AutoModelForImageClassification, pipeline
 
-from hf_convnextv2 import ConvNextV2ForImageClassification, ConvNextV2ForPreTraining, create_image_processor
+from hf_convnextv2 import (
+    ConvNextV2ForImageClassification,
+    ConvNextV2ForPreTraining,
+    ConvNextV2Model,
+    create_image_processor,
+)
 from tests.photographs import (
     forget_accelerate,
     message_of,
@@ -338,6 +343,20 @@ def test_a_new_head_on_stored_weights_starts_at_a_thousandth_of_the_usual_size(f
     for fields, scale in ((stored, 0.001), (fresh, 1), ({**stored, "head_init_scale": 2.0}, 2)):
         model = finetune.create_model(FinetuneConfig(**needed, **fields), names)
         assert model.classifier.weight.std().item() == pytest.approx(0.02 * scale, rel=0.1)
+
+
+def test_weights_stored_in_half_precision_are_trained_and_evaluated_in_single_precision(fcmae, tmp_path):
+    folder = tmp_path / "half"
+    ConvNextV2ForPreTraining.from_pretrained(fcmae, dtype=torch.bfloat16).save_pretrained(folder)
+    assert {weight.dtype for weight in load_file(folder / "model.safetensors").values()} == {torch.bfloat16}
+    source = {"dataset_name": "x", "model_name_or_path": str(folder)}
+    models = [
+        pretrain.create_model(PretrainConfig(**source, output_dir="out")),
+        finetune.create_model(FinetuneConfig(**source, output_dir="out"), ["a", "b"]),
+        validate.load_weights(ConvNextV2Model, ValidateConfig(**source)),
+    ]
+    for model in models:
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}, type(model)
 
 
 @pytest.mark.parametrize(
