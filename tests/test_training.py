@@ -28,7 +28,6 @@ from transformers import AutoModelForImageClassification, pipeline
 from hf_convnextv2 import (
     ConvNextV2ForImageClassification,
     ConvNextV2ForPreTraining,
-    ConvNextV2Model,
     create_image_processor,
 )
 from tests.photographs import (
@@ -353,8 +352,11 @@ def test_weights_stored_in_half_precision_are_trained_and_evaluated_in_single_pr
     models = [
         pretrain.create_model(PretrainConfig(**source, output_dir="out")),
         finetune.create_model(FinetuneConfig(**source, output_dir="out"), ["a", "b"]),
-        validate.load_weights(ConvNextV2Model, ValidateConfig(**source)),
     ]
+    ConvNextV2ForImageClassification(small_config()).to(torch.bfloat16).save_pretrained(tmp_path / "classifier")
+    models.append(
+        validate.load_classifier(ValidateConfig(**{**source, "model_name_or_path": f"{tmp_path}/classifier"}))
+    )
     for model in models:
         assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}, type(model)
 
