@@ -20,6 +20,17 @@ class Terminal(io.StringIO):
     def isatty(self):
         return True
 
+    def fileno(self):
+        return 2
+
+
+@pytest.fixture(autouse=True)
+def size(monkeypatch):
+    """Columns and lines of a terminal, which a test sets."""
+    size = [120, 40]
+    monkeypatch.setattr(progress.os, "get_terminal_size", lambda number: size)
+    return size
+
 
 @pytest.fixture
 def clock(monkeypatch):
@@ -58,6 +69,16 @@ def test_a_terminal_gets_a_bar_of_steps_and_epochs(monkeypatch, capsys):
     shown.close()
     assert re.search(r"epoch 2\.40 of 300: +1%.*\| 12/1500 .*loss=0\.5124, images/s=320", terminal.getvalue())
     assert capsys.readouterr().out == "accuracy 70 %\n"
+
+
+@pytest.mark.parametrize("no_size", [(0, 0), (120, 0)])  # as under `script`, or in a container
+def test_a_terminal_without_size_gets_lines(no_size, monkeypatch, capsys, size):
+    monkeypatch.setattr("sys.stderr", Terminal())
+    size[:] = no_size
+    shown = Progress(PLAN, step=0, is_shown=True)
+    shown.advance()
+    shown.log(LOGGED)
+    assert capsys.readouterr().out.startswith("step 1 of 1,500")
 
 
 def test_all_processes_but_the_first_are_silent(capsys):

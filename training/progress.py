@@ -1,5 +1,6 @@
 """How a run shows where it is: a bar in a terminal, lines anywhere else."""
 
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -15,8 +16,8 @@ from training.plan import Plan
 
 
 def is_terminal() -> bool:
-    """Whether somebody watches: a bar in a file would be one line without end."""
-    return sys.stderr.isatty()
+    """Whether somebody watches: in a file a bar is a line without end, in a terminal of no size it is not seen."""
+    return sys.stderr.isatty() and min(os.get_terminal_size(sys.stderr.fileno())) > 0
 
 
 def keep_bars_to_terminals() -> None:
