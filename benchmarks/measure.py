@@ -10,7 +10,6 @@ import json
 import multiprocessing
 import os
 import platform
-import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+
+from training.memory import peak_resident_memory
 
 Call = Callable[[], object]
 Row = dict[str, Any]
@@ -114,7 +115,7 @@ def _peak() -> int:
     for line in status.read_text().splitlines() if status.exists() else []:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_resident_memory()
 
 
 def parse_arguments(description: str, **defaults: Any) -> argparse.Namespace:

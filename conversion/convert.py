@@ -3,6 +3,7 @@
 python -m conversion.convert convnextv2_tiny_1k_224_ema.pt out/tiny
 python -m conversion.convert timm:convnextv2_atto.fcmae_ft_in1k out/atto --verify
 python -m conversion.convert out/pretrain out/encoder --to transformers
+python -m conversion.convert out/classifier out/official --to official --with_pt
 python -m conversion.convert --list
 """
 
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 
 from conversion.checkpoints import list_checkpoints
-from conversion.folders import write_folder
+from conversion.folders import write_folder, write_pt
 from conversion.preprocessing import DEFAULT_SIZE, IMAGENET_CLASSES, class_names, image_processor_of, image_size_of
 from conversion.sources import Source, read_source
 from conversion.state_dicts import LAYOUTS, Layout
@@ -22,7 +23,8 @@ from conversion.verify import verify
 from conversion.weights import OFFICIAL_EPS, Weights, describe, encoder_of, size_of, understand, with_final_norm
 from hf_convnextv2.configuration_convnextv2 import SIZES
 
-TARGETS = ("transformers", "ours", "official", "official-minkowski", "timm", "mmpretrain")
+WITH_SCRIPTS = ("official", "official-minkowski")  # layouts of the official code
+TARGETS = ("transformers", "ours", *WITH_SCRIPTS, "timm", "mmpretrain")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -53,17 +55,15 @@ def convert(
     use_ema: bool = False,
     license: str | None = None,
     verify: str | bool | None = None,
+    with_pt: bool = False,
 ) -> Path:
     """Convert; the settings are those of the command line. The folder appears whole or not at all.
 
     Raises:
         ValueError: for a source that cannot be read or does not fit, and for an output folder that exists.
     """
-    if image_size is not None and image_size < 1:
-        raise ValueError(f"`image_size` (={image_size}) must be at least 1.")
     output = Path(output_dir)
-    if output.exists():
-        raise ValueError(f"`output_dir` (={output}) must not exist yet: nothing is overwritten.")
+    _check_request(output, to, image_size, with_pt)
     found = read_source(source, use_ema)
     weights = understand(found.tensors, _settings(found, model_size, num_labels))
     print(f"{source}: layout {weights.layout.name}, {weights.kind}, {describe(weights.config)}, {weights.dtype}")
@@ -76,12 +76,30 @@ def convert(
     processor = image_processor_of(found, weights.config)
     layout = LAYOUTS[_layout_name(weights, to)]
     cast = DTYPES.get(dtype or "")
-    check = None if not verify else lambda folder: _verify(found, weights, layout, folder, verify, cast)
-    write_folder(output, weights, layout, processor, found, cast, license, check)
+
+    def finish(folder: Path) -> None:
+        if with_pt:
+            write_pt(folder, weights, layout)
+        if verify:
+            _verify(found, weights, layout, folder, verify, cast)
+
+    write_folder(output, weights, layout, processor, found, cast, license, finish)
     for note in weights.notes:
         print(f"  {note}")
     print(f"{output}: layout {layout.name}, {weights.kind}")
     return output
+
+
+def _check_request(output: Path, to: str | None, image_size: int | None, with_pt: bool) -> None:
+    """Raise for what no source can make right."""
+    if image_size is not None and image_size < 1:
+        raise ValueError(f"`image_size` (={image_size}) must be at least 1.")
+    if output.exists():
+        raise ValueError(f"`output_dir` (={output}) must not exist yet: nothing is overwritten.")
+    if with_pt and to not in WITH_SCRIPTS:
+        raise ValueError(
+            f"`--with_pt` must come with `--to {'` or `--to '.join(WITH_SCRIPTS)}`, whose scripts read it."
+        )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -103,6 +121,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--license", help="licence of the weights, e.g. apache-2.0 (default: as the source says)")
     parser.add_argument(
         "--verify", nargs="?", const=True, metavar="PHOTO", help="run source and result on the same photograph"
+    )
+    parser.add_argument(
+        "--with_pt", action="store_true", help="also write model.pt for the official scripts (with --to official)"
     )
     parser.add_argument("--list", action="store_true", help="print the table of official checkpoints")
     return parser
@@ -134,9 +155,11 @@ def _check_identity(source: Source, weights: Weights) -> None:
         return
     has_their_head = weights.kind == "classifier" and config.num_labels == IMAGENET_CLASSES
     if size_of(config) != known.size or not (has_their_head or weights.kind == "encoder"):
+        classes = f" with {config.num_labels:,} classes" if weights.kind == "classifier" else ""
         raise ValueError(
-            f"`source` (={source.name}) is named as the official {known.name}, but is a {weights.kind} of size "
-            f"{describe(config)}. Rename it if it is another model; else it is not complete."
+            f"`source` (={source.name}) is named as the official {known.name}, so it must be an encoder or a "
+            f"classifier of size {known.size} with {IMAGENET_CLASSES:,} classes, but is a {weights.kind} of size "
+            f"{describe(config)}{classes}. Rename it if it is another model; else it is not complete."
         )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import ConvNextV2Config as StockConfig
 
 from conversion.card import write_card
@@ -38,9 +38,12 @@ def write_folder(
     source: Source,
     dtype: torch.dtype | None = None,
     license: str | None = None,
-    check: Callable[[Path], None] | None = None,
+    finish: Callable[[Path], None] | None = None,
 ) -> None:
-    """Write the folder under another name and move it; an error, also one of `check`, leaves nothing behind."""
+    """Write the folder under another name and move it; an error, also one of `finish`, leaves nothing behind.
+
+    `finish` is called with the folder when weights and settings are written, before the provenance and the card are.
+    """
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
     missing = [parent for parent in output.parents if not parent.exists()]
     try:
@@ -51,8 +54,8 @@ def write_folder(
             processor.save_pretrained(partial)
         elif layout.column == TIMM:
             write_json(partial / "config.json", timm_config(weights, processor))
-        if check is not None:
-            check(partial)
+        if finish is not None:
+            finish(partial)
         origin = provenance(weights, source, dtype, license)
         made = {"stored_as": layout.name, "made_sha256": sha256(partial / "model.safetensors")}
         write_json(partial / PROVENANCE, {**origin, **made})
@@ -83,6 +86,20 @@ def write_weights(folder: Path, weights: Weights, layout: Layout, dtype: torch.d
             )
         stored = cast
     save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def write_pt(folder: Path, weights: Weights, layout: Layout) -> None:
+    """`model.pt` beside `model.safetensors`, as the official scripts read it: `{"model": state_dict}`, tensors alone.
+
+    `main_finetune.py --finetune`, which an encoder is for, adds two axes to GRN and only prints that it does not fit
+    then: its GRN is stored as `(1, C)`. `--resume`, which a classifier is for, wants `(1, 1, 1, C)`.
+    """
+    tensors = load_file(folder / "model.safetensors")
+    if layout.name == "official-fcmae":
+        tensors = {name: t.flatten(0, 2) if ".grn." in name else t for name, t in tensors.items()}
+    torch.save({"model": tensors}, folder / "model.pt")
+    use = {"encoder": "main_finetune.py --finetune", "classifier": "main_finetune.py --resume"}
+    weights.notes.append(f"model.pt: for {use.get(weights.kind, 'main_pretrain.py --resume')}")
 
 
 def write_config(folder: Path, weights: Weights, layout: Layout, dtype: torch.dtype | None) -> None:

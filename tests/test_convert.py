@@ -334,9 +334,20 @@ def test_a_file_named_as_an_official_one_but_of_another_size_is_not_taken_for_it
     shorter = save(tmp_path, cut, "convnextv2_atto_1k_224_ema.pt")
     for file, name in ((source, "convnextv2_tiny_1k_224_ema"), (shorter, "convnextv2_atto_1k_224_ema")):
         exit_code, printed = run(file, tmp_path / "out", capsys=capsys)
-        assert exit_code == 2 and f"is named as the official {name}, but is a classifier of size depths" in printed
+        assert exit_code == 2 and f"is named as the official {name}, so it must be" in printed
+        assert "but is a classifier of size depths" in printed
     exit_code, printed = run(save(tmp_path, cut), tmp_path / "out", capsys=capsys)
     assert exit_code == 0 and "depths [2, 2, 5, 2] are of no published size: is a block missing?" in printed
+
+
+def test_a_file_named_as_an_official_one_with_other_classes_is_told_of_the_count(tmp_path, capsys):
+    name = "convnextv2_atto_1k_224_ema"
+    model = ConvNextV2ForImageClassification(ConvNextV2Config.from_size("atto", num_labels=37))
+    exit_code, printed = run(save(tmp_path, state_dict("official", model), f"{name}.pt"), tmp_path / "x", capsys=capsys)
+    assert exit_code == 2 and not (tmp_path / "x").exists()
+    rule = f"named as the official {name}, so it must be an encoder or a classifier of size atto with 1,000 classes"
+    assert rule in printed and "but is a classifier of size atto with 37 classes. Rename it" in printed
+    assert run(save(tmp_path, state_dict("official", model)), tmp_path / "x", capsys=capsys)[0] == 0
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from training import pretrain, reconnect
 from training.checkpoints import Checkpoints, find_damage, numbered_folders
 from training.config import PretrainConfig
 from training.pictures import read_metrics
+from training.writing import writing
 
 __all__ = ["quick_datasets"]
 pytestmark = pytest.mark.usefixtures("quick_datasets", "one_thread")
@@ -105,6 +106,24 @@ def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint_whole(
     found = numbered_folders(tmp_path / "full")
     assert found and not any(find_damage(checkpoint) for checkpoint in found)
     assert_the_unbroken_run(run(tmp_path / "full", images, fcmae, resume_from_checkpoint="latest"), whole)
+
+
+def test_a_full_disk_is_known_by_what_the_system_says_not_by_the_words_of_an_error(tmp_path):
+    def fail(words):
+        (tmp_path / "partial").mkdir(exist_ok=True)
+        (tmp_path / "partial/weights").write_bytes(b"half")
+        with writing(tmp_path / "checkpoint", tmp_path / "partial"):
+            raise RuntimeError(words)
+
+    with pytest.raises(RuntimeError, match=r"^PytorchStreamWriter failed$"):  # there is room: something else
+        fail("PytorchStreamWriter failed")
+    assert (tmp_path / "partial/weights").read_bytes() == b"half" and not (tmp_path / ".probe").exists()
+    try:
+        limit_file_size(12000)
+        with pytest.raises(OSError, match=r"checkpoint cannot be written: .*File too large"):
+            fail("words of a later version")
+    finally:
+        limit_file_size(resource.RLIM_INFINITY)
 
 
 def test_a_log_that_cannot_be_written_stops_the_run_and_is_whole_after_a_resume(images, fcmae, tmp_path, monkeypatch):

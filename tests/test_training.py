@@ -167,6 +167,10 @@ def test_frozen_features_are_evaluated_of_a_run_and_of_its_checkpoint(data, fcma
     assert json.loads((tmp_path / "validated/eval_results.json").read_text()) == results
     checkpoint = run / "checkpoint-4"
     assert validated(model_name_or_path=str(checkpoint), use_ema=True) == results
+    grey = {"num_channels": 1}
+    assert validated(model_name_or_path=str(checkpoint), use_ema=True, **grey) == validated(
+        model_name_or_path=str(run), **grey
+    )
     average, raw, saved = (
         averaged_weights(checkpoint),
         load_file(checkpoint / "model.safetensors"),
@@ -177,6 +181,23 @@ def test_frozen_features_are_evaluated_of_a_run_and_of_its_checkpoint(data, fcma
     assert_close(dict(ConvNextV2ForPreTraining.from_pretrained(checkpoint).state_dict()), raw, rtol=0, atol=0)
     message = message_of(lambda: validated(model_name_or_path=str(run), use_ema=True))
     assert message.startswith("`use_ema` (=True) must be of a training checkpoint")
+
+
+def test_an_averaged_classifier_is_evaluated_on_images_of_other_channels(data, tmp_path):
+    run = finetune_run(tmp_path, data["folder"], model_size="atto", num_stages=2, checkpointing_steps=4)
+    fields = {"dataset_name": str(data["folder"]), "eval_split": "test", "num_workers": 0}
+
+    def validated(**more):
+        forget_accelerate()
+        return validate.main(ValidateConfig(**fields, **more))
+
+    averaged = {"model_name_or_path": str(run / "checkpoint-4"), "use_ema": True}
+    saved = {"model_name_or_path": str(run)}  # whose weights are the average
+    for more in ({}, {"num_channels": 1}, {"num_channels": 1, "image_size": 64}):
+        results = validated(**averaged, **more)
+        assert results == validated(**saved, **more)
+        assert results["eval_samples"] == 9
+    assert validated(**saved, num_channels=1)["eval_loss"] != validated(**saved)["eval_loss"]
 
 
 def test_a_small_set_is_learnt(data, tmp_path):

@@ -1,5 +1,7 @@
 """What the check of images found in each file, kept for the next run: by path, size and time of the last change."""
 
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions when it is imported)
 import os
 from array import array
 from pathlib import Path
@@ -9,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from training.folder_source import cache_folder, cache_key, write_atomically
+from training.folder_source import cache_folder, cache_key, write_table
 from training.phases import Phase
 
 MISSING = -1  # size and time of a file that is not there
@@ -50,8 +52,7 @@ class CheckStore:
         self.path: Path = cache_folder() / f"checked-{cache_key(*key)}.arrow"
         self.table: pa.Table | None = None
         if self.path.exists():
-            with pa.memory_map(str(self.path)) as file:
-                self.table = pa.ipc.open_stream(file).read_all()
+            self.table = pa.ipc.open_stream(self.path.read_bytes()).read_all()
 
     def rows_of(self, paths: pa.ChunkedArray, stamps: Stamps | None = None) -> np.ndarray:
         """The row of each file's record, `(N,)`; -1 where there is none.
@@ -77,4 +78,4 @@ class CheckStore:
             others = self.table.filter(pc.invert(pc.is_in(self.table["path"], value_set=paths.combine_chunks())))
             new = pa.concat_tables([others, new])
         self.table = new
-        write_atomically(new, self.path)
+        write_table(new, self.path)

@@ -183,13 +183,13 @@ class Checkpoints:
         if self.accelerator.is_main_process:
             shutil.rmtree(partial, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-        with writing(final):
+        with writing(final, partial):
             self.accelerator.save_state(str(partial))
             progress_file(partial, self.accelerator.process_index).write_text(json.dumps(progress))
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             self.check_shared(partial)
-            with writing(final):
+            with writing(final, partial):
                 self.complete(partial, final, {"step": step, **self.state})
             for old in self.saving.superseded(numbered_folders(self.folder)):
                 shutil.rmtree(old)
@@ -225,7 +225,9 @@ def progress_file(checkpoint: Path, rank: int) -> Path:
 
 def flush(path: Path) -> None:
     """Have a file or folder on the disk before what is written after it."""
-    descriptor = os.open(path, os.O_RDONLY)
+    if os.name == "nt" and path.is_dir():
+        return  # Windows opens no folders, and keeps their entries itself
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -235,7 +237,7 @@ def flush(path: Path) -> None:
 def describe_files(folder: Path) -> dict[str, list[Any]]:
     """Size and SHA-256 of every file."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {str(path.relative_to(folder)): [path.stat().st_size, sha256(path)] for path in files}
+    return {path.relative_to(folder).as_posix(): [path.stat().st_size, sha256(path)] for path in files}
 
 
 def find_damage(checkpoint: Path) -> str:

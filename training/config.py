@@ -25,8 +25,8 @@ class DataConfig:
     dataset_name: str = recipe(
         REQUIRED, "Hub id, folder of images (or .npy arrays), or parquet or webdataset files (a path or glob)"
     )
-    dataset_config_name: str | None = recipe(None, "configuration of a Hub data set")
-    dataset_revision: str | None = recipe(None, "revision of a Hub data set")
+    dataset_config_name: str | None = recipe(None, "configuration of a Hub data set (default: its own)")
+    dataset_revision: str | None = recipe(None, "revision of a Hub data set (default: main)")
     streaming: bool = recipe(False, "read the data set as a stream instead of preparing it on disk first")
     image_column: str = recipe("image", "column that holds the images")
     image_size: int | None = recipe(None, "side of the square the model sees, in pixels (default: the model's)")
@@ -43,11 +43,11 @@ class DataConfig:
     check_images: bool = operation(True, "decode every image once before the start, unless streaming")
     skip_bad_images: bool = operation(False, "leave out files that are no readable image instead of stopping")
     max_bad_images: int = operation(
-        100, "with skip_bad_images: stop when more than this many are found; of a stream, by one loading process"
+        100, "with skip_bad_images: stop when more than this many are found; of a stream, by one data loader worker"
     )
     model_name_or_path: str | None = recipe(None, "weights to start from: a folder or a Hub id")
-    model_revision: str | None = recipe(None, "revision of the model on the Hub")
-    num_workers: int = operation(2, "processes that load images, for each training process")
+    model_revision: str | None = recipe(None, "revision of the model on the Hub (default: main)")
+    num_workers: int = operation(2, "data loader workers of each training process")
     mixed_precision: str | None = recipe(None, "no, fp16 or bf16 (default: as `accelerate config` says)")
     ddp_timeout: int = operation(
         7200, "seconds that processes wait for each other: the first one checks all images alone"
@@ -98,7 +98,7 @@ class TrainingConfig(DataConfig):
     dry_run: bool = operation(False, "try a few steps, print plan, time and memory as a page, and write nothing")
     json: bool = operation(False, "with dry_run: print all of it as JSON instead")
     train_split: str = recipe("train", "split to train on")
-    max_train_samples: int | None = recipe(None, "train on the first so many examples only")
+    max_train_samples: int | None = recipe(None, "train on so many examples only (default: all)")
     shuffle_buffer_size: int = recipe(
         1000, "streaming: examples among which the next one is drawn", beside=("streaming", (False,))
     )
@@ -109,29 +109,29 @@ class TrainingConfig(DataConfig):
     horizontal_flip: float = recipe(0.5, "probability of mirroring an image")
     model_size: str = recipe(
         "atto",
-        "without model_name_or_path: atto, femto, pico, nano, tiny, small, base, ...",
+        f"without model_name_or_path: {', '.join(MODEL_SIZES)}",
         unless="model_name_or_path",
     )
     patch_size: int | None = recipe(
         None, "without model_name_or_path: side of the stem's patches (default: 4)", unless="model_name_or_path"
     )
     num_stages: int | None = recipe(
-        None, "without model_name_or_path: keep the first stages only", unless="model_name_or_path"
+        None, "without model_name_or_path: keep the first stages only (default: all)", unless="model_name_or_path"
     )
     activation_checkpointing: bool = operation(False, "recompute activations in the backward pass to save memory")
     per_device_train_batch_size: int = recipe(64, "images in a forward pass of one process", is_planned=True)
     gradient_accumulation_steps: int = recipe(1, "forward passes for an optimizer step", is_planned=True)
     num_train_epochs: float = recipe(100, "passes over the data", unless="max_train_steps", is_planned=True)
-    max_train_steps: int | None = recipe(None, "optimizer steps; goes before num_train_epochs", is_planned=True)
+    max_train_steps: int | None = recipe(None, "optimizer steps (default: as num_train_epochs says)", is_planned=True)
     base_learning_rate: float = recipe(
         1.5e-4, "learning rate for a total batch of 256; scaled linearly", unless="learning_rate", is_planned=True
     )
     learning_rate: float | None = recipe(
-        None, "absolute learning rate; goes before base_learning_rate", is_planned=True
+        None, "absolute learning rate (default: as base_learning_rate says)", is_planned=True
     )
     min_learning_rate: float = recipe(0.0, "learning rate at the end of the cosine")
     warmup_epochs: float = recipe(0.0, "epochs of linear warm-up", unless="warmup_steps")
-    warmup_steps: int | None = recipe(None, "optimizer steps of linear warm-up; goes before warmup_epochs")
+    warmup_steps: int | None = recipe(None, "optimizer steps of linear warm-up (default: as warmup_epochs says)")
     weight_decay: float = recipe(0.05, "decay of the weights of linear and convolution layers")
     adam_beta1: float = recipe(0.9, "AdamW's first beta")
     adam_beta2: float = recipe(0.999, "AdamW's second beta")
@@ -219,7 +219,7 @@ class PretrainConfig(TrainingConfig):
     teacher_name_or_path: str | None = recipe(
         None, "frozen vision model whose features are predicted (default: the average of the model's own weights)"
     )
-    teacher_revision: str | None = recipe(None, "revision of the teacher on the Hub")
+    teacher_revision: str | None = recipe(None, "revision of the teacher on the Hub (default: main)")
     teacher_decay: list[float] = recipe(
         [0.999, 0.9999],
         "decay of that average, at first and at last",
@@ -265,7 +265,7 @@ class EvaluationConfig(DataConfig):
 
     label_column: str = recipe("label", "column that holds the classes")
     eval_split: str | None = recipe(None, "split to evaluate on")
-    max_eval_samples: int | None = recipe(None, "evaluate on the first so many examples only")
+    max_eval_samples: int | None = recipe(None, "evaluate on so many examples only (default: all)")
     per_device_eval_batch_size: int = operation(64, "images in a forward pass of an evaluation")
     metrics: list[str] | None = operation(None, "more metrics by their name for `evaluate.load`, e.g. f1")
 
@@ -335,11 +335,11 @@ class ValidateConfig(EvaluationConfig):
     use_ema: bool = recipe(False, "of a training checkpoint: the averaged weights instead of the raw ones")
     eval_split: str | None = recipe(None, "split to evaluate on (default: validation, else val, dev or test)")
     train_split: str = recipe("train", "split of the images that knn and linear_probe know")
-    max_train_samples: int | None = recipe(None, "so many of them only")
+    max_train_samples: int | None = recipe(None, "so many of them only (default: all)")
     knn_neighbors: int = recipe(20, "neighbours that vote")
     knn_temperature: float = recipe(0.07, "temperature of their weights")
     linear_probe_strength: float = recipe(1.0, "inverse of the probe's L2 penalty, `C` of scikit-learn")
-    output_dir: str | None = operation(None, "folder for eval_results.json")
+    output_dir: str | None = operation(None, "folder for eval_results.json and the figures of each class")
 
     def __post_init__(self) -> None:
         super().__post_init__()

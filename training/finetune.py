@@ -112,10 +112,8 @@ def main(config: FinetuneConfig) -> None:
     start_trackers(accelerator, config, "finetune")
 
     batches = TrainBatches([source], samples, config, collate, rank, world, start.of("batches"))
-    log, stop = (
-        TrainingLog(accelerator, config, plan, start, batches),
-        StopSignal(accelerator, batches, config.ddp_timeout),
-    )
+    log = TrainingLog(accelerator, config, plan, start, batches)
+    stop = StopSignal(accelerator, batches, config.ddp_timeout)
     results: dict[str, Any] = {}
     if held_out is not None and any(due["evaluation"] for due in start.of("due")):  # the stop did not wait for it
         results = evaluator(accelerator, trained if ema is None else ema.module, held_out)

@@ -1,15 +1,17 @@
 """A folder of images as rows: paths and classes in an Arrow file, which all processes of a run share."""
 
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions when it is imported)
 import difflib
+import filecmp
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
-import datasets
+import datasets.config
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
@@ -50,17 +52,22 @@ def cache_key(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def write_atomically(table: pa.Table, path: Path) -> None:
-    """Write an Arrow file that other processes see whole or not at all."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
-        try:
-            with pa.ipc.new_stream(file, table.schema) as writer:
-                writer.write_table(table.combine_chunks(), MAX_ROWS)
-            file.close()
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write an Arrow file that other processes see whole or not at all; one that is the same already stays."""
+    new = path.with_name(f"{path.name}.{os.getpid()}")
+    with pa.OSFile(str(new), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table.combine_chunks(), MAX_ROWS)
+    if path.exists() and filecmp.cmp(new, path, shallow=False):
+        new.unlink()
+    else:
+        new.replace(path)
+
+
+def write_json(value: Any, path: Path) -> None:
+    """Write a JSON file that other processes see whole or not at all."""
+    new = path.with_name(f"{path.name}.{os.getpid()}")
+    new.write_text(json.dumps(value))
+    new.replace(path)
 
 
 def stored_rows(root: str, split: str, asked: list[str]) -> FolderRows | None:
@@ -89,9 +96,9 @@ def image_rows(listing: Listing, split: str, asked: list[str]) -> FolderRows:
     if not class_depth(own):
         classes = []
     path = rows_file(listing.root, split, asked)
-    write_atomically(table_of(listing, own, classes), path)
+    write_table(table_of(listing, own, classes), path)
     found = {"root": listing.root, "folders": listing.folders, "classes": classes}
-    path.with_suffix(".json").write_text(json.dumps(found))
+    write_json(found, path.with_suffix(".json"))
     notes = [*class_notes(own, classes, counts, split_name(split)), *other_splits(parts, own)]
     return FolderRows(open_rows(path, classes), notes + empty_folders(listing))
 

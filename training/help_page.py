@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 from transformers import HfArgumentParser
 
 PLACEHOLDERS: dict[Any, str] = {int: "INT", float: "FLOAT", str: "TEXT"}
-SWITCH = "{true,false}"
+SWITCH = "BOOL"
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -22,8 +22,8 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         values = "" if action.nargs == 0 else f" {self._format_args(action, '')}"
         return ", ".join(names) + values
 
-    def _get_help_string(self, action: argparse.Action) -> str:
-        text = action.help or ""
+    def _expand_help(self, action: argparse.Action) -> str:
+        text = action.help or ""  # without the `%` patterns of argparse: a text may hold one
         if "(default: " in text or action.dest == "help" or action.nargs == 0:
             return text
         return f"{text} ({'required' if action.required else f'default: {shown(action.default)}'})"

@@ -1,5 +1,7 @@
 """The check of all images before the start: each is decoded once, and what is found is kept for the next run."""
 
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions when it is imported)
 import os
 import time
 from collections.abc import Iterator
@@ -97,6 +99,8 @@ def check_unknown(
     paths: pa.ChunkedArray, stamps: Stamps, store: CheckStore, config: DataConfig, arguments: dict[str, Any]
 ) -> None:
     """Decode the files and keep their records, every minute in case that the run is ended."""
+    if not len(paths):
+        return
     found: list[pa.Table] = []
     done, last_save = 0, time.monotonic()
 

@@ -20,13 +20,14 @@ from training.batches import TrainBatches
 from training.checkpoints import Resumed
 from training.config import TrainingConfig, check
 from training.images import fate_of_transparency
+from training.losses import Losses
 from training.metrics import in_words
 from training.plan import Plan
 from training.progress import Progress, keep_bars_to_terminals
 from training.trackers import check_trackers, track
 from training.writing import writing
 
-NEVER = torch.iinfo(torch.int64).max
+NEVER = torch.iinfo(torch.int32).max
 
 
 def create_accelerator(config: TrainingConfig) -> Accelerator:
@@ -53,8 +54,8 @@ def create_accelerator(config: TrainingConfig) -> Accelerator:
 class TrainingLog:
     """Writes metrics.jsonl, the progress and the trackers; stops at a loss that is not finite.
 
-    Losses are summed on their device and read when a line is due, so that no step waits for the device. `parts` are
-    the names of those that the loss is made of, if they are to be logged.
+    Losses are read when a line is due, so that no step waits for the device. `parts` are the names of those that the
+    loss is made of, if they are to be logged.
     """
 
     def __init__(
@@ -74,10 +75,8 @@ class TrainingLog:
         self.folder = Path(config.output_dir)
         self.step = self.logged_step = self.start_step = start.step
         window, total = resumed_losses(start.of("log"), accelerator.process_index, accelerator.num_processes)
-        columns = 2 + len(parts)  # sum and number of losses, sums of their parts
-        self.window = torch.tensor(window or [0.0] * columns, dtype=torch.float64, device=accelerator.device)
-        self.total = torch.tensor(total or [0.0] * columns, dtype=torch.float64)
-        self.first_bad = torch.full((1,), NEVER, device=accelerator.device)
+        self.losses = Losses(len(parts), window, total)
+        self.first_bad = torch.full((1,), NEVER, dtype=torch.int32, device=accelerator.device)
         self.started = self.window_started = time.perf_counter()
         self.paused_seconds = self.waited_seconds = 0.0
         self.max_bad_images = config.max_bad_images
@@ -87,14 +86,12 @@ class TrainingLog:
 
     def add(self, loss: Tensor, outputs: Mapping[str, Tensor] | None = None) -> None:
         """Take in the loss of one forward pass of the step under way, and its parts from the outputs."""
-        loss = loss.detach().double()
-        parts = [outputs[name].detach().double() for name in self.parts] if outputs is not None else []
-        self.window += torch.stack((loss, torch.ones_like(loss), *parts))
-        self.note_if_bad(loss, self.step + 1)
+        self.losses.add(loss, *(outputs[name] for name in self.parts if outputs is not None))
+        self.note_if_bad(loss.detach(), self.step + 1)
 
     def note_if_bad(self, value: Tensor, step: int) -> None:
         """Remember the first step with a value that is not finite, without waiting for the device."""
-        self.first_bad = torch.minimum(self.first_bad, torch.where(value.isfinite(), NEVER, step).to(self.first_bad))
+        self.first_bad = torch.where(value.isfinite(), self.first_bad, self.first_bad.clamp(max=step))
 
     def end_step(self, learning_rate: float | Tensor, grad_norm: Tensor | float | None) -> None:
         """Close an optimizer step; write a line if one is due."""
@@ -107,15 +104,13 @@ class TrainingLog:
         if self.step % self.logging_steps and self.step != self.plan.max_steps:
             return
         self.check_finite()
-        window = self.accelerator.reduce(self.window).cpu()  # type: ignore[union-attr]
-        self.total += window
-        self.window.zero_()
+        loss, count, *parts = self.losses.close_line()
         now = time.perf_counter()
         images = (self.step - self.logged_step) * self.plan.total_batch_size
         waited = (self.batches.seconds_waited - self.waited_seconds) / (now - self.window_started)
         line = {
-            "loss": (window[0] / window[1]).item(),
-            **{name: (part / window[1]).item() for name, part in zip(self.parts, window[2:], strict=True)},
+            "loss": loss / count,
+            **{name: part / count for name, part in zip(self.parts, parts, strict=True)},
             "learning_rate": float(learning_rate),
             "grad_norm": None if grad_norm is None else float(grad_norm),
             "images_per_second": images / (now - self.window_started),
@@ -155,7 +150,7 @@ class TrainingLog:
 
     def state_dict(self) -> dict[str, Any]:
         """The losses of this process that are not logged yet, and those that all have logged, as JSON has them."""
-        return {"window": self.window.tolist(), "total": self.total.tolist()}
+        return {"window": self.losses.since_last_line(), "total": self.losses.total}
 
     def check_finite(self, model: nn.Module | None = None) -> None:
         """Raise if a loss, a gradient or a weight of `model` is NaN or infinite, in any process: before saving it."""
@@ -198,8 +193,9 @@ class TrainingLog:
         self.progress.close()
         seconds = time.perf_counter() - self.started
         images = (self.step - self.start_step) * self.plan.total_batch_size
+        loss, count, *_ = self.losses.total
         return {
-            "train_loss": (self.total[0] / self.total[1]).item() if self.total[1] else None,
+            "train_loss": loss / count if count else None,
             "train_samples": self.plan.num_samples,
             "train_runtime": seconds,
             "images_per_second": images / (seconds - self.paused_seconds),

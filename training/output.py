@@ -117,7 +117,7 @@ def save_model(folder: Path, model: PreTrainedModel, processor: Any, results: di
     """Weights, config, image processor and all_results.json: complete under another name first, then moved."""
     partial = folder / ".final.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    with writing(folder):
+    with writing(folder, partial):
         model.save_pretrained(partial)
         processor.save_pretrained(partial)
         write_json(partial / RESULTS, results)

@@ -35,8 +35,9 @@ class Answers:
 def class_table(answers: Answers, names: Sequence[str]) -> list[dict[str, Any]]:
     """A row for each class: images, precision, recall and F1 as shares; None where there is nothing to divide by."""
     labels = range(len(names))
-    columns = precision_recall_fscore_support(
-        answers.references, answers.predictions, labels=labels, zero_division=np.nan
+    undefined: Any = np.nan  # scikit-learn's stubs know the words alone
+    columns: Any = precision_recall_fscore_support(
+        answers.references, answers.predictions, labels=labels, zero_division=undefined
     )
     rows = []
     for label, name, *shares, images in zip(labels, names, *columns, strict=True):

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # not pyplot: no window system, no global state, nothing to close
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from hf_convnextv2 import ConvNextV2ForPreTraining
@@ -132,7 +133,7 @@ def save_most_confused(confused: Sequence[Mapping[str, Any]], output: Path) -> N
     axes.barh(range(len(shown)), [row["images"] for row in shown], color=COLORS[0])
     axes.set_yticks(range(len(shown)), labels, fontsize=8)
     axes.set(xlabel="images", title="true class \N{RIGHTWARDS ARROW} predicted class")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
     save_figure(figure, output)

@@ -39,7 +39,8 @@ def load_pretrained(model_class: type[PreTrainedModel], name: str | None, expect
         ValueError: if other weights than those expected would be drawn anew, or some of the encoder left out.
     """
     with held_report():
-        model, report = model_class.from_pretrained(name, output_loading_info=True, **arguments)
+        loaded: Any = model_class.from_pretrained(name, output_loading_info=True, **arguments)
+    model, report = loaded
     anew = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
     drawn = {key for key in anew if matches(key, expected.new)}
     left_out = {key for key in report["unexpected_keys"] if not matches(key, (*expected.new, *expected.unused))}
@@ -63,23 +64,31 @@ def layers(keys: Iterable[str]) -> str:
     return ", ".join(sorted({key.rpartition(".")[0] or key for key in keys}))
 
 
+class HeldReports(logging.Filter):
+    """Keeps reports of a loading instead of letting them through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if "LOAD REPORT" not in record.getMessage():
+            return True
+        self.records.append(record)
+        return False
+
+
 @contextmanager
 def held_report() -> Iterator[None]:
     """Hold back the table that Transformers logs of a loading; show it after all if the loading fails."""
-    held: list[logging.LogRecord] = []
-
-    def hold(record: logging.LogRecord) -> bool:
-        is_report = "LOAD REPORT" in record.getMessage()
-        held.extend([record] if is_report else [])
-        return not is_report
-
-    logger.addFilter(hold)
+    held = HeldReports()
+    logger.addFilter(held)
     try:
         yield
     except Exception:
-        logger.removeFilter(hold)
-        for record in held:
+        logger.removeFilter(held)
+        for record in held.records:
             logger.handle(record)
         raise
     finally:
-        logger.removeFilter(hold)
+        logger.removeFilter(held)

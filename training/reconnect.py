@@ -26,7 +26,8 @@ def keep_for_fork() -> None:
     forked_with.append([system for kind in tuple(fsspec.registry.values()) for system in tuple(kind._cache.values())])
 
 
-os.register_at_fork(before=keep_for_fork, after_in_parent=forked_with.pop)
+if hasattr(os, "register_at_fork"):  # on Windows nothing forks
+    os.register_at_fork(before=keep_for_fork, after_in_parent=forked_with.pop)
 
 
 def read_on(open_at: Callable[[int], Iterable[Item]], name: str) -> Iterator[Item]:

@@ -1,6 +1,5 @@
 """Trying out a few steps of a run: how long one takes, what it waits for and how much memory it holds."""
 
-import resource
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -13,6 +12,7 @@ from torch import nn
 
 from training.batches import TrainBatches
 from training.config import TrainingConfig
+from training.memory import peak_memory
 from training.plan import Plan
 
 WARM_UP, MEASURED = 2, 5  # forward passes, at least
@@ -91,8 +91,4 @@ def memory(rehearsal: Rehearsal, teacher: nn.Module | None = None) -> dict[str, 
     moments = sum(value.nbytes for state in states for value in state.values() if hasattr(value, "nbytes"))
     held = 2 * weights + moments + weights * bool(rehearsal.config.ema_decay)
     held += sum(parameter.nbytes for parameter in teacher.parameters()) if teacher is not None else 0
-    if torch.accelerator.is_available():
-        most = torch.accelerator.max_memory_allocated()
-    else:
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kiB on Linux
-    return {"weights_gradients_and_optimizer_MiB": held / 2**20, "peak_MiB": most / 2**20}
+    return {"weights_gradients_and_optimizer_MiB": held / 2**20, "peak_MiB": peak_memory() / 2**20}

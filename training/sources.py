@@ -209,4 +209,4 @@ def listing_of(folder: str) -> Listing:
 def has_own_splits(folder: str) -> bool:
     """Whether the folder's README.md says which files are which split, as on the Hub."""
     readme = Path(folder, "README.md")
-    return readme.is_file() and bool(MetadataConfigs.from_dataset_card_data(DatasetCard.load(readme).data))
+    return readme.is_file() and bool(MetadataConfigs.from_dataset_card_data(DatasetCard.load(readme).data))  # type: ignore[arg-type]

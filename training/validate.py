@@ -130,12 +130,14 @@ def load_weights(model_class: Any, config: ValidateConfig, expected: Expected) -
     """A model of the class, with the weights of the folder or Hub id."""
     name = config.model_name_or_path or ""
     arguments: dict[str, Any] = {"dtype": torch.float32}
+    if config.use_ema:
+        stored = {"state_dict": averaged_weights(Path(name)), "config": AutoConfig.from_pretrained(name)}
+        model = load_pretrained(model_class, None, expected, **stored, **arguments)
+        if config.num_channels:  # `from_pretrained` adapts what it reads from a folder alone
+            model.set_num_channels(config.num_channels)
+        return model
     if config.num_channels:
         arguments["num_channels"] = config.num_channels
-    if config.use_ema:
-        arguments["state_dict"] = averaged_weights(Path(name))
-        arguments["config"] = AutoConfig.from_pretrained(name)
-        return load_pretrained(model_class, None, expected, **arguments)
     return load_pretrained(model_class, name, expected, revision=config.model_revision, **arguments)
 
 
