@@ -65,6 +65,20 @@ def test_an_unknown_key_of_a_file_names_file_and_nearest_key(tmp_path, capsys):
     assert f"{file}: `num_epochs` is not a setting. Did you mean `num_train_epochs`?" in capsys.readouterr().err
 
 
+def test_a_flag_goes_before_what_a_recipe_would_put_in_its_place(tmp_path, capsys):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("eval_split: test\nmax_train_steps: 9\ncrop_scale: [0.1, 0.5]\nlearning_rate: 0.1\n")
+    flags = [*NEEDED, "--config", str(recipe), "--train_val_split", "0.2", "--num-train-epochs=3"]
+    config = parse_config(FinetuneConfig, flags)
+    assert (config.eval_split, config.train_val_split, config.max_train_steps) == (None, 0.2, None)
+    assert (config.num_train_epochs, config.crop_scale, config.learning_rate) == (3, [0.1, 0.5], 0.1)
+    said = capsys.readouterr().err
+    assert "`--train_val_split` goes before `eval_split` of the recipe." in said and said.count("\n") == 2
+    both = [*NEEDED, "--config", str(recipe), "--train_val_split", "0.2", "--eval_split", "test"]
+    with pytest.raises(SystemExit):
+        parse_config(FinetuneConfig, both)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -1,5 +1,7 @@
 """Which split is evaluated on: the one that is given, else the held-out one that is there, and it is said."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from datasets import Dataset
@@ -78,6 +80,9 @@ def test_a_split_that_is_asked_for_and_missing_is_an_error_with_those_there_are(
     assert message_of(lambda: with_eval_split(config)) == rule
     config = FinetuneConfig(dataset_name=folder, eval_split="test", output_dir="out")
     check_split(config, "eval_split", "test")
+    undivided = write_splits(tmp_path / "undivided", ".", array=array)
+    message = message_of(lambda: check_split(replace(config, dataset_name=undivided), "eval_split", "test"))
+    assert "`--train_val_split 0.2` evaluates on a fifth of the training images instead." in message
 
 
 def test_fine_tuning_says_which_images_it_leaves_out(tmp_path, capsys):

@@ -5,8 +5,10 @@ Nothing here imports PyTorch, so that a script tells a wrong flag before the sec
 
 import difflib
 import re
+import sys
+from dataclasses import fields
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import yaml
 from transformers import HfArgumentParser
@@ -14,6 +16,7 @@ from transformers import HfArgumentParser
 from training.config import check
 from training.errors import end, is_first_process
 from training.help_page import HelpFormatter, add_settings
+from training.standing import standing_of
 
 Config = TypeVar("Config")
 USAGE = "%(prog)s [--config RECIPE.yaml] [--SETTING VALUE ...]"
@@ -64,11 +67,27 @@ def parse_config(config_class: type[Config], arguments: list[str], description: 
         unknown = [flag for flag in flags if flag.split("=")[0].removeprefix("--") not in {*known, "config", "help"}]
         if unknown:  # before what is missing, which may be there under a wrong name
             raise ValueError(unknown_key(unknown[0], known))
+        from_files = without_overridden(config_class, from_files, flags)
         settings = vars(parser.parse_args(from_files + rest))
         del settings["config"]
         return config_class(**settings)
     except ValueError as error:
         parser.error(str(error))
+
+
+def without_overridden(config_class: Any, from_files: list[str], flags: list[str]) -> list[str]:
+    """The recipes' settings without those that would put a flag of the command line out of force; says which."""
+    given = {flag.split("=")[0].removeprefix("--").replace("-", "_") for flag in flags}
+    overriding = {standing_of(field).unless: field.name for field in fields(config_class) if field.name in given}
+    kept, keep = [], True
+    for part in from_files:
+        if part.startswith("--"):
+            name = part.removeprefix("--")
+            keep = name not in overriding or name in given
+            if not keep and is_first_process():
+                print(f"`--{overriding[name]}` goes before `{name}` of the recipe.", file=sys.stderr)
+        kept += [part] if keep else []
+    return kept
 
 
 def yaml_as_flags(file: Path, known: set[str]) -> list[str]:

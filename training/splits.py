@@ -44,7 +44,9 @@ def check_split(config: DataConfig, setting: str, split: str) -> None:
     if split == "train" if found is None else split_name(split) in map(split_name, found):
         return
     names = named_by_datasets(config) if found is None else found
-    check(setting, split, split in names, f"be one of the splits of {folder}: {', '.join(names)}")
+    fix = ". `--train_val_split 0.2` evaluates on a fifth of the training images instead"
+    fix = fix if isinstance(config, FinetuneConfig) and names == [config.train_split] else ""
+    check(setting, split, split in names, f"be one of the splits of {folder}: {', '.join(names)}{fix}")
 
 
 def say_what_is_left_out(config: FinetuneConfig, source: Source) -> None:
