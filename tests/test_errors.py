@@ -82,6 +82,22 @@ def test_what_the_system_refuses_is_told():
     )
 
 
+def test_too_little_memory_of_a_device_is_told_with_what_helps():
+    said = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 1.00 GiB."
+    told = message_for_user(torch.OutOfMemoryError(said)) or ""
+    assert told.startswith("CUDA out of memory. Give smaller `--per_device_train_batch_size`")
+
+
+@pytest.mark.parametrize(("rank", "lines"), [("0", ["pretrain.py: interrupted"]), ("1", [])])
+def test_an_interrupt_before_the_first_step_is_a_line_at_once(rank, lines, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["training/pretrain.py"])
+    monkeypatch.setattr(errors.time, "sleep", lambda seconds: pytest.fail("it waits"))
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    with pytest.raises(SystemExit) as stop, told_in_a_line():
+        raise KeyboardInterrupt
+    assert stop.value.code == 130 and capsys.readouterr().err.splitlines() == lines
+
+
 def test_of_a_worker_the_same_is_told():
     def in_worker(fail):
         return raised(lambda: next(iter(DataLoader(Images(fail), num_workers=1))))

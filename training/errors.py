@@ -13,6 +13,10 @@ from typing import NoReturn
 TRACEBACK = "CONVNEXTV2_TRACEBACK"  # environment variable: every error with its traceback
 INTERRUPTED = 130  # what a shell makes of SIGINT
 LAUNCHER_SECONDS = 10.0  # in which a launcher ends the other training processes of a run that failed
+LESS_MEMORY = (
+    "Give smaller `--per_device_train_batch_size` and larger `--gradient_accumulation_steps`, or "
+    "`--activation_checkpointing true`; in an evaluation smaller `--per_device_eval_batch_size`."
+)
 CHECKOUT = Path(__file__).resolve().parents[1]
 OURS = tuple(CHECKOUT / name for name in ("training", "conversion", "hf_convnextv2"))
 LOST_PEER = re.compile(r"closed by peer|reset by peer|Broken pipe|NCCL|Gloo|TCPStore")  # of torch.distributed
@@ -29,8 +33,10 @@ def told_in_a_line() -> Iterator[None]:
     """
     try:
         yield
-    except KeyboardInterrupt:
-        end("interrupted", INTERRUPTED)
+    except KeyboardInterrupt:  # which all processes get
+        if is_first_process():
+            end("interrupted", INTERRUPTED)
+        sys.exit(INTERRUPTED)
     except Exception as error:
         message = None if os.environ.get(TRACEBACK) else message_for_user(error)
         if message is not None:
@@ -57,6 +63,8 @@ def message_for_user(error: Exception) -> str | None:
     """What to tell of an error that our code raised on purpose, or the system (a file, a disk); None for a bug."""
     if WORKER.match(str(error)):  # a data loader worker hands its error on as text
         return message_of_worker(str(error))
+    if type(error).__name__ == "OutOfMemoryError":  # of torch, which is not imported here
+        return f"{str(error).partition('. ')[0]}. {LESS_MEMORY}"
     last = traceback.extract_tb(error.__traceback__)[-1]
     is_told = isinstance(error, OSError) or is_deliberate(last.filename, last.line)
     return (str(error) or type(error).__name__) if is_told else None
