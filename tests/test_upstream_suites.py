@@ -37,7 +37,8 @@ def run_of(root_of):
 def test_classes_pass_what_stock_passes_but_for_the_listed_differences(run_of, library, classes):
     run, stock = run_of(library, classes), run_of(library, "stock")
     print(f"\n{library}, {classes}: {run}")
-    assert not surprises(run.outcomes, stock.outcomes, known_differences(library, classes))
+    found = surprises(run.outcomes, stock.outcomes, known_differences(library, classes))
+    assert not found, "".join(f"\n{test}: {what}" for test, what in found.items())
     assert (
         sum(outcome.kind == "passed" for outcome in run.outcomes.values()) >= {"transformers": 65, "timm": 7}[library]
     )

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 HERE = Path(__file__).parent
+MOST_SHOWN = 300  # characters of a message
 
 
 @dataclass(frozen=True)
@@ -100,9 +101,9 @@ def surprises(
         differs = outcome.kind != "passed" and not as_stock
         row = next((row for row in differences if fnmatch.fnmatchcase(test, row["test"])), None)
         if row is None and differs:
-            found[test] = f"{outcome.kind}, and not in the list: {outcome.message}"
+            found[test] = f"{outcome.kind}, and not in the list: {outcome.message[:MOST_SHOWN]}"
         elif row is not None and (outcome.kind != row["outcome"] or row.get("says", "") not in outcome.message):
-            found[test] = f"listed as {row['outcome']}, but {outcome.kind}: {outcome.message}"
+            found[test] = f"listed as {row['outcome']}, but {outcome.kind}: {outcome.message[:MOST_SHOWN]}"
     for row in differences:
         if not fnmatch.filter({*outcomes, *stock}, row["test"]):
             found[row["test"]] = "listed, but there is no such test"
