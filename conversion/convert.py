@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from conversion.checkpoints import list_checkpoints
-from conversion.folders import write_folder, write_pt
+from conversion.folders import write_folder
 from conversion.preprocessing import DEFAULT_SIZE, IMAGENET_CLASSES, class_names, image_processor_of, image_size_of
 from conversion.sources import Source, read_source
 from conversion.state_dicts import LAYOUTS, Layout
@@ -76,14 +76,8 @@ def convert(
     processor = image_processor_of(found, weights.config)
     layout = LAYOUTS[_layout_name(weights, to)]
     cast = DTYPES.get(dtype or "")
-
-    def finish(folder: Path) -> None:
-        if with_pt:
-            write_pt(folder, weights, layout)
-        if verify:
-            _verify(found, weights, layout, folder, verify, cast)
-
-    write_folder(output, weights, layout, processor, found, cast, license, finish)
+    check = None if not verify else lambda folder: _verify(found, weights, layout, folder, verify, cast)
+    write_folder(output, weights, layout, processor, found, cast, license, check, with_pt)
     for note in weights.notes:
         print(f"  {note}")
     print(f"{output}: layout {layout.name}, {weights.kind}")

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
+from torch import Tensor
 from transformers import ConvNextV2Config as StockConfig
 
 from conversion.card import write_card
@@ -38,24 +39,22 @@ def write_folder(
     source: Source,
     dtype: torch.dtype | None = None,
     license: str | None = None,
-    finish: Callable[[Path], None] | None = None,
+    check: Callable[[Path], None] | None = None,
+    with_pt: bool = False,
 ) -> None:
-    """Write the folder under another name and move it; an error, also one of `finish`, leaves nothing behind.
-
-    `finish` is called with the folder when weights and settings are written, before the provenance and the card are.
-    """
+    """Write the folder under another name and move it; an error, also one of `check`, leaves nothing behind."""
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
     missing = [parent for parent in output.parents if not parent.exists()]
     try:
         partial.mkdir(parents=True)
-        write_weights(partial, weights, layout, dtype)
+        write_weights(partial, weights, layout, dtype, with_pt)
         if layout.column == OURS:
             write_config(partial, weights, layout, dtype)
             processor.save_pretrained(partial)
         elif layout.column == TIMM:
             write_json(partial / "config.json", timm_config(weights, processor))
-        if finish is not None:
-            finish(partial)
+        if check is not None:
+            check(partial)
         origin = provenance(weights, source, dtype, license)
         made = {"stored_as": layout.name, "made_sha256": sha256(partial / "model.safetensors")}
         write_json(partial / PROVENANCE, {**origin, **made})
@@ -69,8 +68,10 @@ def write_folder(
                 parent.rmdir()
 
 
-def write_weights(folder: Path, weights: Weights, layout: Layout, dtype: torch.dtype | None) -> None:
-    """`model.safetensors` in the layout; what it has no place for is noted."""
+def write_weights(
+    folder: Path, weights: Weights, layout: Layout, dtype: torch.dtype | None, with_pt: bool = False
+) -> None:
+    """`model.safetensors` in the layout, and if asked for `model.pt`; what it has no place for is noted."""
     stored, left_out = store(weights, layout)
     if layout.name == "official-fcmae" and _is_new(weights):
         left_out += list(FINAL_NORM)
@@ -86,18 +87,21 @@ def write_weights(folder: Path, weights: Weights, layout: Layout, dtype: torch.d
             )
         stored = cast
     save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
+    if with_pt:
+        write_pt(folder / "model.pt", stored, weights, layout)
 
 
-def write_pt(folder: Path, weights: Weights, layout: Layout) -> None:
-    """`model.pt` beside `model.safetensors`, as the official scripts read it: `{"model": state_dict}`, tensors alone.
+def write_pt(file: Path, stored: dict[str, Tensor], weights: Weights, layout: Layout) -> None:
+    """The same tensors as the official scripts read them, `{"model": state_dict}`, and nothing else.
 
     `main_finetune.py --finetune`, which an encoder is for, adds two axes to GRN and only prints that it does not fit
     then: its GRN is stored as `(1, C)`. `--resume`, which a classifier is for, wants `(1, 1, 1, C)`.
     """
-    tensors = load_file(folder / "model.safetensors")
     if layout.name == "official-fcmae":
-        tensors = {name: t.flatten(0, 2) if ".grn." in name else t for name, t in tensors.items()}
-    torch.save({"model": tensors}, folder / "model.pt")
+        stored = {name: t.flatten(0, 2) if ".grn." in name else t for name, t in stored.items()}
+    # A part of a larger tensor would bring all of it into the file.
+    parts = {name: t.clone() for name, t in stored.items() if t.untyped_storage().nbytes() != t.nbytes}
+    torch.save({"model": {**stored, **parts}}, file)
     use = {"encoder": "main_finetune.py --finetune", "classifier": "main_finetune.py --resume"}
     weights.notes.append(f"model.pt: for {use.get(weights.kind, 'main_pretrain.py --resume')}")
 

@@ -351,7 +351,10 @@ def test_a_file_named_as_an_official_one_with_other_classes_is_told_of_the_count
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flags", [[], ["--to", "official-minkowski"], ["--to", "timm", "--dtype", "float16"]])
+@pytest.mark.parametrize(
+    "flags",
+    [[], ["--to", "official-minkowski"], ["--to", "timm", "--dtype", "float16"], ["--to", "official", "--with_pt"]],
+)
 def test_converting_the_largest_takes_little_more_memory_than_its_weights(tmp_path, flags):
     """Of the whole process, Python and its libraries included: at most 2.2 times the file."""
     with torch.device("meta"):

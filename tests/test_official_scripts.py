@@ -88,6 +88,18 @@ def test_a_pretraining_model_is_what_pretraining_resumes(tmp_path):
     assert_close(written(tmp_path, model, "official-minkowski"), expected, rtol=0, atol=0)
 
 
+def test_nothing_that_was_left_out_comes_along_in_the_file(tmp_path):
+    whole = classifier().state_dict()
+    flat = torch.cat([tensor.flatten() for tensor in whole.values()])
+    parts = flat.split([tensor.numel() for tensor in whole.values()])
+    torch.save({n: part.view_as(whole[n]) for n, part in zip(whole, parts, strict=True)}, tmp_path / "flat.pt")
+    convert.main([str(tmp_path / "flat.pt"), str(tmp_path / "out"), "--to", "official", "--with_pt"])
+    sizes = [(tmp_path / "out" / name).stat().st_size for name in ("model.pt", "model.safetensors")]
+    assert sizes[0] < 1.5 * sizes[1]
+    stored = torch.load(tmp_path / "out/model.pt", weights_only=True)["model"]
+    assert all(tensor.untyped_storage().nbytes() == tensor.nbytes for tensor in stored.values())
+
+
 @pytest.mark.parametrize("to", ["official", "official-minkowski"])
 def test_the_file_is_read_back_and_the_card_says_how_it_is_used(tmp_path, capsys, to):
     model = awake(ConvNextV2ForPreTraining(small_fcmae_config()))
