@@ -104,19 +104,24 @@ def test_a_worker_outlives_signals_until_its_program_ends(name):
     assert stop_of(getattr(signal, name), 0.3) == 0
 
 
+@pytest.fixture
+def start_method():
+    before = multiprocessing.get_start_method()
+    yield
+    multiprocessing.set_start_method(before, force=True)
+
+
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_datasets", "one_thread")
-@pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.parametrize("script", [pretrain, finetune])
-def test_workers_that_are_spawned_give_the_run_of_workers_that_are_forked(script, streaming, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("quick_datasets", "one_thread", "start_method")
+@pytest.mark.parametrize(("script", "streaming"), [(pretrain, False), (pretrain, True), (finetune, False)])
+def test_workers_that_are_spawned_give_the_run_of_workers_that_are_forked(script, streaming, tmp_path):
     """As on macOS and Windows, and with Python 3.14 everywhere."""
-    settings = {"dataset_name": str(write_parquet(tmp_path / "images", {"train": 4, "test": 2})), "num_workers": 2}
+    settings = {"dataset_name": str(write_parquet(tmp_path / "images", {"train": 4, "test": 2})), "num_workers": 1}
     settings |= {"streaming": streaming, "per_device_train_batch_size": 4, "max_train_steps": 4, "logging_steps": 1}
     settings |= {"with_tracking": False, "skip_bad_images": True}
     losses, fcmae = {}, str(write_tiny_fcmae(tmp_path / "fcmae"))
     for method in ("fork", "spawn"):
-        context = multiprocessing.get_context(method)
-        monkeypatch.setattr("torch.utils.data.dataloader.multiprocessing", context)
+        multiprocessing.set_start_method(method, force=True)
         forget_accelerate()
         folder = tmp_path / method
         if script is pretrain:
