@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -55,15 +56,21 @@ RUN["with_tracking"] = False
 RECIPE = {"ema_decay": 0.5, "learning_rate": 1e-2, "warmup_steps": 1, "max_train_steps": 4}
 
 
-@pytest.fixture
-def fresh_accelerate():
-    """No state of an earlier run; one thread, which is faster for models this small."""
+@contextmanager
+def apart():
+    """No state of an earlier run; one thread, which is faster for models this small, and adds in the same order."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     forget_accelerate()
     yield
     forget_accelerate()
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def fresh_accelerate():
+    with apart():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -595,7 +602,7 @@ def test_bfloat16_computes_in_half_and_keeps_whole_weights(data, fcmae, tmp_path
 @pytest.fixture(scope="module")
 def plain_runs(data, fcmae, tmp_path_factory):
     """Losses and weights without any of the switches below."""
-    with pytest.MonkeyPatch.context() as patch:
+    with apart(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
         folder = tmp_path_factory.mktemp("plain")
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
