@@ -64,6 +64,14 @@ def test_images_with_a_transparent_colour_are_those_of_stocks_pipeline_on_white_
     assert decode_image(KEYED[kind], 3, "x").is_transparent
 
 
+@pytest.mark.parametrize("kind", [kind for kind in DEEP if "transparent" not in kind])
+def test_images_of_more_than_8_bits_are_as_bright_as_the_photograph(kind):
+    expected = np.asarray(PHOTOGRAPH.convert("L"))
+    pixels = decode_image(DEEP[kind], 1, "x").pixels
+    assert_close(pixels[0], torch.from_numpy(expected / 255).float(), rtol=0, atol=1.01 / 4095)  # cut when stored
+    assert np.abs(np.asarray(open_image(DEEP[kind], num_channels=1)) - expected.astype(int)).max() <= 1
+
+
 @pytest.mark.filterwarnings("ignore:Palette images with Transparency")  # of stock's
 @pytest.mark.parametrize("kind", TRANSPARENT)
 def test_transparent_images_differ_from_stocks_pipeline_until_they_are_opened_as_in_training(kind):

@@ -148,6 +148,13 @@ def test_a_second_interrupt_acts_at_once(images, fcmae, tmp_path, monkeypatch):
     assert not checkpoints(tmp_path / "run")
 
 
+def test_an_interrupt_that_a_launcher_passes_on_is_the_same_one(images, fcmae, tmp_path, monkeypatch):
+    """A terminal sends Ctrl-C to the launcher and to its processes, which then get it twice."""
+    at_batch(monkeypatch, 3, lambda: (send("SIGINT"), send("SIGINT")))
+    stopped_run(tmp_path / "run", images, fcmae)
+    assert checkpoints(tmp_path / "run") == [3]
+
+
 # Waiting for data
 
 
