@@ -34,7 +34,7 @@ def is_batch_of_gradients(grad: Tensor) -> bool:
     """Whether `grad` is several at a time, as `is_grads_batched` and `jacobian(vectorize=True)` pass them backwards."""
     if torch.compiler.is_compiling():
         return False
-    return is_transformed() or torch._C._functorch.is_legacy_batchedtensor(grad)
+    return is_transformed() or torch._C._functorch.is_legacy_batchedtensor(grad)  # type: ignore[attr-defined]
 
 
 def has_affine(module: nn.Module) -> bool:

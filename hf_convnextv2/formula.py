@@ -3,7 +3,7 @@
 Letters as in mixing.py, which computes the same in fewer passes over memory.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -61,7 +61,8 @@ def formula_gradients(
         return formula(x, groups, None, factor, eps, Weights._make((*given, *[None] * missing)))
 
     with torch.autocast(x.device.type, enabled=False):  # what it would cast has been cast
-        out, pull = torch.func.vjp(branch, x, *given)
+        vjp: Any = torch.func.vjp(branch, x, *given)
+        out, pull = vjp
         return [*pull(grad.to(out.dtype)), *[None] * missing]
 
 

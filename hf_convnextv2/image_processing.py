@@ -30,8 +30,7 @@ def create_image_processor(config: ConvNextV2Config, **overrides: Any) -> Any:
     mean, std = list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD)
     if channels != 3:
         mean, std = [sum(mean) / 3] * channels, [sum(std) / 3] * channels
-    size = config.image_size
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = (config.image_size,) * 2 if isinstance(config.image_size, int) else config.image_size
     settings: dict[str, Any] = {
         "resample": PILImageResampling.BICUBIC,
         "image_mean": mean,
@@ -39,14 +38,15 @@ def create_image_processor(config: ConvNextV2Config, **overrides: Any) -> Any:
         "do_convert_rgb": channels == 3,
     }
     if height == width:
-        square = {"size": {"shortest_edge": height}, "crop_pct": 224 / 256}
+        square: dict[str, Any] = {"size": {"shortest_edge": height}, "crop_pct": 224 / 256}
         return ConvNextImageProcessor(**{**square, **settings, **overrides})
     if "crop_pct" in overrides:
         raise ValueError(
-            f"`crop_pct` (={overrides['crop_pct']}) must not be given with `image_size` (={list(size)}): an image is "
-            "warped to other sides than a square's, not cropped."
+            f"`crop_pct` (={overrides['crop_pct']}) must not be given with `image_size` (={[height, width]}): an image "
+            "is warped to other sides than a square's, not cropped."
         )
-    return ViTImageProcessor(**{"size": {"height": height, "width": width}, **settings, **overrides})
+    oblong: dict[str, Any] = {"size": {"height": height, "width": width}}
+    return ViTImageProcessor(**{**oblong, **settings, **overrides})
 
 
 def to_image(pixel_values: Tensor, processor: Any) -> list[Image.Image]:

@@ -7,7 +7,7 @@ from functools import wraps
 from typing import Any
 
 import torch
-from transformers.utils import TransformersKwargs
+from transformers.utils.generic import TransformersKwargs
 
 # What Transformers, its Trainer and its pipelines pass to any model, and a convolution has no use for.
 PASSED_TO_ANY_MODEL = frozenset(

@@ -64,6 +64,6 @@ def _check_probabilities(logits: Tensor, labels: Tensor, infer: bool) -> None:
         "'single_label_classification' to go on all the same."
     )
     if torch.compiler.is_compiling():
-        torch._assert_async(probable, rule)
+        torch.ops.aten._assert_async.msg(probable, rule)
     elif not probable:
         raise ValueError(rule)

@@ -5,7 +5,7 @@ B batch, C channels, H W height and width at the current stride. Maps are (B, C,
 
 import copy
 import re
-from typing import Any, Unpack
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,6 @@ from transformers.modeling_outputs import (
     BaseModelOutputWithPoolingAndNoAttention,
     ImageClassifierOutputWithNoAttention,
 )
-from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import resolve_hidden_states_indices, selected_hidden_states
 
@@ -112,7 +111,7 @@ class ConvNextV2PreTrainedModel(PreTrainedModel):
         asked = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         return asked or False
 
-    def _selected(self, maps: tuple[Tensor, ...], asked: bool | int | list[int]) -> tuple[Tensor | None, ...] | None:
+    def _selected(self, maps: tuple[Tensor, ...], asked: bool | int | list[int]) -> Any:
         """The maps that are asked for, None in place of others, as Transformers has them; None where none is."""
         numbers = selected_hidden_states(asked)
         if numbers is None:
@@ -183,7 +182,7 @@ class ConvNextV2Model(ConvNextV2PreTrainedModel):
         self,
         pixel_values: Tensor | None = None,
         output_hidden_states: bool | int | list[int] | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Any,
     ) -> BaseModelOutputWithPoolingAndNoAttention:
         """Images `(B, num_channels, height, width)` to features.
 
@@ -227,7 +226,7 @@ class ConvNextV2Backbone(BackboneMixin, ConvNextV2PreTrainedModel):
         self,
         pixel_values: Tensor,
         output_hidden_states: bool | int | list[int] | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Any,
     ) -> BackboneOutput:
         """Images `(B, num_channels, height, width)` to the normalised maps of `out_features`, `(B, C, H, W)` each."""
         maps = self.encoder(self.embeddings(pixel_values), output_hidden_states=True)
@@ -237,12 +236,6 @@ class ConvNextV2Backbone(BackboneMixin, ConvNextV2PreTrainedModel):
             if name in self.out_features
         )
         return BackboneOutput(feature_maps=feature_maps, hidden_states=maps)
-
-
-class ClassifierKwargs(TransformersKwargs, total=False):
-    """Keywords of the classifier that are no columns of the data."""
-
-    label_smoothing: float
 
 
 class ConvNextV2ForImageClassification(ConvNextV2PreTrainedModel):
@@ -272,7 +265,7 @@ class ConvNextV2ForImageClassification(ConvNextV2PreTrainedModel):
         pixel_values: Tensor | None = None,
         labels: Tensor | None = None,
         output_hidden_states: bool | int | list[int] | None = None,
-        **kwargs: Unpack[ClassifierKwargs],
+        **kwargs: Any,
     ) -> ImageClassifierOutputWithNoAttention:
         """Images `(B, num_channels, height, width)` to `logits (B, num_labels)`.
 

@@ -7,12 +7,11 @@ shows some of its cells, and the rest is in no view.
 """
 
 from dataclasses import dataclass
-from typing import Unpack
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
-from transformers.utils import TransformersKwargs
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from .configuration_convnextv2 import ConvNextV2FCMAEConfig
@@ -154,7 +153,7 @@ class ConvNextV2ForPreTraining(ConvNextV2PreTrainedModel):
         feature_targets: Tensor | None = None,
         output_hidden_states: bool | int | list[int] | None = None,
         return_loss: bool = True,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Any,
     ) -> ConvNextV2ForPreTrainingOutput:
         """Images `(B, num_channels, height, width)`, sides multiples of the cell, to the loss of their reconstruction.
 

@@ -18,6 +18,7 @@ from hf_convnextv2 import (
     ConvNextV2Model,
 )
 from hf_convnextv2.configuration_convnextv2 import SIZES
+from hf_convnextv2.losses import classification_loss
 from tests.small_models import WITHOUT_THE_PACKAGE, assert_close, awake, run_python, small_config, small_fcmae_config
 
 STOCK = {
@@ -215,6 +216,15 @@ def test_float_labels_that_are_no_probabilities_are_an_error_unless_it_is_said_w
     classifier.config.problem_type = "single_label_classification"
     expected = -(labels * classifier(pixel_values).logits.log_softmax(-1)).sum(-1).mean()
     torch.testing.assert_close(classifier(pixel_values, labels=labels).loss, expected, equal_nan=True)
+
+
+def test_a_compiled_loss_refuses_what_are_no_probabilities():
+    torch._dynamo.reset()
+    compiled = torch.compile(classification_loss, fullgraph=True, backend="eager")
+    logits, labels, config = torch.randn(4, 5), torch.rand(4, 5).softmax(-1), small_config()
+    torch.testing.assert_close(compiled(logits, labels, config), classification_loss(logits, labels, config))
+    with pytest.raises(RuntimeError, match="must be class probabilities"):
+        compiled(logits, MULTI_HOT, config)
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])

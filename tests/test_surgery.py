@@ -114,7 +114,7 @@ def test_a_replaced_layer_computes_what_it_does_in_stock(originals, place, kind)
         assert difference(logits, originals[1](images()).logits.detach()) > 1e-4  # the change does something
 
 
-def without_downsampling(model):
+def more_between_stages(model):
     model.get_submodule(STAGE).downsampling_layer.append(nn.Tanh())
 
 
@@ -140,7 +140,7 @@ def seeded(make):
 
 
 @pytest.mark.parametrize(
-    "edit", [without_downsampling, one_sequence, fewer_blocks, other_stem], ids=lambda f: f.__name__
+    "edit", [more_between_stages, one_sequence, fewer_blocks, other_stem], ids=lambda f: f.__name__
 )
 def test_an_edited_model_computes_what_stocks_does(originals, edit):
     models = [copy.deepcopy(model) for model in originals]
@@ -150,8 +150,9 @@ def test_an_edited_model_computes_what_stocks_does(originals, edit):
 
 
 ADAPTERS = {
-    "lora": lambda t: peft.LoraConfig(target_modules=t, r=2, init_lora_weights=False),
-    "dora": lambda t: peft.LoraConfig(target_modules=t, r=2, init_lora_weights=False, use_dora=True),
+    # The rank of a depthwise convolution's is a multiple of its channels.
+    "lora": lambda t: peft.LoraConfig(target_modules=t, r=16, init_lora_weights=False),
+    "dora": lambda t: peft.LoraConfig(target_modules=t, r=16, init_lora_weights=False, use_dora=True),
     "loha": lambda t: peft.LoHaConfig(target_modules=t, r=2, init_weights=False),
     "lokr": lambda t: peft.LoKrConfig(target_modules=t, r=2, init_weights=False),
     "oft": lambda t: peft.OFTConfig(target_modules=t, r=1, oft_block_size=0, init_weights=False),
@@ -171,17 +172,12 @@ def adapt(model, method, target):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # peft's own, about what an adapter cannot be
-@pytest.mark.parametrize("target", CONVOLUTIONS.values(), ids=CONVOLUTIONS)
-@pytest.mark.parametrize("method", ADAPTERS)
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [(m, t) for m in ADAPTERS for t in CONVOLUTIONS.values() if (m, t) != ("oft", "dwconv")],  # of which peft has none
+)
 def test_an_adapter_on_a_convolution_computes_what_it_does_in_stock(originals, pretraining, method, target):
-    try:
-        stock = adapt(originals[0], method, target)
-        stock(images())
-    except Exception as error:  # peft cannot adapt this convolution, of whatever model
-        with pytest.raises(type(error)):
-            adapt(originals[1], method, target)(images())
-        return
-    ours = adapt(originals[1], method, target)
+    stock, ours = (adapt(model, method, target) for model in originals)
     weights = {name: p for name, p in stock.state_dict().items()}
     assert weights.keys() == ours.state_dict().keys()
     ours.load_state_dict(weights)
