@@ -92,6 +92,33 @@ def test_an_evaluation_counts_every_image_once_whatever_the_number_of_processes(
     assert [line.split(",")[2] for line in tables[1].splitlines()[1:]] == ["10"] * 3
 
 
+FAILING = """
+    import sys
+    import torch
+    import torch.distributed as dist
+    from training.config import check
+    from training.errors import told_in_a_line
+
+    dist.init_process_group("gloo")
+    with told_in_a_line():
+        check("image", "cats/7.png", str(dist.get_rank()) not in sys.argv[1], "be an image")
+        dist.all_reduce(torch.ones(1))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", ["0", "1", "01"])
+def test_the_error_of_any_process_is_told_once_without_our_traceback(ranks, tmp_path):
+    script = tmp_path / "failing.py"
+    script.write_text(textwrap.dedent(FAILING))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(script), ranks]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert done.stderr.count("failing.py: error: `image` (=cats/7.png) must be an image.") == 1
+    assert "closed by peer" not in done.stderr and "[rank" not in done.stderr
+
+
 SHARDED = """
     import torch
     import torch.distributed as dist
