@@ -720,6 +720,29 @@ def test_an_evaluation_that_a_stop_put_off_is_logged_once(data, tmp_path, monkey
     assert [step for step, loss in figures(tmp_path, "eval_loss") if loss is not None] == [2, 4, 6]
 
 
+@pytest.mark.parametrize("step", [2, 4])  # in the middle of a run, and at its end
+def test_a_stop_in_an_evaluation_ends_it_and_it_comes_after_the_resume(step, data, tmp_path, monkeypatch):
+    fields = {"eval_steps": 2, "num_stages": 2, "per_device_eval_batch_size": 2}
+    whole = finetune_run(tmp_path / "whole", data["parquet"], **fields)
+    add_batch, added = TopAccuracy.add_batch, []
+
+    def add_and_stop(self, **batch):
+        """Documented: `evaluate` adds to it."""
+        added.append(1)
+        if len(added) == 5 * (step // 2 - 1) + 2:  # of the five batches of each evaluation
+            os.kill(os.getpid(), signal.SIGTERM)
+        return add_batch(self, **batch)
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit) as stop:
+        patched.setattr(TopAccuracy, "add_batch", add_and_stop)
+        finetune_run(tmp_path / "run", data["parquet"], **fields)
+    assert stop.value.code == 75 and len(added) == 5 * (step // 2 - 1) + 2
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == [f"checkpoint-{step}"]
+    resumed = finetune_run(tmp_path / "run", data["parquet"], **fields, resume_from_checkpoint="latest")
+    assert figures(resumed, "loss", "eval_loss") == figures(whole, "loss", "eval_loss")
+    assert_close(load_file(resumed / "model.safetensors"), load_file(whole / "model.safetensors"), rtol=0, atol=0)
+
+
 def test_a_stop_in_the_last_step_leaves_no_older_evaluation_behind(data, tmp_path, monkeypatch):
     fields = {"num_stages": 2, "eval_steps": 2, "max_train_steps": 4}
     whole = finetune_run(tmp_path / "whole", data["parquet"], **fields)

@@ -146,16 +146,20 @@ def main(config: FinetuneConfig) -> None:
         schedule.step()
         stopped, late = stop.after_step(checkpoints.is_late())
         due = held_out is not None and plan.is_due(step, config.eval_steps)
-        put_off = due and stopped  # the checkpoint goes first
+        put_off, interrupted = due and stopped, False  # the checkpoint goes first
         if due and not stopped:
             assert held_out is not None
             log.check_finite()
             with log.paused():
-                results = evaluator(accelerator, trained if ema is None else ema.module, held_out)
-            log.write_evaluation(results)
+                found = evaluator(accelerator, trained if ema is None else ema.module, held_out, stop.is_asked)
+            results = found or results
+            if found:
+                log.write_evaluation(results)
+            else:
+                stopped = put_off = interrupted = True
         if stopped or late or checkpoints.is_due(step):
             save(step)
-        if stopped and step < plan.max_steps:
+        if stopped and (step < plan.max_steps or interrupted):
             leave_run(accelerator, checkpoints, step, save)
     stop.close()
 

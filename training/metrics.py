@@ -1,5 +1,6 @@
 """Metrics behind the interface of `evaluate`: ours needs no network, any other is loaded by name."""
 
+from collections.abc import Callable
 from typing import Any
 
 import evaluate
@@ -51,10 +52,17 @@ class Evaluator:
     # Accelerate draws a seed for the loader of a stream: training goes on as if there had been no evaluation.
     @torch.random.fork_rng(devices=[])
     @torch.no_grad()
-    def __call__(self, accelerator: Accelerator, model: nn.Module, loader: DataLoader[Any]) -> dict[str, float]:
+    def __call__(
+        self,
+        accelerator: Accelerator,
+        model: nn.Module,
+        loader: DataLoader[Any],
+        is_stopped: Callable[[], bool] = lambda: False,
+    ) -> dict[str, float]:
         """`eval_accuracy`, `eval_accuracy_top5`, `eval_loss` and the metrics asked for, over all processes.
 
-        Beside them `eval_majority_accuracy`, that of always giving the class that most of the images are of.
+        Beside them `eval_majority_accuracy`, that of always giving the class that most of the images are of. Nothing if
+        `is_stopped` becomes true after a batch, in all processes.
         """
         model.eval()
         metric = TopAccuracy(keep_in_memory=True)
@@ -70,6 +78,8 @@ class Evaluator:
             losses.append(loss.cpu())
             classes.append(ranked[:, 0].cpu())
             references.append(labels.cpu())
+            if is_stopped():
+                return {}
         loss = torch.cat(losses)
         results = {"eval_loss": loss.mean().item(), "eval_samples": len(loss)}
         computed = metric.compute() or {}

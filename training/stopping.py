@@ -38,6 +38,7 @@ class StopSignal:
         self.agree = Agreement(accelerator.num_processes, timeout)
         self.received_at: float | None = None
         self.waits = self.gave_up = self.at_start = False
+        self.late = False
         self.timer: threading.Timer | None = None
         batches.waiting = self.waiting
         handle(dict.fromkeys(handled(), self.receive))
@@ -98,10 +99,16 @@ class StopSignal:
 
     def after_step(self, late: bool) -> tuple[bool, bool]:
         """Whether to stop, and whether any process finds a checkpoint `late`; the same in all processes."""
-        stopped, save = self.agree(self.received_at is not None, late)
+        stopped, now_late = self.agree(self.received_at is not None, late)
+        save, self.late = self.late or now_late, False
         if stopped:
             self.agree.finish()
         return stopped, save
+
+    def is_asked(self) -> bool:
+        """Whether to stop in the middle of what follows a step; the same in all processes."""
+        stopped, self.late = self.after_step(False)
+        return stopped
 
     def close(self) -> None:
         """Note no more signals: what follows the steps is ended by one."""
