@@ -11,7 +11,7 @@ from transformers import HfArgumentParser
 from hf_convnextv2.configuration_convnextv2 import SIZES
 from tests.photographs import message_of
 from training import errors
-from training.command_line import Parser, parse_config
+from training.command_line import Parser, parse_config, say_once
 from training.config import MODEL_SIZES, FinetuneConfig, PretrainConfig, TrainingConfig, ValidateConfig
 
 CONFIGS = (PretrainConfig, FinetuneConfig, ValidateConfig)
@@ -69,7 +69,9 @@ def test_a_flag_goes_before_what_a_recipe_would_put_in_its_place(tmp_path, capsy
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("eval_split: test\nmax_train_steps: 9\ncrop_scale: [0.1, 0.5]\nlearning_rate: 0.1\n")
     flags = [*NEEDED, "--config", str(recipe), "--train_val_split", "0.2", "--num-train-epochs=3"]
+    say_once.cache_clear()
     config = parse_config(FinetuneConfig, flags)
+    assert parse_config(FinetuneConfig, flags) == config  # as a script does
     assert (config.eval_split, config.train_val_split, config.max_train_steps) == (None, 0.2, None)
     assert (config.num_train_epochs, config.crop_scale, config.learning_rate) == (3, [0.1, 0.5], 0.1)
     said = capsys.readouterr().err

@@ -7,6 +7,7 @@ import difflib
 import re
 import sys
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -84,10 +85,17 @@ def without_overridden(config_class: Any, from_files: list[str], flags: list[str
         if part.startswith("--"):
             name = part.removeprefix("--")
             keep = name not in overriding or name in given
-            if not keep and is_first_process():
-                print(f"`--{overriding[name]}` goes before `{name}` of the recipe.", file=sys.stderr)
+            if not keep:
+                say_once(f"`--{overriding[name]}` goes before `{name}` of the recipe.")
         kept += [part] if keep else []
     return kept
+
+
+@cache
+def say_once(text: str) -> None:
+    """Print a line to stderr, from the first training process: a script reads its settings twice."""
+    if is_first_process():
+        print(text, file=sys.stderr, flush=True)
 
 
 def yaml_as_flags(file: Path, known: set[str]) -> list[str]:
