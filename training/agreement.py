@@ -2,6 +2,7 @@
 
 import time
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,7 +20,7 @@ class Agreement:
     """
 
     def __init__(self, num_processes: int, timeout: float) -> None:
-        self.group = None
+        self.group: Any = None
         if num_processes > 1:
             self.group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
         self.sent: list[tuple[dist.Work, Tensor]] = []
