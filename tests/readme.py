@@ -45,7 +45,9 @@ def commands(file: Path) -> list[str]:
 
 def save_classifier(folder: Path, num_labels: int) -> None:
     """A small classifier with its image processor, as a folder that `from_pretrained` loads."""
-    config = ConvNextV2Config(depths=[1, 1], hidden_sizes=[8, 16], image_size=32, num_labels=num_labels)
+    names = dict(enumerate(("astronaut", "chelsea", "coffee", *map(str, range(3, num_labels)))[:num_labels]))
+    labels = {"id2label": names, "label2id": {name: label for label, name in names.items()}}
+    config = ConvNextV2Config(depths=[1, 1], hidden_sizes=[8, 16], image_size=32, **labels)
     ConvNextV2ForImageClassification(config).save_pretrained(folder)
     create_image_processor(config).save_pretrained(folder)
 
