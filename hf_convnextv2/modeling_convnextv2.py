@@ -48,7 +48,10 @@ class ConvNextV2PreTrainedModel(PreTrainedModel):
     def __init__(self, config: ConvNextV2Config, *args: Any, **kwargs: Any):
         # Transformers' own configuration is welcome: it lacks a few of our fields, which take their defaults.
         if not isinstance(config, ConvNextV2Config) and getattr(config, "model_type", None) == "convnextv2":
-            config = self.config_class.from_dict(config.to_dict())
+            # A new configuration refuses some problem types that one changed in place may have.
+            problem_type = config.problem_type
+            config = self.config_class.from_dict({**config.to_dict(), "problem_type": None})
+            config.problem_type = problem_type
         super().__init__(config, *args, **kwargs)
 
     @torch.no_grad()

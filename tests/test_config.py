@@ -12,7 +12,7 @@ from hf_convnextv2.configuration_convnextv2 import SIZES
 from tests.photographs import message_of
 from training import errors
 from training.command_line import Parser, parse_config, say_once
-from training.config import MODEL_SIZES, FinetuneConfig, PretrainConfig, TrainingConfig, ValidateConfig
+from training.config import MODEL_SIZES, FinetuneConfig, PretrainConfig, TrainingConfig, ValidateConfig, may_be_there
 
 CONFIGS = (PretrainConfig, FinetuneConfig, ValidateConfig)
 
@@ -253,3 +253,11 @@ def test_a_recipe_is_made_of_settings_and_says_where_it_is_from(recipe):
     assert all(getattr(config, key) == value for key, value in yaml.safe_load(recipe.read_text()).items())
     header = recipe.read_text().partition("\n\n")[0]
     assert header.startswith("#") and ("accelerate launch training/" in header or "make demo" in header)
+
+
+def test_a_folder_that_may_not_be_looked_into_is_no_missing_one(monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    assert may_be_there("/closed/images")  # what reads it says that it may not be read

@@ -9,6 +9,7 @@ from datasets import Image, load_dataset
 from tests.photographs import cut, message_of, quick_datasets
 from training.config import FinetuneConfig, PretrainConfig
 from training.data import load_images, load_mixture
+from training.labels import resolve_labels
 from training.sources import load_source
 
 __all__ = ["quick_datasets"]
@@ -246,3 +247,10 @@ def test_mixed_folders_are_each_checked(tmp_path):
     assert len(load_mixture(config, 3)[0]) == 8
     (second / "x/notes.txt").write_text("notes")
     assert "notes.txt" in message_of(lambda: load_mixture(settings(first, mixed_dataset_names=[str(second)]), 3))
+
+
+@pytest.mark.parametrize("names", [("1.jpg", "2.jpg"), ("x/1.jpg", "y/deeper/1.jpg")])
+def test_a_folder_without_classes_says_where_classes_come_from(names, tmp_path):
+    source = load_source(settings(fill(tmp_path / "images", *names)), "train", None)
+    message = message_of(lambda: resolve_labels(source, "label", None))
+    assert "images in a folder get it from the folder each is in" in message

@@ -607,3 +607,10 @@ config = hf_convnextv2.ConvNextV2Config(depths=[1], hidden_sizes=[8])
 print(tuple(hf_convnextv2.ConvNextV2Model(config)(torch.zeros(1, 3, 8, 8)).last_hidden_state.shape))
 """
     assert run_python(code, cwd=tmp_path).strip() == "(1, 8, 2, 2)"
+
+
+def test_a_stock_configuration_may_have_been_changed_in_place():
+    config = transformers.ConvNextV2Config(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, num_labels=2)
+    config.problem_type, config.num_labels = "single_label_classification", 1  # which a new one may not be given
+    stock = transformers.ConvNextV2ForImageClassification(config)
+    assert ConvNextV2ForImageClassification(config).config.problem_type == stock.config.problem_type

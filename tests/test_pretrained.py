@@ -117,3 +117,13 @@ def test_other_processes_than_the_first_say_nothing(folders, capsys, monkeypatch
     monkeypatch.setenv("LOCAL_RANK", "1")
     load_pretrained(ConvNextV2ForImageClassification, str(folders / "fcmae"), FINETUNING, **CLASSES)
     assert not capsys.readouterr().out
+
+
+def test_a_model_that_is_nowhere_is_an_error_of_the_setting_that_names_it(tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for name in ("out/nowhere", str(empty)):
+        message = message_of(lambda name=name: load_pretrained(ConvNextV2ForPreTraining, name, PRETRAINING))
+        assert message.startswith(
+            f"`model_name_or_path` (={name}) must be a folder that holds a model, or a model on the"
+        )

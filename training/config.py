@@ -357,7 +357,10 @@ class ValidateConfig(EvaluationConfig):
 def may_be_there(name: str) -> bool:
     """Whether a name is a path that exists, or may be a Hub id or an address."""
     is_path = name.startswith(("/", ".", "~")) or name.count("/") > 1
-    return Path(name).exists() or not is_path or "://" in name
+    try:
+        return not is_path or "://" in name or Path(name).expanduser().exists()
+    except PermissionError:  # it is there, and what may not be read is named when it is read
+        return True
 
 
 def check_background(background: str | None) -> None:

@@ -10,7 +10,7 @@ from hf_convnextv2 import ConvNextV2Config
 from training.augment import Transform
 from training.config import EvaluationConfig, check
 from training.data import Samples, make_samples
-from training.sources import Source, check_column, features_of, values_of
+from training.sources import Source, features_of, values_of
 
 STRINGS = ("string", "large_string")
 
@@ -39,7 +39,11 @@ def holds_strings(source: Source, column: str) -> bool:
 
 def check_label_column(source: Source, column: str) -> None:
     """Raise unless the column is there and holds classes: integers, booleans or names."""
-    check_column(source, "label_column", column)
+    columns = list(features_of(source))
+    rule = f"be a column of the data set, which has {', '.join(columns)}"
+    if columns == ["image"]:
+        rule += "; images in a folder get it from the folder each is in, as in train/cat/1.jpg, all at the same depth"
+    check("label_column", column, column in columns, rule)
     feature = features_of(source)[column]
     dtype = str(getattr(feature, "dtype", type(feature).__name__))
     is_class = dtype in (*STRINGS, "bool", "null") or dtype.startswith(("int", "uint"))

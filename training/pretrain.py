@@ -44,7 +44,7 @@ from training.optim import create_optimizer, create_schedule, decayed_parameters
 from training.output import check_hub, check_output_dir, claim_output_dir, leave_finished, push_folder, save_model
 from training.pictures import save_loss_curves
 from training.plan import make_plan
-from training.pretrained import PRETRAINING, load_pretrained
+from training.pretrained import PRETRAINING, load_pretrained, model_named
 from training.rehearsal import Rehearsal, rehearse
 from training.signals import stoppable
 from training.sources import num_examples
@@ -192,7 +192,8 @@ def create_model(config: PretrainConfig, teacher: FrozenTeacher | None = None) -
 
 def start_of_features(config: PretrainConfig, name: str, num_channels: int | None) -> dict[str, Any]:
     """How to load a model that may have learned another teacher's features: that head starts anew then."""
-    stored = ConvNextV2FCMAEConfig.from_pretrained(name, revision=config.model_revision or "main")
+    with model_named(name):
+        stored = ConvNextV2FCMAEConfig.from_pretrained(name, revision=config.model_revision or "main")
     said = config.target_type is not None or stored.target_type == "pixel"
     rule = f"be given to go on from {name}, which predicts features of a teacher that is not in it"
     check("target_type", None, said, rule)

@@ -32,13 +32,25 @@ FEATURES = Expected(new=(FINAL_NORM,), unused=(HEAD, DECODER), is_told=False)  #
 NOTHING = Expected()
 
 
+@contextmanager
+def model_named(name: str | None) -> Iterator[None]:
+    """Say which setting names a model that cannot be found, as a `ValueError`."""
+    try:
+        yield
+    except OSError as error:
+        found = " ".join(str(error).split())
+        raise ValueError(
+            f"`model_name_or_path` (={name}) must be a folder that holds a model, or a model on the Hub: {found}"
+        ) from error
+
+
 def load_pretrained(model_class: type[PreTrainedModel], name: str | None, expected: Expected, **arguments: Any) -> Any:
     """`model_class.from_pretrained(name, **arguments)`, with the report of Transformers reduced to what matters.
 
     Raises:
         ValueError: if other weights than those expected would be drawn anew, or some of the encoder left out.
     """
-    with held_report():
+    with model_named(name), held_report():
         loaded: Any = model_class.from_pretrained(name, output_loading_info=True, **arguments)
     model, report = loaded
     anew = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}

@@ -42,7 +42,7 @@ def find_source(config: DataConfig, split: str) -> Found:
     if name.is_dir():
         found = find_folder(config, str(name), split)
     elif name.suffix in FILE_BUILDERS:
-        pattern = glob.escape(str(name)) if name.exists() else str(name)
+        pattern = glob.escape(str(name)) if name.exists() else config.dataset_name  # a pattern, or an address
         files = {split: pattern}
         found = Found(load_split(config, split, FILE_BUILDERS[name.suffix], data_files=files), [], [])
     else:

@@ -38,7 +38,7 @@ from training.labels import check_labels, class_list, labelled_samples, resolve_
 from training.metrics import Evaluator, in_words
 from training.models import create_processor, with_background
 from training.per_class import save_class_figures, table_in_words
-from training.pretrained import FEATURES, NOTHING, Expected, load_pretrained
+from training.pretrained import FEATURES, NOTHING, Expected, load_pretrained, model_named
 from training.progress import keep_bars_to_terminals
 from training.reference import comparison, intervals, known_checkpoint
 from training.splits import with_eval_split
@@ -120,7 +120,8 @@ def evaluate_features(accelerator: Accelerator, config: ValidateConfig) -> dict[
 def load_classifier(config: ValidateConfig) -> ConvNextV2ForImageClassification:
     """The classifier of a folder or Hub id; a model without a trained head is an error."""
     name = config.model_name_or_path or ""
-    stored = AutoConfig.from_pretrained(name, revision=config.model_revision).architectures or []
+    with model_named(name):
+        stored = AutoConfig.from_pretrained(name, revision=config.model_revision).architectures or []
     is_classifier = any(architecture.endswith("ForImageClassification") for architecture in stored)
     check("model_name_or_path", name, is_classifier, f"hold an image classifier, not {', '.join(stored)}")
     return load_weights(ConvNextV2ForImageClassification, config, NOTHING)
