@@ -425,3 +425,11 @@ def test_evaluation_reads_every_example_once(parquet):
         samples = make_samples(config, source, 3, EvaluationTransform(processor()), **fields)
         labels = torch.cat([batch["labels"] for batch in eval_loader(source, samples, config)])
         assert labels.bincount().tolist() == [2, 2, 2]
+
+
+def test_classes_are_matched_by_number_only_where_no_name_would_change_its_class(capsys):
+    rows = labelled([0, 1, 2], ClassLabel(names=["cat", "dog", "fox"]))
+    check_labels(rows, "label", ["cat", "hound", "fox"])  # names of another language, say
+    assert "matched by number" in capsys.readouterr().out
+    for classes in (["bird", "cat", "dog"], ["dog", "cat", "bird"]):
+        assert "`label` (=['" in message_of(lambda classes=classes: check_labels(rows, "label", classes))

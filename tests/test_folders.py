@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 import pytest
-from datasets import Image, load_dataset
+from datasets import ClassLabel, Dataset, Features, Image, load_dataset
 
 from tests.photographs import cut, message_of, quick_datasets
 from training.config import FinetuneConfig, PretrainConfig
@@ -249,8 +249,21 @@ def test_mixed_folders_are_each_checked(tmp_path):
     assert "notes.txt" in message_of(lambda: load_mixture(settings(first, mixed_dataset_names=[str(second)]), 3))
 
 
-@pytest.mark.parametrize("names", [("1.jpg", "2.jpg"), ("x/1.jpg", "y/deeper/1.jpg")])
+@pytest.mark.parametrize("names", [("1.jpg", "2.jpg"), ("x/1.jpg", "y/deeper/1.jpg"), ("x/1.jpg", "x/2.jpg")])
 def test_a_folder_without_classes_says_where_classes_come_from(names, tmp_path):
     source = load_source(settings(fill(tmp_path / "images", *names)), "train", None)
     message = message_of(lambda: resolve_labels(source, "label", None))
-    assert "images in a folder get it from the folder each is in" in message
+    assert "images in a folder get it from the folders they are in, two or more" in message
+
+
+def test_parquet_files_number_their_classes_alike(tmp_path):
+    root = tmp_path / "files"
+    root.mkdir()
+    for split, names in (("train", ["cat", "dog"]), ("test", ["dog", "fox"])):
+        features = Features({"image": Image(), "label": ClassLabel(names=names)})
+        rows = Dataset.from_dict({"image": [None, None], "label": [0, 1]}, features=features)
+        rows.to_parquet(root / f"{split}-00000-of-00001.parquet")
+    message = message_of(lambda: load_source(settings(root), "test", None))
+    assert "train-00000-of-00001.parquet" in message and "cat, dog" in message and "dog, fox" in message
+    (root / "test-00000-of-00001.parquet").unlink()
+    assert len(load_source(settings(root), "train", None)) == 2  # the control

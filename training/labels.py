@@ -42,7 +42,9 @@ def check_label_column(source: Source, column: str) -> None:
     columns = list(features_of(source))
     rule = f"be a column of the data set, which has {', '.join(columns)}"
     if columns == ["image"]:
-        rule += "; images in a folder get it from the folder each is in, as in train/cat/1.jpg, all at the same depth"
+        rule += (
+            "; images in a folder get it from the folders they are in, two or more, at the same depth: train/cat/1.jpg"
+        )
     check("label_column", column, column in columns, rule)
     feature = features_of(source)[column]
     dtype = str(getattr(feature, "dtype", type(feature).__name__))
@@ -71,7 +73,8 @@ def resolve_labels(source: Source, column: str, num_labels: int | None) -> list[
 def check_labels(source: Source, column: str, classes: list[str]) -> None:
     """Raise if a label of a map-style source is no class; images are not touched. A stream's are checked as they come.
 
-    `classes` are the model's. Labels with names are matched by name; where the names differ, by number.
+    `classes` are the model's. Labels with names are matched by name; where the names differ, by number, unless a name
+    that both have would change its class.
     """
     check_label_column(source, column)
     own = class_names(source, column)
@@ -82,7 +85,9 @@ def check_labels(source: Source, column: str, classes: list[str]) -> None:
         )
         strange = sorted(set(own) - set(classes))
         numbered = isinstance(features_of(source)[column], ClassLabel) and len(own) == len(classes)
-        check(column, strange[:20], numbered, f"be among the names of the model's {len(classes)} classes")
+        # Names that both have must not change their number.
+        agree = all(theirs == name for name, theirs in zip(own, classes, strict=False) if name in classes)
+        check(column, strange[:20], numbered and agree, f"be among the names of the model's {len(classes)} classes")
         print(f"Classes of `{column}` are not named as the model's (e.g. {strange[:1]}): matched by number.")
     if isinstance(source, Dataset) and not holds_strings(source, column):
         labels = label_array(source, column)

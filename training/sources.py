@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-from datasets import Dataset, Features, Image, IterableDataset, LargeList, List, Value, load_dataset
+import pyarrow.parquet as pq
+from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, LargeList, List, Value, load_dataset
 from datasets import load_dataset_builder as load_builder
 from datasets.splits import SplitDict, SplitInfo
 from datasets.utils.metadata import MetadataConfigs
@@ -175,6 +176,7 @@ def load_data_files(config: DataConfig, listing: Listing, folder: str, split: st
     """A folder that `datasets` reads: of parquet, arrow or webdataset files, or with splits said in its README.md."""
     special = re.search(r"[*?\[\]]", folder)
     check("dataset_name", folder, special is None, f"have no `{special and special[0]}` in it: rename a folder")
+    refuse_renumbered(listing, folder)
     source = load_split(config, split, folder, name=config.dataset_config_name)
     if not has_own_splits(folder):
         taken = load_builder(folder, name=config.dataset_config_name).config.data_files or {}
@@ -185,6 +187,26 @@ def load_data_files(config: DataConfig, listing: Listing, folder: str, split: st
         rule += "the names of files and folders. Name it after a split as well, or move it elsewhere"
         check("dataset_name", folder, not unused, rule)
     return source
+
+
+def refuse_renumbered(listing: Listing, folder: str) -> None:
+    """Raise where parquet files number their classes differently: `datasets` reads all of them by the first one's."""
+    first: dict[str, tuple[str, list[str]]] = {}
+    files = [os.path.join(run.folder, name) for run in listing.tables for name in run.names.to_pylist()]
+    for file in files:
+        if not file.endswith(".parquet"):
+            continue
+        features = Features.from_arrow_schema(pq.read_schema(os.path.join(listing.root, file)))
+        for column, feature in features.items():
+            if isinstance(feature, ClassLabel):
+                before, names = first.setdefault(column, (file, feature.names))
+                rule = (
+                    f"number the classes of `{column}` alike in all files, but {before} has {', '.join(names[:8])} and "
+                )
+                rule += (
+                    f"{file} {', '.join(feature.names[:8])}. Write them with the same classes, or name one file alone"
+                )
+                check("dataset_name", folder, names == feature.names, rule)
 
 
 def as_asked(rows: Dataset, config: DataConfig, split: str) -> Source:
