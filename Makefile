@@ -16,14 +16,14 @@ $(VENV)/demo: $(VENV)/installed
 	touch $@
 
 demo: $(VENV)/demo
-	$(BIN)/python -m training.demo
+	$(BIN)/python -m experiments.demo
 
 study: $(VENV)/demo
-	$(BIN)/python -m training.study
+	$(BIN)/python -m experiments.label_efficiency
 
 study-views: $(VENV)/demo
-	$(BIN)/python -m training.views_study --photographs solar
-	$(BIN)/python -m training.views_study --photographs natural
+	$(BIN)/python -m experiments.views --photographs solar
+	$(BIN)/python -m experiments.views --photographs natural
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2

@@ -7,9 +7,9 @@
 
 from statistics import median
 
-from benchmarks.classifiers import prepare
-from benchmarks.measure import Row, alternate, apart, parse_arguments, peak_memory, report, times_as_fast
-from benchmarks.products import products_of
+from benchmarks.shared.classifiers import prepare
+from benchmarks.shared.measure import Row, alternate, apart, parse_arguments, peak_memory, report, times_as_fast
+from benchmarks.shared.products import products_of
 
 LIBRARIES = ("ours", "transformers", "timm")
 

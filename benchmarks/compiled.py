@@ -8,8 +8,8 @@ A break in the graph would be an error. Seconds to compile are those of the firs
 import os
 from statistics import median
 
-from benchmarks.classifiers import prepare
-from benchmarks.measure import Row, alternate, apart, parse_arguments, report, seconds_of, times_as_fast
+from benchmarks.shared.classifiers import prepare
+from benchmarks.shared.measure import Row, alternate, apart, parse_arguments, report, seconds_of, times_as_fast
 
 
 def main() -> None:

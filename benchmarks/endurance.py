@@ -16,8 +16,8 @@ from typing import Any
 import psutil
 
 from benchmarks.loader import write_photographs
-from benchmarks.measure import Row, parse_arguments, report
-from training.pictures import read_metrics
+from benchmarks.shared.measure import Row, parse_arguments, report
+from training.evaluation.pictures import read_metrics
 
 EVERY = 50  # steps between rows
 

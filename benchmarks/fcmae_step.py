@@ -8,9 +8,9 @@ the time of the packed form's matrix products and convolutions alone over that o
 
 from statistics import median
 
-from benchmarks.measure import Row, alternate, apart, parse_arguments, peak_memory, report, times_as_fast
-from benchmarks.pretraining import prepare
-from benchmarks.products import products_of
+from benchmarks.shared.measure import Row, alternate, apart, parse_arguments, peak_memory, report, times_as_fast
+from benchmarks.shared.pretraining import prepare
+from benchmarks.shared.products import products_of
 
 PEERS = {"encoder": ("masked-dense encoder", "dense encoder"), "step": ("masked-dense step",)}
 

@@ -18,10 +18,10 @@ from typing import Any
 
 from PIL import Image
 
-from benchmarks.measure import Call, Row, parse_arguments, peak_memory, report
-from benchmarks.photographs import photographs
-from training.folder_source import image_rows
-from training.folders import list_folder
+from benchmarks.shared.measure import Call, Row, parse_arguments, peak_memory, report
+from benchmarks.shared.photographs import photographs
+from training.data.folders.listing import list_folder
+from training.data.folders.rows import image_rows
 
 LINKS = 60_000  # to a file; ext4 allows 65,000
 LOAD = (
@@ -94,7 +94,7 @@ def start_of(folder: Path, cache: Path, processes: int, num_workers: int) -> dic
     output = cache.parent / "phases.json"
     environment = {**os.environ, "HF_DATASETS_CACHE": str(cache), "ACCELERATE_USE_CPU": "true"}
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)] if processes > 1 else []
-    command = [sys.executable, *launcher, "-m", "benchmarks.folder_phases"]
+    command = [sys.executable, *launcher, "-m", "benchmarks.shared.folder_phases"]
     subprocess.run([*command, str(folder), str(output), str(num_workers)], env=environment, check=True)
     return json.loads(output.read_text())
 

@@ -11,8 +11,8 @@ import subprocess
 import sys
 from statistics import median
 
-from benchmarks.classifiers import prepare
-from benchmarks.measure import Row, alternate, parse_arguments, report, seconds_of, times_as_fast
+from benchmarks.shared.classifiers import prepare
+from benchmarks.shared.measure import Row, alternate, parse_arguments, report, seconds_of, times_as_fast
 
 NEEDED = (
     "import torch, transformers",

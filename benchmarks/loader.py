@@ -20,13 +20,13 @@ from datasets import Dataset, Features
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from benchmarks.measure import Row, parse_arguments, report, seconds_of
-from benchmarks.photographs import photographs
+from benchmarks.shared.measure import Row, parse_arguments, report, seconds_of
+from benchmarks.shared.photographs import photographs
 from hf_convnextv2 import ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining, create_image_processor
-from training.augment import enough_for_crops, pretraining_transform
-from training.batches import TrainBatches
-from training.config import PretrainConfig
-from training.data import Batch, Collator, load_images, make_samples
+from training.data.batches import TrainBatches
+from training.data.samples import Batch, Collator, load_images, make_samples
+from training.data.transforms import enough_for_crops, pretraining_transform
+from training.settings.config import PretrainConfig
 
 STORED = {"500 x 375": (500, 375), "2000 x 1500": (2000, 1500)}
 

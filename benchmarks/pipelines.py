@@ -13,9 +13,9 @@ import torch
 import transformers
 
 import hf_convnextv2
-from benchmarks.classifiers import create_model
-from benchmarks.measure import Row, alternate, parse_arguments, report, times_as_fast
-from benchmarks.photographs import photographs
+from benchmarks.shared.classifiers import create_model
+from benchmarks.shared.measure import Row, alternate, parse_arguments, report, times_as_fast
+from benchmarks.shared.photographs import photographs
 
 
 def main() -> None:

@@ -7,9 +7,9 @@ The bound is the time of the step's matrix products and convolutions alone.
 
 from statistics import median
 
-from benchmarks.measure import Row, alternate, apart, parse_arguments, peak_memory, report
-from benchmarks.pretraining import prepare
-from benchmarks.products import products_of
+from benchmarks.shared.measure import Row, alternate, apart, parse_arguments, peak_memory, report
+from benchmarks.shared.pretraining import prepare
+from benchmarks.shared.products import products_of
 
 DEFAULTS = {"batch": 8, "image size": 224, "mask ratio": 0.6}
 

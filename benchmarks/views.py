@@ -9,9 +9,9 @@ and convolutions alone over that of the whole step. Four steps are timed as four
 
 from statistics import median
 
-from benchmarks.measure import Row, alternate, apart, parse_arguments, peak_memory, report, times_as_fast
-from benchmarks.pretraining import NUM_VIEWS, prepare
-from benchmarks.products import products_of
+from benchmarks.shared.measure import Row, alternate, apart, parse_arguments, peak_memory, report, times_as_fast
+from benchmarks.shared.pretraining import NUM_VIEWS, prepare
+from benchmarks.shared.products import products_of
 
 ON_VIEWS, PACKED, MASKED_DENSE = "step on views", "packed step", "masked-dense step"
 

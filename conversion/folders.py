@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import ConvNextV2Config as StockConfig
 
-from conversion.card import write_card
-from conversion.facts import PROVENANCE, Publication
 from conversion.files import sha256, write_json
-from conversion.licenses import (
+from conversion.publishing.card import write_card
+from conversion.publishing.facts import PROVENANCE, Publication
+from conversion.publishing.licenses import (
     OFFICIAL_LICENSE,
     OFFICIAL_WEIGHTS,
     UNKNOWN,
@@ -23,10 +23,10 @@ from conversion.licenses import (
     settle_license,
     was_never_stated,
 )
+from conversion.publishing.wording import describe_data, sides
 from conversion.sources import Source
 from conversion.state_dicts import OURS, TIMM, Layout
 from conversion.weights import FINAL_NORM, MODELS, Weights, size_of, store
-from conversion.words import describe_data, sides
 
 OUR_FIELDS = ("use_grn", "head_init_scale")  # which Transformers' own configuration lacks
 

@@ -7,8 +7,8 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from transformers import ConvNextImageProcessor
 
+from conversion.publishing.wording import sides
 from conversion.sources import Source
-from conversion.words import sides
 from hf_convnextv2 import ConvNextV2Config, create_image_processor
 
 DEFAULT_SIZE = 224

@@ -10,11 +10,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from conversion.facts import Publication
 from conversion.files import write_text
-from conversion.hub import Hub, validate_name
-from conversion.licenses import UNKNOWN, read_license
-from conversion.staging import check_folder, stage, stage_encoder
+from conversion.publishing.facts import Publication
+from conversion.publishing.hub import Hub, validate_name
+from conversion.publishing.licenses import UNKNOWN, read_license
+from conversion.publishing.staging import check_folder, stage, stage_encoder
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from conversion.checkpoints import Checkpoint, checkpoint_table, download, find_file, find_repository
-from conversion.facts import read_provenance
 from conversion.files import read_json, sha256
+from conversion.publishing.facts import read_provenance
+from conversion.publishing.wording import first_line
 from conversion.state_dicts import without_prefix
-from conversion.words import first_line
 
 PICKLES = (".pt", ".pth", ".bin")
 # Where trainers keep the weights in what they save, and where their moving average.

@@ -6,9 +6,9 @@
 
 import sys
 
-from training.command_line import parse_config
-from training.config import FinetuneConfig, check
-from training.errors import told_in_a_line
+from training.run.errors import told_in_a_line
+from training.settings.command_line import parse_config
+from training.settings.config import FinetuneConfig, check
 
 if __name__ == "__main__":  # before the imports below, which take seconds: a wrong setting is told at once
     parse_config(FinetuneConfig, sys.argv[1:], __doc__)
@@ -21,17 +21,18 @@ import torch
 from accelerate.utils import send_to_device, set_seed
 from datasets import Dataset
 
-from conversion.card import write_card
+from conversion.publishing.card import write_card
 from hf_convnextv2 import ConvNextV2Config, ConvNextV2ForImageClassification
-from training.augment import BatchMixer, EvaluationTransform, enough_for_crops, finetuning_transform
-from training.batches import TrainBatches
-from training.checkpoints import Checkpoints
-from training.data import Collator, eval_loader, load_images
-from training.dry_run import json_alone, print_plan
-from training.labels import check_labels, class_list, labelled_samples, resolve_labels
-from training.loop import TrainingLog, create_accelerator
-from training.metrics import Evaluator, in_words
-from training.models import (
+from training.data.batches import TrainBatches
+from training.data.labels import check_labels, class_list, labelled_samples, resolve_labels
+from training.data.samples import Collator, eval_loader, load_images
+from training.data.sources import Source, load_source, num_examples
+from training.data.splits import check_split, say_what_is_left_out
+from training.data.transforms import BatchMixer, EvaluationTransform, enough_for_crops, finetuning_transform
+from training.evaluation.metrics import Evaluator, in_words
+from training.evaluation.per_class import Answers, save_class_figures, table_in_words
+from training.evaluation.pictures import save_loss_curves
+from training.models.creation import (
     create_ema,
     create_processor,
     final_model,
@@ -40,18 +41,17 @@ from training.models import (
     update_average,
     with_background,
 )
-from training.optim import create_optimizer, create_schedule, decayed_parameters, keep_settings, layer_scale
-from training.output import check_hub, check_output_dir, claim_output_dir, leave_finished, push_folder, save_model
-from training.per_class import Answers, save_class_figures, table_in_words
-from training.pictures import save_loss_curves
-from training.plan import make_plan
-from training.pretrained import FINETUNING, load_pretrained
-from training.rehearsal import Rehearsal, rehearse
-from training.signals import stoppable
-from training.sources import Source, load_source, num_examples
-from training.splits import check_split, say_what_is_left_out
-from training.stopping import StopSignal, leave_run
-from training.trackers import end_training, start_trackers
+from training.models.loading import FINETUNING, load_pretrained
+from training.models.optimizer import create_optimizer, create_schedule, decayed_parameters, keep_settings, layer_scale
+from training.run.checkpoints import Checkpoints
+from training.run.dry_run import json_alone, print_plan
+from training.run.log import TrainingLog, create_accelerator
+from training.run.output import check_hub, check_output_dir, claim_output_dir, leave_finished, push_folder, save_model
+from training.run.plan import make_plan
+from training.run.stopping.signals import stoppable
+from training.run.stopping.stop import StopSignal, leave_run
+from training.run.trackers import end_training, start_trackers
+from training.run.trial import Rehearsal, rehearse
 
 PRETRAINED_HEAD_SCALE = 0.001  # paper, Tables 9 to 13
 

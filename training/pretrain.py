@@ -6,9 +6,9 @@
 
 import sys
 
-from training.command_line import parse_config
-from training.config import PretrainConfig, check
-from training.errors import told_in_a_line
+from training.run.errors import told_in_a_line
+from training.settings.command_line import parse_config
+from training.settings.config import PretrainConfig, check
 
 if __name__ == "__main__":  # before the imports below, which take seconds: a wrong setting is told at once
     parse_config(PretrainConfig, sys.argv[1:], __doc__)
@@ -22,16 +22,15 @@ import torch
 from accelerate.utils import set_seed
 from torch.optim.swa_utils import AveragedModel
 
-from conversion.card import write_card
+from conversion.publishing.card import write_card
 from hf_convnextv2 import ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining
 from hf_convnextv2.masking import complementary_set_sizes, count_visible
-from training.augment import enough_for_crops, pretraining_transform
-from training.batches import TrainBatches
-from training.checkpoints import Checkpoints
-from training.data import Collator, first_samples, load_mixture, make_samples
-from training.dry_run import json_alone, print_plan
-from training.loop import TrainingLog, create_accelerator
-from training.models import (
+from training.data.batches import TrainBatches
+from training.data.samples import Collator, first_samples, load_mixture, make_samples
+from training.data.sources import num_examples
+from training.data.transforms import enough_for_crops, pretraining_transform
+from training.evaluation.pictures import save_loss_curves
+from training.models.creation import (
     create_ema,
     create_processor,
     final_model,
@@ -40,18 +39,19 @@ from training.models import (
     update_average,
     with_background,
 )
-from training.optim import create_optimizer, create_schedule, decayed_parameters, keep_settings
-from training.output import check_hub, check_output_dir, claim_output_dir, leave_finished, push_folder, save_model
-from training.pictures import save_loss_curves
-from training.plan import make_plan
-from training.pretrained import PRETRAINING, load_pretrained, model_named
-from training.rehearsal import Rehearsal, rehearse
-from training.signals import stoppable
-from training.sources import num_examples
-from training.stopping import StopSignal, leave_run
-from training.teachers import AverageTeacher, FrozenTeacher, Targets, create_average_teacher
-from training.trackers import end_training, start_trackers
-from training.watching import Watcher
+from training.models.loading import PRETRAINING, load_pretrained, model_named
+from training.models.optimizer import create_optimizer, create_schedule, decayed_parameters, keep_settings
+from training.models.teachers import AverageTeacher, FrozenTeacher, Targets, create_average_teacher
+from training.run.checkpoints import Checkpoints
+from training.run.dry_run import json_alone, print_plan
+from training.run.log import TrainingLog, create_accelerator
+from training.run.monitor import Watcher
+from training.run.output import check_hub, check_output_dir, claim_output_dir, leave_finished, push_folder, save_model
+from training.run.plan import make_plan
+from training.run.stopping.signals import stoppable
+from training.run.stopping.stop import StopSignal, leave_run
+from training.run.trackers import end_training, start_trackers
+from training.run.trial import Rehearsal, rehearse
 
 MODEL_SETTINGS = (
     *("num_visible_sets", "decoder_hidden_size", "decoder_num_hidden_layers", "fusion_stages"),

@@ -10,9 +10,9 @@
 
 import sys
 
-from training.command_line import parse_config
-from training.config import ValidateConfig, check
-from training.errors import told_in_a_line
+from training.run.errors import told_in_a_line
+from training.settings.command_line import parse_config
+from training.settings.config import ValidateConfig, check
 
 if __name__ == "__main__":  # before the imports below, which take seconds: a wrong setting is told at once
     parse_config(ValidateConfig, sys.argv[1:], __doc__)
@@ -30,18 +30,18 @@ from transformers import AutoConfig, AutoImageProcessor
 from conversion.checkpoints import find_repository
 from conversion.files import write_json
 from hf_convnextv2 import ConvNextV2ForImageClassification, ConvNextV2Model
-from training.augment import EvaluationTransform
-from training.checkpoints import averaged_weights
-from training.data import eval_loader, load_images
-from training.features import extract_features, knn_scores, linear_probe_scores, top_accuracies
-from training.labels import check_labels, class_list, labelled_samples, resolve_labels
-from training.metrics import Evaluator, in_words
-from training.models import create_processor, with_background
-from training.per_class import save_class_figures, table_in_words
-from training.pretrained import FEATURES, NOTHING, Expected, load_pretrained, model_named
-from training.progress import keep_bars_to_terminals
-from training.reference import comparison, intervals, known_checkpoint
-from training.splits import with_eval_split
+from training.data.labels import check_labels, class_list, labelled_samples, resolve_labels
+from training.data.samples import eval_loader, load_images
+from training.data.splits import with_eval_split
+from training.data.transforms import EvaluationTransform
+from training.evaluation.features import extract_features, knn_scores, linear_probe_scores, top_accuracies
+from training.evaluation.metrics import Evaluator, in_words
+from training.evaluation.per_class import save_class_figures, table_in_words
+from training.evaluation.published import comparison, intervals, known_checkpoint
+from training.models.creation import create_processor, with_background
+from training.models.loading import FEATURES, NOTHING, Expected, load_pretrained, model_named
+from training.run.checkpoints import averaged_weights
+from training.run.progress import keep_bars_to_terminals
 
 
 def main(config: ValidateConfig) -> dict[str, Any]:

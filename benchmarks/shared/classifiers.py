@@ -1,0 +1,64 @@
+"""The classifier in the three libraries, with the same architecture, and what is timed of it."""
+
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+import transformers
+from torch import Tensor, nn
+
+from benchmarks.shared.measure import Call
+from hf_convnextv2 import ConvNextV2Config, ConvNextV2ForImageClassification
+
+
+def create_model(library: str, size: str) -> nn.Module:
+    """A classifier of 1,000 classes with GRN switched on by non-zero weights: "ours", "transformers" or "timm"."""
+    torch.manual_seed(0)
+    config = ConvNextV2Config.from_size(size, num_labels=1000)
+    model: Any
+    if library == "timm":
+        model = timm.create_model(f"convnextv2_{size}", num_classes=1000)
+    elif library == "transformers":
+        stock_config = transformers.ConvNextV2Config.from_dict(config.to_dict())
+        model = transformers.ConvNextV2ForImageClassification(stock_config)
+    else:
+        model = ConvNextV2ForImageClassification(config)
+    for name, parameter in model.named_parameters():
+        if "grn" in name:
+            nn.init.normal_(parameter, std=0.5)
+    return model
+
+
+def prepare(
+    library: str,
+    size: str,
+    what: str,
+    batch_size: int,
+    image_size: int = 224,
+    device: str = "cpu",
+    dtype: str = "float32",
+    compiled: bool = False,
+) -> Call:
+    """A call of "inference", of a "training" step without its optimizer, or of one with "checkpointing"."""
+    model = create_model(library, size).to(device, getattr(torch, dtype))
+    model.train(what != "inference")
+    if what == "checkpointing":
+        model.gradient_checkpointing_enable()  # type: ignore[operator]
+    pixel_values = torch.randn(batch_size, 3, image_size, image_size, device=device, dtype=getattr(torch, dtype))
+    labels = torch.arange(batch_size, device=device)
+    forward: Any = torch.compile(model, fullgraph=True) if compiled else model
+
+    def logits() -> Tensor:
+        output = forward(pixel_values)
+        return output if isinstance(output, Tensor) else output.logits
+
+    def inference() -> None:
+        with torch.inference_mode():
+            logits()
+
+    def training() -> None:
+        F.cross_entropy(logits().float(), labels).backward()
+        model.zero_grad()
+
+    return inference if what == "inference" else training

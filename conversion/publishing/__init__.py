@@ -1,0 +1,1 @@
+"""What a published repository holds: card, licence, files, and the upload."""

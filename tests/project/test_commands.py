@@ -1,0 +1,144 @@
+"""The README's commands, as a user types them, and those that train stopped once and resumed.
+
+Recipe, flags and launcher are the README's; only the runs are short, and nothing is downloaded or uploaded.
+"""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.testing import assert_close
+
+from conversion.convert import main as convert
+from hf_convnextv2 import ConvNextV2Config, ConvNextV2ForImageClassification
+from tests.photographs import write_folder, write_parquet
+from tests.readme import OFFICIAL, README, commands, save_classifier
+from training.evaluation.pictures import read_metrics
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+SHORT = "--max_train_steps 6 --warmup_steps 2 --per_device_train_batch_size 4 --logging_steps 1"
+
+
+def readme_commands() -> dict[str, str]:
+    """The three commands of "Train on your own images", by script."""
+    words = [shlex.split(command) for command in commands(README)]
+    runs = [each for each in words if each[0] == "accelerate" and any("path/to" in word for word in each)]
+    return {Path(each[2]).stem: shlex.join(each[3:]) for each in runs}
+
+
+def start(script: str, flags: str, places: dict[str, str]) -> subprocess.Popen[str]:
+    """`accelerate launch` a command of the README with its paths replaced and more flags."""
+    arguments = readme_commands()[script]
+    for written, place in places.items():
+        assert written in arguments, f"the README's command has no {written}"
+        arguments = arguments.replace(written, place)
+    launch = f"-m accelerate.commands.launch --num_cpu_threads_per_process 2 training/{script}.py {arguments} {flags}"
+    return subprocess.Popen(
+        [sys.executable, *shlex.split(launch)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish(script: str, flags: str, places: dict[str, str]) -> None:
+    process = start(script, flags, places)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
+
+
+def stop_after(steps: int, script: str, flags: str, places: dict[str, str], folder: Path) -> None:
+    """Start a command and ask its training process to stop when it has logged some steps."""
+    process, metrics = start(script, flags, places), folder / "metrics.jsonl"
+    while not metrics.exists() or len(read_metrics(metrics)) < steps:
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.01)
+    trainer = psutil.Process(process.pid).children()[0]
+    trainer.terminate()
+    output, _ = process.communicate(timeout=600)
+    assert "exit code 75" in output or "returned non-zero exit status 75" in output, output
+    assert 0 < len(read_metrics(metrics)) < 6
+
+
+@pytest.mark.parametrize("kind", ["folder", "parquet", "stream"])
+def test_readme_commands_stopped_and_resumed_give_what_an_unbroken_run_gives(kind, tmp_path):
+    write = write_folder if kind == "folder" else write_parquet
+    images = str(write(tmp_path / "images", {"train": 12, "test": 4}))
+    more = SHORT + (" --streaming true" if kind == "stream" else "")
+    accumulate = {"pretrain": " --gradient_accumulation_steps 2 --ema_decay 0.99", "finetune": " --eval_steps 3"}
+    pretrained = {}
+    for script in ("pretrain", "finetune"):
+        for run in ("whole", "resumed"):
+            folder = tmp_path / script / run
+            if script == "pretrain":
+                places = {"path/to/images": images, "out/pretrain": str(folder)}
+            else:
+                places = {
+                    "path/to/labelled": images,
+                    "out/pretrain": pretrained["whole"],
+                    "out/classifier": str(folder),
+                }
+            flags = more + accumulate[script]
+            if run == "resumed":
+                stop_after(2, script, flags, places, folder)
+                flags += " --resume_from_checkpoint latest"
+            finish(script, flags, places)
+            pretrained.setdefault(run, str(folder))
+        whole, resumed = (tmp_path / script / run for run in ("whole", "resumed"))
+        assert [row["step"] for row in read_metrics(resumed / "metrics.jsonl") if "loss" in row] == [1, 2, 3, 4, 5, 6]
+        losses = [
+            [row["loss"] for row in read_metrics(run / "metrics.jsonl") if "loss" in row] for run in (whole, resumed)
+        ]
+        assert losses[0] == losses[1]
+        assert_close(load_file(whole / "model.safetensors"), load_file(resumed / "model.safetensors"), rtol=0, atol=0)
+
+    classifier = tmp_path / "finetune" / "resumed"
+    validated = f"--output_dir {tmp_path / 'validate'}" + (" --streaming true" if kind == "stream" else "")
+    finish("validate", validated, {"out/classifier": str(classifier), "path/to/labelled": images})
+    expected = json.loads((classifier / "all_results.json").read_text())
+    found = json.loads((tmp_path / "validate" / "eval_results.json").read_text())
+    assert found["eval_accuracy"] == expected["eval_accuracy"]
+
+
+def write_what_the_readme_names(folder: Path) -> None:
+    """Data sets, models of the Hub and an official file, small, under the names that the README has for them."""
+    for name in ("training", "conversion"):
+        (folder / name).symlink_to(ROOT / name)
+    write_folder(folder / "path/to/images", {"train": 8})
+    write_folder(folder / "path/to/labelled", {"train": 8, "test": 4})
+    write_parquet(folder / "ILSVRC/imagenet-1k", {"train": 8, "validation": 4})
+    for name in OFFICIAL:
+        save_classifier(folder / name, 1000)
+    model = ConvNextV2ForImageClassification(ConvNextV2Config.from_size("tiny", num_labels=1000))
+    model.save_pretrained(folder / "ours")
+    convert([str(folder / "ours"), str(folder / "official"), "--to", "official"])
+    released = load_file(folder / "official/model.safetensors")
+    torch.save({"model": released}, folder / "convnextv2_tiny_1k_224_ema.pt")
+
+
+def test_every_command_of_the_readme_runs_as_it_is_typed_one_after_the_other(tmp_path):
+    write_what_the_readme_names(tmp_path)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ran = []
+    for command in commands(README):
+        kind, *words = shlex.split(command)
+        if kind in ("make", "pip"):
+            continue
+        module = ["-m", "accelerate.commands.launch", *words[1:]] if kind == "accelerate" else words
+        short = f"{SHORT} --gradient_accumulation_steps 1".split() if "--output_dir" in words else []
+        short += ["--dry_run"] if "conversion.publish" in words else []
+        done = subprocess.run(
+            [sys.executable, *module, *short], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        ran.append(done.stdout)
+    assert len(ran) >= 9
+    for made in ("out/pretrain", "out/classifier", "out/views", "out/tiny", "out/encoder"):
+        assert (tmp_path / made / "model.safetensors").is_file() and (tmp_path / made / "README.md").is_file()
+    assert any("Evaluating on split `test` of path/to/labelled" in printed for printed in ran)

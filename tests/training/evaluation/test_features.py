@@ -1,0 +1,87 @@
+"""k nearest neighbours and the linear probe, against scikit-learn and by hand."""
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from torch.testing import assert_close
+
+from hf_convnextv2 import ConvNextV2Model
+from tests.photographs import forget_accelerate
+from tests.small_models import awake, small_config
+from training.evaluation.features import QUERIES, extract_features, knn_scores, linear_probe_scores, top_accuracies
+
+
+def clouds(count, seed):
+    """Three overlapping clouds of points in five dimensions."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(count) % 3
+    points = random.normal(size=(count, 5)) + 1.5 * np.eye(5)[labels]
+    return torch.tensor(points, dtype=torch.float32), torch.tensor(labels)
+
+
+def test_neighbours_vote_as_in_scikit_learn():
+    (train, labels), (queries, _) = clouds(90, 0), clouds(QUERIES + 7, 1)
+    expected = KNeighborsClassifier(15, metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.07)).fit(
+        train.numpy(), labels.numpy()
+    )
+    scores = knn_scores(train, labels, queries, 3, k=15, temperature=0.07)
+    assert_close(
+        scores / scores.sum(1, keepdim=True),
+        torch.tensor(expected.predict_proba(queries.numpy()), dtype=torch.float32),
+        rtol=1e-3,
+        atol=1e-5,
+    )
+
+
+def test_more_neighbours_than_images_are_all_images():
+    train, labels = clouds(6, 0)
+    everybody = knn_scores(train, labels, train, 3, k=100, temperature=1e6)
+    assert_close(everybody, torch.full((6, 3), 2.0), rtol=1e-4, atol=0)
+
+
+def test_the_probe_is_a_logistic_regression_on_standardised_features():
+    (train, labels), (queries, _) = clouds(90, 0), clouds(40, 1)
+    shifted, scaled = train * torch.tensor([1, 10, 100, 1, 1]) + 5, queries * torch.tensor([1, 10, 100, 1, 1]) + 5
+    mean, deviation = train.mean(0), train.std(0, correction=0)
+    expected = LogisticRegression(C=0.5, max_iter=2000).fit(((train - mean) / deviation).numpy(), labels.numpy())
+    scores = linear_probe_scores(shifted, labels, scaled, 3, strength=0.5, seed=0)
+    probabilities = expected.predict_proba(((queries - mean) / deviation).numpy())
+    assert_close(scores.exp(), torch.tensor(probabilities, dtype=torch.float32), rtol=1e-2, atol=1e-3)
+
+
+def test_a_class_without_a_training_image_gets_nothing():
+    train, labels = clouds(30, 0)
+    known = labels != 1
+    scores = linear_probe_scores(train[known], labels[known], train, 4, strength=1.0, seed=0)
+    assert torch.isinf(scores[:, [1, 3]]).all() and scores[:, [0, 2]].isfinite().all()
+
+
+def test_features_are_the_mean_of_the_last_map_before_any_norm():
+    """In the order of the images, of unequal batches, with their labels."""
+    forget_accelerate()
+    model = awake(ConvNextV2Model(small_config())).train()
+    images, labels = torch.randn(5, 3, 64, 96), torch.tensor([3, 1, 4, 1, 5])
+    loader = [{"pixel_values": images[part], "labels": labels[part]} for part in (slice(3), slice(3, 5))]
+    features, found = extract_features(Accelerator(cpu=True), model, loader)  # type: ignore[arg-type]
+    forget_accelerate()
+    last = model(images, output_hidden_states=True).hidden_states[-1]  # (5, C, 2, 3)
+    expected = sum(last[:, :, row, column] for row in range(2) for column in range(3)) / 6
+    assert_close(features, expected.detach(), rtol=1e-4, atol=1e-5)
+    assert not model.training and torch.equal(found, labels)
+
+
+def test_top_accuracies_of_known_ranks():
+    scores = torch.eye(8)[torch.arange(8)] - torch.arange(8) / 100  # the right class first
+    assert top_accuracies(scores, torch.arange(8)) == {"accuracy": 1.0, "accuracy_top5": 1.0}
+    ranked = torch.arange(8.0, 0, -1).expand(8, 8)  # always the order 0, 1, 2, ...
+    assert top_accuracies(ranked, torch.arange(8)) == {"accuracy": 1 / 8, "accuracy_top5": 5 / 8}
+
+
+def test_a_small_temperature_leaves_the_vote_to_the_nearest():
+    train = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.8, 0.2], [0.0, 1.0]])
+    labels, queries = torch.tensor([0, 1, 1, 1]), torch.tensor([[1.0, 0.01]])
+    scores = {t: knn_scores(train, labels, queries, 2, 3, t) for t in (0.07, 1e-3)}
+    assert scores[0.07].argmax() == 1 and scores[1e-3].argmax() == 0
+    assert all(score.isfinite().all() for score in scores.values())

@@ -1,0 +1,129 @@
+"""What is said of weights that a run starts from: new ones are a line without a table, odd ones are refused."""
+
+import logging
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers.modeling_utils import logger
+
+from hf_convnextv2 import ConvNextV2ForImageClassification, ConvNextV2ForPreTraining, ConvNextV2Model
+from tests.photographs import message_of, write_tiny_fcmae
+from training.models.loading import FEATURES, FINETUNING, NOTHING, PRETRAINING, load_pretrained
+
+CLASSES = {"id2label": {0: "a", 1: "b", 2: "c"}, "label2id": {"a": 0, "b": 1, "c": 2}}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("weights")
+    write_tiny_fcmae(root / "fcmae")
+    ConvNextV2ForImageClassification.from_pretrained(root / "fcmae", **CLASSES).save_pretrained(root / "classifier")
+    return root
+
+
+@pytest.fixture
+def warned():
+    """What Transformers logs at the loading of a model."""
+    records: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: records.append(record.getMessage())
+    logger.addHandler(handler)
+    yield records
+    logger.removeHandler(handler)
+
+
+@pytest.fixture
+def changed(folders, tmp_path):
+    """A folder with other weights."""
+
+    def change(name, edit):
+        shutil.copytree(folders / name, tmp_path / name)
+        weights = load_file(tmp_path / name / "model.safetensors")
+        edit(weights)
+        save_file(weights, tmp_path / name / "model.safetensors", {"format": "pt"})
+        return tmp_path / name
+
+    return change
+
+
+FIVE = {"id2label": dict(enumerate("abcde")), "label2id": {}, "ignore_mismatched_sizes": True}
+
+
+@pytest.mark.parametrize(
+    ("source", "model_class", "expected", "arguments", "told"),
+    [
+        ("fcmae", ConvNextV2ForImageClassification, FINETUNING, CLASSES, "classifier, convnextv2.layernorm are new."),
+        ("classifier", ConvNextV2ForImageClassification, FINETUNING, FIVE, "those of classifier are new."),
+        ("classifier", ConvNextV2ForImageClassification, NOTHING, {}, ""),
+        ("fcmae", ConvNextV2Model, FEATURES, {}, ""),
+        ("classifier", ConvNextV2Model, FEATURES, {}, ""),
+        ("fcmae", ConvNextV2ForPreTraining, PRETRAINING, {}, ""),
+        ("classifier", ConvNextV2ForPreTraining, PRETRAINING, {}, "decoder.pred, decoder.proj are new."),
+        ("fcmae", ConvNextV2ForPreTraining, PRETRAINING, {"target_type": "pixel+feature"}, "decoder.pred_feature are"),
+    ],
+)
+def test_weights_that_a_task_makes_or_leaves_are_a_line_at_most(
+    source, model_class, expected, arguments, told, folders, warned, capsys
+):
+    model = load_pretrained(model_class, str(folders / source), expected, **arguments)
+    assert isinstance(model, model_class)
+    printed = capsys.readouterr().out
+    assert not warned and told in printed and len(printed.splitlines()) == bool(told)
+
+
+def test_without_us_transformers_prints_its_table(folders, warned):  # the control
+    ConvNextV2ForImageClassification.from_pretrained(folders / "fcmae", **CLASSES)
+    assert any("LOAD REPORT" in text for text in warned)
+
+
+@pytest.mark.parametrize("missing", ["convnextv2.encoder.stages.0.layers.0.grn.weight", "classifier.weight"])
+def test_weights_that_are_missing_where_they_should_be_there_are_refused(missing, changed):
+    folder = str(changed("classifier", lambda weights: weights.pop(missing)))
+    said = message_of(lambda: load_pretrained(ConvNextV2ForImageClassification, folder, NOTHING))
+    assert f"{folder}" in said and missing in said
+
+
+def test_an_encoder_that_lacks_weights_or_has_another_shape_is_refused_where_a_head_may_be_new(changed):
+    name = "convnextv2.encoder.stages.0.layers.0.grn.weight"
+
+    def narrow(weights):
+        weights[name] = weights[name][..., :4].contiguous()
+
+    folder = str(changed("fcmae", narrow))
+    said = message_of(
+        lambda: load_pretrained(
+            ConvNextV2ForImageClassification, folder, FINETUNING, ignore_mismatched_sizes=True, **CLASSES
+        )
+    )
+    assert f"1 differ, e.g. `{name}`" in said
+
+
+def test_weights_that_the_model_has_no_place_for_are_named(changed, capsys, warned):
+    folder = str(changed("fcmae", lambda weights: weights.update({"adapter.lora_A": torch.zeros(2)})))
+    load_pretrained(ConvNextV2ForImageClassification, folder, FINETUNING, **CLASSES)
+    assert f"Warning: the model has no place for weights in {folder}: adapter." in capsys.readouterr().out
+    assert not warned
+
+
+def test_a_loading_that_fails_shows_the_table(folders, warned):
+    with pytest.raises(RuntimeError, match="above report"):
+        load_pretrained(ConvNextV2ForImageClassification, str(folders / "classifier"), NOTHING, num_labels=7)
+    assert any("LOAD REPORT" in text and "MISMATCH" in text for text in warned)
+
+
+def test_other_processes_than_the_first_say_nothing(folders, capsys, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    load_pretrained(ConvNextV2ForImageClassification, str(folders / "fcmae"), FINETUNING, **CLASSES)
+    assert not capsys.readouterr().out
+
+
+def test_a_model_that_is_nowhere_is_an_error_of_the_setting_that_names_it(tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for name in ("out/nowhere", str(empty)):
+        message = message_of(lambda name=name: load_pretrained(ConvNextV2ForPreTraining, name, PRETRAINING))
+        assert message.startswith(
+            f"`model_name_or_path` (={name}) must be a folder that holds a model, or a model on the"
+        )

@@ -1,0 +1,72 @@
+"""What a run shows of itself: the diversity of features by the paper's formula, pictures, trackers that may fail."""
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch.nn.functional import cosine_similarity
+from torch.testing import assert_close
+
+from hf_convnextv2 import ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining
+from tests.photographs import forget_accelerate
+from training.run.monitor import cosine_distance, evaluating, feature_diversity
+
+SIZES = {"hidden_sizes": [8, 16], "depths": [1, 2], "decoder_hidden_size": 16, "image_size": 32}
+
+
+def written_out(features):
+    """The paper's formula, channel by channel, of `(B, H, W, C)`."""
+    distances = []
+    for image in features:
+        channels = image.flatten(0, 1).T
+        pairs = [(1 - cosine_similarity(a, b, dim=0)) / 2 for a in channels for b in channels]
+        distances.append(torch.stack(pairs).mean())
+    return torch.stack(distances).mean()
+
+
+def test_the_distance_is_the_papers_formula():
+    features = torch.randn(2, 3, 4, 6)
+    assert_close(torch.tensor(cosine_distance(features)), written_out(features))
+
+
+def test_channels_that_are_all_the_same_have_no_distance_and_random_ones_a_half():
+    assert cosine_distance(torch.randn(2, 8, 8, 1).expand(-1, -1, -1, 50)) == pytest.approx(0, abs=1e-6)
+    assert cosine_distance(torch.randn(2, 40, 40, 200)) == pytest.approx(0.5, abs=0.01)
+
+
+def test_diversity_is_that_of_the_last_block_of_each_stage_and_leaves_the_model_as_it_was():
+    model = ConvNextV2ForPreTraining(ConvNextV2FCMAEConfig(**SIZES)).train()
+    pixel_values = torch.randn(2, 3, 32, 32)
+    blocks = [stage.layers[-1] for stage in model.convnextv2.encoder.stages]
+    found = []
+    handles = [block.grn.register_forward_hook(lambda *seen: found.append(seen[2].detach())) for block in blocks]
+    model.convnextv2(pixel_values)
+    for handle in handles:
+        handle.remove()
+    with evaluating(model):
+        diversity = feature_diversity(model, pixel_values)
+    assert_close(torch.tensor(diversity), torch.stack([written_out(features) for features in found]))
+    assert model.training and not any(block.grn._forward_hooks for block in blocks)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_look_leaves_a_model_in_the_mode_that_it_was_in(training):
+    model = torch.nn.Dropout().train(training)
+    with evaluating(model):
+        assert not model.training and not torch.is_grad_enabled()
+    assert model.training is training and torch.is_grad_enabled()
+
+
+def test_a_model_without_grn_is_measured_after_gelu():
+    model = ConvNextV2ForPreTraining(ConvNextV2FCMAEConfig(**SIZES, use_grn=False))
+    assert len(feature_diversity(model, torch.randn(1, 3, 32, 32))) == 2
+
+
+def test_looking_draws_nothing_from_the_random_state():
+    forget_accelerate()
+    model = ConvNextV2ForPreTraining(ConvNextV2FCMAEConfig(**SIZES, drop_path_rate=0.5)).train()
+    state = torch.get_rng_state()
+    with evaluating(model):
+        feature_diversity(model, torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(state, torch.get_rng_state())
+    assert Accelerator(cpu=True).trackers == []
+    forget_accelerate()

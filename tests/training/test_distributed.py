@@ -1,0 +1,183 @@
+"""Several processes train as one does: the same images a step, the same losses; blocks sharded over two processes."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.utils import set_seed
+from torch.testing import assert_close
+
+from hf_convnextv2 import ConvNextV2Config, ConvNextV2ForImageClassification
+from tests.photographs import CLASSES, VIEWS, write_parquet, write_tiny_fcmae
+from training.evaluation.pictures import read_metrics
+
+ROOT = Path(__file__).parents[2]
+STEPS = 20
+
+
+def run(script: list[str], processes: int, tmp_path: Path) -> str:
+    """Output of a script in so many processes."""
+    launch = [] if processes == 1 else ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}
+    environment["HF_DATASETS_CACHE"] = str(tmp_path / "cache")
+    command = [sys.executable, *launch, *script]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def write_tiny_classifier(folder: Path) -> Path:
+    """A classifier of the photographs with a head at random, large enough for answers to differ."""
+    set_seed(0)
+    config = ConvNextV2Config(hidden_sizes=[8, 16], depths=[1, 2], image_size=32, num_labels=len(CLASSES))
+    config.id2label, config.label2id = dict(enumerate(CLASSES)), {name: i for i, name in enumerate(CLASSES)}
+    model = ConvNextV2ForImageClassification(config)
+    torch.nn.init.normal_(model.classifier.weight)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("views", [{}, VIEWS])
+def test_the_same_total_batch_gives_the_same_losses_in_one_two_and_three_processes(views, tmp_path):
+    settings = {
+        **views,
+        "model_name_or_path": write_tiny_fcmae(tmp_path / "fcmae"),
+        "dataset_name": write_parquet(tmp_path / "parquet", {"train": 9}),
+        "max_train_steps": STEPS,
+        "checkpointing_steps": STEPS,
+        "learning_rate": 1e-3,
+        "logging_steps": 1,
+        "num_workers": 1,
+        "with_tracking": False,
+    }
+    losses = {}
+    for processes in (1, 2, 3):
+        output = tmp_path / str(processes)
+        flags = {**settings, "output_dir": output, "per_device_train_batch_size": 6 // processes}
+        run(["training/pretrain.py", *(f"--{key}={value}" for key, value in flags.items())], processes, tmp_path)
+        state = json.loads((output / f"checkpoint-{STEPS}/training_state.json").read_text())
+        assert state["num_processes"] == processes
+        losses[processes] = [line["loss"] for line in read_metrics(output / "metrics.jsonl") if "loss" in line]
+        assert len(losses[processes]) == STEPS
+    for processes in (2, 3):
+        assert losses[processes] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[1][0] != pytest.approx(losses[1][1], rel=1e-4)  # the control: steps differ by more
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("streaming", ["false", "true"])
+def test_an_evaluation_counts_every_image_once_whatever_the_number_of_processes(streaming, tmp_path):
+    images = write_parquet(tmp_path / "parquet", {"train": 7, "test": 10})  # 30 images: the last batches are uneven
+    model = write_tiny_classifier(tmp_path / "classifier")
+    settings = {"model_name_or_path": model, "dataset_name": images, "eval_split": "test", "num_workers": 1}
+    settings |= {"streaming": streaming, "per_device_eval_batch_size": 4, "image_size": 32}
+    flags = [f"--{key}={value}" for key, value in settings.items()]
+    flags += ["--protocols", "classifier", "knn", "linear_probe", "--knn_neighbors", "3"]
+    results, tables = {}, {}
+    for processes in (1, 2, 3):
+        output = tmp_path / str(processes)
+        run(["training/validate.py", *flags, f"--output_dir={output}"], processes, tmp_path)
+        results[processes] = json.loads((output / "eval_results.json").read_text())
+        assert results[processes]["eval_samples"] == 30 and results[processes]["train_samples"] == 21
+        tables[processes] = (output / "eval_per_class.csv").read_text()
+    for processes in (2, 3):
+        assert_close(results[processes], results[1], rtol=1e-6, atol=0)
+        assert tables[processes] == tables[1]
+    assert [line.split(",")[2] for line in tables[1].splitlines()[1:]] == ["10"] * 3
+
+
+FAILING = """
+    import sys
+    import torch
+    import torch.distributed as dist
+    from training.settings.config import check
+    from training.run.errors import told_in_a_line
+
+    dist.init_process_group("gloo")
+    with told_in_a_line():
+        check("image", "cats/7.png", str(dist.get_rank()) not in sys.argv[1], "be an image")
+        dist.all_reduce(torch.ones(1))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", ["0", "1", "01"])
+def test_the_error_of_any_process_is_told_once_without_our_traceback(ranks, tmp_path):
+    script = tmp_path / "failing.py"
+    script.write_text(textwrap.dedent(FAILING))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(script), ranks]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert done.stderr.count("failing.py: error: `image` (=cats/7.png) must be an image.") == 1
+    assert "closed by peer" not in done.stderr and "[rank" not in done.stderr
+
+
+SHARDED = """
+    import torch
+    import torch.distributed as dist
+    from accelerate.utils import set_seed
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import DTensor
+    from torch.testing import assert_close
+
+    from hf_convnextv2 import ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining
+
+    def create():
+        set_seed(0)
+        sizes = {"hidden_sizes": [8, 16], "depths": [1, 2], "decoder_hidden_size": 16, "image_size": 32}
+        model = ConvNextV2ForPreTraining(ConvNextV2FCMAEConfig(**sizes))
+        for name, parameter in model.named_parameters():
+            if "grn" in name:
+                torch.nn.init.normal_(parameter, std=0.5)
+        return model
+
+    def step(model, pixel_values, noise):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        loss = model(pixel_values, noise=noise).loss
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    dist.init_process_group("gloo")
+    rank, world = dist.get_rank(), dist.get_world_size()
+    assert world == 2
+    torch.manual_seed(1)
+    pixel_values, noise = torch.randn(4, 3, 32, 32), torch.rand(4, 16)
+    whole = create()
+    expected = step(whole, pixel_values, noise)
+    sharded, mesh = create(), init_device_mesh("cpu", (world,))
+    blocks = [module for module in sharded.modules() if type(module).__name__ in sharded._no_split_modules]
+    assert len(blocks) == 4
+    for block in blocks:
+        fully_shard(block, mesh=mesh)
+    fully_shard(sharded, mesh=mesh)
+    assert all(isinstance(parameter, DTensor) for parameter in sharded.parameters())
+    own = slice(2 * rank, 2 * rank + 2)
+    loss = step(sharded, pixel_values[own], noise[own])
+    dist.all_reduce(loss, dist.ReduceOp.AVG if dist.get_backend() == "nccl" else dist.ReduceOp.SUM)
+    assert_close(loss / world, expected, rtol=1e-5, atol=0)
+    gathered = get_model_state_dict(sharded, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    if rank == 0:
+        assert_close(gathered, dict(whole.state_dict()), rtol=1e-4, atol=1e-5)
+        loaded = create()
+        assert not torch.equal(loaded.decoder.mask_token, gathered["decoder.mask_token"])
+        loaded.load_state_dict(gathered)
+        print("equal")
+    dist.barrier()
+    dist.destroy_process_group()
+"""
+
+
+def test_blocks_sharded_over_two_processes_take_the_step_of_one(tmp_path):
+    script = tmp_path / "sharded.py"
+    script.write_text(textwrap.dedent(SHARDED))
+    assert "equal" in run([str(script)], 2, tmp_path)

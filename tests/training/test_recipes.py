@@ -1,0 +1,188 @@
+"""Every recipe is read whole, says where it is from, and takes two steps at a tiny size."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+
+from hf_convnextv2 import ConvNextV2Config
+from hf_convnextv2.configuration_convnextv2 import SIZES
+from tests.photographs import forget_accelerate, quick_datasets, write_folder, write_tiny_fcmae
+from training import finetune, pretrain
+from training.evaluation.pictures import read_metrics
+from training.models.optimizer import layer_scale
+from training.run.plan import make_plan
+from training.settings.command_line import parse_config
+from training.settings.config import FinetuneConfig, PretrainConfig
+
+__all__ = ["quick_datasets"]
+FOLDER = Path(__file__).parents[2] / "training"
+RECIPES = sorted(path.stem for path in (FOLDER / "recipes").glob("*.yaml"))
+IN_1K = ("atto", "femto", "pico", "nano", "tiny", "base", "large", "huge")
+IN_22K = ("nano", "tiny", "base", "large", "huge")
+
+
+def resolved(name, *flags):
+    kind = PretrainConfig if name.startswith("pretrain") else FinetuneConfig
+    required = ["--dataset_name", "images", "--output_dir", "out"]
+    return parse_config(kind, [*required, "--config", str(FOLDER / f"recipes/{name}.yaml"), *flags])
+
+
+def test_the_papers_runs_have_a_recipe_each():
+    names = {f"finetune_{size}" for size in IN_1K}
+    names |= {f"finetune_{stage}_{size}" for stage in ("22k", "22k_1k") for size in IN_22K}
+    assert names | {"pretrain_atto", "pretrain_1600_epochs", "pretrain_small_images"} <= set(RECIPES)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_says_its_source_cost_and_what_to_expect(name):
+    header = (FOLDER / f"recipes/{name}.yaml").read_text().split("\n\n")[0]
+    assert all(line.startswith("#") for line in header.splitlines())
+    assert "Cost" in header and "xpected" in header and "Measured" in header
+    assert f"--config training/recipes/{name}.yaml" in header
+
+
+# Paper, Tables 8 to 13, with the conflicts settled as the recipes' headers say: peak learning rate, images in a step,
+# epochs, warm-up epochs, weight decay, layer decay and its kind, drop path, mixup, cutmix, smoothing.
+PAPER = {
+    "finetune_atto": (8e-4, 1024, 600, 0, 0.3, 0.9, "single", 0.1, 0, 0, 0.2),
+    "finetune_femto": (8e-4, 1024, 600, 0, 0.05, 0.9, "single", 0, 0.3, 0.3, 0.2),
+    "finetune_pico": (8e-4, 1024, 600, 0, 0.3, 0.9, "single", 0, 0.3, 0.3, 0.2),
+    "finetune_nano": (8e-4, 1024, 600, 0, 0.3, 0.9, "single", 0.1, 0.5, 0.5, 0.2),
+    "finetune_tiny": (3.2e-3, 1024, 300, 40, 0.05, 0.9, "single", 0.2, 0.8, 1.0, 0.1),
+    "finetune_base": (2.5e-3, 1024, 100, 20, 0.05, 0.6, "group", 0.1, 0.8, 1.0, 0.1),
+    "finetune_large": (2.5e-3, 1024, 100, 20, 0.05, 0.6, "group", 0.2, 0.8, 1.0, 0.1),
+    "finetune_huge": (5e-4, 1024, 50, 10, 0.05, 0.75, "single", 0.3, 0.8, 1.0, 0.1),
+    "finetune_22k_nano": (4e-3, 4096, 90, 5, 0.05, 0.9, "single", 0, 0.8, 1.0, 0.1),
+    "finetune_22k_tiny": (4e-3, 4096, 90, 5, 0.05, 0.9, "single", 0, 0.8, 1.0, 0.1),
+    "finetune_22k_base": (4e-3, 4096, 90, 5, 0.05, 0.8, "group", 0.1, 0.8, 1.0, 0.1),
+    "finetune_22k_large": (4e-3, 4096, 90, 5, 0.05, 0.8, "group", 0.1, 0.8, 1.0, 0.1),
+    "finetune_22k_huge": (4e-3, 4096, 90, 5, 0.05, 0.8, "single", 0.3, 0.8, 1.0, 0.1),
+    "finetune_22k_1k_nano": (5e-5, 512, 90, 0, 1e-8, 0.9, "single", 0.1, 0, 0, 0.1),
+    "finetune_22k_1k_tiny": (5e-5, 512, 90, 0, 1e-8, 0.9, "single", 0.1, 0, 0, 0.1),
+    "finetune_22k_1k_base": (5e-5, 512, 30, 0, 1e-8, 0.8, "group", 0.2, 0, 0, 0.1),
+    "finetune_22k_1k_large": (5e-5, 512, 30, 0, 1e-8, 0.8, "group", 0.3, 0, 0, 0.1),
+    "finetune_22k_1k_huge": (5e-5, 512, 30, 0, 1e-8, 0.85, "single", 0.5, 0, 0, 0.1),
+}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_a_recipe_of_the_paper_has_the_papers_settings(name):
+    config = resolved(name)
+    images = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    rate = config.base_learning_rate * images / 256
+    found = (config.num_train_epochs, config.warmup_epochs, config.weight_decay, config.layer_decay)
+    found += (config.layer_decay_type, config.drop_path_rate, config.mixup, config.cutmix, config.label_smoothing)
+    assert (round(rate, 10), images, *found) == PAPER[name]
+    assert (config.adam_beta1, config.adam_beta2, config.randaugment_num_ops) == (0.9, 0.999, 2)
+    assert config.ema_decay == (
+        0 if (name.startswith("finetune_22k_") and "1k" not in name) or "1k_huge" in name else 0.9999
+    )
+
+
+@pytest.mark.parametrize("size", IN_1K)
+@pytest.mark.parametrize(("name", "epochs"), [("pretrain_atto", 800), ("pretrain_1600_epochs", 1600)])
+def test_the_pretraining_recipes_have_the_settings_of_table_8_for_every_size(name, epochs, size):
+    config = resolved(name, "--model_size", size)
+    assert config.model_size == size and "--model_size base" in (FOLDER / f"recipes/{name}.yaml").read_text()
+    images = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    assert (images, config.base_learning_rate * images / 256) == (4096, pytest.approx(2.4e-3))
+    assert (config.num_train_epochs, config.warmup_epochs, config.weight_decay) == (epochs, 40, 0.05)
+    assert (config.adam_beta1, config.adam_beta2, config.mask_ratio, config.norm_pix_loss) == (0.9, 0.95, 0.6, True)
+
+
+@pytest.mark.parametrize("name", ["pretrain_fast_atto", "pretrain_fast_fusion", "pretrain_fast_teacher"])
+def test_the_recipes_on_views_have_as_many_views_as_table_8_has_images(name):
+    config = resolved(name)
+    views = 4 * config.per_device_train_batch_size * config.gradient_accumulation_steps
+    plan = make_plan(config, 1_281_167, 1, config.num_visible_sets)
+    assert (config.num_visible_sets, views, 4 * config.num_train_epochs) == (4, 4096, 800)
+    assert plan.learning_rate == pytest.approx(2.4e-3)
+    assert plan.max_steps == pytest.approx(make_plan(resolved("pretrain_atto"), 1_281_167, 1).max_steps, abs=1)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    root = tmp_path_factory.mktemp("recipes")
+    return write_folder(root / "images", {"train": 2, "test": 1, "validation": 1}), write_tiny_fcmae(root / "fcmae")
+
+
+@pytest.mark.usefixtures("quick_datasets")
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_takes_two_steps_at_a_tiny_size(name, images, tmp_path):
+    folder, fcmae = images
+    flags = {"dataset_name": folder, "output_dir": tmp_path / "out", "model_name_or_path": fcmae, "image_size": 32}
+    flags |= {"max_train_steps": 2, "warmup_steps": 1, "per_device_train_batch_size": 2, "num_workers": 0}
+    flags |= {"gradient_accumulation_steps": 1, "mixed_precision": "no", "logging_steps": 1, "with_tracking": False}
+    flags["min_learning_rate"] = 0  # the rate of two images is below the recipes' minimum
+    settings = yaml.safe_load((FOLDER / f"recipes/{name}.yaml").read_text())
+    architecture = {"model_size", "patch_size", "num_stages", "decoder_hidden_size", "decoder_num_hidden_layers"}
+    kept = {key: value for key, value in settings.items() if key not in architecture}
+    kept |= {"fusion_stages": ["stage1"]} if "fusion_stages" in kept else {}  # of the tiny model's two
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(kept))  # of the stored tiny model's architecture
+    arguments = [part for key, value in flags.items() for part in (f"--{key}", str(value))]
+    script, kind = (pretrain, PretrainConfig) if name.startswith("pretrain") else (finetune, FinetuneConfig)
+    forget_accelerate()
+    script.main(parse_config(kind, ["--config", str(tmp_path / "recipe.yaml"), *arguments]))
+    lines = [line for line in read_metrics(tmp_path / "out/metrics.jsonl") if "loss" in line]
+    assert [line["step"] for line in lines] == [1, 2]
+    assert json.loads((tmp_path / "out/all_results.json").read_text())["total_steps"] == 2
+    forget_accelerate()
+
+
+# Layer-wise learning rates, worked out by hand from the official rules: the stem's layer, then each stage's
+# downsampling and blocks, then norm and head.
+
+
+def groups_of(depths, long_ids):
+    """Layer ids of `group`: stem; downsampling; blocks, the third stage's being given; norm and head."""
+    return 0, [None, 2, 3, 12], [[1] * depths[0], [2] * depths[1], long_ids, [12] * depths[3]], 13
+
+
+def singles_of(depths):
+    first = [sum(depths[:stage]) + 1 for stage in range(4)]
+    return (
+        1,
+        first,
+        [list(range(start, start + depth)) for start, depth in zip(first, depths, strict=True)],
+        sum(depths) + 1,
+    )
+
+
+LAYERS = {
+    ("atto", "single"): singles_of([2, 2, 6, 2]),
+    ("tiny", "single"): singles_of([3, 3, 9, 3]),
+    ("base", "single"): singles_of([3, 3, 27, 3]),
+    ("atto", "group"): groups_of([2, 2, 6, 2], [3, 3, 3, 4, 4, 4]),
+    ("tiny", "group"): groups_of([3, 3, 9, 3], [3, 3, 3, 4, 4, 4, 5, 5, 5]),
+    ("base", "group"): groups_of([3, 3, 27, 3], [3 + block // 3 for block in range(27)]),
+}
+
+
+@pytest.mark.parametrize(("size", "kind"), LAYERS)
+def test_layer_wise_rates_are_those_of_the_reference_tables(size, kind):
+    stem, downsampling, blocks, last = LAYERS[size, kind]
+    assert last == 13 if kind == "group" else last == {"atto": 13, "tiny": 19, "base": 37}[size]
+    depths = list(ConvNextV2Config.from_size(size).depths)
+    assert size in SIZES and [len(stage) for stage in blocks] == depths
+    scale = layer_scale(depths, 0.6, kind)
+    encoder = "convnextv2.encoder.stages"
+    rates = {"convnextv2.embeddings.patch_embeddings.weight": stem, "classifier.weight": last}
+    rates["convnextv2.layernorm.weight"] = last
+    for stage, layers in enumerate(blocks):
+        rates |= {f"{encoder}.{stage}.layers.{i}.dwconv.weight": layer for i, layer in enumerate(layers)}
+        if stage:
+            rates[f"{encoder}.{stage}.downsampling_layer.1.weight"] = downsampling[stage]
+    for name, layer in rates.items():
+        assert scale(name) == pytest.approx(0.6 ** (last - layer)), name
+
+
+@pytest.mark.parametrize("path", sorted((FOLDER / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
+def test_accelerate_reads_its_configuration_files(path):
+    config = load_config_from_file(str(path))
+    assert config.num_machines <= config.num_processes
+    if path.stem == "fsdp2":
+        assert config.fsdp_config["fsdp_version"] == 2
+        assert config.fsdp_config["fsdp_transformer_layer_cls_to_wrap"] == "ConvNextV2Layer"

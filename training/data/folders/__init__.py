@@ -1,0 +1,1 @@
+"""Folders of images: what they hold, and the splits and classes that their names give."""

@@ -1,0 +1,209 @@
+"""The files of a folder, found in one walk: which are images, and which are left out and why."""
+
+import os
+import time
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import NamedTuple
+
+import pyarrow as pa
+from datasets.data_files import FILES_TO_IGNORE
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+
+from training.run.phases import Phase
+from training.settings.config import FILE_BUILDERS, check
+
+METADATA = {"metadata.csv", "metadata.jsonl", "metadata.parquet"}
+DOCUMENTS = {
+    *FILES_TO_IGNORE,
+    "README",
+    "README.txt",
+    "LICENSE",
+    "LICENSE.txt",
+    "LICENSE.md",
+    "Thumbs.db",
+    "desktop.ini",
+}
+KIND_NAMES = {"images": "images", "arrays": ".npy arrays", "tables": "data files"}
+ARCHIVES = {".zip", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"}
+KINDS = {
+    **dict.fromkeys(ImageFolder.EXTENSIONS, "images"),
+    **dict.fromkeys(FILE_BUILDERS, "tables"),
+    ".npy": "arrays",
+}
+
+
+class Run(NamedTuple):
+    """Files of one folder that follow each other in the order of the whole."""
+
+    folder: str  # relative to the root, "" for the root itself
+    names: pa.Array
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the folders below the root."""
+        return PurePath(self.folder).parts
+
+
+@dataclass
+class Listing:
+    """What a folder holds, in the order of the files' paths as text; hidden folders are not looked into."""
+
+    root: str
+    images: list[Run] = field(default_factory=list)
+    arrays: list[Run] = field(default_factory=list)
+    tables: list[Run] = field(default_factory=list)  # parquet, arrow, webdataset
+    metadata: list[str] = field(default_factory=list)  # as all below: paths relative to the root
+    documents: list[str] = field(default_factory=list)
+    hidden: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)  # with the reason
+    folders: dict[str, int] = field(default_factory=dict)  # and when each was changed, in ns
+    started: int = field(default_factory=time.time_ns)  # when the walk began
+
+    def count(self, kind: str) -> int:
+        """Number of images, arrays or tables."""
+        return sum(len(run.names) for run in getattr(self, kind))
+
+    def first(self, kind: str) -> str:
+        """One of them."""
+        run = getattr(self, kind)[0]
+        return os.path.join(run.folder, run.names[0].as_py())
+
+
+def list_folder(root: str) -> Listing:
+    """Walk a folder once, through links too; a `ValueError` where a part of it may not be read."""
+    listing = Listing(os.path.realpath(root))
+    with Phase(f"Listing {root}") as phase:
+        for folder, names in walk(listing, "", ()):
+            sort_in(listing, folder, names)
+            phase.update(len(names))
+    return listing
+
+
+def is_current(listing: Listing) -> bool:
+    """Whether no file was added, removed or renamed since: a folder's time then changes, by steps of up to 2 s."""
+    return all(
+        changed_at(os.path.join(listing.root, folder)) == at and listing.started - at > 2e9
+        for folder, at in listing.folders.items()
+    )
+
+
+def changed_at(folder: str) -> int | None:
+    """Time of the last change in ns; None where there is no folder."""
+    return os.stat(folder).st_mtime_ns if os.path.isdir(folder) else None
+
+
+def walk(listing: Listing, folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, list[str]]]:
+    """Folders below and names of files in them, in the order that `sorted` would give the paths."""
+    path = os.path.join(listing.root, folder)
+    status = os.stat(path)
+    identity = (status.st_dev, status.st_ino)
+    if identity in above:
+        listing.broken.append(f"{path} is a link to a folder above it")
+        return
+    listing.folders[folder] = status.st_mtime_ns
+    names, below = scan(listing, folder)
+    start = 0
+    for name in below:
+        stop = bisect_left(names, name + "/")
+        yield folder, names[start:stop]
+        yield from walk(listing, os.path.join(folder, name), (*above, identity))
+        start = stop
+    yield folder, names[start:]
+
+
+def scan(listing: Listing, folder: str) -> tuple[list[str], list[str]]:
+    """Names of the files and of the folders in a folder; what can be neither is noted."""
+    names, below, odd = [], [], []
+    path = os.path.join(listing.root, folder)
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if entry.is_file():
+                    names.append(entry.name)
+                elif entry.is_dir():
+                    below.append(entry.name)
+                else:
+                    odd.append((entry.name, "links to nothing" if entry.is_symlink() else "is no regular file"))
+    except OSError as error:
+        check("dataset_name", listing.root, False, f"be readable, but {error.filename} is not: {error.strerror}")
+    hidden = [name for name in below if name.startswith((".", "__"))]
+    listing.hidden += [os.path.join(folder, name, "") for name in sorted(hidden)]
+    listing.broken += [f"{os.path.join(path, name)} {why}" for name, why in sorted(odd) if not name.startswith(".")]
+    shown = [name for name in below if not name.startswith((".", "__"))]
+    return sorted(names), sorted(encodable(listing, folder, shown), key=lambda name: name + "/")
+
+
+def encodable(listing: Listing, folder: str, names: list[str]) -> list[str]:
+    """The names that are text; the others are noted."""
+    good = []
+    for name in names:
+        try:
+            name.encode()
+            good.append(name)
+        except UnicodeEncodeError:
+            path = os.path.join(listing.root, folder, name)
+            shown = os.fsencode(path).decode(errors="backslashreplace")
+            listing.broken.append(f"{shown} has a name that is not UTF-8: rename it")
+    return good
+
+
+def sort_in(listing: Listing, folder: str, names: list[str]) -> None:
+    """Note files of one folder by what their names say that they are."""
+    found: dict[str, list[str]] = {"images": [], "arrays": [], "tables": []}
+    others = []
+    for name in names:
+        kind = KINDS.get(name[name.rfind(".") :]) or KINDS.get(os.path.splitext(name)[1].lower())
+        (others if kind is None or name[0] == "." or name in METADATA else found[kind]).append(name)
+    for kind, of_kind in found.items():
+        try:
+            stored = pa.array(of_kind, pa.string())
+        except UnicodeEncodeError:
+            stored = pa.array(encodable(listing, folder, of_kind), pa.string())
+        if len(stored):
+            getattr(listing, kind).append(Run(folder, stored))
+    for name in encodable(listing, folder, others):
+        path = os.path.join(folder, name)
+        if name in METADATA:
+            listing.metadata.append(path)
+        elif name.startswith("."):
+            listing.hidden.append(path)
+        else:
+            (listing.documents if name in DOCUMENTS else listing.others).append(path)
+
+
+def refuse_mixture(listing: Listing) -> None:
+    """Raise where a folder holds images and arrays or data files: which of them are meant is not known."""
+    kinds = [kind for kind in ("images", "arrays", "tables") if listing.count(kind)]
+    held = [f"{listing.count(kind):,} {KIND_NAMES[kind]}, e.g. {listing.first(kind)}" for kind in kinds]
+    rule = f"hold files of one kind, but holds {'; '.join(held)}. Move the others into a folder elsewhere"
+    check("dataset_name", listing.root, len(kinds) < 2, rule)
+
+
+def not_images(listing: Listing) -> list[str]:
+    """The files of a folder of images that should be some, and are none by their name or cannot be read."""
+    problems = list(listing.broken)
+    for name in listing.others:
+        is_archive = os.path.splitext(name)[1].lower() in ARCHIVES
+        problems.append(os.path.join(listing.root, name) + (": an archive, unpack it" if is_archive else ""))
+    return problems
+
+
+def left_out(listing: Listing) -> list[str]:
+    """What is left out of a folder without being asked for, in lines."""
+    notes = []
+    others = listing.others if listing.arrays else []  # beside images they are problems
+    kinds = {"hidden": listing.hidden, "documents": listing.documents, "files that are no arrays": others}
+    for what, names in kinds.items():
+        if names:
+            few = ", ".join(map(show, names[:5])) + (", ..." if len(names) > 5 else "")
+            notes.append(f"left out: {len(names):,} {what} ({few})")
+    return notes
+
+
+def show(name: str) -> str:
+    """A name on one line."""
+    return name if name.isprintable() else repr(name)

@@ -1,0 +1,228 @@
+"""A folder of images as rows: paths and classes in an Arrow file, which all processes of a run share."""
+
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions when it is imported)
+import difflib
+import filecmp
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple
+
+import datasets.config
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import ClassLabel, Dataset, DatasetInfo, Features, Image, Value
+from datasets.table import MemoryMappedTable
+
+from training.data.folders.listing import Listing, Run, changed_at, show
+from training.data.folders.splits import Part, class_depth, class_lists, divide, find_split, shorten, split_name
+from training.run.errors import is_first_process
+from training.settings.config import check
+
+MAX_ROWS = 1 << 16  # of a record batch
+
+
+class FolderRows(NamedTuple):
+    """The rows of a split, and what the start says of the folder."""
+
+    rows: Dataset
+    notes: list[str]
+
+
+class Metadata(NamedTuple):
+    """Whole paths of the metadata files of a split, and the number of its images."""
+
+    files: list[str]
+    num_images: int
+
+
+def cache_folder() -> Path:
+    """Where rows and checks of folders are kept, beside what `datasets` keeps."""
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_convnextv2"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def cache_key(*parts: Any) -> str:
+    """A file name that stands for all of these."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write an Arrow file that other processes see whole or not at all; one that is the same already stays."""
+    new = path.with_name(f"{path.name}.{os.getpid()}")
+    with pa.OSFile(str(new), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table.combine_chunks(), MAX_ROWS)
+    if path.exists() and filecmp.cmp(new, path, shallow=False):
+        new.unlink()
+    else:
+        new.replace(path)
+
+
+def write_json(value: Any, path: Path) -> None:
+    """Write a JSON file that other processes see whole or not at all."""
+    new = path.with_name(f"{path.name}.{os.getpid()}")
+    new.write_text(json.dumps(value))
+    new.replace(path)
+
+
+def stored_rows(root: str, split: str, asked: list[str]) -> FolderRows | None:
+    """What the first process of this machine found a moment ago, if no folder has changed since; None in that process.
+
+    A folder's time changes when a file is added, removed or renamed in it.
+    """
+    path = rows_file(root, split, asked)
+    if is_first_process() or not path.with_suffix(".json").exists():
+        return None
+    found = json.loads(path.with_suffix(".json").read_text())
+    unchanged = all(changed_at(os.path.join(found["root"], name)) == at for name, at in found["folders"].items())
+    return FolderRows(open_rows(path, found["classes"]), []) if unchanged else None
+
+
+def rows_file(root: str, split: str, asked: list[str]) -> Path:
+    """Where the rows of a split are kept."""
+    return cache_folder() / f"rows-{cache_key(os.path.realpath(root), split, asked)}.arrow"
+
+
+def image_rows(listing: Listing, split: str, asked: list[str]) -> FolderRows:
+    """Rows `image` (a path) and, where the folders' names are classes, `label`."""
+    parts = divide(listing, asked)
+    own = parts_of(listing, parts, split)
+    classes, counts = class_lists(parts)
+    if not class_depth(own):
+        classes = []
+    path = rows_file(listing.root, split, asked)
+    write_table(table_of(listing, own, classes), path)
+    found = {"root": listing.root, "folders": listing.folders, "classes": classes}
+    write_json(found, path.with_suffix(".json"))
+    notes = [*class_notes(own, classes, counts, split_name(split)), *other_splits(parts, own)]
+    return FolderRows(open_rows(path, classes), notes + empty_folders(listing))
+
+
+def parts_of(listing: Listing, parts: list[Part], split: str) -> list[Part]:
+    """The images of a split; raises with the nearest name if there are none."""
+    own = [part for part in parts if part.split in (split, split_name(split))]
+    splits = list(dict.fromkeys(part.split for part in parts))
+    tops = [name for name in listing.folders if name and os.sep not in name]
+    near = difflib.get_close_matches(split, [*splits, *tops], 1, 0.5)
+    rule = f"hold a split `{split}`: it has {', '.join(splits)}"
+    if all(part.classes == part.run.parts for part in parts):
+        rule += " alone, as no folder in it is named after a split"
+    check("dataset_name", listing.root, bool(own), rule + (f". Did you mean `{near[0]}`?" if near else ""))
+    return own
+
+
+def table_of(listing: Listing, parts: list[Part], classes: list[str]) -> pa.Table:
+    """The columns of the rows, in the form in which `datasets` stores them."""
+    paths = pa.chunked_array([paths_of(listing, part.run) for part in parts], pa.string())
+    chunks = [pa.StructArray.from_arrays([pa.nulls(len(p), pa.binary()), p], ["bytes", "path"]) for p in paths.chunks]
+    columns = {"image": pa.chunked_array(chunks)}
+    if classes:
+        number = {name: index for index, name in enumerate(classes)}
+        labels = [pa.repeat(pa.scalar(number[p.classes[-1]], pa.int64()), len(p.run.names)) for p in parts]
+        columns["label"] = pa.chunked_array(labels)
+    return pa.table(columns)
+
+
+def paths_of(listing: Listing, run: Run) -> pa.Array:
+    """Whole paths."""
+    prefix = os.path.join(listing.root, run.folder, "")
+    return pc.binary_join_element_wise(pa.scalar(prefix), run.names, "")
+
+
+def open_rows(path: Path, classes: list[str]) -> Dataset:
+    """The rows in memory that processes share."""
+    features = Features({"image": Image(decode=False)})
+    if classes:
+        features["label"] = ClassLabel(names=classes)
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "blake2b")
+    digest.update(json.dumps(classes).encode())
+    table = MemoryMappedTable.from_file(str(path))
+    return Dataset(table, info=DatasetInfo(features=features), fingerprint=digest.hexdigest()[:16])
+
+
+def class_notes(parts: list[Part], classes: list[str], counts: dict[str, Any], split: str) -> Iterator[str]:
+    """What is worth knowing of the folders that give the classes."""
+    if class_depth(parts) is None:
+        by_depth = {len(part.classes): os.path.join(part.run.folder, part.run.names[0].as_py()) for part in parts}
+        yield f"no classes: images lie at different depths, e.g. {' and '.join(show(p) for p in by_depth.values())}"
+    homes: dict[str, set[str]] = {}
+    for part in parts if classes else []:
+        homes.setdefault(part.classes[-1], set()).add("/".join(part.classes))
+    for name, folders in homes.items():
+        if len(folders) > 1:
+            yield f"class {show(name)} is in {len(folders)} folders: {', '.join(sorted(show(f) for f in folders)[:5])}"
+    for other, of_other in counts.items():
+        only = {name: count for name, count in of_other.items() if name not in counts[split]}
+        if other != split and classes and only:
+            yield f"classes in split {other} alone: {shorten(type(of_other)(only))}"
+        missing = [show(name) for name in counts[split] if name not in of_other]
+        if other != split and of_other and missing and classes:
+            yield f"classes that split {other} lacks: {', '.join(missing[:8])}{' ...' if len(missing) > 8 else ''}"
+
+
+def other_splits(parts: list[Part], own: list[Part]) -> Iterator[str]:
+    """The splits that are left out."""
+    for split in dict.fromkeys(part.split for part in parts):
+        if split != own[0].split:
+            count = sum(len(part.run.names) for part in parts if part.split == split)
+            yield f"left out: {count:,} images of split {split}"
+
+
+def empty_folders(listing: Listing) -> list[str]:
+    """Folders without an image in them or below."""
+    filled = set()
+    for run in listing.images:
+        parts = run.parts
+        filled |= {os.path.join(*parts[:depth]) for depth in range(1, len(parts) + 1)}
+    empty = [show(name) for name in listing.folders if name and name not in filled]
+    few = ", ".join(empty[:8]) + (f" and {len(empty) - 8:,} more" if len(empty) > 8 else "")
+    return [f"folders without images: {few}"] if empty else []
+
+
+def metadata_of(listing: Listing, split: str, asked: list[str]) -> Metadata:
+    """The metadata files of a split; raises where they leave out folders of images."""
+    parts = divide(listing, asked)
+    own = parts_of(listing, parts, split)
+    has_splits = any(part.classes != part.run.parts for part in parts)
+    files = [name for name in listing.metadata if not has_splits or own[0].split == split_at(name, asked)]
+    above = {os.path.dirname(name) for name in files}
+    outside = [show(part.run.folder) for part in own if not above & set(parents_of(part.run.folder))]
+    rule = f"have metadata files for all of its images or none: {', '.join(outside[:5])} has none"
+    check("dataset_name", listing.root, not files or not outside, rule)
+    paths = [os.path.join(listing.root, name) for name in files]
+    return Metadata(paths, sum(len(part.run.names) for part in own))
+
+
+def parents_of(folder: str) -> list[str]:
+    """The folder and all above it up to the root, which is "" as in a listing."""
+    parts = PurePath(folder).parts
+    return [os.path.join("", *parts[:depth]) for depth in range(len(parts) + 1)]
+
+
+def split_at(file: str, asked: list[str]) -> str | None:
+    """The split of the folders that a file is in."""
+    run = Run(os.path.dirname(file), pa.array([], pa.string()))
+    found = find_split(run, asked, only_exact=True) or find_split(run, asked, only_exact=False)
+    return found[1].split if found else None
+
+
+def array_rows(listing: Listing, split: str) -> Dataset:
+    """A folder of .npy files as paths, with classes after subfolders; a subfolder may be named after the split."""
+    files = sorted(PurePath(run.folder, name) for run in listing.arrays for name in run.names.to_pylist())
+    own = [file.relative_to(split) for file in files if file.is_relative_to(split)]
+    check("train_split", split, bool(own) or split == "train", f"be a folder in {listing.root}, which holds arrays")
+    root = Path(listing.root, split) if own else Path(listing.root)
+    files = own or files
+    columns: dict[str, Any] = {"image": [str(root / file) for file in files]}
+    if all(len(file.parts) > 1 for file in files):
+        classes = sorted({file.parts[0] for file in files})
+        number = {name: index for index, name in enumerate(classes)}
+        columns["label"] = [number[file.parts[0]] for file in files]
+        features = Features({"image": Value("string"), "label": ClassLabel(names=classes)})
+        return Dataset.from_dict(columns, features=features)
+    return Dataset.from_dict(columns)

@@ -1,0 +1,169 @@
+"""The check of all images before the start: each is decoded once, and what is found is kept for the next run."""
+
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions when it is imported)
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+import PIL
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset, Features, Value
+
+from training.data.check_store import CheckStore, Stamps, stamps_of
+from training.data.decoding import BadImageError, decode_image, fate_of_transparency
+from training.data.sources import array_dtype, values_of
+from training.run.errors import is_first_process
+from training.run.phases import Phase
+from training.settings.config import DataConfig
+
+# What is kept of each image: what is wrong with it (empty: nothing), and facts that are true or false.
+RECORD = Features({"problem": Value("string"), "is_transparent": Value("bool")})
+FEW = 1000  # images that this process checks by itself
+CHUNK = 64  # images that a process is given at a time
+BLOCK = 1024  # chunks that wait for a process
+SECONDS_BETWEEN_SAVES = 60.0
+
+
+class CheckedImages(NamedTuple):
+    """A source without the images that cannot be read, what is wrong with those, and how many have each fact."""
+
+    source: Dataset
+    problems: list[str]
+    counts: dict[str, int]
+
+
+def check_images(source: Dataset, config: DataConfig, num_channels: int) -> CheckedImages:
+    """Decode every image once; one that was checked by an earlier run, and has not changed since, is not read again."""
+    paths = local_paths(source, config.image_column)
+    arguments = {"num_channels": num_channels, "dtype": array_dtype(source, config.image_column)}
+    records = check_rows(source, config, arguments) if paths is None else check_files(paths, config, arguments)
+    problems = records["problem"]
+    is_good = pc.equal(problems, "").to_numpy()
+    counts = {name: pc.sum(records[name]).as_py() or 0 for name in RECORD if name != "problem"}
+    source = source if is_good.all() else source.select(np.flatnonzero(is_good))
+    return CheckedImages(source, problems.filter(pc.not_equal(problems, "")).to_pylist(), counts)
+
+
+def local_paths(source: Dataset, column: str) -> pa.ChunkedArray | None:
+    """The files of this machine that hold the images; None for images that are in the rows, or elsewhere."""
+    values = values_of(source, column)
+    if pa.types.is_struct(values.type):
+        if pc.struct_field(values, "bytes").null_count < len(values):
+            return None
+        values = pc.struct_field(values, "path")
+    if values.type != pa.string() or values.null_count or pc.any(pc.match_substring(values, "://")).as_py():
+        return None
+    return values
+
+
+def check_rows(source: Dataset, config: DataConfig, arguments: dict[str, Any]) -> pa.Table:
+    """Records of images that are in the rows; `datasets` keeps them."""
+    with Phase("Checking images", len(source), " images"):
+        checked = source.map(
+            check_image,
+            with_indices=True,
+            input_columns=[config.image_column],
+            remove_columns=source.column_names,
+            features=RECORD,
+            fn_kwargs=arguments,
+            num_proc=config.num_workers if config.num_workers > 1 and len(source) > FEW else None,
+            desc="Checking images",
+        )
+    return checked.with_format("arrow")[:]  # type: ignore[return-value]
+
+
+def check_files(paths: pa.ChunkedArray, config: DataConfig, arguments: dict[str, Any]) -> pa.Table:
+    """Records of images that are files, as they were kept or as they are found now."""
+    store = CheckStore(os.path.realpath(config.dataset_name), list(RECORD), PIL.__version__, *arguments.values())
+    if is_first_process():
+        stamps = stamps_of(paths)
+        is_known = store.rows_of(paths, stamps) >= 0
+        check_unknown(paths.filter(pa.array(~is_known)), stamps.where(~is_known), store, config, arguments)
+    rows = store.rows_of(paths)
+    if (rows < 0).any():  # of another machine, with a disk of its own
+        unknown = paths.filter(pa.array(rows < 0))
+        check_unknown(unknown, stamps_of(unknown), store, config, arguments)
+        rows = store.rows_of(paths)
+    assert store.table is not None
+    return store.table.take(rows).select(list(RECORD))
+
+
+def check_unknown(
+    paths: pa.ChunkedArray, stamps: Stamps, store: CheckStore, config: DataConfig, arguments: dict[str, Any]
+) -> None:
+    """Decode the files and keep their records, every minute in case that the run is ended."""
+    if not len(paths):
+        return
+    found: list[pa.Table] = []
+    done, last_save = 0, time.monotonic()
+
+    def save() -> None:
+        nonlocal done, last_save
+        records = pa.concat_tables(found)
+        part = slice(done, done + len(records))
+        store.add(paths.slice(done, len(records)), Stamps(stamps.sizes[part], stamps.times[part]), records)
+        done, last_save = done + len(records), time.monotonic()
+        found.clear()
+
+    try:
+        with Phase("Checking images", len(paths), " images") as phase:
+            for records in check_in_processes(paths, config.num_workers, arguments):
+                found.append(records)
+                phase.update(len(records))
+                if time.monotonic() - last_save > SECONDS_BETWEEN_SAVES:
+                    save()
+    finally:
+        if found:
+            save()
+
+
+def check_in_processes(paths: pa.ChunkedArray, num_workers: int, arguments: dict[str, Any]) -> Iterator[pa.Table]:
+    """Records of so many files at a time, in order."""
+    check = partial(check_paths, **arguments)
+    chunks = (paths.slice(start, CHUNK).to_pylist() for start in range(0, len(paths), CHUNK))
+    if num_workers < 2 or len(paths) <= FEW:
+        yield from map(check, chunks)
+        return
+    with ProcessPoolExecutor(num_workers) as pool:
+        while block := list(islice(chunks, BLOCK)):
+            yield from pool.map(check, block)
+
+
+def check_paths(paths: list[str], num_channels: int, dtype: str | None) -> pa.Table:
+    """The records of some files."""
+    records = [check_image(path, index, num_channels, dtype) for index, path in enumerate(paths)]
+    return pa.Table.from_pylist(records, schema=RECORD.arrow_schema)
+
+
+def check_image(value: Any, index: int, num_channels: int, dtype: str | None) -> dict[str, Any]:
+    """The `RECORD` of an image; a wrong number of channels stops at once."""
+    try:
+        decoded = decode_image(value, num_channels, f"example {index}", dtype)
+    except BadImageError as error:
+        return {"problem": str(error), "is_transparent": False}
+    return {"problem": "", "is_transparent": decoded.is_transparent}
+
+
+def transparency_note(checked: CheckedImages | None, config: DataConfig) -> list[str]:
+    """What becomes of transparent images, in a line, if there are any or nobody has looked."""
+    if checked is None:
+        return [f"images are not checked: transparent ones are {fate_of_transparency(config)}"]
+    count, total = checked.counts["is_transparent"], len(checked.source)
+    return [f"{count:,} of {total:,} images are transparent: {fate_of_transparency(config)}."] if count else []
+
+
+def refuse_bad_images(problems: list[str], config: DataConfig) -> None:
+    """Raise if there are images that cannot be read, or more than may be left out."""
+    count, most = len(problems), config.max_bad_images
+    listed = "\n  ".join(problems[:20]) + ("\n  ..." if count > 20 else "")
+    if problems and not config.skip_bad_images:
+        raise ValueError(f"{count} files cannot be read as images; `--skip_bad_images` skips them:\n  {listed}")
+    if count > most:
+        raise ValueError(f"`max_bad_images` (={most}) must be at least {count} to skip these:\n  {listed}")

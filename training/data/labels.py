@@ -1,0 +1,132 @@
+"""The classes of a data set and of a model: found, matched by name, and checked before training."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from datasets import ClassLabel, Dataset
+
+from hf_convnextv2 import ConvNextV2Config
+from training.data.samples import Samples, make_samples
+from training.data.sources import Source, features_of, values_of
+from training.data.transforms import Transform
+from training.settings.config import EvaluationConfig, check
+
+STRINGS = ("string", "large_string")
+
+
+def class_list(model_config: ConvNextV2Config) -> list[str]:
+    """Names of the model's classes in order."""
+    return [name for _, name in sorted((model_config.id2label or {}).items())]
+
+
+def class_names(source: Source, column: str) -> list[str] | None:
+    """Names of the classes, where the column knows them or holds them as strings."""
+    feature = features_of(source)[column]
+    if isinstance(feature, ClassLabel):
+        return list(feature.names)
+    if holds_strings(source, column) and isinstance(source, Dataset):
+        names = set(values_of(source, column).unique().to_pylist())
+        check("label_column", column, None not in names, "hold a class for every image, but lacks some")
+        return sorted(names)
+    return None
+
+
+def holds_strings(source: Source, column: str) -> bool:
+    """Whether the labels are names."""
+    return getattr(features_of(source)[column], "dtype", None) in STRINGS
+
+
+def check_label_column(source: Source, column: str) -> None:
+    """Raise unless the column is there and holds classes: integers, booleans or names."""
+    columns = list(features_of(source))
+    rule = f"be a column of the data set, which has {', '.join(columns)}"
+    if columns == ["image"]:
+        rule += (
+            "; images in a folder get it from the folders they are in, two or more, at the same depth: train/cat/1.jpg"
+        )
+    check("label_column", column, column in columns, rule)
+    feature = features_of(source)[column]
+    dtype = str(getattr(feature, "dtype", type(feature).__name__))
+    is_class = dtype in (*STRINGS, "bool", "null") or dtype.startswith(("int", "uint"))
+    check("label_column", column, is_class, f"hold integers or class names, but holds {dtype}")
+
+
+def resolve_labels(source: Source, column: str, num_labels: int | None) -> list[str]:
+    """Names of the classes to train: the column's own, or `num_labels` of them (default: the largest label + 1)."""
+    check_label_column(source, column)
+    names = class_names(source, column)
+    countable = names is not None or not holds_strings(source, column)
+    check("label_column", column, countable, "hold integers or a ClassLabel to train on a stream: names need the whole")
+    if names is not None:
+        fits = num_labels is None or num_labels >= len(names)
+        check("num_labels", num_labels, fits, f"be at least {len(names)}, the classes of `{column}`")
+        return names + [f"LABEL_{i}" for i in range(len(names), num_labels or 0)]
+    if num_labels is None:
+        rule = f"be given: the stream's `{column}` does not say how many classes there are"
+        check("num_labels", num_labels, isinstance(source, Dataset), rule)
+        assert isinstance(source, Dataset)
+        num_labels = int(label_array(source, column).max()) + 1
+    return [f"LABEL_{i}" for i in range(num_labels)]
+
+
+def check_labels(source: Source, column: str, classes: list[str]) -> None:
+    """Raise if a label of a map-style source is no class; images are not touched. A stream's are checked as they come.
+
+    `classes` are the model's. Labels with names are matched by name; where the names differ, by number, unless a name
+    that both have would change its class.
+    """
+    check_label_column(source, column)
+    own = class_names(source, column)
+    if own is not None and label_mapping(source, column, classes) is None:
+        twice = sorted({name for name in own if classes.count(name) > 1})
+        check(
+            column, twice, not twice or len(own) == len(classes), "be told apart, but the model has two classes of it"
+        )
+        strange = sorted(set(own) - set(classes))
+        numbered = isinstance(features_of(source)[column], ClassLabel) and len(own) == len(classes)
+        # Names that both have must not change their number.
+        agree = all(theirs == name for name, theirs in zip(own, classes, strict=False) if name in classes)
+        check(column, strange[:20], numbered and agree, f"be among the names of the model's {len(classes)} classes")
+        print(f"Classes of `{column}` are not named as the model's (e.g. {strange[:1]}): matched by number.")
+    if isinstance(source, Dataset) and not holds_strings(source, column):
+        labels = label_array(source, column)
+        outside = np.unique(labels[(labels < 0) | (labels >= len(own or classes))]).tolist()
+        check(column, outside, not outside, f"be in [0, `num_labels` (={len(own or classes)})); -1: missing")
+
+
+def label_array(source: Dataset, column: str) -> np.ndarray:
+    """The label column as integers; a missing label is -1."""
+    try:
+        return values_of(source, column).cast(pa.int64()).fill_null(-1).to_numpy()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise ValueError(f"`label_column` (={column}) must hold integers or class names: {error}.") from error
+
+
+def label_mapping(source: Source, column: str, classes: list[str]) -> dict[Any, int] | None:
+    """Label in the source to class of the model, where both have names that match; None: labels are classes already."""
+    own = class_names(source, column)
+    if own is None and holds_strings(source, column):  # a stream of names, checked as they come
+        return {name: label for label, name in enumerate(classes) if classes.count(name) == 1}
+    # ImageNet has two classes of the name "crane".
+    if own is None or not set(own) <= set(classes) or any(classes.count(name) > 1 for name in own):
+        return None
+    by_name = getattr(features_of(source)[column], "names", None) is None
+    return {(name if by_name else label): classes.index(name) for label, name in enumerate(own)}
+
+
+def labelled_samples(
+    config: EvaluationConfig, source: Source, model_config: ConvNextV2Config, transform: Transform, **fields: Any
+) -> Samples:
+    """How the rows of a source become images with a class of the model."""
+    classes = class_list(model_config)
+    return make_samples(
+        config,
+        source,
+        model_config.num_channels,
+        transform,
+        label_column=config.label_column,
+        label_mapping=label_mapping(source, config.label_column, classes),
+        num_labels=len(classes),
+        **fields,
+    )

@@ -1,0 +1,61 @@
+"""What a start says of its images: how many, of which classes, and what is left out and why."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from datasets import ClassLabel, Dataset
+
+from training.data.folders.splits import shorten, split_name
+from training.data.sources import Source, features_of, values_of
+from training.run.errors import is_first_process
+from training.settings.config import DataConfig
+
+MAX_NAMED = 20  # files that are left out
+MAX_CLASSES = 12
+
+
+def print_overview(
+    config: DataConfig, split: str, source: Source, found: int | None, notes: Sequence[str], problems: Sequence[str]
+) -> None:
+    """Say in the first training process what is used of `found` images, and what is not."""
+    if not is_first_process():
+        return
+    lines = [f"Split {split} of {config.dataset_name}: {size_of(source, found)}{classes_of(config, source)}"]
+    lines += [f"  {note}" for note in [*notes, *known_splits(source, split)]]
+    if problems:
+        lines.append(f"Skipping {len(problems):,} files that cannot be read as images:")
+        lines += [f"  {problem}" for problem in problems]
+    print("\n".join(lines), flush=True)
+
+
+def size_of(source: Source, found: int | None) -> str:
+    """How many images are used."""
+    if isinstance(source, Dataset):
+        some = found is not None and len(source) < found
+        return f"{len(source):,} of {found:,} images" if some else f"{len(source):,} images"
+    return "a stream" if found is None else f"a stream of {found:,} images"
+
+
+def classes_of(config: DataConfig, source: Source) -> str:
+    """The classes with their images; nothing where none are known."""
+    column = getattr(config, "label_column", "label")
+    feature = features_of(source).get(column) if source.features is not None else None
+    if feature is None:
+        return ""
+    names = feature.names if isinstance(feature, ClassLabel) else None
+    if not isinstance(source, Dataset):
+        return f", {len(names):,} classes" if names else ""
+    if not names and getattr(feature, "dtype", None) not in ("string", "large_string", "int64", "int32", "bool"):
+        return ""
+    counted = {entry["values"]: entry["counts"] for entry in values_of(source, column).value_counts().to_pylist()}
+    if names:
+        named = Counter({name: counted.get(label, 0) for label, name in enumerate(names)})
+    else:
+        named = Counter({str(value): count for value, count in counted.items()})
+    return f", {len(named):,} classes: {shorten(named, MAX_CLASSES)}"
+
+
+def known_splits(source: Source, split: str) -> list[str]:
+    """The other splits of a data set that `datasets` knows."""
+    others = [info for name, info in (source.info.splits or {}).items() if name not in (split, split_name(split))]
+    return [f"left out: {info.num_examples or 'some'} images of split {info.name}" for info in others]

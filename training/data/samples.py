@@ -1,0 +1,203 @@
+"""Rows of a source to samples and batches."""
+
+import itertools
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from datasets import Dataset, IterableDataset, concatenate_datasets
+from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import IterableDataset as TorchIterableDataset
+
+from hf_convnextv2.images import DEFAULT_BACKGROUND
+from training.data.decoding import BadImageError, Enough, decode_image, fate_of_transparency
+from training.data.image_check import check_images, refuse_bad_images, transparency_note
+from training.data.overview import print_overview
+from training.data.retry import read_on
+from training.data.sampling import sample_seed, seeded
+from training.data.sources import Source, array_dtype, find_source, limit, num_examples
+from training.data.transforms import BatchMixer, Transform
+from training.data.workers import worker_options
+from training.settings.config import DataConfig, EvaluationConfig, PretrainConfig, check
+
+Batch = dict[str, Any]  # tensors, and what a stream tells of them
+
+
+@dataclass
+class Samples:
+    """How a row of a source becomes a sample: all that a worker process needs."""
+
+    image_column: str
+    num_channels: int
+    dtype: str | None  # of images that come as arrays
+    transform: Transform
+    seed: int = 0
+    num_cells: int | None = None  # pre-training: draw mask noise (num_cells,)
+    label_column: str | None = None
+    label_mapping: dict[Any, int] | None = None
+    num_labels: int = 0
+    enough: Enough | None = None  # larger images may be decoded smaller
+    background: str = DEFAULT_BACKGROUND  # of transparent pixels
+
+    def __call__(self, row: dict[str, Any], name: str, *key: int) -> dict[str, Any]:
+        """`pixel_values`, with `noise` or `labels`; crop, flip and noise depend on the seed and the key alone.
+
+        `name` is said of an image without a path.
+        """
+        value, background = row[self.image_column], self.background
+        image, is_transparent = decode_image(value, self.num_channels, name, self.dtype, self.enough, background)
+        sample: dict[str, Any] = {"seed": sample_seed(self.seed, *key), "is_transparent": is_transparent}
+        with seeded(sample["seed"]):
+            sample["pixel_values"] = self.transform(image)
+            if self.num_cells is not None:
+                sample["noise"] = torch.rand(self.num_cells)
+        if self.label_column is not None:
+            sample["labels"] = self.label(row[self.label_column])
+        return sample
+
+    def label(self, value: Any) -> int:
+        """The model's class for a value of the label column."""
+        label = value if self.label_mapping is None else self.label_mapping.get(value)
+        is_class = isinstance(label, int) and 0 <= label < self.num_labels
+        check(str(self.label_column), value, is_class, f"be a class in [0, `num_labels` (={self.num_labels}))")
+        assert isinstance(label, int)
+        return int(label)  # of a bool column too
+
+
+class MapSamples(TorchDataset[dict[str, Any]]):
+    """Map-style sources, one behind the other, by (epoch, index), or by index in evaluation."""
+
+    def __init__(self, sources: Sequence[Dataset], samples: Samples) -> None:
+        columns = [column for column in (samples.image_column, samples.label_column) if column]
+        self.source = concatenate_datasets([source.select_columns(columns) for source in sources])
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, key: tuple[int, int] | int) -> dict[str, Any]:
+        epoch, index = (0, key) if isinstance(key, int) else key
+        return self.samples(self.source[index], f"example {index}", epoch, index)
+
+
+class StreamSamples(TorchIterableDataset[dict[str, Any]]):
+    """A streamed source once, in order."""
+
+    def __init__(self, source: IterableDataset, samples: Samples, config: DataConfig) -> None:
+        self.source = source
+        self.samples = samples
+        self.config = config
+        self.told = multiprocessing.Value("b", False)  # shared with the data loader workers
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        bad: list[str] = []
+        rows = read_on(lambda done: itertools.islice(self.source, done, None), self.config.dataset_name)
+        for position, row in enumerate(rows):
+            try:
+                sample = self.samples(row, f"example {position} of this worker's stream", 0, position)
+                self.tell_once(sample["is_transparent"])
+                yield sample
+            except BadImageError as error:
+                bad.append(refuse_or_skip(error, self.config, len(bad) + 1))
+                print(f"Skipping bad image {len(bad)}. {bad[-1]}", flush=True)
+
+    def tell_once(self, is_transparent: bool) -> None:
+        """Tell of the first transparent image what becomes of it and those that follow."""
+        if not is_transparent or self.told.value:
+            return
+        with self.told:
+            if not self.told.value:
+                print(f"The stream holds transparent images: {fate_of_transparency(self.config)}.", flush=True)
+            self.told.value = True
+
+
+def refuse_or_skip(error: BadImageError, config: DataConfig, count: int) -> str:
+    """What to say of a bad image that is left out, the `count`-th of its reader; or stop at it."""
+    if not config.skip_bad_images:
+        raise ValueError(f"{error} `--skip_bad_images` skips such images.") from error
+    if count > config.max_bad_images:
+        raise ValueError(f"`max_bad_images` (={config.max_bad_images}) is exceeded. {error}") from error
+    return str(error)
+
+
+class Collator:
+    """Samples to a batch, with what a stream tells of them; mixup and cutmix are drawn by its first sample's seed."""
+
+    def __init__(self, mixer: BatchMixer | None = None) -> None:
+        self.mixer = mixer
+
+    def __call__(self, samples: list[dict[str, Any]]) -> Batch:
+        others = ("seed", "reader", "problems", "is_transparent")
+        batch: Batch = default_collate([{k: v for k, v in sample.items() if k not in others} for sample in samples])
+        if self.mixer is not None:
+            with seeded(sample_seed(samples[0]["seed"], len(samples))):
+                batch = self.mixer(batch)
+        if "reader" in samples[-1]:
+            batch["reader"] = samples[-1]["reader"]
+            batch["problems"] = [problem for sample in samples for problem in sample["problems"]]
+            batch["num_transparent"] = sum(sample["is_transparent"] for sample in samples)
+        return batch
+
+
+def load_images(config: DataConfig, split: str, max_samples: int | None, num_channels: int) -> Source:
+    """A split with its unreadable images found (map-style), and left out if that is allowed; says what it holds."""
+    whole, problems, notes = find_source(config, split)
+    refuse_bad_images(problems, config)
+    source = limit(whole, config, max_samples)
+    if isinstance(source, Dataset):
+        check("dataset_name", config.dataset_name, len(source) > 0, f"hold examples in its split `{split}`")
+        checked = None
+        if config.check_images:
+            checked = check_images(source, config, num_channels)
+            source, problems = checked.source, problems + checked.problems
+            refuse_bad_images(problems, config)
+        check("dataset_name", config.dataset_name, len(source) > 0, f"hold images that can be read in split `{split}`")
+        notes = [*notes, *(transparency_note(checked, config) if num_channels in (1, 3) else [])]
+    print_overview(config, split, source, num_examples([whole], split, None), notes, problems)
+    return source
+
+
+def load_mixture(config: PretrainConfig, num_channels: int) -> list[Source]:
+    """The sources to pre-train on: one, unless there are weights to mix several by."""
+    names = [config.dataset_name, *(config.mixed_dataset_names or [])]
+    settings = [replace(config, dataset_name=name) for name in names]
+    sources = [load_images(each, config.train_split, config.max_train_samples, num_channels) for each in settings]
+    dtypes = [array_dtype(source, config.image_column) for source in sources]
+    rule = f"hold images of one kind, but their number types are {dtypes}"
+    check("mixed_dataset_names", config.mixed_dataset_names, len(set(dtypes)) == 1, rule)
+    if len(sources) > 1 and config.mixture_weights is None:  # every image once an epoch
+        columns = [source.select_columns(config.image_column) for source in sources]
+        return [concatenate_datasets(columns)]  # type: ignore[list-item,arg-type]
+    return sources
+
+
+def make_samples(config: DataConfig, source: Source, num_channels: int, transform: Transform, **fields: Any) -> Samples:
+    """How the rows of this source become samples."""
+    dtype = array_dtype(source, config.image_column)
+    background = config.background or DEFAULT_BACKGROUND
+    return Samples(config.image_column, num_channels, dtype, transform, config.seed, background=background, **fields)
+
+
+def first_samples(source: Source, samples: Samples, config: DataConfig, count: int) -> Batch:
+    """A batch of the first samples of a source, as they come in the first epoch, for a picture."""
+    if isinstance(source, Dataset):
+        dataset = MapSamples([source], samples)
+        return Collator()([dataset[index] for index in range(min(count, len(dataset)))])
+    first = list(itertools.islice(StreamSamples(source, samples, config), count))
+    check("dataset_name", config.dataset_name, bool(first), "hold images that can be read")
+    return Collator()(first)
+
+
+def eval_loader(source: Source, samples: Samples, config: EvaluationConfig) -> DataLoader[Any]:
+    """Batches of a split, once, in order: for `accelerator.prepare` and `gather_for_metrics`."""
+    batch_size = config.per_device_eval_batch_size
+    options: dict[str, Any] = {"collate_fn": Collator(), "generator": torch.Generator()}
+    if isinstance(source, Dataset):
+        options |= worker_options(config.num_workers)
+        return DataLoader(MapSamples([source], samples), batch_size, **options)
+    stream = StreamSamples(source, samples, config)
+    options |= worker_options(min(config.num_workers, source.num_shards))
+    return DataLoader(stream, batch_size, **options)

@@ -1,0 +1,234 @@
+"""Any `datasets` source as rows whose images are not decoded yet; what is wrong with it is said before training."""
+
+import glob
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, LargeList, List, Value, load_dataset
+from datasets import load_dataset_builder as load_builder
+from datasets.splits import SplitDict, SplitInfo
+from datasets.utils.metadata import MetadataConfigs
+from huggingface_hub import DatasetCard
+
+from training.data.folders.listing import Listing, is_current, left_out, list_folder, not_images, refuse_mixture
+from training.data.folders.rows import array_rows, image_rows, metadata_of, stored_rows
+from training.data.folders.splits import divide, is_split
+from training.settings.config import FILE_BUILDERS, DataConfig, check
+
+Source = Dataset | IterableDataset
+NOT_ARRAYS = ("string", "large_string", "binary", "large_binary", "null", "dict")
+
+
+class Found(NamedTuple):
+    """A source, the files that should be images and are none, and what else is worth knowing of it."""
+
+    source: Source
+    problems: list[str]
+    notes: list[str]
+
+
+def load_source(config: DataConfig, split: str, max_samples: int | None) -> Source:
+    """A split of a Hub data set, a local folder, or local files, with the image column left undecoded."""
+    return limit(find_source(config, split).source, config, max_samples)
+
+
+def find_source(config: DataConfig, split: str) -> Found:
+    """A whole split, with what is left out of it."""
+    name = Path(config.dataset_name).expanduser()
+    if name.is_dir():
+        found = find_folder(config, str(name), split)
+    elif name.suffix in FILE_BUILDERS:
+        pattern = glob.escape(str(name)) if name.exists() else config.dataset_name  # a pattern, or an address
+        files = {split: pattern}
+        found = Found(load_split(config, split, FILE_BUILDERS[name.suffix], data_files=files), [], [])
+    else:
+        options = {"name": config.dataset_config_name, "revision": config.dataset_revision}
+        found = Found(load_split(config, split, config.dataset_name, **options), [], [])
+    source = found.source
+    check_column(source, "image_column", config.image_column)
+    if isinstance(features_of(source).get(config.image_column), Image):
+        source = source.cast_column(config.image_column, Image(decode=False))
+    return found._replace(source=source)
+
+
+def limit(source: Source, config: DataConfig, max_samples: int | None) -> Source:
+    """So many examples at most: of all classes, or the first of a stream."""
+    if max_samples is not None and isinstance(source, Dataset):
+        # A folder lists one class after the other: its first examples would be one class.
+        return source.shuffle(seed=config.seed).select(range(min(max_samples, len(source))))
+    return source if max_samples is None else first_examples(source, max_samples)  # type: ignore[arg-type]
+
+
+def first_examples(source: IterableDataset, count: int) -> IterableDataset:
+    """A stream's first examples as one shard: `take` alone is divided among shards of any size, and comes out short."""
+    taken = {"source": source.take(count)}
+    first = IterableDataset.from_generator(rows_of, features=source.features, gen_kwargs=taken)
+    first.info.splits = source.info.splits
+    return first
+
+
+def rows_of(source: IterableDataset) -> Iterator[dict[str, Any]]:
+    """A stream's rows; unlike `iter(source)`, which shares them among the loading processes, all of them in each."""
+    for batch in source.iter(batch_size=1):
+        yield {name: column[0] for name, column in batch.items()}  # type: ignore[union-attr]
+
+
+def load_split(config: DataConfig, split: str, path: str, **arguments: Any) -> Source:
+    """`datasets.load_dataset`; what it misses is said with the setting's name."""
+    try:
+        source = load_dataset(path, split=split, streaming=config.streaming, **arguments)
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(f"`dataset_name` (={config.dataset_name}) must hold a split `{split}`: {error}") from error
+    assert isinstance(source, Dataset | IterableDataset)
+    return source
+
+
+def values_of(source: Dataset, column: str) -> pa.ChunkedArray:
+    """A whole column as Arrow has it."""
+    return source.select_columns([column]).with_format("arrow")[:][column]  # type: ignore[return-value]
+
+
+def features_of(source: Source) -> Features:
+    """The columns' types; a stream that does not know them yet (json lines, a generator) names its columns only."""
+    if source.features is not None:
+        return source.features
+    return Features({name: Value("null") for name in next(iter(source))})
+
+
+def array_dtype(source: Source, column: str) -> str | None:
+    """Number type of a column of arrays or nested lists; None for images and files."""
+    feature: Any = features_of(source)[column]
+    while isinstance(feature, List | LargeList):
+        feature = feature.feature
+    dtype = getattr(feature, "dtype", None)
+    return None if isinstance(feature, Image) or dtype in NOT_ARRAYS else dtype
+
+
+def check_column(source: Source, setting: str, column: str) -> None:
+    """Raise unless the data set has the column that a setting names."""
+    columns = list(features_of(source))
+    check(setting, column, column in columns, f"be a column of the data set, which has {', '.join(columns)}")
+
+
+def num_examples(sources: Sequence[Source], split: str, max_samples: int | None) -> int | None:
+    """Examples of all sources; of a stream, what its publisher says, if anything."""
+    total = 0
+    for source in sources:
+        if isinstance(source, Dataset):
+            total += len(source)
+            continue
+        known = (source.info.splits or {}).get(split)
+        if known is None or not known.num_examples:
+            return None
+        total += known.num_examples if max_samples is None else min(known.num_examples, max_samples)
+    return total
+
+
+def local_splits(config: DataConfig) -> list[str] | None:
+    """The splits of a local folder of images or arrays; None of anything else."""
+    folder = Path(config.dataset_name).expanduser()
+    if not folder.is_dir():
+        return None
+    listing = listing_of(str(folder))
+    if listing.arrays:
+        tops = {run.parts[0] for run in listing.arrays if run.parts}
+        return sorted(name for name in tops if is_split(name)) or ["train"]
+    if not listing.images or has_own_splits(str(folder)):
+        return None
+    return list(dict.fromkeys(part.split for part in divide(listing, splits_of(config))))
+
+
+def splits_of(config: DataConfig) -> list[str]:
+    """The splits that the settings name."""
+    return sorted({name for name in (getattr(config, field, None) for field in ("train_split", "eval_split")) if name})
+
+
+def find_folder(config: DataConfig, folder: str, split: str) -> Found:
+    """A split of a local folder; a folder of other things than images is left to `datasets`."""
+    asked = sorted({split, *splits_of(config)})
+    rows = stored_rows(folder, split, asked)
+    if rows is not None:
+        return Found(as_asked(rows.rows, config, split), [], [])
+    listing = listing_of(folder)
+    refuse_mixture(listing)
+    if listing.arrays:
+        return Found(as_asked(array_rows(listing, split), config, split), [], left_out(listing))
+    if not listing.images or has_own_splits(folder):
+        return Found(load_data_files(config, listing, folder, split), [], [])
+    problems = not_images(listing)
+    described = metadata_of(listing, split, asked)
+    if described.files:
+        files = {split: [glob.escape(file) for file in described.files]}
+        source = load_split(config, split, "imagefolder", data_files=files)
+        unnamed = described.num_images - len(source) if isinstance(source, Dataset) else 0
+        notes = [f"left out: {unnamed:,} images that the metadata files do not name"] if unnamed > 0 else []
+        return Found(source, problems, notes + left_out(listing))
+    rows = image_rows(listing, split, asked)
+    return Found(as_asked(rows.rows, config, split), problems, rows.notes + left_out(listing))
+
+
+def load_data_files(config: DataConfig, listing: Listing, folder: str, split: str) -> Source:
+    """A folder that `datasets` reads: of parquet, arrow or webdataset files, or with splits said in its README.md."""
+    special = re.search(r"[*?\[\]]", folder)
+    check("dataset_name", folder, special is None, f"have no `{special and special[0]}` in it: rename a folder")
+    refuse_renumbered(listing, folder)
+    source = load_split(config, split, folder, name=config.dataset_config_name)
+    if not has_own_splits(folder):
+        taken = load_builder(folder, name=config.dataset_config_name).config.data_files or {}
+        used = {str(file) for files in taken.values() for file in files}
+        stored = [f"{listing.root}/{run.folder}/{name}" for run in listing.tables for name in run.names.to_pylist()]
+        unused = ", ".join([file for file in map(os.path.normpath, stored) if file not in used][:5])
+        rule = f"have each of its files in a split, but {unused} is in none: {', '.join(map(str, taken))} are found by "
+        rule += "the names of files and folders. Name it after a split as well, or move it elsewhere"
+        check("dataset_name", folder, not unused, rule)
+    return source
+
+
+def refuse_renumbered(listing: Listing, folder: str) -> None:
+    """Raise where parquet files number their classes differently: `datasets` reads all of them by the first one's."""
+    first: dict[str, tuple[str, list[str]]] = {}
+    files = [os.path.join(run.folder, name) for run in listing.tables for name in run.names.to_pylist()]
+    for file in files:
+        if not file.endswith(".parquet"):
+            continue
+        features = Features.from_arrow_schema(pq.read_schema(os.path.join(listing.root, file)))
+        for column, feature in features.items():
+            if isinstance(feature, ClassLabel):
+                before, names = first.setdefault(column, (file, feature.names))
+                rule = (
+                    f"number the classes of `{column}` alike in all files, but {before} has {', '.join(names[:8])} and "
+                )
+                rule += (
+                    f"{file} {', '.join(feature.names[:8])}. Write them with the same classes, or name one file alone"
+                )
+                check("dataset_name", folder, names == feature.names, rule)
+
+
+def as_asked(rows: Dataset, config: DataConfig, split: str) -> Source:
+    """The rows, or a stream of them that knows how many there are."""
+    if not config.streaming:
+        return rows
+    stream = rows.to_iterable_dataset()
+    stream.info.splits = SplitDict({split: SplitInfo(split, num_examples=len(rows))})
+    return stream
+
+
+_latest: list[Listing] = []  # a run asks for the same folder several times
+
+
+def listing_of(folder: str) -> Listing:
+    """What a folder holds; a walk of this process is good as long as no folder in it has changed."""
+    if not _latest or _latest[0].root != os.path.realpath(folder) or not is_current(_latest[0]):
+        _latest[:] = [list_folder(folder)]
+    return _latest[0]
+
+
+def has_own_splits(folder: str) -> bool:
+    """Whether the folder's README.md says which files are which split, as on the Hub."""
+    readme = Path(folder, "README.md")
+    return readme.is_file() and bool(MetadataConfigs.from_dataset_card_data(DatasetCard.load(readme).data))  # type: ignore[arg-type]

@@ -1,0 +1,89 @@
+"""From a decoded image to what the model sees: torchvision's transforms in training, the image processor after it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.tv_tensors import Image
+
+from training.data.decoding import Enough
+from training.settings.config import FinetuneConfig, PretrainConfig, TrainingConfig
+
+Transform = Callable[[Tensor], Tensor]
+CROP_ASPECT_RATIOS = (3 / 4, 4 / 3)  # width / height of a crop
+
+
+def pretraining_transform(config: PretrainConfig, image_size: int, processor: Any) -> Transform:
+    """Random crop and flip (paper, A.1, and the official code), normalised: `(C, H, W)` to `(C, size, size)`."""
+    return v2.Compose([*crop_and_flip(config, image_size), *normalise(processor)])
+
+
+def enough_for_crops(config: TrainingConfig, image_size: int) -> Enough | None:
+    """The size at which even the least and longest crop of an image still has `image_size` pixels a side."""
+    if not config.reduced_decoding:
+        return None
+    return Enough(image_size, image_size**2 / (config.crop_scale[0] * CROP_ASPECT_RATIOS[0]))
+
+
+def finetuning_transform(config: FinetuneConfig, image_size: int, processor: Any) -> Transform:
+    """Random crop, flip, RandAugment and erasing with noise, normalised: `(C, H, W)` to `(C, size, size)`."""
+    steps = crop_and_flip(config, image_size)
+    if config.randaugment_num_ops:
+        to_bytes = v2.ToDtype(torch.uint8, scale=True)  # RandAugment's posterize and equalize know bytes only
+        randaugment = v2.RandAugment(
+            config.randaugment_num_ops, config.randaugment_magnitude, interpolation=InterpolationMode.BILINEAR
+        )
+        steps += [to_bytes, randaugment]
+    steps += normalise(processor)
+    if config.random_erasing:
+        steps.append(v2.RandomErasing(config.random_erasing, value="random"))  # type: ignore[arg-type]
+    return v2.Compose(steps)
+
+
+def crop_and_flip(config: TrainingConfig, image_size: int) -> list[v2.Transform]:
+    """The geometric transforms, on `(C, H, W)` of any number of channels."""
+    scale = (config.crop_scale[0], config.crop_scale[1])
+    settings: dict[str, Any] = {"interpolation": InterpolationMode.BICUBIC, "antialias": True}
+    crop = v2.RandomResizedCrop(image_size, scale, CROP_ASPECT_RATIOS, **settings)
+    return [v2.Lambda(Image), crop, v2.RandomHorizontalFlip(config.horizontal_flip)]
+
+
+def normalise(processor: Any) -> list[v2.Transform]:
+    """To float in [0, 1], less the mean, by the deviation; a plain tensor."""
+    to_float = v2.ToDtype(torch.float32, scale=True)
+    return [to_float, v2.Normalize(processor.image_mean, processor.image_std), v2.ToPureTensor()]
+
+
+class EvaluationTransform:
+    """Exactly what the saved image processor does in a pipeline, for any number of channels."""
+
+    def __init__(self, processor: Any) -> None:
+        self.processor = processor
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """`(C, H, W)` to `(C, size, size)`."""
+        settings: dict[str, Any] = {"input_data_format": "channels_first", "do_convert_rgb": False}
+        if image.is_floating_point():
+            settings["do_rescale"] = False  # scaled already
+        return self.processor(image, return_tensors="pt", **settings)["pixel_values"][0]
+
+
+class BatchMixer:
+    """Mixup or cutmix of a batch (`pixel_values`, `labels`), drawn by the seed of the batch's first sample."""
+
+    def __init__(self, mixup: float, cutmix: float, num_labels: int) -> None:
+        mixes: list[v2.Transform] = []
+        if mixup:
+            mixes.append(v2.MixUp(alpha=mixup, num_classes=num_labels))
+        if cutmix:
+            mixes.append(v2.CutMix(alpha=cutmix, num_classes=num_labels))
+        self.mix = v2.RandomChoice(mixes) if mixes else None
+
+    def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """`labels` `(B,)` become class probabilities `(B, num_labels)` if anything is mixed."""
+        if self.mix is None:
+            return batch
+        pixel_values, labels = self.mix(batch["pixel_values"], batch["labels"])
+        return {**batch, "pixel_values": pixel_values, "labels": labels}

@@ -1,0 +1,1 @@
+"""Metrics, figures of each class, frozen features, published figures and pictures."""

@@ -1,0 +1,67 @@
+"""Frozen features of images, and what they are worth without fine-tuning: nearest neighbours and a linear probe."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor, nn
+from torch.nn.functional import normalize, one_hot
+from torch.utils.data import DataLoader
+
+from training.evaluation.metrics import TopAccuracy
+
+QUERIES = 1024  # whose distances to all neighbours are held at a time
+
+
+@torch.no_grad()
+def extract_features(accelerator: Accelerator, model: nn.Module, loader: DataLoader[Any]) -> tuple[Tensor, Tensor]:
+    """The average of the last map `(N, C)` and the label `(N,)` of every image, in every process, on the CPU."""
+    model.eval()
+    features, labels = [], []
+    for batch in loader:
+        with accelerator.autocast():
+            pooled = model(batch["pixel_values"].to(accelerator.device)).last_hidden_state.mean(dim=(2, 3)).float()
+        gathered: Any = accelerator.gather_for_metrics((pooled, batch["labels"].to(accelerator.device)))
+        features.append(gathered[0].cpu())
+        labels.append(gathered[1].cpu())
+    return torch.cat(features), torch.cat(labels)
+
+
+def knn_scores(
+    train: Tensor, train_labels: Tensor, queries: Tensor, num_labels: int, k: int, temperature: float
+) -> Tensor:
+    """Votes `(Q, num_labels)` of the k nearest images by cosine, weighted by exp(cosine / temperature).
+
+    The k-nearest-neighbour evaluation of self-supervised features (arXiv 1805.01978, section 3.4).
+    """
+    train, votes = normalize(train), one_hot(train_labels, num_labels).float()
+    scores = []
+    for part in normalize(queries).split(QUERIES):
+        similarity, index = (part @ train.T).topk(min(k, len(train)), dim=1)  # (q, k)
+        weights = ((similarity - 1) / temperature).exp()  # the same up to a factor, and finite
+        scores.append((votes[index] * weights[..., None]).sum(dim=1))
+    return torch.cat(scores)
+
+
+def linear_probe_scores(
+    train: Tensor, train_labels: Tensor, queries: Tensor, num_labels: int, strength: float, seed: int
+) -> Tensor:
+    """Log-probabilities `(Q, num_labels)` of a logistic regression on standardised features.
+
+    `strength` is the inverse of its L2 penalty (`C` of scikit-learn). A class without a training image gets none.
+    """
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000, random_state=seed))
+    probe.fit(train.numpy(), train_labels.numpy())
+    scores = torch.full((len(queries), num_labels), -torch.inf)
+    scores[:, probe.classes_.tolist()] = torch.from_numpy(probe.predict_log_proba(queries.numpy()).astype(np.float32))
+    return scores
+
+
+def top_accuracies(scores: Tensor, labels: Tensor) -> dict[str, float]:
+    """Share of images whose class has the highest score, and one of the five highest."""
+    ranked = scores.topk(min(5, scores.shape[1]), dim=1).indices
+    return TopAccuracy(keep_in_memory=True).compute(predictions=ranked, references=labels) or {}

@@ -1,0 +1,109 @@
+"""Metrics behind the interface of `evaluate`: ours needs no network, any other is loaded by name."""
+
+from collections.abc import Callable
+from typing import Any
+
+import evaluate
+import numpy as np
+import torch
+from accelerate import Accelerator
+from datasets import Features, List, Value
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from training.evaluation.per_class import Answers
+
+AVERAGED = ("f1", "precision", "recall")  # these need to know how to average over more than two classes
+
+
+class TopAccuracy(evaluate.Metric):
+    """Share of examples whose class is the first, or among the first five, of the ranked predictions."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        features = Features({"predictions": List(Value("int64")), "references": Value("int64")})
+        return evaluate.MetricInfo(
+            description="Top-1 and top-5 accuracy",
+            citation="",
+            inputs_description="predictions: class indices, best first; references: class indices",
+            features=features,
+        )
+
+    def _compute(self, predictions: list[list[int]], references: list[int]) -> dict[str, float]:
+        hits = np.asarray(predictions)[:, :5] == np.asarray(references)[:, None]
+        return {"accuracy": float(hits[:, 0].mean()), "accuracy_top5": float(hits.any(axis=1).mean())}
+
+
+class Evaluator:
+    """Evaluates a classifier on a loader; metrics by name are loaded once, before training.
+
+    `answers` are those of the last evaluation.
+    """
+
+    def __init__(self, names: list[str] | None) -> None:
+        self.answers: Answers | None = None
+        self.named: dict[str, Any] = {}
+        for name in names or []:
+            try:
+                self.named[name] = evaluate.load(name)
+            except Exception as error:
+                raise ValueError(f"`metrics` (={name}) must be a metric that `evaluate.load` finds: {error}") from error
+
+    # Accelerate draws a seed for the loader of a stream: training goes on as if there had been no evaluation.
+    @torch.random.fork_rng(devices=[])
+    @torch.no_grad()
+    def __call__(
+        self,
+        accelerator: Accelerator,
+        model: nn.Module,
+        loader: DataLoader[Any],
+        is_stopped: Callable[[], bool] = lambda: False,
+    ) -> dict[str, float]:
+        """`eval_accuracy`, `eval_accuracy_top5`, `eval_loss` and the metrics asked for, over all processes.
+
+        Beside them `eval_majority_accuracy`, that of always giving the class that most of the images are of. Nothing if
+        `is_stopped` becomes true after a batch, in all processes.
+        """
+        model.eval()
+        metric = TopAccuracy(keep_in_memory=True)
+        losses, classes, references = [], [], []
+        for batch in loader:
+            with accelerator.autocast():
+                logits = model(batch["pixel_values"].to(accelerator.device)).logits.float()
+            labels = batch["labels"].to(accelerator.device)
+            loss = F.cross_entropy(logits, labels, reduction="none")
+            ranked = logits.topk(min(5, logits.shape[-1])).indices
+            loss, ranked, labels = accelerator.gather_for_metrics((loss, ranked, labels))
+            metric.add_batch(predictions=ranked.cpu(), references=labels.cpu())
+            losses.append(loss.cpu())
+            classes.append(ranked[:, 0].cpu())
+            references.append(labels.cpu())
+            if is_stopped():
+                return {}
+        loss = torch.cat(losses)
+        results = {"eval_loss": loss.mean().item(), "eval_samples": len(loss)}
+        computed = metric.compute() or {}
+        predictions = {"predictions": torch.cat(classes), "references": torch.cat(references)}
+        self.answers = Answers(predictions["references"].numpy(), predictions["predictions"].numpy())
+        computed["majority_accuracy"] = self.answers.majority_accuracy
+        for name, other in self.named.items():
+            options = {"average": "macro"} if name in AVERAGED else {}
+            computed |= other.compute(**predictions, **options)
+        return results | {f"eval_{key}": value for key, value in computed.items()}
+
+
+def in_words(results: dict[str, Any]) -> str:
+    """The figures of an evaluation in a line."""
+    majority = f"always the largest class: {percent(results['eval_majority_accuracy'])}"
+    words = [f"accuracy {percent(results['eval_accuracy'])} ({majority})"]
+    if results["eval_accuracy_top5"] < 1:  # with five classes or fewer it is always 1
+        words.append(f"top-5 {percent(results['eval_accuracy_top5'])}")
+    told = ("eval_accuracy", "eval_accuracy_top5", "eval_majority_accuracy", "eval_samples")
+    others = {key: value for key, value in results.items() if key.startswith("eval_") and key not in told}
+    words += [f"{key[5:]} {value:.4f}" for key, value in others.items() if isinstance(value, float)]
+    return f"{', '.join(words)}, {results['eval_samples']:,} images"
+
+
+def percent(share: float) -> str:
+    """A share as it is printed."""
+    return f"{100 * share:.1f} %"

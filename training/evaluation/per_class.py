@@ -1,0 +1,105 @@
+"""How well a classifier knows each class, and which it takes for which: a table, a list and a picture."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+from conversion.files import write_text
+from conversion.publishing.facts import CONFUSION_MATRIX, CONFUSIONS, MOST_CONFUSED, PER_CLASS
+from training.evaluation.pictures import save_confusion_matrix, save_most_confused
+
+MOST_IN_MATRIX = 50  # classes in a picture that can be read
+MOST_PRINTED, WORST_PRINTED = 20, 10  # classes in a terminal: all of a few, the worst of many
+FIGURES = ("precision", "recall", "f1")
+
+
+@dataclass
+class Answers:
+    """Classes of the evaluated images as numbers `(N,)`: those that are true, and those that the model gave."""
+
+    references: np.ndarray
+    predictions: np.ndarray
+
+    @property
+    def majority_accuracy(self) -> float:
+        """The accuracy of always giving the class that most of the images are of."""
+        return float(np.bincount(self.references).max() / len(self.references))
+
+
+def class_table(answers: Answers, names: Sequence[str]) -> list[dict[str, Any]]:
+    """A row for each class: images, precision, recall and F1 as shares; None where there is nothing to divide by."""
+    labels = range(len(names))
+    undefined: Any = np.nan  # scikit-learn's stubs know the words alone
+    columns: Any = precision_recall_fscore_support(
+        answers.references, answers.predictions, labels=labels, zero_division=undefined
+    )
+    rows = []
+    for label, name, *shares, images in zip(labels, names, *columns, strict=True):
+        figures = {key: None if np.isnan(share) else float(share) for key, share in zip(FIGURES, shares, strict=True)}
+        rows.append({"label": label, "class": name, "images": int(images), **figures})
+    return rows
+
+
+def confusions(answers: Answers, names: Sequence[str]) -> list[dict[str, Any]]:
+    """How many images of a class got which other one, the most frequent pair first."""
+    pairs, counts = np.unique(np.stack((answers.references, answers.predictions)), axis=1, return_counts=True)
+    images = np.bincount(answers.references)
+    rows = []
+    for (true, taken), count in zip(pairs.T.tolist(), counts.tolist(), strict=True):
+        if true != taken:
+            numbers = {"label": true, "taken_label": taken}
+            row = {"class": names[true], "taken_for": names[taken], "images": count, "share": count / int(images[true])}
+            rows.append({**numbers, **row})
+    return sorted(rows, key=lambda row: -row["images"])
+
+
+def save_class_figures(folder: Path, answers: Answers | None, names: Sequence[str]) -> None:
+    """Write the table, the list of confusions and a picture of them; without answers, leave none of an earlier run."""
+    for file in (PER_CLASS, CONFUSIONS, CONFUSION_MATRIX, MOST_CONFUSED):
+        (folder / file).unlink(missing_ok=True)
+    if answers is None:
+        return
+    write_csv(folder / PER_CLASS, class_table(answers, names), ("label", "class", "images", *FIGURES))
+    confused = confusions(answers, names)
+    columns = ("label", "class", "taken_label", "taken_for", "images", "share")
+    write_csv(folder / CONFUSIONS, confused, columns)
+    if len(names) <= MOST_IN_MATRIX:
+        counts = confusion_matrix(answers.references, answers.predictions, labels=range(len(names)))
+        save_confusion_matrix(counts, names, folder / CONFUSION_MATRIX)
+    elif confused:
+        save_most_confused(confused, folder / MOST_CONFUSED)
+
+
+def write_csv(file: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """A table with a header that appears whole; what is None stays empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(file, text.getvalue())
+
+
+def worst(rows: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
+    """The classes with the lowest F1 among those that have images."""
+    return sorted((row for row in rows if row["images"]), key=lambda row: row["f1"] or 0.0)[:count]
+
+
+def table_in_words(answers: Answers, names: Sequence[str]) -> str:
+    """The table as text: every class of a few, the worst of many."""
+    rows: Sequence[Mapping[str, Any]] = class_table(answers, names)
+    title = "class"
+    if len(rows) > MOST_PRINTED:
+        title, rows = f"the {WORST_PRINTED} worst of {len(rows):,} classes", worst(rows, WORST_PRINTED)
+    labels = [" ".join(row["class"].split())[:40] for row in rows]
+    width = max(map(len, [title, *labels]))
+    lines = [f"{title:{width}}  images  precision   recall       F1"]
+    for row, label in zip(rows, labels, strict=True):
+        shares = ["-" if row[key] is None else f"{100 * row[key]:.1f} %" for key in FIGURES]
+        lines.append(f"{label:{width}}  {row['images']:6,}  {shares[0]:>9}  {shares[1]:>7}  {shares[2]:>7}")
+    return "\n".join(lines)

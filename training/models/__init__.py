@@ -1,0 +1,1 @@
+"""Models before they are trained: created or loaded, with their teachers and optimizer."""

@@ -1,0 +1,123 @@
+"""AdamW's parameter groups (weight decay by kind of layer, layer-wise learning rates) and the schedule."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from math import ceil
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import get_cosine_with_min_lr_schedule_with_warmup
+
+from training.settings.config import TrainingConfig
+
+DECAYED_LAYERS = (nn.Linear, nn.Conv2d)
+GROUPS_OF_BASE = 12
+STAGE = re.compile(r"encoder\.stages\.(\d+)\.(?:downsampling_layer|layers\.(\d+))\.")
+
+
+def decayed_parameters(model: nn.Module, decay_grn_and_mask_token: bool = False) -> set[str]:
+    """Names of the parameters that decay: weights of linear and convolution layers.
+
+    The official pre-training decays all that is not a vector, which adds GRN and the mask token.
+    """
+    if decay_grn_and_mask_token:
+        return {name for name, parameter in model.named_parameters() if parameter.ndim > 1}
+    layers = (name for name, module in model.named_modules() if isinstance(module, DECAYED_LAYERS))
+    return {f"{name}.weight" for name in layers}
+
+
+def layer_id(name: str, depths: list[int], decay_type: Literal["single", "group"]) -> int:
+    """Position of a parameter's layer, counted from the input; the head's is `last_layer_id`.
+
+    single: a layer is a block; stem and downsampling share the id of the block that follows. group (the paper, for
+    Base and Large): stem, each stage, and each three blocks of the last but one stage. As in the official code, the ids
+    of the last stage and the head are 12 and 13 in smaller models too, so that their lower layers learn as slowly.
+    """
+    stage, block = find_block(name)
+    if stage is None:
+        is_stem = "embeddings." in name
+        return (1 if decay_type == "single" else 0) if is_stem else last_layer_id(depths, decay_type)
+    if decay_type == "single":
+        return sum(depths[:stage]) + (block or 0) + 1
+    long_stage, last_stage = len(depths) - 2, len(depths) - 1
+    if stage == last_stage:
+        return last_layer_id(depths, decay_type) - 1
+    if block is None:  # downsampling: with the first group of its stage, but alone before the long one
+        return stage + 1
+    return stage + 1 + block // 3 if stage == long_stage else stage + 1
+
+
+def last_layer_id(depths: list[int], decay_type: Literal["single", "group"]) -> int:
+    """The id of the final norm and the head, whose learning rate is not reduced."""
+    if decay_type == "single":
+        return sum(depths) + 1
+    groups = ceil(depths[-2] / 3) if len(depths) > 1 else 0
+    return max(GROUPS_OF_BASE + 1, len(depths) + groups)
+
+
+def find_block(name: str) -> tuple[int | None, int | None]:
+    """Stage and block of a parameter; no stage for stem and head, no block for downsampling."""
+    match = STAGE.search(name)
+    if match is None:
+        return None, None
+    return int(match[1]), None if match[2] is None else int(match[2])
+
+
+def parameter_groups(
+    model: nn.Module, learning_rate: float, weight_decay: float, decayed: set[str], scale: Callable[[str], float]
+) -> list[dict[str, Any]]:
+    """Groups of AdamW: each trainable parameter in exactly one, by its learning-rate scale and decay."""
+    groups: dict[tuple[float, bool], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        key = (scale(name), name in decayed)
+        settings = {"lr": learning_rate * key[0], "lr_scale": key[0], "weight_decay": weight_decay * key[1]}
+        groups.setdefault(key, {"params": [], **settings})["params"].append(parameter)
+    grouped = [id(parameter) for group in groups.values() for parameter in group["params"]]
+    trainable = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    assert len(grouped) == len(trainable) and set(grouped) == trainable
+    return list(groups.values())
+
+
+def create_optimizer(
+    model: nn.Module, config: TrainingConfig, learning_rate: float, decayed: set[str], scale: Callable[[str], float]
+) -> AdamW:
+    """AdamW over the groups; `scale` gives a parameter's share of the learning rate by its name."""
+    groups = parameter_groups(model, learning_rate, config.weight_decay, decayed, scale)
+    return AdamW(groups, lr=learning_rate, betas=(config.adam_beta1, config.adam_beta2))
+
+
+def layer_scale(
+    depths: list[int], decay: float, decay_type: Literal["single", "group"] = "single"
+) -> Callable[[str], float]:
+    """A parameter's share of the learning rate: `decay` for each layer between it and the head."""
+    last = last_layer_id(depths, decay_type)
+    return lambda name: decay ** (last - layer_id(name, depths, decay_type))
+
+
+@contextmanager
+def keep_settings(optimizer: torch.optim.Optimizer, schedule: LambdaLR) -> Iterator[None]:
+    """Let a checkpoint that is loaded meanwhile bring moments and step, but not its learning rates, decay and betas."""
+    groups = [{k: v for k, v in group.items() if k not in ("params", "lr")} for group in optimizer.param_groups]
+    base_rates = list(schedule.base_lrs)
+    yield
+    schedule.base_lrs = base_rates
+    schedule._last_lr = [  # as the schedule computes it itself
+        rate * factor(schedule.last_epoch) for rate, factor in zip(base_rates, schedule.lr_lambdas, strict=True)
+    ]
+    for group, settings, rate in zip(optimizer.param_groups, groups, schedule._last_lr, strict=True):
+        group |= {**settings, "lr": rate}
+
+
+def create_schedule(
+    optimizer: torch.optim.Optimizer, learning_rate: float, min_learning_rate: float, warmup_steps: int, max_steps: int
+) -> LambdaLR:
+    """Linear warm-up from 0, then a cosine to the minimum, both scaled with each group's learning rate."""
+    return get_cosine_with_min_lr_schedule_with_warmup(
+        optimizer, warmup_steps, max_steps, min_lr_rate=min_learning_rate / learning_rate
+    )

@@ -1,0 +1,188 @@
+"""Teachers, whose features of whole images a model learns to predict: its own average, or another frozen model.
+
+B images, F channels of the features, h w the grid of the student's cells.
+"""
+
+from math import isqrt
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import send_to_device
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from transformers import AutoImageProcessor, AutoModel
+
+from hf_convnextv2 import ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining
+from training.models.creation import SHARDED
+from training.run.monitor import hooked
+from training.run.plan import Plan
+from training.settings.config import PretrainConfig, check
+
+DEFAULT_SIZE = 224  # pixels, of images that the model does not know the size of
+
+
+class AverageTeacher(nn.Module):
+    """The exponential moving average of the student's own encoder, which sees whole images (BYOL, data2vec)."""
+
+    def __init__(self, model: ConvNextV2ForPreTraining, config: PretrainConfig, plan: Plan) -> None:
+        super().__init__()
+        self.average = AveragedModel(model.convnextv2).eval().requires_grad_(False)
+        self.average.update_parameters(model.convnextv2)  # the first time, they are copied
+        self.decays, self.max_steps = config.teacher_decay, plan.max_steps
+        self.num_layers = config.feature_target_layers
+        depth = model.config.depths[-1]
+        check("feature_target_layers", self.num_layers, self.num_layers <= depth, f"be at most {depth}, the last stage")
+
+    def decay(self, step: int) -> float:
+        """Of the average, from the first of `teacher_decay` to the second over the run."""
+        first, last = self.decays
+        return first + (last - first) * step / self.max_steps
+
+    @torch.no_grad()
+    def update(self, model: ConvNextV2ForPreTraining, step: int) -> None:
+        """Take in the student's weights after `step` steps."""
+        self.average.multi_avg_fn = get_ema_multi_avg_fn(self.decay(step))
+        self.average.update_parameters(model.convnextv2)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """`(B, F, h, w)`: mean over the last blocks' outputs."""
+        found: list[Tensor] = []
+        with hooked(list(self.average.module.encoder.stages[-1].layers[-self.num_layers :]), found.append):  # type: ignore[union-attr,index]
+            self.average(pixel_values)
+        return torch.stack(found).mean(dim=0)
+
+
+class FrozenTeacher(nn.Module):
+    """Any vision backbone of Transformers, which gets images as its own image processor makes them."""
+
+    def __init__(self, name: str, num_layers: int, revision: str | None = None) -> None:
+        super().__init__()
+        revision = revision or "main"
+        try:
+            model = AutoModel.from_pretrained(name, revision=revision, dtype=torch.float32)
+            processor = AutoImageProcessor.from_pretrained(name, revision=revision)
+        except (OSError, ValueError) as error:
+            rule = f"be a vision model with an image processor, but Transformers says: {error}"
+            raise ValueError(f"`teacher_name_or_path` (={name}) must {rule}") from error
+        self.name, self.num_layers = name, num_layers
+        self.model: Any = getattr(model, "vision_model", model).eval().requires_grad_(False)
+        self.size = side_of(processor)
+        flipped = getattr(processor, "do_flip_channel_order", None)
+        self.check(not flipped, "take images in RGB, not in BGR")
+        normalised, channels = getattr(processor, "do_normalize", None), getattr(self.model.config, "num_channels", 3)
+        statistics = (processor.image_mean, processor.image_std) if normalised else ([0.0] * channels, [1.0] * channels)
+        self.statistics = [torch.tensor(v).view(1, -1, 1, 1) for v in statistics]
+
+    def check(self, holds: bool, rule: str) -> None:
+        """Raise unless the rule holds for this model."""
+        check("teacher_name_or_path", self.name, holds, rule)
+
+    @torch.no_grad()
+    def num_channels(self, image_size: int | None) -> int:
+        """Channels of the features; raises unless they are the same each time."""
+        side = self.size or image_size or DEFAULT_SIZE
+        image = torch.rand(1, self.statistics[0].shape[1], side, side)
+        features = self.features(image)
+        same = torch.allclose(features, self.features(image), atol=1e-4)
+        self.check(same, "say the same of the same image, but draws at random (a masked autoencoder?)")
+        return features.shape[1]
+
+    def prepare(self, pixel_values: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+        """Images normalised by the student's statistics `(1, C, 1, 1)`, to the teacher's size and its statistics."""
+        pixels = pixel_values.float() * std + mean
+        if self.size is not None and pixels.shape[-1] != self.size:
+            pixels = F.interpolate(pixels, size=(self.size, self.size), mode="bilinear", antialias=True)
+        teacher_mean, teacher_std = (t.to(pixels.device) for t in self.statistics)
+        return (pixels - teacher_mean) / teacher_std
+
+    def features(self, pixel_values: Tensor) -> Tensor:
+        """The mean of the last layers' maps `(B, F, rows, columns)`, of square images."""
+        outputs = self.model(pixel_values=pixel_values, output_hidden_states=self.num_layers > 1)
+        layers = [outputs.last_hidden_state]
+        if self.num_layers > 1:
+            layers = list(outputs.hidden_states[-self.num_layers :])
+            rule = f"be at most {len(outputs.hidden_states) - 1}, the teacher's layers"
+            check("feature_target_layers", self.num_layers, self.num_layers < len(outputs.hidden_states), rule)
+            rule = "be 1 for a teacher whose layers differ in size"
+            check("feature_target_layers", self.num_layers, len({x.shape for x in layers}) == 1, rule)
+        x = torch.stack(layers).mean(dim=0)
+        return x if x.ndim == 4 else self.tokens_as_map(x, pixel_values.shape[-1])
+
+    def tokens_as_map(self, x: Tensor, image_size: int) -> Tensor:
+        """Tokens `(B, T, F)` as a square map, without the class, distillation and register tokens before them."""
+        config: Any = self.model.config
+        patch = getattr(config, "patch_stride", None) or getattr(config, "patch_size", None)
+        patch = patch if patch is None or isinstance(patch, int) else patch[0]
+        prefixes = sorted({0, 1, 2, 1 + (getattr(config, "num_register_tokens", None) or 0)})
+        sides = {prefix: isqrt(max(x.shape[1] - prefix, 0)) for prefix in prefixes}
+        # Patches may be merged from layer to layer, two by two.
+        possible = {image_size // patch >> level for level in range(8)} if patch else set(sides.values())
+        fits = [(p, side) for p, side in sides.items() if side in possible - {0} and side * side == x.shape[1] - p]
+        self.check(bool(fits), f"have a token for each patch of an image, not {x.shape[1]} for {image_size} pixels")
+        prefix, side = fits[0]
+        return x[:, prefix:].mT.unflatten(2, (side, side))
+
+
+def side_of(processor: Any) -> int | None:
+    """Pixels of the square images that an image processor makes; None if it leaves the size to the model."""
+    size = (processor.crop_size if getattr(processor, "do_center_crop", None) else None) or processor.size or {}
+    return size.get("height") or size.get("shortest_edge") if getattr(processor, "do_resize", True) else None
+
+
+def create_average_teacher(
+    model: ConvNextV2ForPreTraining, config: PretrainConfig, plan: Plan, accelerator: Accelerator
+) -> AverageTeacher | None:
+    """The model's own teacher, if features are to be predicted; make it before the model is prepared."""
+    if model.config.target_type == "pixel":
+        return None
+    kind, rule = accelerator.distributed_type, "be given with a kind of training that leaves a process parts of weights"
+    check("teacher_name_or_path", None, kind not in SHARDED, f"{rule}, as {kind.value}")
+    return AverageTeacher(model.to(accelerator.device), config, plan)
+
+
+class Targets:
+    """Batches as the model takes them: on its device, and with the teacher's features if there is one."""
+
+    def __init__(
+        self,
+        teacher: AverageTeacher | FrozenTeacher | None,
+        accelerator: Accelerator,
+        model_config: ConvNextV2FCMAEConfig,
+        config: PretrainConfig,
+        processor: Any,
+    ) -> None:
+        self.teacher = teacher.to(accelerator.device) if teacher is not None else None
+        self.accelerator = accelerator
+        self.cell_size = model_config.cell_size
+        self.normalises = config.feature_target_norm == "layer_norm"
+        if isinstance(teacher, FrozenTeacher):
+            channels, count = teacher.statistics[0].shape[1], model_config.num_channels
+            rule = f"be 1 or {channels} with `teacher_name_or_path`, whose images have {channels}"
+            check("num_channels", count, count in (1, channels), rule)
+        statistics = (processor.image_mean, processor.image_std)
+        self.statistics = [torch.tensor(v, device=accelerator.device).view(1, -1, 1, 1) for v in statistics]
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        batch = send_to_device(batch, self.accelerator.device)  # type: ignore[assignment]
+        if self.teacher is None:
+            return batch
+        return {**batch, "feature_targets": self.of(batch["pixel_values"])}
+
+    @torch.no_grad()
+    def of(self, pixel_values: Tensor) -> Tensor:
+        """`(B, F, h, w)`, once for an image, whatever the number of its views."""
+        with self.accelerator.autocast():
+            if isinstance(self.teacher, FrozenTeacher):
+                features = self.teacher.features(self.teacher.prepare(pixel_values, *self.statistics))
+            else:
+                assert self.teacher is not None
+                features = self.teacher(pixel_values)
+        features = features.float()
+        rows, columns = (side // self.cell_size for side in pixel_values.shape[2:])
+        if features.shape[2:] != (rows, columns):
+            features = F.adaptive_avg_pool2d(features, (rows, columns))
+        if self.normalises:
+            features = F.layer_norm(features.permute(0, 2, 3, 1), features.shape[1:2]).permute(0, 3, 1, 2)
+        return features

@@ -1,0 +1,1 @@
+"""A run: its output folder, checkpoints, log, trackers and dry run."""

@@ -1,0 +1,318 @@
+"""Checkpoints of a run: written whole or not at all, known if damaged, and taken up only by the run they belong to.
+
+`checkpoint-{step}` holds what Accelerate saves (model, optimizer, schedule, averaged weights, random states of every
+process), configuration and image processor, `progress_{process}.json` with the place in the data and the losses not
+logged yet, and, written last, `training_state.json` with the step, what the run is, how long its logs are, size and
+SHA-256 of every other file, and a SHA-256 of all this.
+"""
+
+import copy
+import hashlib
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from conversion.files import sha256
+from training.run.checkpoint_schedule import Saving
+from training.run.disk import writing
+from training.run.plan import Plan
+from training.settings.config import TrainingConfig, check
+from training.settings.fields import names_compared
+
+NAME = re.compile(r"checkpoint-(\d+)")
+STATE = "training_state.json"
+LOGS = ("metrics.jsonl", "bad_images.jsonl")
+# What the shapes of the weights follow from.
+ARCHITECTURE = ("model_type", "hidden_sizes", "depths", "num_channels", "patch_size", "use_grn", "num_labels")
+ARCHITECTURE += ("decoder_hidden_size", "decoder_num_hidden_layers", "fusion_stages")
+ARCHITECTURE += ("target_type", "feature_target_on", "feature_target_dim")
+
+OLDER = {"background": "none"}  # what a checkpoint was written with that is older than the setting
+
+
+class Resumed(NamedTuple):
+    """The step that a run goes on after, and what each process that wrote the checkpoint kept of its progress."""
+
+    step: int
+    progress: list[dict[str, Any]]
+
+    def of(self, name: str) -> list[dict[str, Any]]:
+        """One part of every process's progress; nothing at the start of a run."""
+        return [progress[name] for progress in self.progress]
+
+
+class Checkpoints:
+    """The checkpoints of a run: what `accelerator` has prepared or registered for checkpointing, and the progress."""
+
+    def __init__(
+        self, accelerator: Accelerator, config: TrainingConfig, model: PreTrainedModel, processor: Any, plan: Plan
+    ) -> None:
+        self.accelerator = accelerator
+        self.processor = processor
+        self.model_config = copy.deepcopy(model.config)
+        self.model_config.architectures = [type(model).__name__]  # with it, `from_pretrained` knows a checkpoint too
+        self.folder = Path(config.output_dir)
+        self.saving = Saving(config)
+        self.saved_step: int | None = None
+        self.resume_from = config.resume_from_checkpoint
+        self.ema_decay = config.ema_decay
+        self.teacher = getattr(config, "teacher_name_or_path", None)
+        self.own_teacher = getattr(model.config, "target_type", "pixel") != "pixel" and self.teacher is None
+        self.max_steps = plan.max_steps
+        self.state = {
+            "averaged": bool(config.ema_decay),
+            "own_teacher": self.own_teacher,
+            "num_processes": accelerator.num_processes,
+            "architecture": describe_architecture(model.config),
+            "run": {
+                "total_batch_size": plan.total_batch_size,
+                "num_samples": plan.num_samples,
+                "max_steps": plan.max_steps,
+                "learning_rate": plan.learning_rate,
+                **settings_of(config, model.config),
+            },
+        }
+
+    def resume(self) -> Resumed:
+        """Load the checkpoint that the settings name; of `latest`, the newest that is not damaged, if there is any."""
+        chosen = [self.choose() if self.accelerator.is_main_process else None]
+        path = broadcast_object_list(chosen)[0]
+        if path is None:
+            if self.resume_from is not None and self.accelerator.is_main_process:
+                self.take_up(0, {})
+            return Resumed(0, [])
+        state = read_state(path)
+        self.check_state(path, state)
+        progress = [json.loads(progress_file(path, rank).read_text()) for rank in range(state["num_processes"])]
+        try:
+            self.accelerator.load_state(str(path))
+        except Exception as error:  # each of its files has a reader with errors of its own
+            raise ValueError(
+                f"`resume_from_checkpoint` (={path}) must be of this run, but cannot be loaded: {error}. Resume from "
+                "another one, or with the settings that it was written with."
+            ) from error
+        # Accelerate counts forward passes on; counted in those of another `gradient_accumulation_steps`, the next
+        # optimizer step would come in the middle.
+        self.accelerator.step = 0
+        if self.accelerator.is_main_process:
+            self.take_up(state["step"], state["logs"] if path.parent.resolve() == self.folder.resolve() else {})
+            print(f"Resuming from {path} after step {state['step']}.", flush=True)
+        self.saved_step = state["step"] if path.parent.resolve() == self.folder.resolve() else None
+        return Resumed(state["step"], progress)
+
+    def take_up(self, step: int, logs: dict[str, int]) -> None:
+        """Leave nothing of what the run wrote after a step: it comes again."""
+        for name in LOGS:
+            cut_lines(self.folder / name, logs.get(name, 0))
+        for partial in self.folder.glob(".checkpoint-*.partial"):
+            shutil.rmtree(partial)
+        for later in numbered_folders(self.folder, after=step):
+            aside = later.with_name(f"superseded-{later.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            later.rename(aside)
+            print(f"{later} is of a part of the run that is done again: it is {aside.name} now.", flush=True)
+
+    def choose(self) -> Path | None:
+        """The checkpoint to load, found to be as it was written; None to start afresh."""
+        if self.resume_from is None:
+            return None
+        if self.resume_from == "latest":
+            return self.newest_whole()
+        path = Path(self.resume_from)
+        damage = find_damage(path)
+        check("resume_from_checkpoint", path, not damage, f"be a whole checkpoint of this package, but {damage}")
+        return path
+
+    def newest_whole(self) -> Path | None:
+        """The newest checkpoint that is not damaged; says which ones are."""
+        paths = numbered_folders(self.folder)
+        for path in reversed(paths):
+            damage = find_damage(path)
+            if not damage:
+                return path
+            print(f"Warning: {path} is damaged, {damage}. Trying the one before.", flush=True)
+        rule = f"find a checkpoint in {self.folder} that is not damaged, but all of them are"
+        check("resume_from_checkpoint", "latest", not paths, rule)
+        return None
+
+    def check_state(self, path: Path, state: dict[str, Any]) -> None:
+        """Raise if the checkpoint is of another model; say so if it is of a run with other data or another length."""
+        for name, value in self.state["architecture"].items():
+            stored = state["architecture"].get(name, value)  # a checkpoint may be older than the setting
+            if stored != value:
+                raise ValueError(
+                    f"`resume_from_checkpoint` (={path}) must be of the model that is trained, but its "
+                    f"`{name}` is {stored}, not {value}."
+                )
+        own_teacher = state.get("own_teacher", self.own_teacher)
+        rule = f"be {'left out' if own_teacher else 'given'} to go on from {path}"
+        check("teacher_name_or_path", self.teacher, own_teacher == self.own_teacher, rule)
+        rule = f"be {'more than 0' if state['averaged'] else '0'} to go on from {path}"
+        check("ema_decay", self.ema_decay, state["averaged"] == bool(self.ema_decay), rule)
+        check("max_train_steps", self.max_steps, state["step"] <= self.max_steps, f"not end before {path}")
+        for name, value in self.state["run"].items():
+            stored = state["run"].get(name, OLDER.get(name, value))
+            if stored != value and self.accelerator.is_main_process:
+                print(f"{path} was written with `{name}` {stored}; it is {value} now.", flush=True)
+
+    def is_late(self) -> bool:
+        """Whether the main process's clock asks for a checkpoint."""
+        return self.accelerator.is_main_process and self.saving.is_late()
+
+    def is_due(self, step: int) -> bool:
+        """Whether a checkpoint belongs to this step."""
+        return self.saving.is_due(step)
+
+    def save(self, step: int, **progress: dict[str, Any]) -> None:
+        """Write `checkpoint-{step}` under a temporary name, rename it, and delete the oldest beyond the limit.
+
+        `progress` is what this process keeps; the others give theirs.
+        """
+        final = self.folder / f"checkpoint-{step}"
+        partial = self.folder / f".{final.name}.partial"
+        self.saving.begin()
+        if self.accelerator.is_main_process:
+            shutil.rmtree(partial, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        with writing(final, partial):
+            self.accelerator.save_state(str(partial))
+            progress_file(partial, self.accelerator.process_index).write_text(json.dumps(progress))
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            self.check_shared(partial)
+            with writing(final, partial):
+                self.complete(partial, final, {"step": step, **self.state})
+            for old in self.saving.superseded(numbered_folders(self.folder)):
+                shutil.rmtree(old)
+        self.accelerator.wait_for_everyone()
+        self.saved_step = step
+        self.saving.end()
+
+    def check_shared(self, partial: Path) -> None:
+        """Raise unless all processes have written to the same folder."""
+        for rank in range(self.accelerator.num_processes):
+            shared = progress_file(partial, rank).is_file()
+            check(
+                "output_dir", self.folder, shared, f"be a folder that all machines share, but process {rank}'s is not"
+            )
+
+    def complete(self, partial: Path, final: Path, state: dict[str, Any]) -> None:
+        """Add what the main process knows; give the checkpoint its name once all of it is on the disk."""
+        self.model_config.save_pretrained(partial)
+        self.processor.save_pretrained(partial)
+        logs = [self.folder / name for name in LOGS if (self.folder / name).is_file()]
+        state |= {"logs": {log.name: count_lines(log) for log in logs}, "files": describe_files(partial)}
+        (partial / STATE).write_text(json.dumps({**state, "sha256": digest_of(state)}, indent=2))
+        for path in (*logs, *partial.rglob("*"), partial):
+            flush(path)
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(partial, final)
+        flush(self.folder)
+
+
+def progress_file(checkpoint: Path, rank: int) -> Path:
+    return checkpoint / f"progress_{rank}.json"
+
+
+def flush(path: Path) -> None:
+    """Have a file or folder on the disk before what is written after it."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows opens no folders, and keeps their entries itself
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def describe_files(folder: Path) -> dict[str, list[Any]]:
+    """Size and SHA-256 of every file."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): [path.stat().st_size, sha256(path)] for path in files}
+
+
+def find_damage(checkpoint: Path) -> str:
+    """How a checkpoint differs from what was written; nothing if it does not."""
+    if not (checkpoint / STATE).is_file():
+        return f"it has no {STATE}"
+    try:
+        state = read_state(checkpoint)
+        is_whole = state.pop("sha256") == digest_of(state)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        is_whole = False
+    if not is_whole:
+        return f"its {STATE} is damaged"
+    for name, (size, digest) in state["files"].items():
+        file = checkpoint / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes instead of {size}"
+        if sha256(file) != digest:
+            return f"{name} is not what was written"
+    return ""
+
+
+def digest_of(state: dict[str, Any]) -> str:
+    """SHA-256 of a state as JSON, which reads and writes the same."""
+    return hashlib.sha256(json.dumps(state).encode()).hexdigest()
+
+
+def describe_architecture(config: PreTrainedConfig) -> dict[str, Any]:
+    """The settings that the weights' shapes follow from, as JSON has them."""
+    settings = {name: getattr(config, name, None) for name in ARCHITECTURE}
+    return json.loads(json.dumps(settings))
+
+
+def settings_of(config: TrainingConfig, model_config: PreTrainedConfig) -> dict[str, Any]:
+    """The settings of a run that are worth a word, as JSON has them; those left open are the model's."""
+    settings = {name: getattr(config, name) for name in names_compared(config)}
+    resolved = {name: getattr(model_config, name, None) if value is None else value for name, value in settings.items()}
+    return json.loads(json.dumps(resolved))
+
+
+def numbered_folders(folder: Path, after: int = -1) -> list[Path]:
+    """What is called a checkpoint, by step; each was whole when it got its name."""
+    found = {int(match[1]): path for path in folder.glob("checkpoint-*") if (match := NAME.fullmatch(path.name))}
+    return [found[step] for step in sorted(found) if step > after]
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The state of a checkpoint of ours."""
+    return json.loads((path / STATE).read_text(encoding="utf-8"))
+
+
+def averaged_weights(checkpoint: Path) -> dict[str, Tensor]:
+    """The moving average in a checkpoint, named as the raw weights are."""
+    for file in sorted(checkpoint.glob("custom_checkpoint_*.pkl")):
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        if "n_averaged" in state:
+            return {name.removeprefix("module."): value for name, value in state.items() if name != "n_averaged"}
+    raise ValueError(f"`use_ema` (=True) must be of a training checkpoint with `ema_decay`, but {checkpoint} is none.")
+
+
+def count_lines(log: Path) -> int:
+    return len(log.read_bytes().splitlines())
+
+
+def cut_lines(log: Path, count: int) -> None:
+    """Keep the first lines of a log, without one that a crash left half written; say so if there are fewer."""
+    if not log.is_file():
+        return
+    stored = log.read_bytes().splitlines(keepends=True)
+    lines = [line for line in stored if line.endswith(b"\n")]
+    if len(lines) < count:
+        print(f"Warning: {log} has lost {count - len(lines)} of its {count} lines.", flush=True)
+    if len(stored) > min(count, len(lines)):
+        partial = log.with_name(f".{log.name}.partial")
+        partial.write_bytes(b"".join(lines[:count]))
+        os.replace(partial, log)

@@ -1,0 +1,206 @@
+"""What a dry run prints: the plan of a run and what a few steps of it measured, as a page or as JSON."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from typing import Any, TextIO
+
+from accelerate import Accelerator
+from datasets import Dataset
+from torch import nn
+
+from training.data.labels import class_list
+from training.data.sources import Source, features_of
+from training.run.plan import Plan
+from training.settings.config import FinetuneConfig, TrainingConfig
+
+MOST_NAMES = 10  # classes
+SLOW_DATA = 0.1  # share of the time waited for data that is worth a word
+UNITS = (("days", 86400), ("h", 3600), ("min", 60), ("s", 1))
+STDOUT: list[TextIO] = []  # the one that JSON goes to while all else is printed to stderr
+
+
+@contextmanager
+def json_alone(config: TrainingConfig) -> Iterator[None]:
+    """Let nothing but the JSON that is asked for reach stdout."""
+    if not config.json:
+        yield
+        return
+    STDOUT.append(sys.stdout)
+    sys.stdout = sys.stderr
+    try:
+        yield
+    finally:
+        sys.stdout = STDOUT.pop()
+
+
+def print_plan(
+    accelerator: Accelerator,
+    config: TrainingConfig,
+    plan: Plan,
+    sources: Sequence[Source],
+    model: Any,
+    scale: Callable[[str], float],
+    measured: dict[str, Any],
+    eval_source: Source | None = None,
+) -> None:
+    """Print what is known of a run before it starts; `scale` is a parameter's share of the learning rate by name."""
+    if not accelerator.is_main_process:
+        return
+    resolved = {
+        "settings": dataclasses.asdict(config),
+        "data": [describe_source(source) for source in sources],
+        "evaluation_data": None if eval_source is None else describe_source(eval_source),
+        "classes": class_list(model.config) if isinstance(config, FinetuneConfig) else None,
+        "image": {"size": model.config.image_size, "num_channels": model.config.num_channels},
+        "plan": dataclasses.asdict(plan),
+        "processes": {"number": accelerator.num_processes, "type": str(accelerator.distributed_type.value)},
+        "device": {"type": accelerator.device.type, "mixed_precision": str(accelerator.mixed_precision)},
+        "learning_rates": learning_rates(model, plan.learning_rate, scale),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        **measured,
+    }
+    text = json.dumps(resolved, indent=2) if config.json else page(resolved)
+    print(text, file=STDOUT[-1] if STDOUT else None, flush=True)
+
+
+def describe_source(source: Source) -> dict[str, Any]:
+    """How a source is read."""
+    shape = {"examples": len(source)} if isinstance(source, Dataset) else {"shards": source.num_shards}
+    return {"streamed": not isinstance(source, Dataset), **shape, "columns": list(features_of(source))}
+
+
+def learning_rates(model: nn.Module, learning_rate: float, scale: Callable[[str], float]) -> dict[str, float]:
+    """The highest learning rate of each layer, from the input on."""
+    return {layer_of(name): learning_rate * scale(name) for name, _ in model.named_parameters()}
+
+
+def layer_of(name: str) -> str:
+    """A parameter's layer: stem, downsampling or block of a stage, or what is outside the encoder."""
+    parts = name.split(".")
+    if "layers" in parts:
+        return ".".join(parts[: parts.index("layers") + 2])
+    inner = next((i for i, part in enumerate(parts) if part in ("embeddings", "downsampling_layer")), None)
+    return ".".join(parts[: inner + 1]) if inner is not None else parts[0] if len(parts) == 2 else ".".join(parts[:2])
+
+
+def page(found: dict[str, Any]) -> str:
+    """What there is to know, a subject a line."""
+    lines = [
+        ("Data", data_line(found)),
+        ("Classes", classes_line(found["classes"])),
+        ("Model", model_line(found)),
+        ("Machine", machine_line(found)),
+        ("Steps", steps_line(found)),
+        ("Learning rate", rate_line(found)),
+        *(("", line) for line in layer_lines(found["learning_rates"])),
+        ("Memory", memory_line(found)),
+        ("Time", time_line(found)),
+        ("Waiting", waiting_line(found)),
+        ("Output", f"{found['settings']['output_dir']}, which a dry run leaves as it is"),
+    ]
+    width = max(len(name) for name, _ in lines)
+    return "\n".join(["Dry run", *(f"  {name:{width}}  {line}" for name, line in lines if line)])
+
+
+def data_line(found: dict[str, Any]) -> str:
+    """How much there is to train and to evaluate on."""
+    settings = found["settings"]
+    names = [settings["dataset_name"], *(settings.get("mixed_dataset_names") or [])]
+    sources = [f"{amount(source)} of `{settings['train_split']}`" for source in found["data"]]
+    text = f"{', '.join(names)}: {', '.join(sources)} to train on"
+    if found["evaluation_data"] is not None:
+        return f"{text}, {amount(found['evaluation_data'])} to evaluate on"
+    return text if found["classes"] is None else f"{text}, none to evaluate on"
+
+
+def amount(source: dict[str, Any]) -> str:
+    """Images of a source, or shards of a stream."""
+    return f"a stream of {source['shards']:,} shards" if source["streamed"] else f"{source['examples']:,} images"
+
+
+def classes_line(classes: list[str] | None) -> str:
+    """How many classes, and the first of them."""
+    if classes is None:
+        return ""
+    more = ", ..." if len(classes) > MOST_NAMES else ""
+    return f"{len(classes):,}: {', '.join(' '.join(name.split()) for name in classes[:MOST_NAMES])}{more}"
+
+
+def model_line(found: dict[str, Any]) -> str:
+    """What is trained, from where, on images of which size."""
+    settings, size = found["settings"], found["image"]["size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    start = settings["model_name_or_path"]
+    origin = f"the weights of {start}" if start else f"{settings['model_size']} from random weights"
+    image = f"images of {height} x {width} pixels, {found['image']['num_channels']} channels"
+    return f"{origin}, {found['parameters']:,} parameters, {image}"
+
+
+def machine_line(found: dict[str, Any]) -> str:
+    """Training processes and what they compute with."""
+    number, device = found["processes"]["number"], found["device"]
+    processes = "1 training process" if number == 1 else f"{number} training processes ({found['processes']['type']})"
+    workers = f"`--num_workers {found['settings']['num_workers']}`"
+    return f"{processes} on {device['type']}, mixed precision {device['mixed_precision']}, {workers}"
+
+
+def steps_line(found: dict[str, Any]) -> str:
+    """How long the run is."""
+    plan, settings = found["plan"], found["settings"]
+    factors = [f"{settings['per_device_train_batch_size']} in a pass"]
+    factors += [f"{settings['gradient_accumulation_steps']} passes"] * (settings["gradient_accumulation_steps"] > 1)
+    factors += [f"{found['processes']['number']} processes"] * (found["processes"]["number"] > 1)
+    text = f"{plan['max_steps']:,} of {plan['total_batch_size']:,} images ({' x '.join(factors)})"
+    if plan["steps_per_epoch"]:
+        epochs = plan["max_steps"] / plan["steps_per_epoch"]
+        text += f", {plan['steps_per_epoch']:,.1f} to an epoch, {epochs:,.1f} epochs"
+    return text
+
+
+def rate_line(found: dict[str, Any]) -> str:
+    """The schedule of the learning rate."""
+    plan = found["plan"]
+    warm_up = f"{plan['warmup_steps']:,} steps of warm-up to " if plan["warmup_steps"] else ""
+    return f"{warm_up}{plan['learning_rate']:.3g}, then a cosine to {found['settings']['min_learning_rate']:.3g}"
+
+
+def layer_lines(rates: dict[str, float]) -> Iterator[str]:
+    """The highest learning rate of neighbouring layers that share it; nothing where all layers do."""
+    if len(set(rates.values())) == 1:
+        return
+    for rate, layers in groupby(rates, key=lambda layer: rates[layer]):
+        names = [layer.removeprefix("convnextv2.").removeprefix("encoder.") for layer in layers]
+        yield f"{rate:.3g} in {names[0]}" + (f" to {names[-1]}" if len(names) > 1 else "")
+
+
+def memory_line(found: dict[str, Any]) -> str:
+    """What a training process holds."""
+    held, most = (found["memory"][name] for name in ("weights_gradients_and_optimizer_MiB", "peak_MiB"))
+    where = "of the whole process" if found["device"]["type"] == "cpu" else "of the device"
+    return f"{most:,.0f} MiB {where} at most, {held:,.1f} MiB of it weights, gradients, optimizer and averages"
+
+
+def time_line(found: dict[str, Any]) -> str:
+    """How long a step and the run take."""
+    step = f"{found['seconds_per_step']:.3g} s a step, {found['images_per_second']:,.1f} images/s"
+    return f"{step}: {duration(3600 * found['hours'])} for the run, without evaluations and checkpoints"
+
+
+def waiting_line(found: dict[str, Any]) -> str:
+    """The share of the time in which no image is ready, and what would help."""
+    share, workers = found["data_wait"], found["settings"]["num_workers"]
+    advice = f": try more `--num_workers` than {workers}, or smaller files" if share > SLOW_DATA else ""
+    return f"{100 * share:.0f} % of the time for images{advice}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the two largest units that it takes."""
+    parts, left = [], round(seconds)
+    for unit, size in UNITS:
+        count, left = divmod(left, size)
+        parts += [f"{count} {unit}"] if count or parts else []
+    return " ".join(parts[:2]) or "0 s"

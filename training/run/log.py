@@ -1,0 +1,226 @@
+"""What the training loops share: the accelerator and the log of a run."""
+
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, gather_object, set_seed
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from transformers.trainer_utils import enable_full_determinism
+
+from training.data.batches import TrainBatches
+from training.data.decoding import fate_of_transparency
+from training.evaluation.metrics import in_words
+from training.run.checkpoints import Resumed
+from training.run.disk import writing
+from training.run.losses import Losses
+from training.run.plan import Plan
+from training.run.progress import Progress, keep_bars_to_terminals
+from training.run.trackers import check_trackers, track
+from training.settings.config import TrainingConfig, check
+
+NEVER = torch.iinfo(torch.int32).max
+
+
+def create_accelerator(config: TrainingConfig) -> Accelerator:
+    """The accelerator of a run, with the same seed in every process for the same initial weights."""
+    keep_bars_to_terminals()
+    if config.full_determinism:
+        enable_full_determinism(config.seed)
+    folders = ProjectConfiguration(config.output_dir, logging_dir=str(Path(config.output_dir) / "logs"))
+    accelerator = Accelerator(
+        mixed_precision=config.mixed_precision,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        log_with=config.report_to if config.with_tracking else None,
+        project_config=folders,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=config.ddp_timeout))],
+    )
+    check_trackers(accelerator, config)
+    if accelerator.state.deepspeed_plugin is not None:  # "auto" would be read from a loader, which is not prepared
+        batch = {"train_micro_batch_size_per_gpu": config.per_device_train_batch_size}
+        accelerator.state.deepspeed_plugin.deepspeed_config.update(batch)
+    set_seed(config.seed)
+    return accelerator
+
+
+class TrainingLog:
+    """Writes metrics.jsonl, the progress and the trackers; stops at a loss that is not finite.
+
+    Losses are read when a line is due, so that no step waits for the device. `parts` are the names of those that the
+    loss is made of, if they are to be logged.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        config: TrainingConfig,
+        plan: Plan,
+        start: Resumed,
+        batches: TrainBatches,
+        parts: Sequence[str] = (),
+    ) -> None:
+        self.accelerator = accelerator
+        self.plan = plan
+        self.parts = parts
+        self.batches = batches
+        self.logging_steps = config.logging_steps
+        self.folder = Path(config.output_dir)
+        self.step = self.logged_step = self.start_step = start.step
+        window, total = resumed_losses(start.of("log"), accelerator.process_index, accelerator.num_processes)
+        self.losses = Losses(len(parts), window, total)
+        self.first_bad = torch.full((1,), NEVER, dtype=torch.int32, device=accelerator.device)
+        self.started = self.window_started = time.perf_counter()
+        self.paused_seconds = self.waited_seconds = 0.0
+        self.max_bad_images = config.max_bad_images
+        self.fate_of_transparency, self.told_of_transparency = fate_of_transparency(config), False
+        self.named = named_before(start.of("batches"))
+        self.progress = Progress(plan, start.step, accelerator.is_main_process)
+
+    def add(self, loss: Tensor, outputs: Mapping[str, Tensor] | None = None) -> None:
+        """Take in the loss of one forward pass of the step under way, and its parts from the outputs."""
+        self.losses.add(loss, *(outputs[name] for name in self.parts if outputs is not None))
+        self.note_if_bad(loss.detach(), self.step + 1)
+
+    def note_if_bad(self, value: Tensor, step: int) -> None:
+        """Remember the first step with a value that is not finite, without waiting for the device."""
+        self.first_bad = torch.where(value.isfinite(), self.first_bad, self.first_bad.clamp(max=step))
+
+    def end_step(self, learning_rate: float | Tensor, grad_norm: Tensor | float | None) -> None:
+        """Close an optimizer step; write a line if one is due."""
+        self.step += 1
+        if isinstance(grad_norm, DTensor):
+            grad_norm = grad_norm.full_tensor()
+        if grad_norm is not None and self.accelerator.scaler is None:  # a scaler skips steps that overflow
+            self.note_if_bad(torch.as_tensor(grad_norm), self.step)
+        self.progress.advance()
+        if self.step % self.logging_steps and self.step != self.plan.max_steps:
+            return
+        self.check_finite()
+        loss, count, *parts = self.losses.close_line()
+        now = time.perf_counter()
+        images = (self.step - self.logged_step) * self.plan.total_batch_size
+        waited = (self.batches.seconds_waited - self.waited_seconds) / (now - self.window_started)
+        line = {
+            "loss": loss / count,
+            **{name: part / count for name, part in zip(self.parts, parts, strict=True)},
+            "learning_rate": float(learning_rate),
+            "grad_norm": None if grad_norm is None else float(grad_norm),
+            "images_per_second": images / (now - self.window_started),
+            "data_wait": waited,
+            **self.bad_images(),
+        }
+        self.logged_step, self.window_started, self.waited_seconds = self.step, now, self.batches.seconds_waited
+        self.progress.log(line)
+        self.write(line)
+
+    def bad_images(self) -> dict[str, int]:
+        """Bad and transparent images of the streams of all processes so far; new bad ones go to bad_images.jsonl.
+
+        Every reader may meet the same one: in another epoch it has other files.
+        """
+        if not self.batches.readers:
+            return {}
+        found = gather_object([(self.batches.bad, list(self.batches.problems), self.batches.num_transparent)])
+        self.batches.problems.clear()
+        problems = {tuple(key): text for _, problems, _ in found for key, text in problems}
+        new = [text for key, text in problems.items() if key not in self.named]
+        self.named |= problems.keys()
+        if new and self.accelerator.is_main_process:
+            append(self.folder / "bad_images.jsonl", [json.dumps({"step": self.step, "problem": text}) for text in new])
+            self.progress.say("\n".join(f"Skipping a bad image. {text}" for text in new))
+        count, most = len(set().union(*(bad for bad, _, _ in found))), self.max_bad_images
+        check("max_bad_images", most, count <= most, f"be at least {count}, the bad images so far, to skip them")
+        return {"bad_images": count, "transparent_images": self.count_transparent(sum(each[2] for each in found))}
+
+    def count_transparent(self, count: int) -> int:
+        """Transparent images that the streams gave so far; says once what becomes of them."""
+        if count and not self.told_of_transparency and self.accelerator.is_main_process:
+            images = self.step * self.plan.total_batch_size
+            self.progress.say(f"{count:,} of the first {images:,} images are transparent: {self.fate_of_transparency}.")
+        self.told_of_transparency = self.told_of_transparency or count > 0
+        return count
+
+    def state_dict(self) -> dict[str, Any]:
+        """The losses of this process that are not logged yet, and those that all have logged, as JSON has them."""
+        return {"window": self.losses.since_last_line(), "total": self.losses.total}
+
+    def check_finite(self, model: nn.Module | None = None) -> None:
+        """Raise if a loss, a gradient or a weight of `model` is NaN or infinite, in any process: before saving it."""
+        if model is not None:
+            own = (weight.to_local() if isinstance(weight, DTensor) else weight for weight in model.parameters())
+            finite = torch.stack([weight.isfinite().all() for weight in own]).all()
+            self.note_if_bad(torch.where(finite, 0.0, torch.nan), self.step)
+        first_bad = int(self.accelerator.gather(self.first_bad).min())  # type: ignore[union-attr]
+        if first_bad != NEVER:
+            raise FloatingPointError(
+                f"`loss`, gradient and weights of step {first_bad} must be finite; one is NaN or infinite. Nothing was "
+                "saved since: resume from the last checkpoint with a lower learning rate, clipping or another "
+                "precision."
+            )
+
+    def write(self, values: dict[str, Any]) -> None:
+        """One line of metrics.jsonl, at full precision; what is not finite becomes null."""
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+        line = {"step": self.step, "epoch": self.plan.epoch(self.step), **finite}
+        if self.accelerator.is_main_process:
+            append(self.folder / "metrics.jsonl", [json.dumps(line)])
+        track(self.accelerator, {k: v for k, v in line.items() if isinstance(v, int | float)}, self.step)
+
+    def write_evaluation(self, results: dict[str, Any]) -> None:
+        """A line of metrics.jsonl for an evaluation, which is told, too."""
+        self.write(results)
+        self.progress.say(f"evaluation after step {self.step:,}: {in_words(results)}")
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave evaluation and saving out of the images per second."""
+        before = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - before
+        self.window_started += seconds
+        self.paused_seconds += seconds
+
+    def results(self) -> dict[str, Any]:
+        """Close the progress bar; figures of this run (since its last resume) for all_results.json and the card."""
+        self.progress.close()
+        seconds = time.perf_counter() - self.started
+        images = (self.step - self.start_step) * self.plan.total_batch_size
+        loss, count, *_ = self.losses.total
+        return {
+            "train_loss": loss / count if count else None,
+            "train_samples": self.plan.num_samples,
+            "train_runtime": seconds,
+            "images_per_second": images / (seconds - self.paused_seconds),
+            "total_steps": self.step,
+            "epoch": self.plan.epoch(self.step),
+        }
+
+
+def named_before(states: list[dict[str, Any]]) -> set[tuple[int, ...]]:
+    """The bad images that are in the log already, by the `state_dict` of every process's batches."""
+    met = {tuple(key) for state in states for _, _, _, bad in state["readers"] for key in bad}
+    return met - {tuple(key) for state in states for key, _ in state["problems"]}
+
+
+def resumed_losses(states: list[dict[str, Any]], rank: int, num_processes: int) -> tuple[list[float], list[float]]:
+    """Sums of the losses not logged yet, this process's own, and of those logged, everybody's; empty for none."""
+    if not states:
+        return [], []
+    if len(states) == num_processes:
+        return states[rank]["window"], states[rank]["total"]
+    everybody = [float(sum(column)) for column in zip(*(state["window"] for state in states), strict=True)]
+    return everybody if rank == 0 else [], states[0]["total"]
+
+
+def append(file: Path, lines: list[str]) -> None:
+    """Add lines to a log."""
+    with writing(file), file.open("a", encoding="utf-8") as log:
+        log.writelines(f"{line}\n" for line in lines)

@@ -1,0 +1,96 @@
+"""What a pre-training run shows of itself now and then: fixed images reconstructed, and how diverse features are."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from hf_convnextv2 import ConvNextV2ForPreTraining
+from training.evaluation.pictures import save_reconstructions
+from training.run.trackers import show
+
+
+class Watcher:
+    """Looks at a few fixed images; every process takes part, since a model may be spread over all of them."""
+
+    def __init__(
+        self, accelerator: Accelerator, model: ConvNextV2ForPreTraining, images: dict[str, Tensor], processor: Any
+    ) -> None:
+        self.accelerator = accelerator
+        self.model = model
+        self.pixel_values = images["pixel_values"].to(accelerator.device)
+        self.noise = images["noise"].to(accelerator.device)
+        self.processor = processor
+
+    def __call__(self, folder: Path, step: int) -> dict[str, float]:
+        """Write `reconstructions/step-{step}.png`, show it to the trackers, and return the diversity by stage."""
+        file = folder / "reconstructions" / f"step-{step}.png"
+        with evaluating(self.model), self.accelerator.autocast():
+            diversity = feature_diversity(self.model, self.pixel_values)
+            self.save_picture(self.model, file)
+        if self.accelerator.is_main_process and file.is_file():
+            show(self.accelerator, file, step)
+        return {f"feature_diversity_stage{stage}": value for stage, value in enumerate(diversity, start=1)}
+
+    def save_picture(self, model: ConvNextV2ForPreTraining, file: Path) -> None:
+        """Draw what a model paints from the first view of each image, if it does; the main process writes it."""
+        if model.config.target_type == "feature":
+            return
+        with evaluating(model):
+            outputs = model(self.pixel_values, noise=self.noise)
+        if self.accelerator.is_main_process:
+            mean, std = self.processor.image_mean, self.processor.image_std
+            save_reconstructions(model, outputs, self.pixel_values, mean, std, file)
+
+
+@torch.no_grad()
+def feature_diversity(model: ConvNextV2ForPreTraining, pixel_values: Tensor) -> list[float]:
+    """Mean cosine distance between the channels of each stage's last block, of whole images (paper, section 3.1).
+
+    Of the 4C channels after GRN, or after GELU without it: 0.5 where channels have nothing to do with each other on
+    average, towards 0 where they all become the same, as in a collapse.
+    """
+    blocks: list[Any] = [stage.layers[-1] for stage in model.convnextv2.encoder.stages]  # type: ignore[union-attr]
+    modules = [block.grn if block.grn is not None else block.act for block in blocks]
+    found: list[float] = []
+    with hooked(modules, lambda features: found.append(cosine_distance(features))):
+        model.convnextv2(pixel_values)
+    return found
+
+
+def cosine_distance(features: Tensor) -> float:
+    """Mean of (1 - cosine) / 2 over all pairs of channels, and over images, of `(B, H, W, C)`."""
+    channels = nn.functional.normalize(features.float().flatten(1, 2), dim=1)  # (B, H * W, C)
+    # The mean of all products is the squared length of the mean channel.
+    return ((1 - channels.mean(dim=2).square().sum(dim=1)) / 2).mean().item()
+
+
+@contextmanager
+def hooked(modules: list[nn.Module], look: Callable[[Tensor], None]) -> Iterator[None]:
+    """Show what the modules return to a function, meanwhile."""
+
+    def after(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        look(output)
+
+    handles = [module.register_forward_hook(after) for module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """A model in evaluation mode without gradients, then in the mode that it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)

@@ -1,0 +1,51 @@
+"""How long a run is and how fast it learns, resolved from its settings and the size of its data."""
+
+from dataclasses import dataclass
+from math import ceil
+
+from training.settings.config import TrainingConfig, check
+
+
+@dataclass
+class Plan:
+    """The resolved schedule of a run; a step is an optimizer step."""
+
+    num_samples: int | None
+    total_batch_size: int
+    steps_per_epoch: float | None  # None: a stream that does not say how long it is
+    max_steps: int
+    warmup_steps: int
+    learning_rate: float
+
+    def epoch(self, step: int) -> float | None:
+        """Epochs done after `step` steps."""
+        return None if self.steps_per_epoch is None else step / self.steps_per_epoch
+
+    def is_due(self, step: int, interval: int | None) -> bool:
+        """Whether something done every `interval` steps (None: at the end of an epoch) is due after `step` steps."""
+        if step == self.max_steps or interval is not None:
+            return step == self.max_steps or step % (interval or 1) == 0
+        return self.steps_per_epoch is not None and step // self.steps_per_epoch > (step - 1) // self.steps_per_epoch
+
+
+def make_plan(config: TrainingConfig, num_samples: int | None, num_processes: int, num_views: int = 1) -> Plan:
+    """Steps from epochs, and the learning rate from its base: lr = base * total batch / 256.
+
+    The learning rate counts each of an image's `num_views`, an epoch does not (as FastConvMAE's figures imply).
+    """
+    total = config.per_device_train_batch_size * config.gradient_accumulation_steps * num_processes
+    steps_per_epoch = None if num_samples is None else num_samples / total
+    max_steps, warmup_steps = config.max_train_steps, config.warmup_steps
+    if steps_per_epoch is None:
+        rule = "be given: this stream does not say how many examples it has"
+        check("max_train_steps", max_steps, max_steps is not None, rule)
+        known = warmup_steps is not None or not config.warmup_epochs
+        check("warmup_steps", warmup_steps, known, "be given instead of `warmup_epochs`: the epoch's length is unknown")
+    max_steps = max_steps or ceil(config.num_train_epochs * (steps_per_epoch or 0))
+    if warmup_steps is None:
+        warmup_steps = round(config.warmup_epochs * (steps_per_epoch or 0))
+    check("warmup_steps", warmup_steps, warmup_steps < max_steps, f"be less than the {max_steps} steps of the run")
+    learning_rate = config.learning_rate or config.base_learning_rate * total * num_views / 256
+    minimum = config.min_learning_rate
+    check("min_learning_rate", minimum, minimum <= learning_rate, f"be at most the learning rate, {learning_rate}")
+    return Plan(num_samples, total, steps_per_epoch, max_steps, warmup_steps, learning_rate)

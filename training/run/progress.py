@@ -1,0 +1,76 @@
+"""How a run shows where it is: a bar in a terminal, lines anywhere else."""
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import datasets
+import huggingface_hub.utils
+import transformers
+from tqdm import tqdm
+
+from training.run.errors import is_first_process
+from training.run.plan import Plan
+
+
+def is_terminal() -> bool:
+    """Whether somebody watches: in a file a bar is a line without end, in a terminal of no size it is not seen."""
+    return sys.stderr.isatty() and min(os.get_terminal_size(sys.stderr.fileno())) > 0
+
+
+def keep_bars_to_terminals() -> None:
+    """Switch off the bars of the libraries where nobody watches them, and in all training processes but the first."""
+    if not (is_terminal() and is_first_process()):
+        datasets.disable_progress_bars()
+        transformers.utils.logging.disable_progress_bar()
+        huggingface_hub.utils.disable_progress_bars()
+
+
+class Progress:
+    """Steps and epochs of a run that starts after `step` steps: in a bar, or in a line whenever something is logged."""
+
+    def __init__(self, plan: Plan, step: int, is_shown: bool) -> None:
+        self.plan = plan
+        self.step = self.start_step = step
+        self.started = time.monotonic()
+        self.is_shown = is_shown
+        self.bar: tqdm | None = None
+        if is_shown and is_terminal():
+            self.bar = tqdm(total=plan.max_steps, initial=step, unit=" steps", dynamic_ncols=True)
+
+    def advance(self) -> None:
+        """Count a step."""
+        self.step += 1
+        if self.bar is not None:
+            self.bar.set_description(self.epoch(), refresh=False)
+            self.bar.update()
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        """Show the loss, images per second and share of time waited for data of a logged line."""
+        loss, rate = f"{line['loss']:.4f}", f"{line['images_per_second']:.0f}"
+        if self.bar is not None:
+            self.bar.set_postfix({"loss": loss, "images/s": rate, "data_wait": f"{line['data_wait']:.0%}"})
+            return
+        left = (time.monotonic() - self.started) / (self.step - self.start_step) * (self.plan.max_steps - self.step)
+        parts = [f"step {self.step:,} of {self.plan.max_steps:,}", self.epoch(), f"loss {loss}", f"{rate} images/s"]
+        parts += [f"{100 * line['data_wait']:.0f} % waiting for data", f"{tqdm.format_interval(left)} left"]
+        self.say(", ".join(part for part in parts if part))
+
+    def epoch(self) -> str:
+        """How many epochs are done, of how many; nothing for a stream that does not say how long it is."""
+        done, total = self.plan.epoch(self.step), self.plan.epoch(self.plan.max_steps)
+        return "" if done is None else f"epoch {done:.2f} of {f'{total:.2f}'.removesuffix('.00')}"
+
+    def say(self, text: str) -> None:
+        """Print beside the bar, if there is one."""
+        if self.bar is not None:
+            self.bar.write(text)
+        elif self.is_shown:
+            print(text, flush=True)
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        if self.bar is not None:
+            self.bar.close()

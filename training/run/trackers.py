@@ -1,0 +1,69 @@
+"""What a run tells its trackers; one that fails is named once and left, and the run goes on."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker
+from PIL import Image
+from tqdm.auto import tqdm
+
+from training.settings.config import TrainingConfig, check
+
+
+def check_trackers(accelerator: Accelerator, config: TrainingConfig) -> None:
+    """Raise if Accelerate has left out the tracker that was asked for, as it does without a word."""
+    found = bool(accelerator.log_with) or not config.with_tracking or config.report_to == "all"
+    rule = "be a tracker of Accelerate that is installed; `--with_tracking false` does without"
+    check("report_to", config.report_to, found, rule)
+
+
+def start_trackers(accelerator: Accelerator, config: TrainingConfig, name: str) -> None:
+    """Open the trackers that were asked for."""
+    if not config.with_tracking:
+        return
+    plain = {key: value if isinstance(value, int | float) else str(value) for key, value in asdict(config).items()}
+    try:
+        accelerator.init_trackers(name, plain)
+    except Exception as error:  # each tracker has errors of its own
+        raise ValueError(
+            f"`report_to` (={config.report_to}) must be a tracker that can be started: {error!r}. "
+            "`--with_tracking false` does without."
+        ) from error
+
+
+def track(accelerator: Accelerator, figures: dict[str, float], step: int) -> None:
+    """Hand figures to the trackers."""
+    tell(accelerator, lambda tracker: tracker.log(figures, step=step))
+
+
+def show(accelerator: Accelerator, file: Path, step: int) -> None:
+    """Give a picture to the trackers that take pictures."""
+    picture = np.asarray(Image.open(file).convert("RGB"))[None]
+
+    def give(tracker: GeneralTracker) -> None:
+        if hasattr(tracker, "log_images"):
+            options = {"dataformats": "NHWC"} if getattr(tracker, "name", "") == "tensorboard" else {}
+            tracker.log_images({"reconstructions": picture}, step=step, **options)  # pyright: ignore[reportAttributeAccessIssue]
+
+    tell(accelerator, give)
+
+
+def end_training(accelerator: Accelerator) -> None:
+    """Close the trackers, then what Accelerate has opened."""
+    tell(accelerator, lambda tracker: tracker.finish())
+    accelerator.trackers = []
+    accelerator.end_training()
+
+
+def tell(accelerator: Accelerator, message: Callable[[GeneralTracker], None]) -> None:
+    """Send every tracker a message."""
+    for tracker in list(accelerator.trackers):
+        try:
+            message(tracker)
+        except Exception as error:  # of any kind: a tracker may be a program elsewhere
+            accelerator.trackers.remove(tracker)
+            name = getattr(tracker, "name", tracker)
+            tqdm.write(f"Warning: the tracker {name} failed: {error!r}. Going on without it.")

@@ -1,0 +1,122 @@
+"""Settings from a YAML file and from flags: an unknown key or a bad value is one clear line.
+
+Nothing here imports PyTorch, so that a script tells a wrong flag before the seconds that its other imports take.
+"""
+
+import difflib
+import re
+import sys
+from dataclasses import fields
+from functools import cache
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import yaml
+from transformers import HfArgumentParser
+
+from training.run.errors import end, is_first_process
+from training.settings.config import check
+from training.settings.fields import standing_of
+from training.settings.help_page import HelpFormatter, add_settings
+
+Config = TypeVar("Config")
+USAGE = "%(prog)s [--config RECIPE.yaml] [--SETTING VALUE ...]"
+EPILOG = """Every setting is also a key of a recipe, and a hyphen does for an underscore.
+A setting that is true or false may stand alone: then it is true.
+CONVNEXTV2_TRACEBACK=1 in the environment shows where an error comes from."""
+
+
+class Parser(HfArgumentParser):
+    """A parser whose errors are one line, said once: the usage of seventy flags would hide it."""
+
+    def _add_dataclass_arguments(self, dtype: type) -> None:
+        add_settings(self, dtype)
+
+    def error(self, message: str) -> NoReturn:
+        message = re.sub(r"(--\w+)/--[\w-]+", r"\1", message)  # of two spellings, the first
+        end(f"error: {message}", 2)
+
+    def _print_message(self, message: str, file: object = None) -> None:
+        if is_first_process():
+            super()._print_message(message, file)  # type: ignore[arg-type]
+
+
+def parse_config(config_class: type[Config], arguments: list[str], description: str | None = None) -> Config:
+    """Settings from `--config file.yaml` and flags; flags go before the file. A bad one ends the program, code 2."""
+    parser = Parser(
+        config_class,  # type: ignore[arg-type]
+        allow_abbrev=False,
+        usage=USAGE,
+        description=description,
+        epilog=EPILOG,
+        formatter_class=HelpFormatter,
+    )
+    parser.add_argument(
+        "--config",
+        action="append",
+        default=[],
+        metavar="RECIPE.yaml",
+        help="file of settings; flags go before it, and of several files the last (default: none)",
+    )
+    known = {option.removeprefix("--") for option in parser._option_string_actions} - {"config", "help", "-h"}
+    try:
+        files, rest = Parser(add_help=False, allow_abbrev=False), arguments
+        files.add_argument("--config", action="append", default=[])
+        found, rest = files.parse_known_args(arguments)
+        from_files = [flag for file in found.config for flag in yaml_as_flags(Path(file), known)]
+        flags = [flag for flag in rest if flag.startswith("--")]
+        unknown = [flag for flag in flags if flag.split("=")[0].removeprefix("--") not in {*known, "config", "help"}]
+        if unknown:  # before what is missing, which may be there under a wrong name
+            raise ValueError(unknown_key(unknown[0], known))
+        from_files = without_overridden(config_class, from_files, flags)
+        settings = vars(parser.parse_args(from_files + rest))
+        del settings["config"]
+        return config_class(**settings)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def without_overridden(config_class: Any, from_files: list[str], flags: list[str]) -> list[str]:
+    """The recipes' settings without those that would put a flag of the command line out of force; says which."""
+    given = {flag.split("=")[0].removeprefix("--").replace("-", "_") for flag in flags}
+    overriding = {standing_of(field).unless: field.name for field in fields(config_class) if field.name in given}
+    kept, keep = [], True
+    for part in from_files:
+        if part.startswith("--"):
+            name = part.removeprefix("--")
+            keep = name not in overriding or name in given
+            if not keep:
+                say_once(f"`--{overriding[name]}` goes before `{name}` of the recipe.")
+        kept += [part] if keep else []
+    return kept
+
+
+@cache
+def say_once(text: str) -> None:
+    """Print a line to stderr, from the first training process: a script reads its settings twice."""
+    if is_first_process():
+        print(text, file=sys.stderr, flush=True)
+
+
+def yaml_as_flags(file: Path, known: set[str]) -> list[str]:
+    """The file's settings as flags, so that the same parser checks their types (YAML reads 1e-4 as a string)."""
+    check("config", file, file.is_file(), "be a YAML file")
+    try:
+        settings = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"`config` (={file}) must be valid YAML: {' '.join(str(error).split())}") from error
+    check("config", file, isinstance(settings, dict), "hold `key: value` lines")
+    flags = []
+    for key, value in settings.items():
+        if key not in known:
+            raise ValueError(f"{file}: {unknown_key(key, known)}")
+        if value is not None:
+            flags += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
+    return flags
+
+
+def unknown_key(key: str, known: set[str]) -> str:
+    """The message for a key that no setting has, with the nearest one that there is."""
+    name = str(key).split("=")[0].removeprefix("--")
+    near = difflib.get_close_matches(name.replace("-", "_"), sorted(known), n=1)
+    return f"`{name}` is not a setting." + (f" Did you mean `{near[0]}`?" if near else " See --help.")
