@@ -3,13 +3,13 @@
 import os
 
 import pytest
+from training.settings.config import FinetuneConfig, PretrainConfig
 
 from tests.photographs import message_of, quick_datasets, write_folder
+from training.console.bars import Phase
 from training.data import image_check, sources
 from training.data.samples import load_images
 from training.finetune import class_names_of
-from training.run.phases import Phase
-from training.settings.config import FinetuneConfig, PretrainConfig
 
 __all__ = ["quick_datasets"]
 pytestmark = pytest.mark.usefixtures("quick_datasets")
@@ -130,7 +130,7 @@ def test_a_run_walks_a_folder_once_until_it_changes(folder, monkeypatch):
 
 
 def test_a_phase_says_how_far_it_is_where_nobody_watches(monkeypatch, capsys):
-    monkeypatch.setattr("training.run.phases.SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr("training.console.bars.SECONDS_BETWEEN_LINES", 0.0)
     with Phase("Checking images", 200, " images") as phase:
         phase.update(50)
     assert capsys.readouterr().out.startswith("Checking images: 50 of 200 (25%) images, ")

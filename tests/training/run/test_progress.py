@@ -8,9 +8,10 @@ import huggingface_hub.utils
 import pytest
 import transformers
 
+from training.console.bars import keep_bars_to_terminals
 from training.run import progress
 from training.run.plan import Plan
-from training.run.progress import Progress, keep_bars_to_terminals
+from training.run.progress import Progress
 
 PLAN = Plan(num_samples=100, total_batch_size=20, steps_per_epoch=5, max_steps=1500, warmup_steps=0, learning_rate=1)
 LOGGED = {"loss": 0.51237, "images_per_second": 319.6, "data_wait": 0.034}

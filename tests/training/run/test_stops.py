@@ -14,16 +14,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
+from training.settings.config import PretrainConfig
 
 from tests.photographs import forget_accelerate, quick_datasets, write_folder, write_tiny_fcmae
 from training import pretrain
+from training.console.signals import STOPPED, lasting
 from training.data.batches import TrainBatches
 from training.evaluation.pictures import read_metrics
 from training.run import checkpoint_schedule as saving
 from training.run.checkpoint_schedule import Saving
 from training.run.stopping import stop as stopping
-from training.run.stopping.signals import STOPPED, lasting
-from training.settings.config import PretrainConfig
 
 __all__ = ["quick_datasets"]
 pytestmark = pytest.mark.usefixtures("quick_datasets", "fresh_accelerate")

@@ -6,12 +6,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from transformers import HfArgumentParser
-
-from hf_convnextv2.configuration_convnextv2 import SIZES
-from tests.photographs import message_of
-from training.run import errors
-from training.settings.command_line import Parser, parse_config, say_once
 from training.settings.config import (
     MODEL_SIZES,
     FinetuneConfig,
@@ -20,6 +14,12 @@ from training.settings.config import (
     ValidateConfig,
     may_be_there,
 )
+from transformers import HfArgumentParser
+
+from hf_convnextv2.configuration_convnextv2 import SIZES
+from tests.photographs import message_of
+from training.console import errors
+from training.settings.command_line import Parser, parse_config, say_once
 
 CONFIGS = (PretrainConfig, FinetuneConfig, ValidateConfig)
 

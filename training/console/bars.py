@@ -1,18 +1,38 @@
-"""How far a phase before the first step has come: a bar in a terminal, a line now and then elsewhere."""
+"""Bars where somebody watches a terminal, and lines now and then elsewhere."""
 
+import os
+import sys
 import time
 from types import TracebackType
 
+import datasets
+import huggingface_hub.utils
+import transformers
 from tqdm import tqdm
 
-from training.run.errors import is_first_process
-from training.run.progress import is_terminal
+from training.console.errors import is_first_process
 
 SECONDS_BETWEEN_LINES = 10.0
 
 
+def is_terminal() -> bool:
+    """Whether somebody watches: in a file a bar is a line without end, in a terminal of no size it is not seen."""
+    return sys.stderr.isatty() and min(os.get_terminal_size(sys.stderr.fileno())) > 0
+
+
+def keep_bars_to_terminals() -> None:
+    """Switch off the bars of the libraries where nobody watches them, and in all training processes but the first."""
+    if not (is_terminal() and is_first_process()):
+        datasets.disable_progress_bars()
+        transformers.utils.logging.disable_progress_bar()
+        huggingface_hub.utils.disable_progress_bars()
+
+
 class Phase:
-    """Counts up to `total`, or without end where that is None; the first training process shows it."""
+    """How far a phase before the first step has come: it counts up to `total`, or without end where that is None.
+
+    The first training process shows it.
+    """
 
     def __init__(self, name: str, total: int | None = None, unit: str = " files") -> None:
         self.name = name
