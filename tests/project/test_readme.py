@@ -10,10 +10,10 @@ import torch
 
 import hf_convnextv2
 from tests.readme import OFFICIAL, README, ROOT, blocks, commands, make_stand_ins
-from training.settings.command_line import parse_config
-from training.settings.config import FinetuneConfig, PretrainConfig, ValidateConfig
+from training.settings.command_line import parse_settings
+from training.settings.scripts import FinetuneSettings, PretrainSettings, ValidateSettings
 
-CONFIGS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "validate": ValidateConfig}
+CONFIGS = {"pretrain": PretrainSettings, "finetune": FinetuneSettings, "validate": ValidateSettings}
 PAGES = [README, ROOT / "MODEL_CARD.md"]
 
 
@@ -61,7 +61,7 @@ def is_a_run(words: list[str]) -> bool:
     """Whether script, recipe and flags are there, and every value is one that the script takes."""
     script = Path(words[2])
     arguments = [str(ROOT / word) if word.startswith("training/") else word for word in words[3:]]
-    parse_config(CONFIGS[script.stem], arguments)
+    parse_settings(CONFIGS[script.stem], arguments)
     return words[1] == "launch" and (ROOT / script).is_file()
 
 

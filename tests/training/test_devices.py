@@ -19,7 +19,7 @@ from training.evaluation.pictures import read_metrics
 from training.run import memory
 from training.run.checkpoints import describe_files, flush
 from training.run.losses import AT_ONCE, Losses, add_up
-from training.settings.config import FinetuneConfig, PretrainConfig
+from training.settings.scripts import FinetuneSettings, PretrainSettings
 
 __all__ = ["quick_datasets"]
 TRAINING = Path(__file__).parents[2] / "training"
@@ -60,9 +60,9 @@ def test_a_run_needs_no_float64(script, tmp_path):
     with WithoutFloat64():  # the worker is another process: it prepares images on the processor
         if script is pretrain:
             fields = {"target_type": "pixel+feature", "model_name_or_path": str(write_tiny_fcmae(tmp_path / "fcmae"))}
-            pretrain.main(PretrainConfig(**settings, **fields))
+            pretrain.main(PretrainSettings(**settings, **fields))
         else:
-            finetune.main(FinetuneConfig(**settings, num_stages=2, eval_split="test", mixup=0.8))
+            finetune.main(FinetuneSettings(**settings, num_stages=2, eval_split="test", mixup=0.8))
     assert [line["step"] for line in read_metrics(tmp_path / "out/metrics.jsonl") if "loss" in line] == [2, 3]
 
 

@@ -142,6 +142,9 @@ class TrainingRun:
         Raises:
             RunOver: where the folder holds the whole run.
         """
+        # What was left to the weights to start from is written down as it was found.
+        self.settings = self.settings.replace(background=data.background)
+        self.output, self.record = OutputFolder(self.settings), self.settings.record()
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         feed = partial(TrainBatches, sources, samples, data, collate, rank, world, weights=weights)
         self.sources, self.eval_source = sources, eval_source

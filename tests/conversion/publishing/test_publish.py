@@ -21,7 +21,7 @@ from tests.hub_server import HubServer
 from tests.photographs import write_folder
 from tests.small_models import WITHOUT_THE_PACKAGE, awake, small_config, small_fcmae_config
 from training.run.output import license_of
-from training.settings.config import FinetuneConfig
+from training.settings.scripts import FinetuneSettings
 
 MINE, OTHERS = "token-of-me", "token-of-other"
 CHECKOUT = Path(__file__).parents[3]
@@ -299,9 +299,9 @@ def test_what_is_made_of_the_official_weights_stays_under_their_licence(classifi
     with pytest.raises(ValueError, match="that of the official weights stays"):
         render_card(classifier, Publication("me/x", license="apache-2.0"))
     config = {"output_dir": "o", "dataset_name": "d", "model_name_or_path": "facebook/convnextv2-tiny-1k-224"}
-    assert license_of(FinetuneConfig(**config)) == "cc-by-nc-4.0"
+    assert license_of(FinetuneSettings(**config)) == "cc-by-nc-4.0"
     with pytest.raises(ValueError, match="`license`"):
-        license_of(FinetuneConfig(**config, license="mit"))
+        license_of(FinetuneSettings(**config, license="mit"))
 
 
 def test_what_a_dry_run_wrote_does_not_stick(tmp_path, pretrained):

@@ -14,7 +14,7 @@ from tests.small_models import run_python
 from training import finetune, pretrain
 from training.data import workers
 from training.evaluation.pictures import read_metrics
-from training.settings.config import FinetuneConfig, PretrainConfig
+from training.settings.scripts import FinetuneSettings, PretrainSettings
 
 __all__ = ["quick_datasets"]
 ROOT = Path(__file__).parents[3]
@@ -27,7 +27,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from training.data.batches import TrainBatches
-from training.settings.config import PretrainConfig
+from training.settings.scripts import PretrainSettings
 from training.data.samples import Collator
 
 class Slow:
@@ -39,7 +39,7 @@ def live(file):
     time.sleep(3)
     Path(file).write_text("done")
 
-config = PretrainConfig(dataset_name="x", output_dir="x", num_workers=2, per_device_train_batch_size=4)
+config = PretrainSettings(dataset_name="x", output_dir="x", num_workers=2, per_device_train_batch_size=4).data
 source = Dataset.from_dict({"image": ["x"] * 50})
 child = multiprocessing.get_context("fork").Process(target=live, args=(sys.argv[1],))
 child.start()
@@ -126,10 +126,10 @@ def test_workers_that_are_spawned_give_the_run_of_workers_that_are_forked(script
         forget_accelerate()
         folder = tmp_path / method
         if script is pretrain:
-            pretrain.main(PretrainConfig(**settings, output_dir=str(folder), model_name_or_path=fcmae))
+            pretrain.main(PretrainSettings(**settings, output_dir=str(folder), model_name_or_path=fcmae))
         else:
             fields = {"num_stages": 2, "eval_split": "test", "mixup": 0.8, "randaugment_num_ops": 2, "image_size": 32}
-            finetune.main(FinetuneConfig(**settings, output_dir=str(folder), **fields))
+            finetune.main(FinetuneSettings(**settings, output_dir=str(folder), **fields))
         lines = read_metrics(folder / "metrics.jsonl")
         losses[method] = [(line["step"], line.get("loss"), line.get("eval_loss")) for line in lines]
     assert losses["spawn"] == losses["fork"] and len(losses["fork"]) >= 4

@@ -8,6 +8,7 @@ import huggingface_hub.utils
 import pytest
 import transformers
 
+from training.console import bars
 from training.console.bars import keep_bars_to_terminals
 from training.run import progress
 from training.run.plan import Plan
@@ -29,7 +30,7 @@ class Terminal(io.StringIO):
 def size(monkeypatch):
     """Columns and lines of a terminal, which a test sets."""
     size = [120, 40]
-    monkeypatch.setattr(progress.os, "get_terminal_size", lambda number: size)
+    monkeypatch.setattr(bars.os, "get_terminal_size", lambda number: size)
     return size
 
 

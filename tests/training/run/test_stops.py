@@ -14,7 +14,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
-from training.settings.config import PretrainConfig
 
 from tests.photographs import forget_accelerate, quick_datasets, write_folder, write_tiny_fcmae
 from training import pretrain
@@ -22,8 +21,10 @@ from training.console.signals import STOPPED, lasting
 from training.data.batches import TrainBatches
 from training.evaluation.pictures import read_metrics
 from training.run import checkpoint_schedule as saving
-from training.run.checkpoint_schedule import Saving
+from training.run.checkpoint_schedule import CheckpointSchedule
 from training.run.stopping import stop as stopping
+from training.settings.run import CheckpointSettings
+from training.settings.scripts import PretrainSettings
 
 __all__ = ["quick_datasets"]
 pytestmark = pytest.mark.usefixtures("quick_datasets", "fresh_accelerate")
@@ -54,7 +55,7 @@ def images(tmp_path_factory):
 def run(folder, images, fcmae, **fields):
     forget_accelerate()
     settings = {**SETTINGS, "dataset_name": images, "output_dir": str(folder), "model_name_or_path": fcmae, **fields}
-    pretrain.main(PretrainConfig(**settings))
+    pretrain.main(PretrainSettings(**settings))
     return folder
 
 
@@ -238,7 +239,7 @@ def clock(monkeypatch):
 
 def steps_saved(clock, seconds_to_save=0.0, **fields):
     """The checkpoints that are left of 22 steps of a minute each."""
-    rules, left = Saving(PretrainConfig(dataset_name="images", output_dir="out", **fields)), []
+    rules, left = CheckpointSchedule(CheckpointSettings(**fields)), []
     for step in range(1, 23):
         clock.now += 60
         if rules.is_late() or rules.is_due(step):
