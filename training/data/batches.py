@@ -1,4 +1,11 @@
-"""The batches of a training process: without end or overlap, and taken up again where they stopped."""
+"""The batches of a training process: without end or overlap, and taken up again where they stopped.
+
+Why not `StatefulDataLoader` of torchdata 0.11, which Accelerate's `use_stateful_dataloader` calls: where no workers
+load, a wait that a signal ends loses the images of its batch; it goes on with as many workers as before alone, also on
+a folder; in a worker, what transforms draw begins again at a resume; the state of a shuffling loader is no JSON; what a
+stream loses at a resume (`streams.py`), it loses too. `tests/training/data/test_alternatives.py` shows it, and fails
+once it is no longer so.
+"""
 
 import time
 from collections.abc import Callable, Iterator, Sequence

@@ -1,6 +1,12 @@
 """Settings from a YAML file and from flags: an unknown key or a bad value is one clear line.
 
 Nothing here imports PyTorch, so that a script tells a wrong flag before the seconds that its other imports take.
+
+Why not `HfArgumentParser.parse_yaml_file`: it checks no types (1e-3 stays a text), takes no flags beside the file, and
+names no nearest key; its `args_file_flag` reads no YAML, tears texts at blanks, and passes over a missing file. Why not
+jsonargparse 4.53: a file goes before a flag that stands before it, no nearest key is named, and it refuses flags as the
+README writes them (`--streaming`, `--crop_scale 0.2 1`, `--mask-ratio`). `tests/training/settings/test_alternatives.py`
+shows it, and fails once it is no longer so.
 """
 
 import difflib
