@@ -12,7 +12,7 @@ def adapt_input_channels(weight: Tensor, num_channels: int) -> Tensor:
     """
     if num_channels == 1:
         return weight.sum(dim=1, keepdim=True)
-    return _repeat_channels(weight, 1, num_channels) * (weight.shape[1] / num_channels)
+    return _repeat_channels(weight, num_channels) * (weight.shape[1] / num_channels)
 
 
 def adapt_output_channels(weight: Tensor, old_channels: int, num_channels: int) -> Tensor:
@@ -21,10 +21,12 @@ def adapt_output_channels(weight: Tensor, old_channels: int, num_channels: int) 
     One channel: the mean of the rows. Otherwise the rows repeated in order: a prediction keeps the size of its target.
     """
     rows = weight.unflatten(0, (-1, old_channels))
-    rows = rows.mean(dim=1, keepdim=True) if num_channels == 1 else _repeat_channels(rows, 1, num_channels)
-    return rows.flatten(0, 1)
+    if num_channels == 1:
+        return rows.mean(dim=1)
+    return _repeat_channels(rows, num_channels).flatten(0, 1)
 
 
-def _repeat_channels(weight: Tensor, dim: int, num_channels: int) -> Tensor:
-    index = torch.arange(num_channels, device=weight.device) % weight.shape[dim]
-    return weight.index_select(dim, index)
+def _repeat_channels(weight: Tensor, num_channels: int) -> Tensor:
+    """Channels `(_, c, ...)` repeated in order until there are `num_channels`."""
+    index = torch.arange(num_channels, device=weight.device) % weight.shape[1]
+    return weight.index_select(1, index)

@@ -1,6 +1,7 @@
 """Configurations of ConvNeXt V2 and of its FCMAE pre-training (arXiv 2301.00808); every setting is checked here."""
 
 import math
+from collections.abc import Collection, Sequence
 from dataclasses import fields
 from typing import Any, Self
 
@@ -21,6 +22,20 @@ SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "huge": ((3, 3, 27, 3), (352, 704, 1408, 2816)),
 }
 FCMAE_MODEL_TYPE = "convnextv2_fcmae"
+FOLLOWS_DEPTHS = ("num_stages", "stage_names", "out_features", "out_indices")
+
+
+def height_and_width(size: int | Sequence[int]) -> tuple[int, int]:
+    """Both sides of an image, a patch or a cell; one number stands for a square."""
+    if isinstance(size, int):
+        return size, size
+    height, width = size
+    return height, width
+
+
+def without(settings: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """The settings but for some."""
+    return {name: value for name, value in settings.items() if name not in names}
 
 
 @strict
@@ -76,20 +91,19 @@ class ConvNextV2Config(StockConvNextV2Config):
         num_stages = overrides.pop("num_stages", len(depths))
         if not isinstance(num_stages, int) or not 1 <= num_stages <= len(depths):
             raise ValueError(f"`num_stages` (={num_stages!r}) must be an integer between 1 and {len(depths)}.")
-        return cls(
-            **{"depths": list(depths[:num_stages]), "hidden_sizes": list(hidden_sizes[:num_stages]), **overrides}
-        )
+        stages = {"depths": list(depths[:num_stages]), "hidden_sizes": list(hidden_sizes[:num_stages])}
+        return cls(**{**stages, **overrides})
 
     @property
     def patch_sides(self) -> tuple[int, int]:
         """Height and width in pixels of a patch of the stem."""
-        height, width = (self.patch_size,) * 2 if isinstance(self.patch_size, int) else self.patch_size
-        return height, width
+        return height_and_width(self.patch_size)
 
     @property
     def cell_size(self) -> int | tuple[int, int]:
         """Side in pixels of a cell: the image area that one position of the last stage sees through the strides."""
-        height, width = (side * 2 ** (len(self.depths) - 1) for side in self.patch_sides)
+        stride = 2 ** (len(self.depths) - 1)  # of the stages after the stem
+        height, width = self.patch_sides[0] * stride, self.patch_sides[1] * stride
         return height if height == width else (height, width)
 
     @classmethod
@@ -113,11 +127,18 @@ class ConvNextV2Config(StockConvNextV2Config):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As in Transformers, but overrides are checked together with the rest instead of being set afterwards."""
         names = {field.name for field in fields(cls)} - {"dtype"}
-        overrides = {name: kwargs.pop(name) for name in list(kwargs) if name in names}
+        overrides = {name: value for name, value in kwargs.items() if name in names}
         if "depths" in overrides:
-            follows_depths = ("num_stages", "stage_names", "out_features", "out_indices")
-            config_dict = {name: value for name, value in config_dict.items() if name not in follows_depths}
-        return super().from_dict({**config_dict, **overrides}, **kwargs)
+            config_dict = without(config_dict, FOLLOWS_DEPTHS)
+        return super().from_dict({**config_dict, **overrides}, **without(kwargs, names))
+
+
+# What `ConvNextV2FCMAEConfig` offers by name.
+CHOICES = {
+    "target_type": ("pixel", "feature", "pixel+feature"),
+    "feature_target_on": ("visible", "masked"),
+    "feature_loss": ("smooth_l1", "mse", "cosine"),
+}
 
 
 @strict
@@ -165,18 +186,18 @@ class ConvNextV2FCMAEConfig(ConvNextV2Config):
                 f"(={self.decoder_num_hidden_layers}) must be at least 1."
             )
         super().__post_init__(**kwargs)
+        self._check_fusion_stages()
         self._check_targets()
 
-    def _check_targets(self) -> None:
+    def _check_fusion_stages(self) -> None:
+        """Raise unless they are stages before the last, each once."""
         earlier, stages = [f"stage{index}" for index in range(1, len(self.depths))], list(self.fusion_stages)
         if len(set(stages)) != len(stages) or not set(stages) <= set(earlier):
             raise ValueError(f"`fusion_stages` (={stages}) must be some of {earlier}, each once.")
-        choices = {
-            "target_type": ("pixel", "feature", "pixel+feature"),
-            "feature_target_on": ("visible", "masked"),
-            "feature_loss": ("smooth_l1", "mse", "cosine"),
-        }
-        for name, values in choices.items():
+
+    def _check_targets(self) -> None:
+        """Raise unless what is predicted, and where, makes sense; resolves `feature_target_dim`."""
+        for name, values in CHOICES.items():
             if getattr(self, name) not in values:
                 raise ValueError(f"`{name}` (={getattr(self, name)!r}) must be one of {', '.join(values)}.")
         if self.target_type == "feature" and self.feature_target_on == "visible":
@@ -195,6 +216,7 @@ class ConvNextV2FCMAEConfig(ConvNextV2Config):
             raise ValueError(f"`feature_loss_weight` (={self.feature_loss_weight}) must be positive and finite.")
 
     def _resolve_mask_ratio(self) -> None:
+        """Fill in and check the share of hidden cells."""
         if self.num_visible_sets < 1:
             raise ValueError(f"`num_visible_sets` (={self.num_visible_sets}) must be at least 1.")
         if self.mask_ratio is None:
@@ -220,8 +242,7 @@ class ConvNextV2FCMAEConfig(ConvNextV2Config):
             follows.add("mask_ratio")
         if kwargs.get("target_type") == "pixel":
             follows.add("feature_target_dim")
-        config_dict = {name: value for name, value in config_dict.items() if name not in follows}
-        return super().from_dict(config_dict, **kwargs)
+        return super().from_dict(without(config_dict, follows), **kwargs)
 
     @property
     def cell_size(self) -> int:
@@ -239,6 +260,5 @@ def as_model_type(config_dict: dict[str, Any], config_class: type[PreTrainedConf
     Neither does it keep the map to the code that a published pre-training model may carry.
     """
     if config_class.model_type != FCMAE_MODEL_TYPE and config_dict.get("model_type") == FCMAE_MODEL_TYPE:
-        dropped = {*_PRETRAINING_FIELDS, "auto_map"}
-        config_dict = {name: value for name, value in config_dict.items() if name not in dropped}
+        config_dict = without(config_dict, {*_PRETRAINING_FIELDS, "auto_map"})
     return {**config_dict, "model_type": config_class.model_type}

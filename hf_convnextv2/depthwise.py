@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
-from .bypass import autocast, is_batch_of_gradients, is_plain_conv
+from .fast_path import is_batch_of_gradients, is_plain_conv
 from .packing import HALO, KERNEL_SIZE, PackedCells, pack, take_rows, to_rows, unpack
+from .precision import at_least_float32, cast_for_autocast
 
-# Numbers of the output's gradient in one convolution of the kernel's on a CPU: wide ones, whose copies fit the cache.
+# Numbers of the output's gradient that a CPU handles at a time for the kernel's gradient: copies of them fit its cache.
 CHUNK_SIZE = 2**18
 
 
@@ -26,19 +27,23 @@ def depthwise_conv(conv: nn.Conv2d, x: Tensor, cells: PackedCells | None = None)
         return _convolve(conv, x)
     if cells.halo is None or not _is_as_built(conv):
         return pack(_convolve(conv, unpack(x, cells)), cells)
-    out: Any = _DepthwiseConv.apply(*autocast(x, conv.weight, conv.bias), cells.halo)
-    return out
+    return _differentiable_conv(conv, x, cells.halo)
 
 
 def _convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """`conv` of a dense map, on a CPU with the faster gradients."""
     if x.device.type != "cpu" or not torch.is_grad_enabled() or not _is_as_built(conv):
         return conv(x)
-    out: Any = _DepthwiseConv.apply(*autocast(x, conv.weight, conv.bias), None)
+    return _differentiable_conv(conv, x, None)
+
+
+def _differentiable_conv(conv: nn.Conv2d, x: Tensor, halo: Tensor | None) -> Tensor:
+    out: Any = _DepthwiseConv.apply(*cast_for_autocast(x, conv.weight, conv.bias), halo)
     return out
 
 
 def _is_as_built(conv: nn.Conv2d) -> bool:
-    """Whether it is the convolution of a block, depthwise and of the map's size, and plain."""
+    """Whether `conv` is still the plain depthwise convolution that a block is built with."""
     if type(conv) is not nn.Conv2d or conv.kernel_size != (KERNEL_SIZE, KERNEL_SIZE):
         return False
     return conv.in_channels == conv.out_channels and is_plain_conv(conv, (1, 1), (HALO, HALO), conv.in_channels)
@@ -93,14 +98,23 @@ def kernel_gradient(x: Tensor, grad: Tensor, padding: int) -> Tensor:
     if x.device.type != "cpu" or torch.compiler.is_compiling() or is_batch or not len(x):
         side = x.shape[2] + 2 * padding - height + 1
         return conv2d_weight(x, (channels, 1, side, side), grad, padding=padding, groups=channels)
-    # Rows of an even number of images would often lie a multiple of 4 KiB apart, and push each other out of the cache.
-    step = max(1, CHUNK_SIZE // (channels * height * width)) - 1 | 1
+    step = _images_at_a_time(channels * height * width)
     parts = []
     for images, kernels in zip(x.split(step), grad.split(step), strict=True):
         groups = len(images) * channels
         products = F.conv2d(_merge(images)[None], _merge(kernels)[:, None], padding=padding, groups=groups)
         parts.append(products.view(-1, channels, *products.shape[2:]))
-    return torch.cat(parts).sum(0, dtype=torch.promote_types(x.dtype, torch.float32)).to(x.dtype)[:, None]
+    total = torch.cat(parts).sum(dim=0, dtype=at_least_float32(x.dtype))
+    return total.to(x.dtype)[:, None]
+
+
+def _images_at_a_time(image_size: int) -> int:
+    """The odd number of images, of `image_size` numbers each, whose convolution fits the cache.
+
+    Rows of an even number of images would often lie a multiple of 4 KiB apart, and push each other out of the cache.
+    """
+    fitting = max(1, CHUNK_SIZE // image_size)
+    return fitting if fitting % 2 == 1 else fitting - 1
 
 
 def _merge(x: Tensor) -> Tensor:

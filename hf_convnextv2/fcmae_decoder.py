@@ -1,7 +1,7 @@
 """The decoder of FCMAE: from visible cells to predictions of every cell (arXiv 2301.00808, section 3).
 
 B batch, L cells of an image (h * w of them), K views of it, N visible cells of all views, P side of a cell in pixels,
-C channels, D decoder width.
+C channels, D decoder width, F channels of predicted features.
 """
 
 import torch
@@ -9,14 +9,9 @@ from torch import Tensor, nn
 
 from .channels import adapt_output_channels
 from .configuration_convnextv2 import ConvNextV2FCMAEConfig
-from .downsampling import patch_conv
+from .fusion import ConvNextV2Fusion
 from .layers import ConvNextV2Layer
 from .packing import PackedCells, unpack
-
-
-def stage_number(name: str) -> int:
-    """Of "stage1" and so on: also its index among the maps, the stem's coming first."""
-    return int(name.removeprefix("stage"))
 
 
 class ConvNextV2FCMAEDecoder(nn.Module):
@@ -31,38 +26,50 @@ class ConvNextV2FCMAEDecoder(nn.Module):
         self.layers = nn.ModuleList(ConvNextV2Layer(config, dim) for _ in range(config.decoder_num_hidden_layers))
         num_pixels = config.cell_size**2 * config.num_channels
         self.pred = nn.Linear(dim, num_pixels) if "pixel" in config.target_type else None
-        self.pred_feature, self.mimics = None, config.feature_target_on == "visible"
-        if config.feature_target_dim is not None:
-            width = config.hidden_sizes[-1] if self.mimics else dim
-            self.pred_feature = nn.Linear(width, config.feature_target_dim)
-        self.fusion = nn.ModuleDict()
-        for stage in config.fusion_stages:
-            number = stage_number(stage)
-            side = 2 ** (len(config.depths) - number)  # positions of a cell: no kernel reaches into another one
-            self.fusion[stage] = nn.Conv2d(config.hidden_sizes[number - 1], dim, kernel_size=side, stride=side)
+        self.pred_feature = _feature_head(config)
+        self.mimics = self.pred_feature is not None and config.feature_target_on == "visible"
+        self.fusion = ConvNextV2Fusion(config)
 
     def forward(
-        self, maps: tuple[Tensor, ...], cells: PackedCells, masked: Tensor
+        self,
+        maps: tuple[Tensor, ...],
+        cells: tuple[PackedCells, ...],
+        images: tuple[PackedCells, ...] | None,
+        masked: Tensor,
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Packed maps `(N, C, k, k)`, the last stage's at the end, to predicted cells and features.
+        """Packed maps `(N, C, k, k)` to predicted cells `(K * B, L, P * P * num_channels)` and features.
 
-        `(K * B, L, P * P * num_channels)`, and features of the packed cells `(N, F, 1, 1)` or of all `(K * B, L, F)`.
+        Args:
+            maps: the last stage's at the end; the stem's first where earlier stages are fused.
+            cells: for each stage, where its packed cells lie.
+            images: the same in whole images, which features of visible cells need.
+            masked: `(K * B, L)`.
+
+        Returns:
+            None in place of what is not predicted. Features of hidden cells are `(K * B, L, F)`, those of visible
+            cells `(B, L, F)`.
         """
-        features = maps[-1].permute(0, 2, 3, 1)  # (N, 1, 1, C)
-        x = self.proj(features).permute(0, 3, 1, 2)  # (N, D, 1, 1)
-        for stage, conv in self.fusion.items():
-            x = x + patch_conv(conv, maps[stage_number(stage)])  # type: ignore[arg-type]
-        x = unpack(x, cells)  # (K * B, D, h, w)
+        encoded = maps[-1].permute(0, 2, 3, 1)  # (N, 1, 1, C)
+        x = self.proj(encoded).permute(0, 3, 1, 2)  # (N, D, 1, 1)
+        x = unpack(self.fusion(x, maps), cells[-1])  # (K * B, D, h, w)
         x = torch.where(masked.view(-1, 1, *x.shape[2:]), self.mask_token.to(x.dtype), x)
         for layer in self.layers:
             x = layer(x)
-        x = x.permute(0, 2, 3, 1)
-        logits = self.pred(x).flatten(1, 2) if self.pred is not None else None
+        decoded = x.permute(0, 2, 3, 1)  # (K * B, h, w, D)
+        logits = self.pred(decoded).flatten(1, 2) if self.pred is not None else None
+        return logits, self._predict_features(encoded, images, decoded)
+
+    def _predict_features(
+        self, encoded: Tensor, images: tuple[PackedCells, ...] | None, decoded: Tensor
+    ) -> Tensor | None:
+        """A teacher's features: of visible cells from the encoder's map, of hidden ones from the decoder's."""
         if self.pred_feature is None:
-            return logits, None
-        if self.mimics:
-            return logits, self.pred_feature(features).permute(0, 3, 1, 2)
-        return logits, self.pred_feature(x).flatten(1, 2)
+            return None
+        if not self.mimics:
+            return self.pred_feature(decoded).flatten(1, 2)
+        assert images is not None
+        features = self.pred_feature(encoded).permute(0, 3, 1, 2)  # (N, F, 1, 1)
+        return unpack(features, images[-1]).flatten(2).mT
 
     def set_num_channels(self, num_channels: int) -> None:
         """Adapt the prediction to images of `num_channels` channels."""
@@ -73,3 +80,12 @@ class ConvNextV2FCMAEDecoder(nn.Module):
             adapted = adapt_output_channels(parameter.detach(), stored, num_channels)
             setattr(self.pred, name, nn.Parameter(adapted))
         self.pred.out_features = len(self.pred.weight)
+
+
+def _feature_head(config: ConvNextV2FCMAEConfig) -> nn.Linear | None:
+    """The layer that predicts a teacher's features, where any are asked for."""
+    if config.feature_target_dim is None:
+        return None
+    on_visible = config.feature_target_on == "visible"
+    width = config.hidden_sizes[-1] if on_visible else config.decoder_hidden_size
+    return nn.Linear(width, config.feature_target_dim)

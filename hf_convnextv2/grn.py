@@ -1,14 +1,16 @@
-"""Global Response Normalization (arXiv 2301.00808, section 4).
+"""Global Response Normalization (arXiv 2301.00808, section 4): of modules, and in parts for the fused MLP.
 
-B views: images, or sets of visible cells of one. T positions of a view, C channels: 4 times those of the block.
+A view is what shares statistics: an image, or a set of visible cells of one. B views, T positions of a view, C
+channels: 4 times those of the block.
 """
 
 import torch
 from torch import Tensor, nn
 
+from .groups import Groups, join_rows, split_rows
+from .precision import at_least_float32
+
 GRN_EPS = 1e-6
-# So many views of so many rows each, group after group: what shares statistics.
-Groups = tuple[tuple[int, int], ...]
 
 
 class ConvNextV2GRN(nn.Module):
@@ -24,42 +26,55 @@ class ConvNextV2GRN(nn.Module):
 
         `groups`, in rows of (N * H * W, C), says what shares statistics: each of the N maps by default.
         """
-        groups = ((x.shape[0], x.shape[1] * x.shape[2]),) if groups is None else groups
-        parts = split_groups(x.reshape(-1, x.shape[-1]), groups)
-        scaled = [self._scale(part).flatten(0, 1) for part in parts]
-        rows = torch.cat(scaled) if len(scaled) > 1 else scaled[0]
+        if groups is None:
+            groups = ((x.shape[0], x.shape[1] * x.shape[2]),)
+        parts = split_rows(x.reshape(-1, x.shape[-1]), groups)
+        rows = join_rows([self._scale(part) for part in parts])
         return rows.view(x.shape) + self.bias.to(x.dtype)
 
     def _scale(self, x: Tensor) -> Tensor:
         """Views `(B, T, C)`, scaled."""
         energy = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=at_least_float32(x.dtype))
-        return x * response_scale(energy, self.weight)[0].to(x.dtype)
+        return x * grn_scale(energy, self.weight).to(x.dtype)
 
 
-def split_groups(rows: Tensor, groups: Groups) -> list[Tensor]:
-    """Rows `(R, C)` as the views `(B, T, C)` of each group; sizes may be symbolic."""
-    parts = rows.split([views * positions for views, positions in groups]) if len(groups) > 1 else (rows,)
-    return [part.view(*group, rows.shape[-1]) for part, group in zip(parts, groups, strict=True)]
+def grn_scale(energy: Tensor, weight: Tensor) -> Tensor:
+    """The factor `(B, 1, C)` of each channel, from the `energy (B, 1, C)`: its L2 norm over the positions."""
+    share, _ = _share(energy)
+    return _scale_of(share, weight)
 
 
-def response_scale(energy: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Factor of each channel, its share of the energy and the mean energy, from `energy (B, 1, C)`."""
-    mean = energy.mean(dim=-1, keepdim=True) + GRN_EPS
-    share = energy / mean
-    return 1 + weight.view(-1).to(energy.dtype) * share, share, mean
+def grn_gradients(grad_scale: Tensor, energy: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The scale `(B, 1, C)`, the slope `(B, 1, C)` and the gradient `(C,)` of the weight, from that of the scale.
 
+    The activations y of a view reach the output y * s along two ways: as y, and through the scale s. What comes back
+    the second way is y * slope. For the channels c of one view, with the weight w,
 
-def response_gradients(grad_scale: Tensor, energy: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """From the gradient of the scale `(B, 1, C)`: the scale, what each activation is multiplied by to give its part
-    of the gradient through the energy, and the gradient `(C,)` of GRN's weight."""
-    scale, share, mean = response_scale(energy, weight)
+        e_c = |y_c|          energy              m = mean of e + eps
+        n_c = e_c / m        share               s_c = 1 + w_c * n_c
+
+    and so
+
+        dL/dw_c = dL/ds_c * n_c                              summed over the views
+        dL/dn_c = dL/ds_c * w_c
+        dL/de_c = (dL/dn_c - mean over k of dL/dn_k * n_k) / m
+        dL/dy_c = dL/de_c * y_c / e_c = y_c * slope_c
+
+    because each energy is in its own share and, through m, in all of them.
+    """
+    share, mean = _share(energy)
     grad_share = grad_scale * weight.to(energy.dtype)
     grad_energy = (grad_share - (grad_share * share).mean(dim=-1, keepdim=True)) / mean
     # A norm has no slope at zero: take 0 there, as torch.linalg.vector_norm does.
-    pull = torch.where(energy > 0, grad_energy / energy, 0)
-    return scale, pull, (grad_scale * share).sum(dim=(0, 1))
+    slope = torch.where(energy > 0, grad_energy / energy, 0)
+    return _scale_of(share, weight), slope, (grad_scale * share).sum(dim=(0, 1))
 
 
-def at_least_float32(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of statistics: a sum of squares over a map leaves float16's range and bfloat16's precision."""
-    return torch.promote_types(dtype, torch.float32)
+def _share(energy: Tensor) -> tuple[Tensor, Tensor]:
+    """Each channel's energy as a share of the mean, and that mean `(B, 1, 1)`."""
+    mean = energy.mean(dim=-1, keepdim=True) + GRN_EPS
+    return energy / mean, mean
+
+
+def _scale_of(share: Tensor, weight: Tensor) -> Tensor:
+    return 1 + weight.view(-1).to(share.dtype) * share

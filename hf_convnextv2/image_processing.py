@@ -9,7 +9,7 @@ from transformers import ConvNextImageProcessor, ViTImageProcessor
 from transformers.image_utils import PILImageResampling
 from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from .configuration_convnextv2 import ConvNextV2Config
+from .configuration_convnextv2 import ConvNextV2Config, height_and_width
 from .images import MODES
 
 
@@ -30,7 +30,7 @@ def create_image_processor(config: ConvNextV2Config, **overrides: Any) -> Any:
     mean, std = list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD)
     if channels != 3:
         mean, std = [sum(mean) / 3] * channels, [sum(std) / 3] * channels
-    height, width = (config.image_size,) * 2 if isinstance(config.image_size, int) else config.image_size
+    height, width = height_and_width(config.image_size)
     settings: dict[str, Any] = {
         "resample": PILImageResampling.BICUBIC,
         "image_mean": mean,
@@ -58,7 +58,8 @@ def to_image(pixel_values: Tensor, processor: Any) -> list[Image.Image]:
         ValueError: for another number of channels; choose some of them.
     """
     batch = pixel_values.detach().float().cpu()
-    batch = batch[None] if batch.ndim == 3 else batch
+    if batch.ndim == 3:
+        batch = batch[None]
     if batch.ndim != 4 or batch.shape[1] not in MODES:
         raise ValueError(
             f"`pixel_values` (of shape {tuple(pixel_values.shape)}) must have 1, 3 or 4 channels to be a picture. "
@@ -69,7 +70,8 @@ def to_image(pixel_values: Tensor, processor: Any) -> list[Image.Image]:
         batch = batch * std + mean
     if processor.do_rescale:
         batch = batch / processor.rescale_factor
+    mode = MODES[batch.shape[1]]
     arrays = batch.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
-    return [
-        Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array, MODES[array.shape[-1]]) for array in arrays
-    ]
+    if mode == "L":
+        arrays = arrays[..., 0]
+    return [Image.fromarray(array, mode) for array in arrays]

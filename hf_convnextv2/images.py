@@ -31,8 +31,10 @@ def open_image(
     if num_channels not in MODES:
         raise ValueError(f"`num_channels` (={num_channels}) must be 1, 3 or 4.")
     color = background_color(background)
+    if isinstance(image, bytes):
+        image = BytesIO(image)
     if not isinstance(image, Image.Image):
-        image = Image.open(BytesIO(image) if isinstance(image, bytes) else image)
+        image = Image.open(image)
     largest = largest_value(image)
     picture = ImageOps.exif_transpose(image)
     assert picture is not None
@@ -72,7 +74,9 @@ def flatten(picture: Image.Image, color: tuple[int, int, int] | None, num_channe
     if not picture.has_transparency_data:
         if picture.mode != "RGB" and (mode == "RGBA" or picture.mode == "LAB"):
             picture = picture.convert("RGB")  # the only mode that every other one converts to
-        return picture if picture.mode == mode else picture.convert(mode), False
+        if picture.mode != mode:
+            picture = picture.convert(mode)
+        return picture, False
     picture = picture.convert("RGBA")
     if mode == "RGBA":
         return picture, False

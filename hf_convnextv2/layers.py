@@ -11,20 +11,22 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN, GELUActivation
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .bypass import has_affine, is_plain, is_transformed
 from .channels import adapt_input_channels
 from .configuration_convnextv2 import ConvNextV2Config
 from .depthwise import depthwise_conv
 from .downsampling import patch_conv
-from .grn import ConvNextV2GRN, Groups
-from .mixing import response_mlp
-from .packing import KERNEL_SIZE, PackedCells
+from .fast_path import has_affine, is_plain, is_transformed
+from .fused_mlp import fused_mlp
+from .grn import ConvNextV2GRN
+from .groups import Groups, count_views, split_views
+from .input_checks import check_pixel_values
+from .packing import HALO, KERNEL_SIZE, PackedCells
 
 
 def call(module: nn.Module, x: Tensor, cells: PackedCells | Groups | None) -> Tensor:
-    """`module` of `x`, with `cells` where there are some: one that was put in another's place may take a map alone.
+    """`module(x, cells)`, or `module(x)` without cells, so that a module put in the place of ours may take a map alone.
 
-    What `nn.Identity` and `nn.Sequential` do to a map, they do to packed cells.
+    `nn.Identity` and `nn.Sequential` do to packed cells what they do to a map.
     """
     if cells is None or type(module) is nn.Identity:
         return module(x)
@@ -54,17 +56,18 @@ class ConvNextV2DropPath(nn.Module):
 
     def forward(self, x: Tensor, groups: Groups | None = None) -> Tensor:
         """`x (N, C, H, W)`; `groups` says of which views the N are: each of its own by default."""
-        groups = ((x.shape[0], 1),) if groups is None else groups
-        factor = self.draw(sum(views for views, _ in groups), x)
+        if groups is None:
+            groups = ((x.shape[0], 1),)
+        factor = self.draw(count_views(groups), x)
         if factor is None:
             return x
-        if len(groups) == 1:
-            return x * factor.repeat_interleave(groups[0][1])[:, None, None, None]
-        parts = zip(factor.split([views for views, _ in groups]), groups, strict=True)
-        return x * torch.cat([part.repeat_interleave(size) for part, (_, size) in parts])[:, None, None, None]
+        parts = zip(split_views(factor, groups), groups, strict=True)
+        repeated = [part.repeat_interleave(size) for part, (_, size) in parts]
+        factor = torch.cat(repeated) if len(repeated) > 1 else repeated[0]
+        return x * factor[:, None, None, None]
 
     def draw(self, num_views: int, like: Tensor) -> Tensor | None:
-        """What the branch of each view is multiplied by, `(num_views,)`: 0, or more than 1; None where nothing is."""
+        """The factor `(num_views,)` of each view's branch, 0 or 1 / keep probability; None where none is dropped."""
         if not self.training or self.drop_prob == 0:
             return None
         keep_prob = 1 - self.drop_prob
@@ -79,7 +82,7 @@ class ConvNextV2Layer(GradientCheckpointingLayer):
 
     def __init__(self, config: ConvNextV2Config, dim: int, drop_path: float = 0.0):
         super().__init__()
-        self.dwconv = nn.Conv2d(dim, dim, kernel_size=KERNEL_SIZE, padding=KERNEL_SIZE // 2, groups=dim)
+        self.dwconv = nn.Conv2d(dim, dim, kernel_size=KERNEL_SIZE, padding=HALO, groups=dim)
         self.layernorm = nn.LayerNorm(dim, eps=1e-6)
         self.pwconv1 = nn.Linear(dim, 4 * dim)
         self.act = ACT2FN[config.hidden_act]
@@ -90,48 +93,45 @@ class ConvNextV2Layer(GradientCheckpointingLayer):
     def forward(self, features: Tensor, cells: PackedCells | None = None) -> Tensor:
         """`(N, C, H, W)` to the same shape."""
         x = depthwise_conv(self.dwconv, features, cells).permute(0, 2, 3, 1)  # (N, H, W, C)
-        if features.shape[0] and self._is_plain():
-            return self._mix_in_one(x, features.permute(0, 2, 3, 1), cells).permute(0, 3, 1, 2)
+        if features.shape[0] and self._can_fuse():
+            return self._fused(x, features.permute(0, 2, 3, 1), cells).permute(0, 3, 1, 2)
+        return features + self._branch(x, cells)
+
+    def _branch(self, x: Tensor, cells: PackedCells | None) -> Tensor:
+        """What follows the convolution, module by module: `(N, H, W, C)` to `(N, C, H, W)`, without the residual."""
         x = self.act(self.pwconv1(self.layernorm(x)))
-        x = call(self.grn, x, cells.row_groups if cells is not None else None) if self.grn is not None else x
-        x = self.pwconv2(x).permute(0, 3, 1, 2)  # (N, C, H, W)
-        groups = cells.groups if cells is not None else None
-        return features + (x if self.drop_path is None else call(self.drop_path, x, groups))
+        if self.grn is not None:
+            x = call(self.grn, x, None if cells is None else cells.row_groups)
+        x = self.pwconv2(x).permute(0, 3, 1, 2)
+        if self.drop_path is not None:
+            x = call(self.drop_path, x, None if cells is None else cells.groups)
+        return x
 
-    def _mix_in_one(self, x: Tensor, features: Tensor, cells: PackedCells | None) -> Tensor:
-        """What follows the convolution, of `(N, H, W, C)`, past the modules and in fewer passes over memory."""
-        groups = cells.row_groups if cells is not None else ((x.shape[0], x.shape[1] * x.shape[2]),)
-        rows, residual = (t.reshape(-1, t.shape[-1]) for t in (x, features))
-        num_views = sum(views for views, _ in groups)
-        factor = self.drop_path.draw(num_views, x) if self.drop_path is not None else None
-        # Nobody else holds the output of a plain convolution.
-        overwrite = is_plain(self.dwconv, nn.Conv2d)
-        mlp = (self.pwconv1, self.grn, self.pwconv2, self.layernorm)
-        return response_mlp(rows, groups, *mlp, residual, factor, overwrite).view(x.shape)  # type: ignore[arg-type]
+    def _fused(self, x: Tensor, features: Tensor, cells: PackedCells | None) -> Tensor:
+        """The branch and the residual `features` in one function; all are `(N, H, W, C)`."""
+        groups = ((x.shape[0], x.shape[1] * x.shape[2]),) if cells is None else cells.row_groups
+        factor = None if self.drop_path is None else self.drop_path.draw(count_views(groups), x)
+        out = fused_mlp(
+            x.reshape(-1, x.shape[-1]),
+            groups,
+            self.pwconv1,
+            self.grn,  # type: ignore[arg-type]
+            self.pwconv2,
+            self.layernorm,
+            residual=features.reshape(-1, features.shape[-1]),
+            factor=factor,
+            overwrite=is_plain(self.dwconv, nn.Conv2d),  # then nobody else holds its output
+        )
+        return out.view(x.shape)
 
-    def _is_plain(self) -> bool:
-        """Whether nobody could tell that the parameters are read past the modules."""
+    def _can_fuse(self) -> bool:
+        """Whether the fused MLP gives what calling the modules would give."""
         kinds = ((self.pwconv1, nn.Linear), (self.pwconv2, nn.Linear), (self.layernorm, nn.LayerNorm))
         if not all(is_plain(module, kind) and has_affine(module) for module, kind in kinds):
             return False
         if self.grn is None or not is_plain(self.grn, ConvNextV2GRN) or not is_plain(self.act, GELUActivation):
             return False
         return self.drop_path is None or is_plain(self.drop_path, ConvNextV2DropPath)
-
-
-def check_pixel_values(pixel_values: Tensor, num_channels: int, cell_size: int | tuple[int, int]) -> None:
-    """Raise a `ValueError` unless `pixel_values` are images of `num_channels` channels, at least one cell large."""
-    if pixel_values.ndim != 4 or pixel_values.shape[1] != num_channels:
-        raise ValueError(
-            f"`pixel_values` (of shape {tuple(pixel_values.shape)}) must be (batch, `num_channels` (={num_channels}), "
-            "height, width). Load the model with `num_channels=...` to adapt its weights to other images."
-        )
-    height, width = (cell_size, cell_size) if isinstance(cell_size, int) else cell_size
-    if pixel_values.shape[2] < height or pixel_values.shape[3] < width:
-        raise ValueError(
-            f"`pixel_values` (of shape {tuple(pixel_values.shape)}) must be at least {height} pixels high and {width} "
-            "wide, the size of one cell. Resize the images or use a smaller `patch_size`."
-        )
 
 
 class ConvNextV2Embeddings(nn.Module):
@@ -148,10 +148,13 @@ class ConvNextV2Embeddings(nn.Module):
     def forward(self, pixel_values: Tensor) -> Tensor:
         """`(N, num_channels, height, width)` to `(N, C, H, W)`, H = height / patch_size rounded down."""
         conv = self.patch_embeddings
-        is_conv = isinstance(conv, nn.Conv2d)
-        check_pixel_values(pixel_values, conv.in_channels if is_conv else self.num_channels, self.cell_size)
-        weight = conv.weight if is_conv else next(conv.parameters(), pixel_values)
-        pixel_values = pixel_values.to(weight.dtype if weight.is_floating_point() else pixel_values.dtype)
+        if isinstance(conv, nn.Conv2d):
+            num_channels, weight = conv.in_channels, conv.weight
+        else:  # an adapter or another module in its place
+            num_channels, weight = self.num_channels, next(conv.parameters(), pixel_values)
+        check_pixel_values(pixel_values, num_channels, self.cell_size)
+        if weight.is_floating_point():  # a quantised weight is not
+            pixel_values = pixel_values.to(weight.dtype)
         # From here on every map is channels-last in memory; converting the image is cheaper than its embedding.
         if not is_transformed():
             pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
@@ -184,6 +187,7 @@ class ConvNextV2Stage(nn.Module):
         self.layers = nn.ModuleList(ConvNextV2Layer(config, out_channels, rate) for rate in drop_path_rates)
 
     def forward(self, features: Tensor, cells: PackedCells | None = None) -> Tensor:
+        """`(N, C, H, W)` to `(N, C', H / 2, W / 2)`; `cells` where they are packed, after downsampling."""
         for layer in self.downsampling_layer:
             features = patch_conv(layer, features) if isinstance(layer, nn.Conv2d) else layer(features)
         for layer in self.layers:

@@ -28,8 +28,14 @@ def complementary_set_sizes(num_cells: int, num_sets: int) -> tuple[int, ...]:
             f"`num_visible_sets` (={num_sets}) must leave each set a cell, but an image has {num_cells}. Use larger "
             "images, smaller cells or fewer sets."
         )
-    first = [-(-index * num_cells // num_sets) for index in range(num_sets + 1)]  # set s: ranks with r * K // L = s
-    return tuple(stop - start for start, stop in pairwise(first))
+    # Set s holds the ranks r with r * K // L = s, of which s * L / K, rounded up, is the first.
+    first_ranks = [(index * num_cells + num_sets - 1) // num_sets for index in range(num_sets + 1)]
+    return tuple(stop - start for start, stop in pairwise(first_ranks))
+
+
+def set_of_rank(ranks: Tensor, num_sets: int) -> Tensor:
+    """The set, 0 to K - 1, of each cell from its rank, both `(B, L)`."""
+    return ranks * num_sets // ranks.shape[1]
 
 
 def rank_cells(noise: Tensor) -> Tensor:
@@ -65,9 +71,14 @@ def check_mask(masked: Tensor, shape: tuple[int, int], grid: tuple[int, int]) ->
         )
     masked = masked.flatten(1)
     counts = masked.sum(dim=1).tolist()
-    if min(counts) != max(counts) or not 0 < counts[0] < shape[1]:
+    if len(set(counts)) > 1 or not 0 < counts[0] < shape[1]:
         raise ValueError(
             f"`bool_masked_pos` (hiding {counts} of {shape[1]} cells) must hide the same number of cells in each image "
             "and leave at least one visible and one hidden."
         )
     return masked
+
+
+def masked_mean(errors: Tensor, counted: Tensor) -> Tensor:
+    """Mean of `errors (views, L)` over the cells that count, `counted (views, L)` bool."""
+    return (errors * counted).sum() / counted.sum()

@@ -20,11 +20,11 @@ from transformers.modeling_outputs import (
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import resolve_hidden_states_indices, selected_hidden_states
 
-from .configuration_convnextv2 import ConvNextV2Config
+from .classification_loss import classification_loss
+from .configuration_convnextv2 import ConvNextV2Config, without
 from .grn import ConvNextV2GRN
-from .keywords import refuse_unknown_keywords
+from .input_checks import refuse_unknown_keywords
 from .layers import ConvNextV2Embeddings, ConvNextV2LayerNorm, ConvNextV2Stage, call
-from .losses import classification_loss
 from .packing import PackedCells, pack, unpack
 
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
@@ -73,27 +73,28 @@ class ConvNextV2PreTrainedModel(PreTrainedModel):
             ValueError: if the encoder's parameters and the stored ones have different names: a model of another size.
                 `ignore_mismatched_sizes=True` loads what fits, as for different shapes.
         """
-        # Load with the stored number of channels, then adapt the weights to the one asked for.
-        config = kwargs.get("config")
-        num_channels = kwargs.get("num_channels", getattr(config, "num_channels", None))
-        stored = num_channels
-        if pretrained_model_name_or_path is not None and num_channels is not None:
-            hub_kwargs = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
-            stored = cls.config_class.from_pretrained(pretrained_model_name_or_path, **hub_kwargs).num_channels
-            if config is not None:
-                kwargs["config"] = copy.deepcopy(config)
-                kwargs["config"].num_channels = stored
-                kwargs.pop("num_channels", None)
-            else:
-                kwargs["num_channels"] = stored
-        with_report = kwargs.pop("output_loading_info", False)
-        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        source, with_report = pretrained_model_name_or_path, kwargs.pop("output_loading_info", False)
+        num_channels = kwargs.get("num_channels", getattr(kwargs.get("config"), "num_channels", None))
+        if source is not None and num_channels is not None:
+            kwargs = cls._with_stored_channels(source, kwargs)
+        loaded: Any = super().from_pretrained(source, *args, output_loading_info=True, **kwargs)
         model, report = loaded
-        if pretrained_model_name_or_path is not None and not kwargs.get("ignore_mismatched_sizes", False):
-            _check_encoder_is_complete(pretrained_model_name_or_path, report)
-        if num_channels != stored:
+        if source is not None and not kwargs.get("ignore_mismatched_sizes", False):
+            _check_encoder_is_complete(source, report)
+        if source is not None and num_channels not in (None, model.config.num_channels):
             model.set_num_channels(num_channels)
         return loaded if with_report else model
+
+    @classmethod
+    def _with_stored_channels(cls, source: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Arguments of `from_pretrained` that load a model of the stored number of channels."""
+        hub_kwargs = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+        stored = cls.config_class.from_pretrained(source, **hub_kwargs).num_channels
+        if kwargs.get("config") is None:
+            return {**kwargs, "num_channels": stored}
+        config = copy.deepcopy(kwargs["config"])
+        config.num_channels = stored
+        return without({**kwargs, "config": config}, ["num_channels"])
 
     def set_num_channels(self, num_channels: int) -> None:
         """Adapt the weights that touch pixels to images of `num_channels` channels, in place.
@@ -114,7 +115,7 @@ class ConvNextV2PreTrainedModel(PreTrainedModel):
         asked = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         return asked or False
 
-    def _selected(self, maps: tuple[Tensor, ...], asked: bool | int | list[int]) -> Any:
+    def _select_maps(self, maps: tuple[Tensor, ...], asked: bool | int | list[int]) -> Any:
         """The maps that are asked for, None in place of others, as Transformers has them; None where none is."""
         numbers = selected_hidden_states(asked)
         if numbers is None:
@@ -152,15 +153,26 @@ class ConvNextV2Encoder(nn.Module):
     ) -> tuple[Tensor, ...]:
         """The maps after the stem and after each stage, or the last one alone; packed where `cells` are given.
 
-        `images`, for each stage where its packed cells lie in whole images, has maps of those returned instead. Each
-        stage computes on what is taken out of them, so that they get gradients.
+        `images` says for each map where its packed cells lie in whole images: then all maps are returned as maps of
+        those.
         """
-        maps = (features if images is None else unpack(features, images[0]),)
+        if images is not None:
+            assert cells is not None
+            return self._forward_by_images(features, cells, images)
+        maps = (features,)
         for index, stage in enumerate(self.stages):
-            features = maps[-1] if images is None else pack(maps[-1], images[max(index - 1, 0)])
-            features = call(stage, features, cells[index] if cells is not None else None)
-            features = features if images is None else unpack(features, images[index])
+            features = call(stage, features, None if cells is None else cells[index])
             maps = (*maps, features) if output_hidden_states else (features,)
+        return maps
+
+    def _forward_by_images(
+        self, features: Tensor, cells: tuple[PackedCells, ...], images: tuple[PackedCells, ...]
+    ) -> tuple[Tensor, ...]:
+        """Each stage computes on what is taken out of the map before it, so that all maps get gradients."""
+        maps = (unpack(features, images[0]),)
+        for index, stage in enumerate(self.stages):
+            features = call(stage, pack(maps[-1], images[index]), cells[index])
+            maps = (*maps, unpack(features, images[index + 1]))
         return maps
 
 
@@ -203,7 +215,7 @@ class ConvNextV2Model(ConvNextV2PreTrainedModel):
         maps = self.encoder(self.embeddings(pixel_values), output_hidden_states=bool(asked))
         pooled = self.layernorm(maps[-1].mean([-2, -1])) if self.layernorm is not None else None
         return BaseModelOutputWithPoolingAndNoAttention(
-            last_hidden_state=maps[-1], pooler_output=pooled, hidden_states=self._selected(maps, asked)
+            last_hidden_state=maps[-1], pooler_output=pooled, hidden_states=self._select_maps(maps, asked)
         )
 
 
@@ -233,11 +245,9 @@ class ConvNextV2Backbone(BackboneMixin, ConvNextV2PreTrainedModel):
     ) -> BackboneOutput:
         """Images `(B, num_channels, height, width)` to the normalised maps of `out_features`, `(B, C, H, W)` each."""
         maps = self.encoder(self.embeddings(pixel_values), output_hidden_states=True)
-        feature_maps = tuple(
-            self.hidden_states_norms[name](map)
-            for name, map in zip(self.stage_names, maps, strict=True)
-            if name in self.out_features
-        )
+        by_name = dict(zip(self.stage_names, maps, strict=True))
+        names = [name for name in self.stage_names if name in self.out_features]
+        feature_maps = tuple(self.hidden_states_norms[name](by_name[name]) for name in names)
         return BackboneOutput(feature_maps=feature_maps, hidden_states=maps)
 
 

@@ -7,22 +7,38 @@ shows some of its cells, and the rest is in no view.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
-from .configuration_convnextv2 import ConvNextV2FCMAEConfig
+from .cell_mask import CellMask, drawn_mask, given_mask, random_masking
+from .configuration_convnextv2 import ConvNextV2FCMAEConfig, height_and_width
 from .fcmae_decoder import ConvNextV2FCMAEDecoder
-from .grn import at_least_float32
-from .keywords import refuse_unknown_keywords
-from .layers import check_pixel_values
-from .masking import check_mask, complementary_set_sizes, count_visible, patchify, rank_cells, unpatchify, visible_ids
+from .feature_targets import check_feature_targets, feature_loss
+from .input_checks import check_pixel_values, refuse_unknown_keywords
+from .masking import masked_mean, patchify, unpatchify
 from .modeling_convnextv2 import ConvNextV2Model, ConvNextV2PreTrainedModel
-from .packing import PackedCells, VisibleCells, complementary_views, locate_cells, one_view, pack, take_cells, unpack
-from .targets import feature_errors, masked_mean, normalise_cells, pixel_errors
+from .packing import PackedCells, VisibleCells, in_whole_images, locate_cells, pack, take_cells
+from .pixel_targets import paint_cells, pixel_errors
+from .precision import at_least_float32
+
+
+class EncodedCells(NamedTuple):
+    """What the encoder makes of the visible cells.
+
+    maps: packed, `(N, C, k, k)`, after the stem and after each stage, or the last one alone.
+    cells: for each stage, where its packed cells lie in the maps of the views.
+    images: for each stage, where they lie in maps of whole images; None where nothing needs it.
+    hidden_states: the maps of whole images `(B, C, H, W)`, if asked for.
+    """
+
+    maps: tuple[Tensor, ...]
+    cells: tuple[PackedCells, ...]
+    images: tuple[PackedCells, ...] | None
+    hidden_states: tuple[Tensor, ...] | None
 
 
 @dataclass
@@ -88,47 +104,34 @@ class ConvNextV2ForPreTraining(ConvNextV2PreTrainedModel):
 
         Default: `config.image_size`.
         """
-        size = original_image_size or self.config.image_size
-        height, width = (size, size) if isinstance(size, int) else size
+        height, width = height_and_width(original_image_size or self.config.image_size)
         return unpatchify(logits, self.config.cell_size, height, width)
 
     def random_masking(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """`masked (K * B, L)` and `ids_restore (B, L)`: the cells of least `noise (B, L)` are the first set."""
-        ids_restore = rank_cells(noise)
-        num_cells, num_sets = noise.shape[1], self.config.num_visible_sets
-        if num_sets == 1:
-            return ids_restore >= count_visible(num_cells, self._mask_ratio), ids_restore
-        sets = torch.arange(num_sets, device=noise.device)[:, None, None]
-        return (ids_restore * num_sets // num_cells != sets).flatten(0, 1), ids_restore
+        return random_masking(noise, self.config.num_visible_sets, self._mask_ratio)
 
     def forward_encoder(
-        self, pixel_values: Tensor, visible: VisibleCells, output_hidden_states: bool = False
-    ) -> tuple[tuple[Tensor, ...], tuple[PackedCells, ...]]:
-        """Maps of the visible cells, packed as `(N, C, k, k)`, and where those lie at each stage."""
-        cells = self._locate(visible, pixel_values)
-        features = self.convnextv2.embeddings(take_cells(pixel_values, visible, self._grid(pixel_values)))
-        return self.convnextv2.encoder(features, cells, output_hidden_states), cells
+        self, pixel_values: Tensor, visible: VisibleCells, grid: tuple[int, int], output_hidden_states: bool = False
+    ) -> EncodedCells:
+        """Encode the visible cells of images `(B, num_channels, height, width)` on their `grid` (h, w) of cells."""
+        cells, images = self._locate(visible, grid), None
+        if output_hidden_states or self.decoder.mimics:
+            images = self._locate(in_whole_images(visible, pixel_values.shape[0]), grid, with_halo=False)
+        features = self.convnextv2.embeddings(take_cells(pixel_values, visible, grid))
+        if not output_hidden_states:
+            maps = self.convnextv2.encoder(features, cells, output_hidden_states=bool(self.config.fusion_stages))
+            return EncodedCells(maps, cells, images, hidden_states=None)
+        assert images is not None
+        places = (images[0], *images)  # the stem's map lies as the first stage's
+        hidden_states = self.convnextv2.encoder(features, cells, output_hidden_states=True, images=places)
+        maps = tuple(pack(map_, place) for map_, place in zip(hidden_states, places, strict=True))
+        return EncodedCells(maps, cells, images, hidden_states)
 
-    def _forward_encoder_by_maps(
-        self, pixel_values: Tensor, visible: VisibleCells
-    ) -> tuple[tuple[Tensor, ...], tuple[PackedCells, ...], tuple[Tensor, ...]]:
-        """The same with all maps, through maps of whole images `(B, C, H, W)`, which come last."""
-        cells, images = self._locate(visible, pixel_values), self._locate_in_images(visible, pixel_values)
-        features = self.convnextv2.embeddings(take_cells(pixel_values, visible, self._grid(pixel_values)))
-        whole = self.convnextv2.encoder(features, cells, True, images)
-        maps = tuple(pack(map_, images[max(index - 1, 0)]) for index, map_ in enumerate(whole))
-        return maps, cells, whole
-
-    def _locate(self, visible: VisibleCells, pixel_values: Tensor, with_halo: bool = True) -> tuple[PackedCells, ...]:
+    def _locate(self, visible: VisibleCells, grid: tuple[int, int], with_halo: bool = True) -> tuple[PackedCells, ...]:
         """Where the visible cells lie at each stage."""
-        grid = self._grid(pixel_values)
         sides = [2**stage for stage in reversed(range(len(self.config.depths)))]  # 8, 4, 2, 1 positions of a cell
         return tuple(locate_cells(visible, grid, side, with_halo=with_halo) for side in sides)
-
-    def _locate_in_images(self, visible: VisibleCells, pixel_values: Tensor) -> tuple[PackedCells, ...]:
-        """Where they lie in maps of whole images, on which the views of an image have their cells side by side."""
-        images = visible._replace(views=visible.images, num_views=pixel_values.shape[0])
-        return self._locate(images, pixel_values, with_halo=False)
 
     def forward_loss(self, pixel_values: Tensor, logits: Tensor, masked: Tensor) -> Tensor:
         """Mean squared error on hidden cells, averaged over a cell's pixels and then over the cells of all views."""
@@ -138,10 +141,7 @@ class ConvNextV2ForPreTraining(ConvNextV2PreTrainedModel):
 
     def forward_feature_loss(self, feature_logits: Tensor, feature_targets: Tensor, masked: Tensor) -> Tensor:
         """Mean error of the features of hidden cells, or of visible ones, as `feature_target_on` says."""
-        errors = feature_errors(feature_logits, feature_targets, self.config.feature_loss)
-        if self.config.feature_target_on == "masked":
-            return masked_mean(errors, masked)
-        return masked_mean(errors, ~masked.unflatten(0, (-1, feature_targets.shape[0])).all(dim=0))
+        return feature_loss(feature_logits, feature_targets, masked, self.config)
 
     @can_return_tuple
     @refuse_unknown_keywords(strict=True)
@@ -174,27 +174,20 @@ class ConvNextV2ForPreTraining(ConvNextV2PreTrainedModel):
         """
         if pixel_values is None:
             raise ValueError("`pixel_values` (=None) must be a tensor (batch, channels, height, width).")
-        masked, ids_restore, visible = self._draw_mask(pixel_values, noise, bool_masked_pos)
-        asked, hidden_states = self._asked_for_maps(output_hidden_states), None
-        if asked:
-            maps, cells, whole = self._forward_encoder_by_maps(pixel_values, visible)
-            hidden_states = self._selected(whole, asked)
-        else:
-            maps, cells = self.forward_encoder(pixel_values, visible, bool(self.config.fusion_stages))
-        logits, features = self.decoder(maps, cells[-1], masked)
-        if features is not None and self.decoder.mimics:
-            images = self._locate_in_images(visible, pixel_values)[-1]
-            features = unpack(features, images).flatten(2).mT  # (B, L, F)
-        losses = self._losses(pixel_values, logits, features, feature_targets, masked) if return_loss else {}
+        mask = self._draw_mask(pixel_values, noise, bool_masked_pos)
+        asked = self._asked_for_maps(output_hidden_states)
+        encoded = self.forward_encoder(pixel_values, mask.visible, mask.grid, output_hidden_states=bool(asked))
+        logits, features = self.decoder(encoded.maps, encoded.cells, encoded.images, mask.masked)
+        losses = {}
+        if return_loss:
+            losses = self._losses(pixel_values, logits, features, feature_targets, mask)
         return ConvNextV2ForPreTrainingOutput(
-            loss=losses.get("loss"),
             logits=logits,
-            mask=masked.to(pixel_values.dtype),
-            ids_restore=ids_restore,
-            hidden_states=hidden_states,
+            mask=mask.masked.to(pixel_values.dtype),
+            ids_restore=mask.ids_restore,
+            hidden_states=self._select_maps(encoded.hidden_states, asked) if encoded.hidden_states else None,
             feature_logits=features,
-            pixel_loss=losses.get("pixel_loss"),
-            feature_loss=losses.get("feature_loss"),
+            **losses,
         )
 
     def _losses(
@@ -203,26 +196,22 @@ class ConvNextV2ForPreTraining(ConvNextV2PreTrainedModel):
         logits: Tensor | None,
         features: Tensor | None,
         feature_targets: Tensor | None,
-        masked: Tensor,
+        mask: CellMask,
     ) -> dict[str, Tensor | None]:
         """The loss, and its parts where features are predicted."""
+        check_feature_targets(feature_targets, self.config, pixel_values.shape[0], mask.grid)
+        pixel_loss = None
+        if logits is not None:
+            pixel_loss = self.forward_loss(pixel_values, logits, mask.masked)
         if features is None:
-            assert logits is not None
-            if feature_targets is not None:
-                raise ValueError("`feature_targets` must be None with `target_type` (='pixel'): nothing predicts them.")
-            return {"loss": self.forward_loss(pixel_values, logits, masked)}
-        parts = {} if logits is None else {"pixel_loss": self.forward_loss(pixel_values, logits, masked)}
+            return {"loss": pixel_loss}
         if feature_targets is None:
-            return {**parts, "loss": None}
-        shape = (pixel_values.shape[0], self.config.feature_target_dim, *self._grid(pixel_values))
-        if feature_targets.shape != shape:
-            raise ValueError(
-                f"`feature_targets` (of shape {tuple(feature_targets.shape)}) must be of shape {shape}: "
-                "`feature_target_dim` channels for each cell."
-            )
-        parts["feature_loss"] = self.forward_feature_loss(features, feature_targets, masked)
-        loss = self.config.feature_loss_weight * parts["feature_loss"]
-        return {**parts, "loss": loss + parts["pixel_loss"] if logits is not None else loss}
+            return {"pixel_loss": pixel_loss}
+        feature_loss = self.forward_feature_loss(features, feature_targets, mask.masked)
+        loss = self.config.feature_loss_weight * feature_loss
+        if pixel_loss is not None:
+            loss = loss + pixel_loss
+        return {"loss": loss, "pixel_loss": pixel_loss, "feature_loss": feature_loss}
 
     @torch.no_grad()
     def reconstruct(self, pixel_values: Tensor, logits: Tensor, mask: Tensor) -> Tensor:
@@ -237,38 +226,33 @@ class ConvNextV2ForPreTraining(ConvNextV2PreTrainedModel):
         """
         if self.decoder.pred is None:
             raise ValueError("`target_type` (='feature') must be one with pixels for pixels to be painted.")
-        cells = self.patchify(pixel_values.to(at_least_float32(pixel_values.dtype))).repeat(
-            logits.shape[0] // pixel_values.shape[0], 1, 1
-        )
-        predicted = logits.to(cells.dtype)
-        if self.config.norm_pix_loss:
-            _, mean, deviation = normalise_cells(cells)
-            predicted = predicted * deviation + mean
+        num_views = logits.shape[0] // pixel_values.shape[0]  # of an image
+        cells = self.patchify(pixel_values.to(at_least_float32(pixel_values.dtype))).repeat(num_views, 1, 1)
+        painted = paint_cells(cells, logits, mask.bool(), self.config.norm_pix_loss)
         height, width = pixel_values.shape[2:]
-        return self.unpatchify(torch.where(mask.bool()[..., None], predicted, cells), (height, width))
+        return self.unpatchify(painted, (height, width))
+
+    def _grid(self, pixel_values: Tensor) -> tuple[int, int]:
+        """Rows and columns of cells of an image."""
+        side = self.config.cell_size
+        check_pixel_values(pixel_values, self.config.num_channels, side)
+        height, width = pixel_values.shape[-2:]
+        if height % side or width % side:
+            raise ValueError(
+                f"`pixel_values` (of shape {tuple(pixel_values.shape)}) must have sides that are multiples of {side}, "
+                "the size of a cell. Resize the images or use another `patch_size`."
+            )
+        return height // side, width // side
 
     @property
     def _mask_ratio(self) -> float:
         assert self.config.mask_ratio is not None
         return self.config.mask_ratio
 
-    def _grid(self, pixel_values: Tensor) -> tuple[int, int]:
-        """Rows and columns of cells of an image."""
-        check_pixel_values(pixel_values, self.config.num_channels, self.config.cell_size)
-        height, width = pixel_values.shape[-2:]
-        if height % self.config.cell_size or width % self.config.cell_size:
-            raise ValueError(
-                f"`pixel_values` (of shape {tuple(pixel_values.shape)}) must have sides that are multiples of "
-                f"{self.config.cell_size}, the size of a cell. Resize the images or use another `patch_size`."
-            )
-        return height // self.config.cell_size, width // self.config.cell_size
-
-    def _draw_mask(
-        self, pixel_values: Tensor, noise: Tensor | None, bool_masked_pos: Tensor | None
-    ) -> tuple[Tensor, Tensor, VisibleCells]:
-        """`masked (K * B, L)`, `ids_restore (B, L)` and the cells that the views see."""
-        rows, columns = self._grid(pixel_values)
-        num_sets, shape = self.config.num_visible_sets, (pixel_values.shape[0], rows * columns)
+    def _draw_mask(self, pixel_values: Tensor, noise: Tensor | None, bool_masked_pos: Tensor | None) -> CellMask:
+        """The mask that a caller gives, or the one that noise decides: a caller's, or drawn here."""
+        grid, num_sets = self._grid(pixel_values), self.config.num_visible_sets
+        batch, device = pixel_values.shape[0], pixel_values.device
         if bool_masked_pos is not None:
             if noise is not None:
                 raise ValueError("`noise` and `bool_masked_pos` must not be given together: each of them is the mask.")
@@ -277,20 +261,16 @@ class ConvNextV2ForPreTraining(ConvNextV2PreTrainedModel):
                     f"`bool_masked_pos` must be None with `num_visible_sets` (={num_sets}), whose sets share out all "
                     "cells. Give `noise`, or load the model with `num_visible_sets=1`."
                 )
-            masked = check_mask(bool_masked_pos.to(pixel_values.device), shape, (rows, columns))
-            ids = visible_ids(masked, shape[1] - int(masked[0].sum()))
-            return masked, rank_cells(masked.to(torch.uint8)), one_view(ids)
+            return given_mask(bool_masked_pos.to(device), batch, grid)
+        shape = (batch, grid[0] * grid[1])
         if noise is None:
-            noise = torch.rand(shape, device=pixel_values.device)
+            noise = torch.rand(shape, device=device)
         if noise.shape != shape:
             raise ValueError(
                 f"`noise` (of shape {tuple(noise.shape)}) must be of shape {shape}, a number for each cell."
             )
         masked, ids_restore = self.random_masking(noise)
-        if num_sets == 1:
-            return masked, ids_restore, one_view(visible_ids(masked, count_visible(shape[1], self._mask_ratio)))
-        sizes = complementary_set_sizes(shape[1], num_sets)
-        return masked, ids_restore, complementary_views(ids_restore * num_sets // shape[1], sizes)
+        return drawn_mask(masked, ids_restore, grid, num_sets, self._mask_ratio)
 
 
 class ConvNextV2FCMAEModel(ConvNextV2Model):

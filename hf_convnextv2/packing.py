@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .bypass import is_transformed
-from .grn import Groups
+from .fast_path import is_transformed
+from .groups import Groups
 
 KERNEL_SIZE = 7
 HALO = KERNEL_SIZE // 2
@@ -71,15 +71,30 @@ def complementary_views(set_ids: Tensor, sizes: tuple[int, ...]) -> VisibleCells
     `set_ids (B, L)` holds each cell's set and `sizes` the number of cells of each, the same for every image.
     """
     batch, device = set_ids.shape[0], set_ids.device
-    order = sorted(range(len(sizes)), key=lambda index: -sizes[index])  # sets of one size are one group
-    place = torch.tensor([order.index(index) for index in range(len(sizes))], device=device)
+    by_size = sorted(range(len(sizes)), key=lambda index: sizes[index], reverse=True)  # sets of one size are one group
+    place = torch.tensor([by_size.index(index) for index in range(len(sizes))], device=device)
     ids = place[set_ids].argsort(dim=1, stable=True)  # (B, L), set after set
     images = torch.arange(batch, device=device)[:, None].expand_as(ids)
     views = set_ids.gather(1, ids) * batch + images
-    columns = [sizes[index] for index in order]
-    by_set = (torch.cat([part.flatten() for part in t.split(columns, dim=1)]) for t in (ids, images, views))
-    groups = tuple((columns.count(size) * batch, size) for size in sorted(set(sizes), reverse=True))
-    return VisibleCells(*by_set, num_views=len(sizes) * batch, groups=groups)
+    widths = [sizes[index] for index in by_size]
+    groups = tuple((sizes.count(size) * batch, size) for size in sorted(set(sizes), reverse=True))
+    return VisibleCells(
+        ids=_one_set_after_the_other(ids, widths),
+        images=_one_set_after_the_other(images, widths),
+        views=_one_set_after_the_other(views, widths),
+        num_views=len(sizes) * batch,
+        groups=groups,
+    )
+
+
+def _one_set_after_the_other(x: Tensor, widths: list[int]) -> Tensor:
+    """`(B, L)`, whose columns are sets of these widths, as `(B * L,)`: the first set of all images, then the second."""
+    return torch.cat([columns.flatten() for columns in x.split(widths, dim=1)])
+
+
+def in_whole_images(visible: VisibleCells, batch: int) -> VisibleCells:
+    """The same cells with one view of each image, on which its sets lie side by side."""
+    return visible._replace(views=visible.images, num_views=batch)
 
 
 def locate_cells(visible: VisibleCells, grid: tuple[int, int], side: int, with_halo: bool = True) -> PackedCells:
@@ -89,7 +104,8 @@ def locate_cells(visible: VisibleCells, grid: tuple[int, int], side: int, with_h
     """
     ids = visible.ids
     height, width = grid[0] * side, grid[1] * side
-    top, left = (ids // grid[1] * side)[:, None, None], (ids % grid[1] * side)[:, None, None]
+    top = (ids // grid[1] * side)[:, None, None]
+    left = (ids % grid[1] * side)[:, None, None]
     view = visible.views[:, None, None] * (height * width)
 
     inner = torch.arange(side, device=ids.device)
@@ -139,6 +155,7 @@ def take_rows(rows: Tensor, index: Tensor) -> Tensor:
 
 
 def _move_rows(rows: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+    """`rows[index]` with zeros where the index is one past the end; `inverse` is the index that moves them back."""
     if is_transformed():
         return take_rows(rows, index)
     moved: Any = _MoveRows.apply(rows, index, inverse)
@@ -151,10 +168,16 @@ class _MoveRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
         ctx.save_for_backward(index, inverse)
-        return take_rows(rows, index) if index.shape[0] > inverse.shape[0] else rows.index_select(0, index)
+        return _take_some_or_all(rows, index, inverse)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         index, inverse = ctx.saved_tensors
-        is_wider = inverse.shape[0] > index.shape[0]
-        return take_rows(grad, inverse) if is_wider else grad.index_select(0, inverse), None, None
+        return _take_some_or_all(grad, inverse, index), None, None
+
+
+def _take_some_or_all(rows: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+    """`take_rows`, without its zeros where there are no more places than rows: then each place holds a row."""
+    if index.shape[0] > inverse.shape[0]:
+        return take_rows(rows, index)
+    return rows.index_select(0, index)

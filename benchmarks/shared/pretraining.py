@@ -12,8 +12,9 @@ from torch import Tensor
 
 from benchmarks.shared.measure import Call
 from hf_convnextv2 import ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining
+from hf_convnextv2.chunks import split_into_chunks
+from hf_convnextv2.fused_mlp import FusedMLP
 from hf_convnextv2.masking import visible_ids
-from hf_convnextv2.mixing import _chunks, _ResponseMLP
 from hf_convnextv2.packing import one_view
 from tests import masked_dense
 
@@ -28,9 +29,9 @@ def fused_mlp(x: Tensor, layer: Any, visible: Tensor) -> Tensor:
     up, grn, down = layer.pwconv1, layer.grn, layer.pwconv2
     x = torch.cat([x * visible, visible.expand(*x.shape[:-1], 1)], dim=-1).flatten(1, 2)
     weight, no_bias = torch.cat([up.weight, up.bias[:, None]], dim=1), torch.zeros_like(up.bias)
-    parameters = (weight, no_bias, grn.weight.view(-1), grn.bias.view(-1), down.weight, down.bias, None, None)
-    chunks = _chunks(((x.shape[0], x.shape[1]),), weight)
-    rows: Any = _ResponseMLP.apply(x.flatten(0, 1), chunks, None, None, 0.0, *parameters)
+    parameters = (weight, no_bias, grn.weight.view(-1), grn.bias.view(-1), down.weight, down.bias, None, None, 0.0)
+    chunks = split_into_chunks(((x.shape[0], x.shape[1]),), weight)
+    rows: Any = FusedMLP.apply(x.flatten(0, 1), chunks, None, None, *parameters)
     return rows.view(*visible.shape[:3], -1)
 
 
@@ -46,12 +47,13 @@ def prepare(
     model: Any = ConvNextV2ForPreTraining(ConvNextV2FCMAEConfig.from_size(size, **sets)).train()
     model.to(device)
     pixel_values = torch.randn(batch_size, 3, image_size, image_size, device=device)
-    noise = torch.rand(batch_size, (image_size // model.config.cell_size) ** 2, device=device)
+    grid = (image_size // model.config.cell_size,) * 2
+    noise = torch.rand(batch_size, grid[0] * grid[1], device=device)
     masked, _ = model.random_masking(noise)
     masked = masked[:batch_size]
     visible = one_view(visible_ids(masked, int((~masked[0]).sum())))
     forward: dict[str, Callable[[], Tensor]] = {
-        "packed encoder": lambda: model.forward_encoder(pixel_values, visible)[0][-1].square().mean(),
+        "packed encoder": lambda: model.forward_encoder(pixel_values, visible, grid)[0][-1].square().mean(),
         "masked-dense encoder": lambda: masked_dense.encode(model, pixel_values, masked, fused_mlp)[-1].square().mean(),
         "dense encoder": lambda: model.convnextv2(pixel_values).last_hidden_state.square().mean(),
         "packed step": lambda: model(pixel_values, noise=noise).loss,

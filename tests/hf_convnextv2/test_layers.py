@@ -13,7 +13,9 @@ from torch import nn
 from transformers.models.convnextv2 import modeling_convnextv2 as stock
 
 from hf_convnextv2 import ConvNextV2Model
+from hf_convnextv2.chunks import CHUNK_SIZE, split_into_chunks
 from hf_convnextv2.downsampling import patch_conv
+from hf_convnextv2.fused_mlp import fused_mlp
 from hf_convnextv2.grn import ConvNextV2GRN
 from hf_convnextv2.layers import (
     ConvNextV2DropPath,
@@ -22,7 +24,6 @@ from hf_convnextv2.layers import (
     ConvNextV2LayerNorm,
     ConvNextV2Stage,
 )
-from hf_convnextv2.mixing import CHUNK_SIZE, _chunks, response_mlp
 from hf_convnextv2.packing import locate_cells, one_view
 from tests.small_models import assert_close, awake, difference, small_config
 
@@ -48,7 +49,7 @@ def fused_and_plain(mlp, x):
 
 def fused(mlp, x):
     """The fused function of views `(B, T, C)`."""
-    return response_mlp(x.flatten(0, 1), (x.shape[:2],), mlp["up"], mlp["grn"], mlp["down"]).view(x.shape)
+    return fused_mlp(x.flatten(0, 1), (x.shape[:2],), mlp["up"], mlp["grn"], mlp["down"]).view(x.shape)
 
 
 def plain(mlp, rows):
@@ -165,7 +166,7 @@ def branch(mlp):
 def fused_branch(branch, x, residual, factor, **kwargs):
     layers = (branch["up"], branch["grn"], branch["down"], branch["norm"])
     rows = residual.flatten(0, 1) if residual is not None else None
-    return response_mlp(x.flatten(0, 1), (x.shape[:2],), *layers, rows, factor, **kwargs).view(x.shape)
+    return fused_mlp(x.flatten(0, 1), (x.shape[:2],), *layers, rows, factor, **kwargs).view(x.shape)
 
 
 def plain_branch(branch, x, residual, factor):
@@ -212,15 +213,15 @@ def test_fused_branch_of_views_of_unequal_sizes_is_that_of_each_size(branch, gro
     factor, layers = torch.arange(views) % 2 * 1.5, (branch["up"], branch["grn"], branch["down"], branch["norm"])
     leaves, results = [x.requires_grad_(), residual.requires_grad_(), *branch.parameters()], []
     for out in (
-        response_mlp(x, groups, *layers, residual, factor),
+        fused_mlp(x, groups, *layers, residual, factor),
         per_group(plain_branch, branch, x, groups, residual, factor),
     ):
         results.append((out.detach(), *torch.autograd.grad(out, leaves, upstream)))
     for actual, expected in zip(*results, strict=True):
         assert_close(actual, expected, tolerance=2e-5)
     with torch.no_grad():
-        assert_close(response_mlp(x, groups, *layers, residual, factor), results[1][0])
-        together = response_mlp(x, ((1, rows),), *layers, residual, factor[:1] + 1)
+        assert_close(fused_mlp(x, groups, *layers, residual, factor), results[1][0])
+        together = fused_mlp(x, ((1, rows),), *layers, residual, factor[:1] + 1)
     assert difference(together, results[1][0]) > 1e-2
 
 
@@ -263,7 +264,7 @@ def test_compiled_formula_is_the_fused_one(branch, monkeypatch):
 @pytest.mark.parametrize(("images", "positions", "width"), [(7, 3136, 384), (8, 49, 3072), (5, 1, 8), (1, 10**6, 16)])
 def test_chunks_are_of_nearly_one_size_and_cover_every_image_once(images, positions, width):
     up = torch.empty(width, width // 4)
-    chunks = _chunks(((images, positions), (2, positions - 1)), up)
+    chunks = split_into_chunks(((images, positions), (2, positions - 1)), up)
     assert [i for chunk in chunks for i in range(chunk.views.start, chunk.views.stop)] == list(range(images + 2))
     stops = [0, *(chunk.rows.stop for chunk in chunks)]
     assert [chunk.rows.start for chunk in chunks] == stops[:-1]

@@ -17,8 +17,8 @@ from hf_convnextv2 import (
     ConvNextV2ForPreTraining,
     ConvNextV2Model,
 )
+from hf_convnextv2.classification_loss import classification_loss
 from hf_convnextv2.configuration_convnextv2 import SIZES
-from hf_convnextv2.losses import classification_loss
 from tests.small_models import WITHOUT_THE_PACKAGE, assert_close, awake, run_python, small_config, small_fcmae_config
 
 STOCK = {

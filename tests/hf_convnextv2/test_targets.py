@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from hf_convnextv2 import ConvNextV2FCMAEConfig, ConvNextV2ForImageClassification, ConvNextV2ForPreTraining
-from hf_convnextv2.targets import feature_errors, pixel_errors
+from hf_convnextv2.feature_targets import feature_errors
+from hf_convnextv2.pixel_targets import pixel_errors
 from tests import masked_dense
 from tests.small_models import assert_close, awake, small_fcmae_config
 

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from hf_convnextv2 import ConvNextV2ForImageClassification
-from hf_convnextv2.bypass import autocast
+from hf_convnextv2.precision import cast_for_autocast
 from tests.small_models import assert_close, awake, difference, small_config
 
 STAGE = "convnextv2.encoder.stages.1"
@@ -122,7 +122,7 @@ class Logits(nn.Module):
 @pytest.mark.filterwarnings("ignore:`torch.jit.trace:FutureWarning", "ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("grad", [True, False])
 def test_a_trace_holds_for_other_batches_than_its_example(grad, monkeypatch):
-    monkeypatch.setattr("hf_convnextv2.mixing.CHUNK_SIZE", 1000)  # images are worked on one after the other
+    monkeypatch.setattr("hf_convnextv2.chunks.CHUNK_SIZE", 1000)  # images are worked on one after the other
     _, ours = both()
     ours.eval()
     with torch.set_grad_enabled(grad):
@@ -150,5 +150,5 @@ def test_shapes_are_known_without_data():
 def test_autocast_leaves_float64_alone():
     with torch.autocast("cpu", torch.bfloat16):
         kinds = [torch.float64, torch.float32, torch.bfloat16]
-        found = autocast(*(torch.zeros(1, dtype=kind) for kind in kinds))
+        found = cast_for_autocast(*(torch.zeros(1, dtype=kind) for kind in kinds))
     assert [tensor.dtype for tensor in found if tensor is not None] == [torch.float64, torch.bfloat16, torch.bfloat16]

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .configuration_convnextv2 import ConvNextV2Config
-from .grn import at_least_float32
+from .precision import at_least_float32
 
 # Rows of bfloat16 probabilities sum to 1 but for their rounding, of 2^-9 of each.
 SUM_TOLERANCE = 1e-2
@@ -22,11 +22,8 @@ def classification_loss(
     """
     logits, labels = logits.to(at_least_float32(logits.dtype)), labels.to(logits.device)
     is_multi_label = config.problem_type == "multi_label_classification"
-    if (
-        is_multi_label
-        or config.problem_type == "regression"
-        or (config.problem_type is None and config.num_labels == 1)
-    ):
+    has_one_value = config.problem_type is None and config.num_labels == 1
+    if is_multi_label or has_one_value or config.problem_type == "regression":
         if label_smoothing:
             raise ValueError(f"`label_smoothing` (={label_smoothing}) must be 0 unless the labels are one of several.")
         labels = labels.to(logits.dtype)
@@ -35,35 +32,44 @@ def classification_loss(
         return F.mse_loss(logits.view(labels.shape), labels)
     if labels.is_floating_point():
         labels = labels.to(logits.dtype)
-        _check_probabilities(logits, labels, config.problem_type is None)
-    elif labels.shape not in (logits.shape[:1], (logits.shape[0], 1)):
-        raise ValueError(
-            f"`labels` ({labels.dtype}, of shape {tuple(labels.shape)}) must be class indices of shape "
-            f"({logits.shape[0]},). 0/1 targets of several classes are float, with `config.problem_type` "
-            "'multi_label_classification'."
-        )
+        _check_probabilities(logits, labels, is_guess=config.problem_type is None)
     else:
+        _check_indices(logits, labels)
         labels = labels.flatten().long()
     return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
 
 
-def _check_probabilities(logits: Tensor, labels: Tensor, infer: bool) -> None:
-    """Raise unless `labels` are as `logits (B, num_labels)`; and, with `infer`, probabilities: else which loss is meant
-    would be a guess, and could change from batch to batch."""
+def _check_indices(logits: Tensor, labels: Tensor) -> None:
+    """Raise unless `labels` are one integer for each row of `logits (B, num_labels)`."""
+    batch = logits.shape[0]
+    if labels.shape not in ((batch,), (batch, 1)):
+        raise ValueError(
+            f"`labels` ({labels.dtype}, of shape {tuple(labels.shape)}) must be class indices of shape "
+            f"({batch},). 0/1 targets of several classes are float, with `config.problem_type` "
+            "'multi_label_classification'."
+        )
+
+
+def _check_probabilities(logits: Tensor, labels: Tensor, is_guess: bool) -> None:
+    """Raise unless `labels` have the shape of `logits (B, num_labels)`.
+
+    With `is_guess`, no configuration says that they are probabilities: raise unless each row sums to 1, for which loss
+    is meant could change from batch to batch.
+    """
     if labels.shape != logits.shape:
         raise ValueError(
             f"`labels` (float, of shape {tuple(labels.shape)}) must be class probabilities of shape "
             f"{tuple(logits.shape)}; class indices are int64 of shape ({logits.shape[0]},)."
         )
-    if not infer:
+    if not is_guess:
         return
-    probable = ((labels.sum(dim=-1) - 1).abs() <= SUM_TOLERANCE).all() & (labels >= 0).all()
+    are_probabilities = ((labels.sum(dim=-1) - 1).abs() <= SUM_TOLERANCE).all() & (labels >= 0).all()
     rule = (
         "`labels` (float) must be class probabilities, of which each row sums to 1, while `config.problem_type` is "
         "None. Set it to 'multi_label_classification' for 0/1 targets, to 'regression' for values, or to "
         "'single_label_classification' to go on all the same."
     )
     if torch.compiler.is_compiling():
-        torch.ops.aten._assert_async.msg(probable, rule)
-    elif not probable:
+        torch.ops.aten._assert_async.msg(are_probabilities, rule)
+    elif not are_probabilities:
         raise ValueError(rule)

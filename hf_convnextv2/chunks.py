@@ -1,0 +1,66 @@
+"""How much of a batch the fused MLP works on at a time, so that what one pass writes the next finds in a CPU's cache.
+
+B views, T positions of a view, R rows of all views (B * T of each group), C channels.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .groups import Groups
+
+# Numbers of the middle tensor that are worked on at a time on a CPU: 4 MiB in float32, a few of which fit its cache.
+CHUNK_SIZE = 2**20
+
+
+class Chunk(NamedTuple):
+    """Views of one group that are worked on at a time: which of all, and their rows of all."""
+
+    views: slice
+    rows: slice
+    shape: tuple[int, int]  # B and T
+
+    @property
+    def num_rows(self) -> int:
+        return self.rows.stop - self.rows.start
+
+    def of(self, x: Tensor) -> Tensor:
+        """The chunk's part `(B, T, C)` of all rows `(R, C)`."""
+        return x[self.rows].view(*self.shape, x.shape[-1])
+
+    def start_of(self, buffer: Tensor) -> Tensor:
+        """As many rows as the chunk has, from the start of a buffer, as `(B, T, C)`."""
+        return buffer[: self.num_rows].view(*self.shape, buffer.shape[-1])
+
+
+def split_into_chunks(groups: Groups, up: Tensor) -> list[Chunk]:
+    """The views of each group in chunks of one size or nearly; `up (4C, C)` is the weight of the first layer."""
+    chunks, view, row = [], 0, 0
+    for views, positions in groups:
+        step = _views_at_a_time(views, positions, up)
+        for start in range(0, views, step):
+            num_views = min(step, views - start)
+            num_rows = num_views * positions
+            chunks.append(Chunk(slice(view, view + num_views), slice(row, row + num_rows), (num_views, positions)))
+            view, row = view + num_views, row + num_rows
+    return chunks
+
+
+def _views_at_a_time(views: int, positions: int, up: Tensor) -> int:
+    """All views where a kernel's launch costs more than a pass over memory; on a CPU what fits its cache.
+
+    The middle tensor of a chunk has no fewer numbers than `up`, or reading the weights would cost more than the rest.
+    """
+    numbers = views * positions * len(up)
+    if up.device.type != "cpu" or numbers <= CHUNK_SIZE:
+        return views
+    num_chunks = min(views, math.ceil(numbers / max(CHUNK_SIZE, up.numel())))
+    return math.ceil(views / num_chunks)
+
+
+def chunk_buffer(like: Tensor, chunks: list[Chunk], dtype: torch.dtype | None = None) -> Tensor:
+    """Memory for the rows of the largest chunk, as wide as `like (R, C)`."""
+    num_rows = max(chunk.num_rows for chunk in chunks)
+    return like.new_empty(num_rows, like.shape[1], dtype=dtype)

@@ -1,0 +1,190 @@
+"""The MLP of a block in one function: LayerNorm, linear, GELU, GRN, linear, drop path and residual.
+
+It computes what fused_mlp_reference.py spells out, in the fewest passes over memory: elementwise passes over the 4C
+channels of the middle can cost a block as much as its matrix products do.
+
+B views (the positions that share GRN's statistics), T positions of a view, R rows of all views, C channels of the
+block, 4C of its middle. Views of one size follow one another in `(R, C)`; each group is computed as `(B, T, C)`.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .chunks import Chunk, chunk_buffer, split_into_chunks
+from .fast_path import is_batch_of_gradients
+from .fused_mlp_backward import mlp_gradients
+from .fused_mlp_reference import (
+    MLPWeights,
+    normalise,
+    projected_bias,
+    reference_gradients,
+    reference_mlp,
+    scales_weights,
+)
+from .grn import ConvNextV2GRN, grn_scale
+from .groups import Groups
+from .precision import at_least_float32, cast_for_autocast
+
+
+def fused_mlp(
+    x: Tensor,
+    groups: Groups,
+    up: nn.Linear,
+    grn: ConvNextV2GRN,
+    down: nn.Linear,
+    norm: nn.LayerNorm | None = None,
+    residual: Tensor | None = None,
+    factor: Tensor | None = None,
+    overwrite: bool = False,
+) -> Tensor:
+    """`residual + factor * down(grn(gelu(up(norm(x)))))` of rows `(R, C)`.
+
+    Args:
+        groups: number of views and rows of each, group after group.
+        factor: `(views,)`, scales the branch of each view.
+        overwrite: whether the result may take the memory of `x`, where no gradient is needed.
+    """
+    weights = _weights(up, grn, down, norm)
+    dtype = weights.up.dtype
+    if norm is None:
+        x = x.to(dtype)
+    if factor is not None:
+        factor = factor.to(dtype)[:, None, None]
+    if torch.compiler.is_compiling():
+        return reference_mlp(x, groups, residual, factor, weights)
+    chunks = split_into_chunks(groups, weights.up)
+    if _needs_gradients(x, residual, *weights):
+        out: Any = FusedMLP.apply(x, chunks, residual, factor, *weights)
+        return out
+    with torch.no_grad():
+        return _infer(x, chunks, residual, factor, weights, overwrite)
+
+
+def _weights(up: nn.Linear, grn: ConvNextV2GRN, down: nn.Linear, norm: nn.LayerNorm | None) -> MLPWeights:
+    """The parameters of the layers, those of the matrix products as autocast would cast them."""
+    products: Any = cast_for_autocast(
+        up.weight, up.bias, grn.weight.view(-1), grn.bias.view(-1), down.weight, down.bias
+    )
+    if norm is None:
+        return MLPWeights(*products)
+    return MLPWeights(*products, norm.weight, norm.bias, norm.eps)
+
+
+def _needs_gradients(*inputs: Tensor | float | None) -> bool:
+    return torch.is_grad_enabled() and any(isinstance(value, Tensor) and value.requires_grad for value in inputs)
+
+
+def _infer(
+    x: Tensor,
+    chunks: list[Chunk],
+    residual: Tensor | None,
+    factor: Tensor | None,
+    weights: MLPWeights,
+    overwrite: bool,
+) -> Tensor:
+    """The output alone: every chunk is computed in place, because the first touch of fresh memory is expensive."""
+    if len(chunks) == 1:
+        branch = _infer_branch(chunks[0], x, factor, weights).flatten(0, 1)
+        return branch if residual is None else residual + branch
+    dtype = _out_dtype(residual, weights)
+    can_overwrite = overwrite and x.dtype == dtype
+    out = x if can_overwrite else x.new_empty(len(x), len(weights.down), dtype=dtype)
+    for chunk in chunks:
+        branch = _infer_branch(chunk, x, factor, weights)
+        if residual is None:
+            chunk.of(out).copy_(branch)
+        else:
+            torch.add(chunk.of(residual), branch, out=chunk.of(out))
+    return out
+
+
+def _infer_branch(chunk: Chunk, x: Tensor, factor: Tensor | None, weights: MLPWeights) -> Tensor:
+    """`factor * down(grn(gelu(up(norm(x)))))` of a chunk, `(B, T, C)`."""
+    rows = normalise(x[chunk.rows], weights)
+    y = torch.addmm(weights.up_bias, rows, weights.up.T).view(*chunk.shape, -1)
+    torch.ops.aten.gelu_(y)
+    wide = y.to(at_least_float32(y.dtype))
+    energy = _energy(wide, torch.empty_like(wide))
+    y = _project_down(y, energy, weights)
+    return y if factor is None else y.mul_(factor[chunk.views])
+
+
+def _forward(
+    x: Tensor, chunks: list[Chunk], residual: Tensor | None, factor: Tensor | None, weights: MLPWeights
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The output and what its gradients need: the output `(R, 4C)` of `up` and the energies `(views, 1, 4C)`."""
+    num_views, width, dtype = chunks[-1].views.stop, len(weights.up), weights.up.dtype
+    hidden = weights.up.new_empty(len(x), width)
+    energy = weights.up.new_empty(num_views, 1, width, dtype=at_least_float32(dtype))
+    activation, squares = chunk_buffer(hidden, chunks), chunk_buffer(hidden, chunks, energy.dtype)
+    branch = chunk_buffer(x, chunks, dtype)
+    out = x.new_empty(len(x), len(weights.down), dtype=_out_dtype(residual, weights))
+    for chunk in chunks:
+        y = chunk.start_of(activation)
+        z = chunk.of(out) if residual is None else chunk.start_of(branch)
+        torch.addmm(weights.up_bias, normalise(x[chunk.rows], weights), weights.up.T, out=hidden[chunk.rows])
+        torch.ops.aten.gelu.out(chunk.of(hidden), out=y)
+        energy[chunk.views] = _energy(y.to(energy.dtype), chunk.start_of(squares))
+        _project_down(y, energy[chunk.views], weights, out=z)
+        if factor is not None:
+            z.mul_(factor[chunk.views])
+        if residual is not None:
+            torch.add(chunk.of(residual), z, out=chunk.of(out))
+    return out, hidden, energy
+
+
+def _energy(y: Tensor, squares: Tensor) -> Tensor:
+    """L2 norm over positions, `(B, 1, C)`; several times as fast as `torch.linalg.vector_norm` on a CPU."""
+    return torch.mul(y, y, out=squares).sum(dim=1, keepdim=True).sqrt()
+
+
+def _project_down(y: Tensor, energy: Tensor, weights: MLPWeights, out: Tensor | None = None) -> Tensor:
+    """`down(grn(y))`, `(B, T, C)`, of `y (B, T, 4C)`, which it may overwrite."""
+    scale = grn_scale(energy, weights.grn).to(y.dtype)
+    if scales_weights(y.shape[1], weights):
+        return torch.baddbmm(projected_bias(weights), y, (weights.down * scale).mT, out=out)
+    torch.addcmul(weights.grn_bias, y, scale, out=y)
+    rows = None if out is None else out.flatten(0, 1)
+    return torch.addmm(weights.down_bias, y.flatten(0, 1), weights.down.T, out=rows).view(*y.shape[:2], -1)
+
+
+def _out_dtype(residual: Tensor | None, weights: MLPWeights) -> torch.dtype:
+    dtype = weights.up.dtype
+    return dtype if residual is None else torch.promote_types(residual.dtype, dtype)
+
+
+class FusedMLP(torch.autograd.Function):
+    """Saves the input, the output of `up` and the energies, and recomputes the rest for the gradients.
+
+    Gradients that are to be differentiated, or several at a time, come from the reference.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        chunks: list[Chunk],
+        residual: Tensor | None,
+        factor: Tensor | None,
+        *weights: Any,
+    ) -> Tensor:
+        *parameters, eps = weights
+        out, hidden, energy = _forward(x, chunks, residual, factor, MLPWeights(*weights))
+        ctx.save_for_backward(x, factor, hidden, energy, *parameters)
+        ctx.chunks, ctx.eps = chunks, eps
+        ctx.residual_dtype = None if residual is None else residual.dtype
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, factor, hidden, energy, *parameters = ctx.saved_tensors
+        weights = MLPWeights(*parameters, ctx.eps)
+        grad_residual = None if ctx.residual_dtype is None else grad.to(ctx.residual_dtype)
+        if torch.is_grad_enabled() or is_batch_of_gradients(grad):
+            groups = tuple(chunk.shape for chunk in ctx.chunks)
+            grad_x, grad_weights = reference_gradients(grad, x, groups, factor, weights)
+        else:
+            grad_x, grad_weights = mlp_gradients(grad.contiguous(), x, ctx.chunks, factor, hidden, energy, weights)
+        return grad_x, None, grad_residual, None, *grad_weights

@@ -1,0 +1,130 @@
+"""The gradients of the fused MLP, a chunk of views at a time.
+
+For one view, with the output h `(T, 4C)` of `up`, GRN's scale s `(4C,)` and bias b, D = `down` and its bias d, the
+branch is
+
+    y = gelu(h)        out = (y * s + b) D^T + d
+
+and from z = dL/dout `(T, C)` follow, with u = z D `(T, 4C)`,
+
+    dL/ds = sum over positions of u * y        dL/dD = z^T (y * s) + (sum over positions of z) b^T
+    dL/dy = u * s + y * slope                  dL/db = (sum over positions of z) D
+    dL/dh = dL/dy * gelu'(h)                   dL/dd = sum over positions of z
+
+The slope is what comes back through s, which depends on y: see `grn_gradients`. Then `up` and the LayerNorm have the
+gradients of any linear layer and norm.
+
+u is computed in one of two ways. `_through_activations` does as written. `_through_weights` has P = z^T y `(C, 4C)` of
+each view, and with it
+
+    dL/ds = sum over rows of P * D        z^T (y * s) = P * s        u * s = z (D * s)
+
+so that the scale touches numbers of the size of D, and not of the activations. Either is used where it has fewer.
+"""
+
+import torch
+from torch import Tensor
+
+from .chunks import Chunk, chunk_buffer
+from .fused_mlp_reference import MLPWeights, scales_weights
+from .grn import grn_gradients
+
+
+class _GradientSums:
+    """Gradients of the parameters, summed over chunks: matrices in the parameters' dtype, vectors in GRN's."""
+
+    def __init__(self, weights: MLPWeights, energy: Tensor):
+        width, dim = len(weights.up), len(weights.down)
+        self.up = torch.empty_like(weights.up)  # the first chunk writes it
+        self.down = torch.zeros_like(weights.down)
+        self.up_bias, self.grn = energy.new_zeros(width), energy.new_zeros(width)
+        self.down_bias = energy.new_zeros(dim)
+        self.norm, self.norm_bias = energy.new_zeros(dim), energy.new_zeros(dim)
+
+    def of(self, weights: MLPWeights) -> list[Tensor | None]:
+        """The gradient of each of `weights`, in its dtype."""
+        down_bias = self.down_bias.to(weights.down.dtype)
+        down = self.down.addr_(down_bias, weights.grn_bias)
+        grn_bias = down_bias @ weights.down
+        sums = (self.up, self.up_bias, self.grn, grn_bias, down, self.down_bias, self.norm, self.norm_bias)
+        tensors = weights[: len(sums)]
+        grads = [None if t is None else grad.to(t.dtype) for grad, t in zip(sums, tensors, strict=True)]
+        return [*grads, None]  # the norm's epsilon has none
+
+
+def mlp_gradients(
+    grad: Tensor,
+    x: Tensor,
+    chunks: list[Chunk],
+    factor: Tensor | None,
+    hidden: Tensor,
+    energy: Tensor,
+    weights: MLPWeights,
+) -> tuple[Tensor, list[Tensor | None]]:
+    """Gradients of the input `(R, C)` and of each of `weights`, from that of the output `(R, C)`.
+
+    `hidden (R, 4C)` is the output of `up`, `energy (views, 1, 4C)` GRN's.
+    """
+    sums, grad_x = _GradientSums(weights, energy), torch.empty_like(x)
+    activation, grad_activation, products = (chunk_buffer(hidden, chunks) for _ in range(3))
+    for chunk in chunks:
+        h, y, grad_y = chunk.of(hidden), chunk.start_of(activation), chunk.start_of(grad_activation)
+        z = chunk.of(grad).to(weights.up.dtype)
+        if factor is not None:
+            z = z * factor[chunk.views]
+        torch.ops.aten.gelu.out(h, out=y)
+        if scales_weights(chunk.shape[1], weights):
+            _through_weights(z, y, energy[chunk.views], weights, sums, grad_y)
+        else:
+            _through_activations(z, y, energy[chunk.views], weights, sums, grad_y, chunk.start_of(products))
+        sums.down_bias += z.sum(dim=(0, 1), dtype=energy.dtype)
+        torch.ops.aten.gelu_backward.grad_input(grad_y, h, grad_input=grad_y)
+        is_first = chunk is chunks[0]
+        grad_x[chunk.rows] = _through_up(grad_y.flatten(0, 1), x[chunk.rows], weights, sums, is_first)
+    return grad_x, sums.of(weights)
+
+
+def _through_weights(
+    z: Tensor, y: Tensor, energy: Tensor, weights: MLPWeights, sums: _GradientSums, grad_y: Tensor
+) -> None:
+    """Fill `grad_y (B, T, 4C)` and add to the sums of `down` and GRN, with GRN's scale multiplied into `down`."""
+    products = torch.bmm(z.mT, y)  # (B, C, 4C)
+    grad_scale = (products * weights.down).sum(dim=1, keepdim=True, dtype=energy.dtype)
+    wide_scale, slope, grad_grn = grn_gradients(grad_scale, energy, weights.grn)
+    scale = wide_scale.to(y.dtype)
+    sums.grn += grad_grn
+    sums.down += products.mul_(scale).sum(dim=0)
+    torch.bmm(z, weights.down * scale, out=grad_y)
+    grad_y.addcmul_(y, slope.to(y.dtype))
+
+
+def _through_activations(
+    z: Tensor, y: Tensor, energy: Tensor, weights: MLPWeights, sums: _GradientSums, grad_y: Tensor, products: Tensor
+) -> None:
+    """The same with GRN's scale multiplied into the activations `y`, which are overwritten, as are `products`."""
+    torch.mm(z.flatten(0, 1), weights.down, out=grad_y.flatten(0, 1))
+    grad_scale = torch.mul(grad_y, y, out=products).sum(dim=1, keepdim=True, dtype=energy.dtype)
+    wide_scale, slope, grad_grn = grn_gradients(grad_scale, energy, weights.grn)
+    scale = wide_scale.to(y.dtype)
+    sums.grn += grad_grn
+    grad_y.mul_(scale).addcmul_(y, slope.to(y.dtype))
+    sums.down.addmm_(z.flatten(0, 1).T, y.mul_(scale).flatten(0, 1))
+
+
+def _through_up(grad: Tensor, x: Tensor, weights: MLPWeights, sums: _GradientSums, is_first: bool) -> Tensor:
+    """Gradient of the input `(rows, C)` from that of the output `(rows, 4C)` of `up`; adds to the sums of both."""
+    sums.up_bias += grad.sum(dim=0, dtype=sums.up_bias.dtype)
+    beta = 0 if is_first else 1
+    if weights.norm is None:
+        torch.addmm(sums.up, grad.T, x, beta=beta, out=sums.up)
+        return torch.mm(grad, weights.up)
+    wide, shape, affine = x.to(weights.norm.dtype), x.shape[-1:], (weights.norm, weights.norm_bias)
+    rows, mean, deviation = torch.native_layer_norm(wide, shape, *affine, weights.eps)
+    torch.addmm(sums.up, grad.T, rows.to(weights.up.dtype), beta=beta, out=sums.up)
+    grad_rows = torch.mm(grad, weights.up).to(wide.dtype)
+    wanted = [True, True, True]
+    gradients = torch.ops.aten.native_layer_norm_backward(grad_rows, wide, shape, mean, deviation, *affine, wanted)
+    grad_x, grad_norm, grad_norm_bias = gradients
+    sums.norm += grad_norm
+    sums.norm_bias += grad_norm_bias
+    return grad_x
