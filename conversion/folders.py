@@ -1,8 +1,6 @@
 """Writing a converted model: configuration, weights, image processor, provenance and card, all or nothing."""
 
-import os
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import ConvNextV2Config as StockConfig
 
-from conversion.files import sha256, write_json
+from conversion.files import atomic_path, sha256, write_json
 from conversion.publishing.card import write_card
 from conversion.publishing.facts import PROVENANCE, Publication
 from conversion.publishing.licenses import (
@@ -43,26 +41,24 @@ def write_folder(
     with_pt: bool = False,
 ) -> None:
     """Write the folder under another name and move it; an error, also one of `check`, leaves nothing behind."""
-    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
     missing = [parent for parent in output.parents if not parent.exists()]
     try:
-        partial.mkdir(parents=True)
-        write_weights(partial, weights, layout, dtype, with_pt)
-        if layout.column == OURS:
-            write_config(partial, weights, layout, dtype)
-            processor.save_pretrained(partial)
-        elif layout.column == TIMM:
-            write_json(partial / "config.json", timm_config(weights, processor))
-        if check is not None:
-            check(partial)
-        origin = provenance(weights, source, dtype, license)
-        made = {"stored_as": layout.name, "made_sha256": sha256(partial / "model.safetensors")}
-        write_json(partial / PROVENANCE, {**origin, **made})
-        foreign_config = None if layout.column == OURS else weights.config
-        write_card(partial, Publication(repo_id=output.name), foreign_config)
-        os.rename(partial, output)
+        with atomic_path(output) as partial:
+            partial.mkdir(parents=True)
+            write_weights(partial, weights, layout, dtype, with_pt)
+            if layout.column == OURS:
+                write_config(partial, weights, layout, dtype)
+                processor.save_pretrained(partial)
+            elif layout.column == TIMM:
+                write_json(partial / "config.json", timm_config(weights, processor))
+            if check is not None:
+                check(partial)
+            origin = provenance(weights, source, dtype, license)
+            made = {"stored_as": layout.name, "made_sha256": sha256(partial / "model.safetensors")}
+            write_json(partial / PROVENANCE, {**origin, **made})
+            foreign_config = None if layout.column == OURS else weights.config
+            write_card(partial, Publication(repo_id=output.name), foreign_config)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
         if not output.exists():
             for parent in filter(Path.exists, missing):
                 parent.rmdir()
