@@ -116,7 +116,7 @@ def test_the_source_distribution_holds_scripts_tests_and_docs_and_runs(built):
         code = {file.relative_to(ROOT).as_posix() for file in (ROOT / folder).rglob("*.py")}
         assert code and code <= files
     recipes = {path.relative_to(ROOT).as_posix() for path in (ROOT / "training/recipes").glob("*.yaml")}
-    templates = {path.relative_to(ROOT).as_posix() for path in (ROOT / "conversion/templates").glob("*.md")}
+    templates = {path.relative_to(ROOT).as_posix() for path in (ROOT / "conversion/publishing/templates").glob("*.md")}
     others = {"README.md", "Makefile", "LICENSE", "docs/training.md", "conversion/checkpoints.yaml"}
     assert recipes | templates | others <= files
     # Not a line of this checkout: the folder alone is on the path.
