@@ -35,12 +35,12 @@ def read_csv(file: Path) -> list[dict[str, str]]:
 
 
 def write_json(file: Path, values: dict[str, Any]) -> None:
-    """A JSON file that appears whole."""
+    """Write a JSON file; readers see the old file or the whole new one."""
     write_text(file, json.dumps(values, indent=2) + "\n")
 
 
 def write_text(file: Path, text: str) -> None:
-    """A text file that appears whole."""
+    """Write a text file; readers see the old file or the whole new one."""
     with atomic_path(file) as partial:
         partial.write_text(text, encoding="utf-8")
 

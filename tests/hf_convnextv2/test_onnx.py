@@ -31,9 +31,7 @@ def test_a_file_made_with_a_batch_of_two_takes_one_and_five(kind, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own code
         shapes = ({0: torch.export.Dim("batch")},)
-        torch.onnx.export(
-            model, (torch.randn(2, 3, 64, 64),), file, dynamo=True, dynamic_shapes=shapes, verbose=False
-        )
+        torch.onnx.export(model, (torch.randn(2, 3, 64, 64),), file, dynamo=True, dynamic_shapes=shapes, verbose=False)
     session = onnxruntime.InferenceSession(file)
     for size in (1, 2, 5):
         images = torch.randn(size, 3, 64, 64)

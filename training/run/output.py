@@ -9,11 +9,11 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from conversion.files import partial_path, read_json, write_json
+from conversion.model_folder import RESULTS, SETTINGS
 from conversion.publish import publish
-from conversion.publishing.facts import RESULTS, SETTINGS
 from conversion.publishing.hub import Hub
+from conversion.publishing.hub_ids import is_hub_id
 from conversion.publishing.licenses import OFFICIAL_LICENSE, inherited_license
-from conversion.publishing.wording import is_hub_id
 from training.run.checkpoints import LOGS, numbered_folders
 from training.run.disk import writing
 from training.settings.checks import check

@@ -14,8 +14,8 @@ from PIL import Image
 from conversion.convert import main as convert
 from conversion.publishing import licenses
 from conversion.publishing.card import write_card
+from conversion.publishing.hub_ids import is_hub_id
 from conversion.publishing.licenses import inherited_license, settle_license
-from conversion.publishing.wording import is_hub_id
 from hf_convnextv2 import (
     ConvNextV2Config,
     ConvNextV2FCMAEConfig,

@@ -14,7 +14,7 @@ from PIL import Image
 
 from conversion.publish import main as publish
 from conversion.publishing.card import render_card
-from conversion.publishing.facts import Publication
+from conversion.publishing.publication import Publication
 from conversion.publishing.staging import stage
 from hf_convnextv2 import ConvNextV2ForImageClassification, ConvNextV2ForPreTraining, create_image_processor
 from tests.hub_server import HubServer

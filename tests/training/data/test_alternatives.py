@@ -17,13 +17,13 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data._utils import worker
 from torchdata.stateful_dataloader import StatefulDataLoader
 from torchdata.stateful_dataloader.sampler import StatefulDistributedSampler
+from training.settings.config import PretrainConfig
 
 from tests.photographs import forget_accelerate, quick_datasets
 from training.data.batches import TrainBatches
 from training.data.samples import Collator
 from training.data.sampling import Shares, StepSampler, sample_seed, seeded
 from training.data.streams import Place, Reader
-from training.settings.config import PretrainConfig
 
 __all__ = ["quick_datasets"]
 pytestmark = [

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 import pytest
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
+from training.settings.config import PretrainConfig
 from transformers import HfArgumentParser
 
 from training.settings.command_line import parse_config
-from training.settings.config import PretrainConfig
 
 NEEDED = ["--dataset_name", "owner/images", "--output_dir", "my images"]
 NEAREST = "Did you mean `mask_ratio`?"

@@ -10,31 +10,28 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import ConvNextV2Config as StockConfig
 
+from conversion.checkpoint_reader import StoredCheckpoint
 from conversion.files import atomic_path, sha256, write_json
+from conversion.image_processor import height_and_width
+from conversion.inferred_config import MODELS, size_of
+from conversion.layouts import OURS, TIMM, Layout
+from conversion.model_folder import CARD, PROVENANCE
+from conversion.model_weights import FINAL_NORM, ModelWeights, to_state_dict
 from conversion.publishing.card import write_card
-from conversion.publishing.facts import PROVENANCE, Publication
-from conversion.publishing.licenses import (
-    OFFICIAL_LICENSE,
-    OFFICIAL_WEIGHTS,
-    UNKNOWN,
-    read_license,
-    settle_license,
-    was_never_stated,
-)
-from conversion.publishing.wording import describe_data, sides
-from conversion.sources import Source
-from conversion.state_dicts import OURS, TIMM, Layout
-from conversion.weights import FINAL_NORM, MODELS, Weights, size_of, store
+from conversion.publishing.earlier_runs import has_license_of_nobody
+from conversion.publishing.licenses import OFFICIAL_LICENSE, OFFICIAL_WEIGHTS, UNKNOWN, read_license, settle_license
+from conversion.publishing.publication import Publication
+from conversion.publishing.sections.data import describe_data_sets
 
 OUR_FIELDS = ("use_grn", "head_init_scale")  # which Transformers' own configuration lacks
 
 
 def write_folder(
     output: Path,
-    weights: Weights,
+    weights: ModelWeights,
     layout: Layout,
     processor: Any,
-    source: Source,
+    source: StoredCheckpoint,
     dtype: torch.dtype | None = None,
     license: str | None = None,
     check: Callable[[Path], None] | None = None,
@@ -65,29 +62,36 @@ def write_folder(
 
 
 def write_weights(
-    folder: Path, weights: Weights, layout: Layout, dtype: torch.dtype | None, with_pt: bool = False
+    folder: Path, weights: ModelWeights, layout: Layout, dtype: torch.dtype | None, with_pt: bool = False
 ) -> None:
     """`model.safetensors` in the layout, and if asked for `model.pt`; what it has no place for is noted."""
-    stored, left_out = store(weights, layout)
+    stored, left_out = to_state_dict(weights, layout)
     if layout.name == "official-fcmae" and _is_new(weights):
         left_out += list(FINAL_NORM)
         stored = {name: tensor for name, tensor in stored.items() if not name.startswith("norm.")}
     if left_out:
         weights.notes.append(f"left out: {', '.join(left_out)}, for which {layout.name} has no place")
     if dtype is not None:
-        cast = {name: tensor.to(dtype) for name, tensor in stored.items()}
-        beyond = [n for n, t in cast.items() if not t.isfinite().all() and stored[n].isfinite().all()]
-        if beyond:
-            raise ValueError(
-                f"`--dtype` (={_name(dtype)}) must hold every number, but not those of {', '.join(beyond)}."
-            )
-        stored = cast
+        stored = cast_tensors(stored, dtype)
     save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
     if with_pt:
         write_pt(folder / "model.pt", stored, weights, layout)
 
 
-def write_pt(file: Path, stored: dict[str, Tensor], weights: Weights, layout: Layout) -> None:
+def cast_tensors(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The tensors in another data type.
+
+    Raises:
+        ValueError: if a number is too large for it.
+    """
+    cast = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    beyond = [name for name in cast if not cast[name].isfinite().all() and tensors[name].isfinite().all()]
+    if beyond:
+        raise ValueError(f"`--dtype` (={_name(dtype)}) must hold every number, but not those of {', '.join(beyond)}.")
+    return cast
+
+
+def write_pt(file: Path, stored: dict[str, Tensor], weights: ModelWeights, layout: Layout) -> None:
     """The same tensors as the official scripts read them, `{"model": state_dict}`, and nothing else.
 
     `main_finetune.py --finetune`, which an encoder is for, adds two axes to GRN and only prints that it does not fit
@@ -102,7 +106,7 @@ def write_pt(file: Path, stored: dict[str, Tensor], weights: Weights, layout: La
     weights.notes.append(f"model.pt: for {use.get(weights.kind, 'main_pretrain.py --resume')}")
 
 
-def write_config(folder: Path, weights: Weights, layout: Layout, dtype: torch.dtype | None) -> None:
+def write_config(folder: Path, weights: ModelWeights, layout: Layout, dtype: torch.dtype | None) -> None:
     """`config.json`; for stock Transformers without our own fields."""
     fields = {name: value for name, value in weights.config.to_dict().items() if name != "auto_map"}
     config_class: Any = type(weights.config)
@@ -112,38 +116,42 @@ def write_config(folder: Path, weights: Weights, layout: Layout, dtype: torch.dt
     config_class.from_dict(fields).save_pretrained(folder)
 
 
-def timm_config(weights: Weights, processor: Any) -> dict[str, Any]:
+def timm_config(weights: ModelWeights, processor: Any) -> dict[str, Any]:
     """The settings from which `timm.create_model("local-dir:FOLDER", pretrained=True)` builds the model."""
     config: Any = weights.config
-    size, classes = size_of(config), config.num_labels if weights.kind == "classifier" else 0
-    height, width = sides(config.image_size)
+    size = size_of(config)
+    num_classes = config.num_labels if weights.kind == "classifier" else 0
+    height, width = height_and_width(config.image_size)
+    is_warped = min(height, width) >= 384
     model_args: dict[str, Any] = {"in_chans": config.num_channels, "patch_size": config.patch_size}
     if size is None:
         model_args |= {"depths": list(config.depths), "dims": list(config.hidden_sizes)}
-    warped = min(height, width) >= 384
-    names = [config.id2label[i] for i in range(classes)]
+    settings = {
+        "input_size": [config.num_channels, height, width],
+        "interpolation": "bicubic",
+        "crop_pct": 1.0 if is_warped else processor.crop_pct,
+        "crop_mode": "squash" if is_warped else "center",
+        "mean": list(processor.image_mean),
+        "std": list(processor.image_std),
+        "num_classes": num_classes,
+        "pool_size": [height // 32, width // 32],
+        "first_conv": "stem.0",
+        "classifier": "head.fc",
+    }
+    if num_classes:
+        settings["label_names"] = [config.id2label[number] for number in range(num_classes)]
     return {
         "architecture": f"convnextv2_{size or 'tiny'}",
-        "num_classes": classes,
+        "num_classes": num_classes,
         "num_features": config.hidden_sizes[-1],
         "model_args": model_args,
-        "pretrained_cfg": {
-            "input_size": [config.num_channels, height, width],
-            "interpolation": "bicubic",
-            "crop_pct": 1.0 if warped else processor.crop_pct,
-            "crop_mode": "squash" if warped else "center",
-            "mean": list(processor.image_mean),
-            "std": list(processor.image_std),
-            "num_classes": classes,
-            "pool_size": [height // 32, width // 32],
-            "first_conv": "stem.0",
-            "classifier": "head.fc",
-            **({"label_names": names} if names else {}),
-        },
+        "pretrained_cfg": settings,
     }
 
 
-def provenance(weights: Weights, source: Source, dtype: torch.dtype | None, license: str | None) -> dict[str, Any]:
+def provenance(
+    weights: ModelWeights, source: StoredCheckpoint, dtype: torch.dtype | None, license: str | None
+) -> dict[str, Any]:
     """Where the weights come from and what was done to them."""
     cast = dtype if dtype != weights.dtype else None
     name = Path(source.name).name if Path(source.name).exists() else source.name
@@ -153,31 +161,33 @@ def provenance(weights: Weights, source: Source, dtype: torch.dtype | None, lice
         "hub_id": source.hub_id,
         "layout": weights.layout.name,
         "sha256": source.sha256,
-        "checkpoint": source.checkpoint.name if source.checkpoint else None,
-        "license": license_of(source, license),
+        "checkpoint": source.official.name if source.official else None,
+        "license": checkpoint_license(source, license),
         "dtype": _name(weights.dtype) + (f", stored here as {_name(cast)}" if cast else ""),
         "is_cast": cast is not None,
         "image_size": weights.config.image_size,
-        "data": describe_data(source.training) or source.provenance.get("data"),
+        "data": describe_data_sets(source.training) or source.provenance.get("data"),
         "data_note": source.training.get("data_note") or source.provenance.get("data_note"),
         "notes": weights.notes,
     }
 
 
-def license_of(source: Source, asked: str | None) -> str:
-    """The official weights' own, which nobody else can change; else what is asked for or the source says."""
-    if source.checkpoint is not None or (source.hub_id or "").startswith(OFFICIAL_WEIGHTS):
-        said = OFFICIAL_LICENSE
-    elif was_never_stated(source.training):
-        said = UNKNOWN
-    else:
-        said = source.training.get("license") or source.provenance.get("license")
-        said = said or (read_license(source.folder / "README.md") if source.folder is not None else None)
-        said = said or source.timm_settings.get("license")
-    return settle_license(asked, said)
+def checkpoint_license(source: StoredCheckpoint, asked: str | None) -> str:
+    """The licence of what a checkpoint is converted into: as asked for, or as the source says.
+
+    The licence of the official weights cannot be changed.
+    """
+    if source.official is not None or (source.hub_id or "").startswith(OFFICIAL_WEIGHTS):
+        return settle_license(asked, OFFICIAL_LICENSE)
+    if has_license_of_nobody(source.training):
+        return settle_license(asked, UNKNOWN)
+    stated = source.training.get("license") or source.provenance.get("license")
+    if not stated and source.folder is not None:
+        stated = read_license(source.folder / CARD)
+    return settle_license(asked, stated or source.timm_settings.get("license"))
 
 
-def _is_new(weights: Weights) -> bool:
+def _is_new(weights: ModelWeights) -> bool:
     """Whether the final norm changes nothing, as one that nobody has trained."""
     weight, bias = weights.tensors.get("layernorm.weight"), weights.tensors.get("layernorm.bias")
     return weight is not None and bias is not None and bool((weight == 1).all() and (bias == 0).all())

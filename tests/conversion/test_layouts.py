@@ -8,8 +8,9 @@ import transformers
 from timm.models.convnext import checkpoint_filter_fn
 from torch import Tensor
 
-from conversion.state_dicts import LAYOUTS, recognise
-from conversion.weights import MODELS, Weights, encoder_of, store, understand, with_final_norm
+from conversion.inferred_config import MODELS
+from conversion.layouts import LAYOUTS, recognise_layout
+from conversion.model_weights import ModelWeights, encoder_of, from_state_dict, to_state_dict, with_final_norm
 from hf_convnextv2 import ConvNextV2ForImageClassification, ConvNextV2ForPreTraining, ConvNextV2Model
 from hf_convnextv2.configuration_convnextv2 import SIZES
 from tests.photographs import message_of
@@ -105,7 +106,7 @@ def mmpretrain_names() -> dict[str, tuple[int, ...]]:
     return shapes | {"head.fc.weight": (5, 8), "head.fc.bias": (5,)}
 
 
-def random_model(kind: str, dtype: torch.dtype = torch.float32, size: str | None = None) -> Weights:
+def random_model(kind: str, dtype: torch.dtype = torch.float32, size: str | None = None) -> ModelWeights:
     """Random weights of a kind of model, none of them 0, as if read from a folder of Transformers."""
     model_class = MODELS[kind]
     if size is not None:
@@ -118,7 +119,7 @@ def random_model(kind: str, dtype: torch.dtype = torch.float32, size: str | None
         shapes = {name: tensor.shape for name, tensor in model_class(config).state_dict().items()}
     # Not randn, which would take minutes for the largest size.
     values = {name: torch.empty(shape, dtype=dtype).uniform_(0.5, 1.5) for name, shape in shapes.items()}
-    return understand(values, config.to_dict())
+    return from_state_dict(values, config.to_dict())
 
 
 def random_timm(size: str) -> torch.nn.Module:
@@ -143,16 +144,16 @@ def random_timm(size: str) -> torch.nn.Module:
     ],
 )
 def test_names_and_shapes_are_those_written_out(layout, kind, expected):
-    stored, _ = store(random_model(kind), LAYOUTS[layout])
+    stored, _ = to_state_dict(random_model(kind), LAYOUTS[layout])
     assert {name: tuple(tensor.shape) for name, tensor in stored.items()} == expected
-    assert recognise(stored).name == layout
+    assert recognise_layout(stored).name == layout
 
 
 @pytest.mark.parametrize("size", EACH_SIZE)
 def test_names_and_shapes_are_timms(size):
     with torch.device("meta"):
         expected = timm.create_model(f"convnextv2_{size}").state_dict()
-    stored, left_out = store(random_model("classifier", torch.bfloat16, size), LAYOUTS["timm"])
+    stored, left_out = to_state_dict(random_model("classifier", torch.bfloat16, size), LAYOUTS["timm"])
     assert {n: t.shape for n, t in stored.items()} == {n: t.shape for n, t in expected.items()} and not left_out
 
 
@@ -160,9 +161,9 @@ def test_names_and_shapes_are_timms(size):
 def test_names_and_shapes_are_transformers_own(model_class):
     fcmae = model_class is ConvNextV2ForPreTraining
     model = model_class(small_fcmae_config() if fcmae else small_config())
-    weights = understand(model.state_dict())
+    weights = from_state_dict(model.state_dict())
     assert weights.layout.name == ("ours" if fcmae else "transformers")
-    stored, _ = store(weights, LAYOUTS["ours"])
+    stored, _ = to_state_dict(weights, LAYOUTS["ours"])
     assert {n: t.shape for n, t in stored.items()} == {n: t.shape for n, t in model.state_dict().items()}
     if not fcmae:
         stock = getattr(transformers, model_class.__name__)(transformers.ConvNextV2Config(**model.config.to_dict()))
@@ -179,14 +180,14 @@ def test_there_and_back_again_every_bit_is_the_same(size, dtype):
     for kind in MODELS:
         weights = random_model(kind, dtype, size)
         for layout in LAYOUTS.values():
-            stored, left_out = store(weights, layout)
-            again = understand(stored)
+            stored, left_out = to_state_dict(weights, layout)
+            again = from_state_dict(stored)
             assert again.config.hidden_sizes == weights.config.hidden_sizes
             assert set(again.tensors) | set(left_out) == set(weights.tensors)
             assert not set(again.tensors) & set(left_out) and len(stored) == len(again.tensors)
             for name, tensor in again.tensors.items():
                 assert tensor.dtype == dtype and torch.equal(tensor, weights.tensors[name]), (layout.name, name)
-            stored_again, _ = store(again, layout)
+            stored_again, _ = to_state_dict(again, layout)
             assert stored_again.keys() == stored.keys()
             assert all(torch.equal(stored_again[name], tensor) for name, tensor in stored.items())
             assert all(tensor.is_contiguous() for tensor in stored.values())
@@ -195,37 +196,39 @@ def test_there_and_back_again_every_bit_is_the_same(size, dtype):
 def test_a_lost_number_would_be_seen():
     """The comparison above fails where a single number or the order of a kernel is another."""
     weights = random_model("fcmae")
-    stored, _ = store(weights, LAYOUTS["official-minkowski"])
+    stored, _ = to_state_dict(weights, LAYOUTS["official-minkowski"])
     name = "encoder.stages.0.0.dwconv.kernel"
     stored[name] = stored[name].view(7, 7, -1).transpose(0, 1).reshape(stored[name].shape)
-    again = understand(stored).tensors["encoder.stages.0.layers.0.dwconv.weight"]
+    again = from_state_dict(stored).tensors["encoder.stages.0.layers.0.dwconv.weight"]
     assert not torch.equal(again, weights.tensors["encoder.stages.0.layers.0.dwconv.weight"])
 
 
 @pytest.mark.parametrize("layout", ["official", "timm", "mmpretrain", "transformers"])
 def test_grn_is_read_in_every_rank(layout):
     weights = random_model("classifier")
-    stored, _ = store(weights, LAYOUTS[layout])
+    stored, _ = to_state_dict(weights, LAYOUTS[layout])
     for rank in (1, 2, 3, 4):
         shaped = {n: t.reshape(*[1] * (rank - 1), -1) if ".grn." in n else t for n, t in stored.items()}
-        again = understand(shaped)
+        again = from_state_dict(shaped)
         assert all(torch.equal(tensor, weights.tensors[name]) for name, tensor in again.tensors.items())
 
 
 def test_prefixes_of_wrappers_and_of_the_backbone_may_be_there_or_not():
     weights = random_model("classifier")
-    stored, _ = store(weights, LAYOUTS["mmpretrain"])
+    stored, _ = to_state_dict(weights, LAYOUTS["mmpretrain"])
     bare = {n.removeprefix("backbone."): t for n, t in stored.items() if not n.startswith("head.")}
-    assert understand(bare).kind == "encoder" and len(bare) == len(understand(bare).tensors)
+    assert from_state_dict(bare).kind == "encoder" and len(bare) == len(from_state_dict(bare).tensors)
 
 
 def test_what_spark_and_a_backbone_add_is_left_out_and_said():
-    stored, _ = store(random_model("fcmae"), LAYOUTS["mmpretrain"])
+    stored, _ = to_state_dict(random_model("fcmae"), LAYOUTS["mmpretrain"])
     spark = ("neck.decoder.0.upsample.weight", "enc_dec_norms.0.weight", "enc_dec_projectors.0.bias", "mask_tokens.0")
-    weights = understand(stored | dict.fromkeys(spark, torch.ones(3)))
+    weights = from_state_dict(stored | dict.fromkeys(spark, torch.ones(3)))
     assert weights.kind == "encoder" and len(weights.notes) == 1 and all(name in weights.notes[0] for name in spark)
-    backbone = {n: t for n, t in store(random_model("encoder"), LAYOUTS["ours"])[0].items() if "layernorm" not in n[:9]}
-    weights = understand(backbone | {"hidden_states_norms.stage2.weight": torch.ones(8)})
+    backbone = {
+        n: t for n, t in to_state_dict(random_model("encoder"), LAYOUTS["ours"])[0].items() if "layernorm" not in n[:9]
+    }
+    weights = from_state_dict(backbone | {"hidden_states_norms.stage2.weight": torch.ones(8)})
     assert weights.kind == "encoder" and "hidden_states_norms.stage2.weight" in weights.notes[0]
 
 
@@ -241,7 +244,7 @@ def test_an_encoder_gets_a_norm_that_changes_nothing_and_says_so():
 # --- The same answers by another route --------------------------------------------------------------------------------
 
 
-def stock_model(weights: Weights) -> torch.nn.Module:
+def stock_model(weights: ModelWeights) -> torch.nn.Module:
     """Transformers' own model with the converted weights."""
     fields = weights.config.to_dict()
     model_class = {
@@ -249,7 +252,7 @@ def stock_model(weights: Weights) -> torch.nn.Module:
         "encoder": transformers.ConvNextV2Model,
     }[weights.kind]
     model = model_class(transformers.ConvNextV2Config.from_dict(fields)).eval()
-    model.load_state_dict(store(weights, LAYOUTS["transformers"])[0])
+    model.load_state_dict(to_state_dict(weights, LAYOUTS["transformers"])[0])
     return model
 
 
@@ -257,9 +260,9 @@ def stock_model(weights: Weights) -> torch.nn.Module:
 @torch.no_grad()
 def test_logits_are_timms(size, crops):
     model, image = random_timm(size), crops[:1]
-    converted = stock_model(understand(model.state_dict()))
+    converted = stock_model(from_state_dict(model.state_dict()))
     assert_close(converted(image).logits, model(image), 1e-4)
-    stored, _ = store(understand(model.state_dict()), LAYOUTS["timm"])
+    stored, _ = to_state_dict(from_state_dict(model.state_dict()), LAYOUTS["timm"])
     assert all(torch.equal(tensor, stored[name]) for name, tensor in model.state_dict().items())
 
 
@@ -268,15 +271,15 @@ def test_logits_are_timms(size, crops):
 def test_timms_own_loader_reads_the_official_layouts_alike(size, crops):
     """timm renames the official files by rules of its own: an independent reading of what we write and read."""
     source, image = random_timm(size), crops[:1]
-    weights = understand(source.state_dict())
-    official, left_out = store(weights, LAYOUTS["official"])
+    weights = from_state_dict(source.state_dict())
+    official, left_out = to_state_dict(weights, LAYOUTS["official"])
     again = timm.create_model(f"convnextv2_{size}").eval()
     again.load_state_dict(checkpoint_filter_fn({"model": official}, again))
     assert not left_out
-    assert_close(again(image), stock_model(understand(official))(image).logits, 1e-4)
-    released, _ = store(encoder_of(weights), LAYOUTS["official-fcmae"])
+    assert_close(again(image), stock_model(from_state_dict(official))(image).logits, 1e-4)
+    released, _ = to_state_dict(encoder_of(weights), LAYOUTS["official-fcmae"])
     released = {name: tensor for name, tensor in released.items() if not name.startswith("norm.")}
-    encoder = with_final_norm(understand(released))
+    encoder = with_final_norm(from_state_dict(released))
     headless = timm.create_model(f"convnextv2_{size}", num_classes=0).eval()
     missing = headless.load_state_dict(checkpoint_filter_fn({"model": released}, headless), strict=False)
     assert encoder.layout.name == "official-fcmae"
@@ -306,12 +309,12 @@ def minkowski_convolution(x: Tensor, kernel: Tensor, side: int, stride: int) -> 
 
 @pytest.mark.parametrize(("name", "side", "stride"), [("dwconv", 7, 1), ("downsampling_layer.1", 2, 2)])
 def test_minkowski_kernels_are_in_the_engines_order(name, side, stride):
-    stored, _ = store(random_model("fcmae"), LAYOUTS["official-minkowski"])
+    stored, _ = to_state_dict(random_model("fcmae"), LAYOUTS["official-minkowski"])
     theirs = "stages.1.0.dwconv" if name == "dwconv" else "downsample_layers.1.1"
     kernel = torch.randn_like(stored[f"encoder.{theirs}.kernel"])
     stored[f"encoder.{theirs}.kernel"] = kernel
     stage = "encoder.stages.1." + ("layers.0." if name == "dwconv" else "")
-    weight = understand(stored).tensors[f"{stage}{name}.weight"]
+    weight = from_state_dict(stored).tensors[f"{stage}{name}.weight"]
     depthwise = kernel.ndim == 2
     x = torch.randn(6, 8, kernel.shape[-1] if depthwise else kernel.shape[1])
     options = {"padding": side // 2, "groups": x.shape[-1]} if depthwise else {"stride": stride}
@@ -326,25 +329,25 @@ def test_minkowski_kernels_are_in_the_engines_order(name, side, stride):
 
 @pytest.mark.parametrize("layout", ["official", "timm", "mmpretrain", "transformers"])
 def test_a_parameter_missing_unexpected_or_misshapen_is_named(layout):
-    stored, _ = store(random_model("classifier"), LAYOUTS[layout])
+    stored, _ = to_state_dict(random_model("classifier"), LAYOUTS[layout])
     for lost in stored:
-        message = message_of(lambda lost=lost: understand({n: t for n, t in stored.items() if n != lost}))
+        message = message_of(lambda lost=lost: from_state_dict({n: t for n, t in stored.items() if n != lost}))
         assert f"1 missing: {lost}" in message or "is of another model" in message, message
     assert "1 unexpected: stages.9.strange" in message_of(
-        lambda: understand({**stored, "stages.9.strange": torch.ones(1)})
+        lambda: from_state_dict({**stored, "stages.9.strange": torch.ones(1)})
     )
     for wrong in stored:
         misshapen = {**stored, wrong: torch.ones(3, 2)}
         assert f"{wrong} (3, 2) instead of {tuple(stored[wrong].shape)}" in message_of(
-            lambda m=misshapen: understand(m)
+            lambda m=misshapen: from_state_dict(m)
         )
 
 
 def test_several_faults_are_said_together():
-    stored, _ = store(random_model("fcmae"), LAYOUTS["official-minkowski"])
+    stored, _ = to_state_dict(random_model("fcmae"), LAYOUTS["official-minkowski"])
     del stored["decoder.0.norm.bias"]
     stored["encoder.stages.1.1.grn.gamma"] = torch.ones(1, 7)
-    message = message_of(lambda: understand({**stored, "optimizer": torch.ones(1)}))
+    message = message_of(lambda: from_state_dict({**stored, "optimizer": torch.ones(1)}))
     assert "official-minkowski, fcmae" in message and "1 missing: decoder.0.norm.bias (6,)" in message
     assert "1 unexpected: optimizer" in message
     assert "encoder.stages.1.1.grn.gamma (1, 7) instead of (1, 32)" in message
@@ -352,28 +355,29 @@ def test_several_faults_are_said_together():
 
 def test_other_models_are_named_as_such():
     resnet = timm.create_model("resnet18").state_dict()
-    assert "of another model: conv1.weight" in message_of(lambda: understand(resnet))
+    assert "of another model: conv1.weight" in message_of(lambda: from_state_dict(resnet))
     v1 = transformers.ConvNextModel(transformers.ConvNextConfig(hidden_sizes=[4, 8], depths=[1, 1], num_stages=2))
-    assert "is a ConvNeXt V1" in message_of(lambda: understand(v1.state_dict()))
+    assert "is a ConvNeXt V1" in message_of(lambda: from_state_dict(v1.state_dict()))
     official_v1 = {
-        n.replace("grn.gamma", "gamma"): t for n, t in store(random_model("classifier"), LAYOUTS["official"])[0].items()
+        n.replace("grn.gamma", "gamma"): t
+        for n, t in to_state_dict(random_model("classifier"), LAYOUTS["official"])[0].items()
     }
     assert "is a ConvNeXt V1" in message_of(
-        lambda: understand({n.replace(".grn", ""): t for n, t in official_v1.items()})
+        lambda: from_state_dict({n.replace(".grn", ""): t for n, t in official_v1.items()})
     )
-    assert "of another model" in message_of(lambda: understand({}))
+    assert "of another model" in message_of(lambda: from_state_dict({}))
 
 
 def test_weights_must_fit_the_configuration_beside_them():
-    stored, _ = store(random_model("classifier"), LAYOUTS["transformers"])
+    stored, _ = to_state_dict(random_model("classifier"), LAYOUTS["transformers"])
     ten_classes = small_config(**TWO_STAGES, num_labels=10).to_dict()
-    message = message_of(lambda: understand(stored, ten_classes))
+    message = message_of(lambda: from_state_dict(stored, ten_classes))
     assert "classifier.weight (5, 8) instead of (10, 8)" in message
 
 
 def test_a_model_without_grn_fits_our_layout_only():
     model = ConvNextV2ForImageClassification(small_config(use_grn=False))
-    weights = understand(model.state_dict(), model.config.to_dict())
-    assert store(weights, LAYOUTS["ours"])[0].keys() == model.state_dict().keys()
+    weights = from_state_dict(model.state_dict(), model.config.to_dict())
+    assert to_state_dict(weights, LAYOUTS["ours"])[0].keys() == model.state_dict().keys()
     for layout in ("transformers", "timm", "official"):
-        assert "must be ours" in message_of(lambda layout=layout: store(weights, LAYOUTS[layout]))
+        assert "must be ours" in message_of(lambda layout=layout: to_state_dict(weights, LAYOUTS[layout]))

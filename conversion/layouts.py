@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 Shape = tuple[int, ...]
+Row = tuple[str, ...]
 # One row a module: ours, the dense official code's, the official trainer's (MinkowskiEngine), timm's and mmpretrain's.
 # {s} a stage, {b} a block of it, {last} the last stage. Parameters are `weight,bias` unless others stand after a colon.
 # fmt: off
@@ -51,13 +52,19 @@ DECODER = (
     ("decoder.fusion.stage{s}",      None, None,                         None, None),
 )
 # fmt: on
-NESTED = ((STEM, EMBEDDINGS), (STAGE, DOWNSAMPLING), (BLOCK, LAYERS))
-ENCODER = (*(tuple(map(str.__add__, path, row)) for path, rows in NESTED for row in rows), *FINAL_NORM)
 OURS, OFFICIAL, MINKOWSKI, TIMM, MMPRETRAIN = range(5)
 # mmpretrain's SparK stores its own pre-training beside the encoder: another decoder than FCMAE's, of no use here.
 SPARK = r"(neck|enc_dec_norms|enc_dec_projectors|mask_tokens)\."
 # A backbone's norms of the maps that it hands to a detector: no other model has them.
 BACKBONE_NORMS = r"hidden_states_norms\."
+
+
+def _under(paths: Row, rows: Iterable[Row]) -> Iterable[Row]:
+    """The rows with the path of their layout before each name."""
+    return (tuple(path + name for path, name in zip(paths, row, strict=True)) for row in rows)
+
+
+ENCODER = (*_under(STEM, EMBEDDINGS), *_under(STAGE, DOWNSAMPLING), *_under(BLOCK, LAYERS), *FINAL_NORM)
 
 
 def _parameters(row: str) -> list[str]:
@@ -100,30 +107,31 @@ LAYOUTS = {
         Layout("ours", OURS, prefix="convnextv2.", foreign=BACKBONE_NORMS),
     )
 }
-NO_NAMES = "hold the weights of a ConvNeXt V2 in one of the layouts " + ", ".join(LAYOUTS)
+# Names by which a layout is told from the others, in the order in which they are tried.
+MARKS = {
+    "official-minkowski": r"(^|\.)stages\.\d+\.\d+\.dwconv\.kernel$",
+    "mmpretrain": r"(^|\.)stages\.\d+\.\d+\.depthwise_conv\.",
+    "timm": r"^stages\.\d+\.blocks\.\d+\.conv_dw\.",
+    "official": r"^stages\.\d+\.\d+\.dwconv\.",
+    "transformers": r"(^|\.)encoder\.stages\.\d+\.layers\.\d+\.dwconv\.",
+}
+RULE = "hold the weights of a ConvNeXt V2 in one of the layouts " + ", ".join(LAYOUTS)
 
 
-def recognise(names: Iterable[str]) -> Layout:
+def recognise_layout(names: Iterable[str]) -> Layout:
     """The layout that parameters of these names are stored in.
 
     Raises:
         ValueError: if they are another model's; the message says which, as far as the names tell.
     """
     names = list(names)
-    marks = {
-        "official-minkowski": r"(^|\.)stages\.\d+\.\d+\.dwconv\.kernel$",
-        "mmpretrain": r"(^|\.)stages\.\d+\.\d+\.depthwise_conv\.",
-        "timm": r"^stages\.\d+\.blocks\.\d+\.conv_dw\.",
-        "official": r"^stages\.\d+\.\d+\.dwconv\.",
-        "transformers": r"(^|\.)encoder\.stages\.\d+\.layers\.\d+\.dwconv\.",
-    }
-    found = next((name for name, mark in marks.items() if any(re.search(mark, n) for n in names)), None)
+    found = next((layout for layout, mark in MARKS.items() if any(re.search(mark, name) for name in names)), None)
     if found is None:
         shown = ", ".join(names[:5]) or "nothing"
-        raise ValueError(f"The source must {NO_NAMES}, but its parameters are of another model: {shown} ...")
+        raise ValueError(f"The source must {RULE}, but its parameters are of another model: {shown} ...")
     v1 = [name for name in names if re.search(r"(^|\.)\d+\.(gamma|layer_scale_parameter)$", name)]
     if v1:
-        raise ValueError(f"The source must {NO_NAMES}, but is a ConvNeXt V1: it has layer scales, e.g. `{v1[0]}`.")
+        raise ValueError(f"The source must {RULE}, but is a ConvNeXt V1: it has layer scales, e.g. `{v1[0]}`.")
     if found == "official" and not any(name.startswith(("norm.", "head.")) for name in names):
         found = "official-fcmae"
     if found == "transformers" and any(name.startswith("decoder.") for name in names):
@@ -147,17 +155,18 @@ def their_name(name: str, layout: Layout, num_stages: int, is_encoder: bool) -> 
 
     `is_encoder`: nothing stands beside the encoder, whose names then carry no prefix in Transformers' layout.
     """
-    keys, numbered = {"stages.": "s", "layers.": "b", "fusion.stage": "s"}, r"(stages\.|layers\.|fusion\.stage)(\d+)"
-    values = {keys[kind]: int(number) for kind, number in re.findall(numbered, name)}
-    template = re.sub(numbered, lambda m: f"{m[1]}{{{keys[m[1]]}}}", name)
+    keys = {"stages.": "s", "layers.": "b", "fusion.stage": "s"}
+    numbered = r"(stages\.|layers\.|fusion\.stage)(\d+)"
+    numbers = {keys[before]: int(number) for before, number in re.findall(numbered, name)}
+    template = re.sub(numbered, lambda found: f"{found[1]}{{{keys[found[1]]}}}", name)
     theirs = layout.names.get(template)
     if theirs is None:
         return None
-    theirs = theirs.format(**values, last=num_stages - 1)
+    theirs = theirs.format(**numbers, last=num_stages - 1)
     return theirs.removeprefix(layout.prefix) if is_encoder and layout.column == OURS else theirs
 
 
-def read(tensor: Tensor, name: str, layout: Layout, shape: Shape) -> Tensor | None:
+def read_parameter(tensor: Tensor, name: str, layout: Layout, shape: Shape) -> Tensor | None:
     """A stored tensor as our parameter `name` of this shape; None if its shape fits none in which it is stored.
 
     GRN comes in any rank with leading ones, a linear layer also as a 1x1 convolution.
@@ -166,14 +175,14 @@ def read(tensor: Tensor, name: str, layout: Layout, shape: Shape) -> Tensor | No
         expected = stored_shape(name, shape, layout)
         return _from_kernel(tensor, *shape[2:]) if tuple(tensor.shape) == expected else None
     stored = tuple(tensor.shape)
-    fits = stored == shape
-    fits = fits or (".grn." in name and _without_leading_ones(stored) == _without_leading_ones(shape))
-    fits = fits or (len(shape) == 2 and stored == (*shape, 1, 1))
-    fits = fits or (_has_row_bias(name, layout) and stored == (1, *shape))
+    is_grn = ".grn." in name and _without_leading_ones(stored) == _without_leading_ones(shape)
+    is_convolution = len(shape) == 2 and stored == (*shape, 1, 1)
+    is_row = _has_row_bias(name, layout) and stored == (1, *shape)
+    fits = stored == shape or is_grn or is_convolution or is_row
     return tensor.reshape(shape).contiguous() if fits else None
 
 
-def write(tensor: Tensor, name: str, layout: Layout, conv_mlp: bool = False) -> Tensor:
+def write_parameter(tensor: Tensor, name: str, layout: Layout, conv_mlp: bool = False) -> Tensor:
     """Our parameter `name` as the layout stores it; `conv_mlp`: timm's variant with 1x1 convolutions in the blocks."""
     if _is_kernel(name, layout, tensor.ndim):
         return _to_kernel(tensor).reshape(stored_shape(name, tuple(tensor.shape), layout)).contiguous()

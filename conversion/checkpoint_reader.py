@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from conversion.checkpoints import Checkpoint, checkpoint_table, download, find_file, find_repository
+from conversion.error_text import first_line
 from conversion.files import read_json, sha256
-from conversion.publishing.facts import read_provenance
-from conversion.publishing.wording import first_line
-from conversion.state_dicts import without_prefix
+from conversion.layouts import without_prefix
+from conversion.model_folder import PROCESSOR, SETTINGS, read_provenance
 
 PICKLES = (".pt", ".pth", ".bin")
 # Where trainers keep the weights in what they save, and where their moving average.
@@ -32,8 +32,8 @@ RULE = "be a file (.pt, .pth, .bin, .safetensors), a folder, a Hub id, timm:NAME
 
 
 @dataclass
-class Source:
-    """A checkpoint as it was stored."""
+class StoredCheckpoint:
+    """A checkpoint as it was stored, and what is stored beside it."""
 
     name: str  # what the user asked for
     tensors: dict[str, Tensor]
@@ -45,7 +45,7 @@ class Source:
     training: dict[str, Any] = field(default_factory=dict)  # a training_config.json of this package beside them
     hub_id: str | None = None
     folder: Path | None = None
-    checkpoint: Checkpoint | None = None  # the row of the table that this is
+    official: Checkpoint | None = None  # the row of the table that this is
     averaged: bool = False  # the trainer's moving average of the weights
 
     @property
@@ -55,7 +55,7 @@ class Source:
         return settings if isinstance(settings, dict) else {}
 
 
-def read_source(name: str, use_ema: bool = False) -> Source:
+def read_checkpoint(name: str, use_ema: bool = False) -> StoredCheckpoint:
     """The checkpoint that `name` stands for; downloads only what is named by a Hub id, timm's name or the table's.
 
     Raises:
@@ -64,41 +64,53 @@ def read_source(name: str, use_ema: bool = False) -> Source:
     if Path(name).is_dir():
         return _read_folder(name, Path(name), use_ema)
     if Path(name).is_file():
-        return _read(name, [Path(name)], use_ema, checkpoint=find_file(name))
-    checkpoint = find_file(name)
-    if checkpoint is not None and name == checkpoint.name:
-        return _read(name, [download(checkpoint)], use_ema, checkpoint=checkpoint)
+        return _read_files(name, [Path(name)], use_ema, find_file(name))
+    official = find_file(name)
+    if official is not None and name == official.name:
+        return _read_files(name, [download(official)], use_ema, official)
     if Path(name).suffix in (".safetensors", *PICKLES) or name.startswith((".", "/", "~")):
         raise ValueError(f"`source` (={name}) must {RULE}; there is no such file.")
     hub_id = _timm_id(name.removeprefix("timm:")) if name.startswith("timm:") else name
     return _read_folder(name, _download_repository(hub_id, name), use_ema, hub_id)
 
 
-def _read_folder(name: str, folder: Path, use_ema: bool, hub_id: str | None = None) -> Source:
+def _read_folder(name: str, folder: Path, use_ema: bool, hub_id: str | None = None) -> StoredCheckpoint:
     """A folder of Transformers or timm: the weights and the settings beside them."""
-    files = [folder / file for file in FILES if (folder / file).is_file()]
-    files = files or sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", *PICKLES))
-    if not files or (len(files) > 1 and files[0].name not in FILES):
-        found = ", ".join(file.name for file in files) or "none"
-        raise ValueError(f"`source` (={name}) must hold one file of weights ({', '.join(FILES)}), but has {found}.")
-    weights = [files[0]]
-    if files[0].suffix == ".json":
-        shards = read_json(files[0]).get("weight_map")
-        if not isinstance(shards, dict) or not shards:
-            raise ValueError(f"{files[0]} must say in which files the weights are (`weight_map`).")
-        weights = [folder / file for file in sorted({str(file) for file in shards.values()})]
+    file = _find_weights(name, folder)
+    weights = _shards(file) if file.suffix == ".json" else [file]
     provenance = read_provenance(folder)
-    checkpoint = checkpoint_table().get(str(provenance.get("checkpoint")))
-    checkpoint = checkpoint or (find_repository(hub_id) if hub_id else find_file(files[0].name))
-    source = _read(name, weights, use_ema, checkpoint)
-    source.provenance, source.training = provenance, read_json(folder / "training_config.json")
+    official = checkpoint_table().get(str(provenance.get("checkpoint")))
+    if official is None:
+        official = find_repository(hub_id) if hub_id else find_file(file.name)
+    source = _read_files(name, weights, use_ema, official)
+    source.provenance, source.training = provenance, read_json(folder / SETTINGS)
     source.config = read_json(folder / "config.json")
-    source.processor = read_json(folder / "preprocessor_config.json")
+    source.processor = read_json(folder / PROCESSOR)
     source.hub_id, source.folder = hub_id, folder
     return source
 
 
-def _read(name: str, files: list[Path], use_ema: bool, checkpoint: Checkpoint | None = None) -> Source:
+def _find_weights(name: str, folder: Path) -> Path:
+    """The file with the weights, or with the list of their files: one of the usual names, or the only one there is."""
+    usual = [folder / file for file in FILES if (folder / file).is_file()]
+    if usual:
+        return usual[0]
+    others = sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", *PICKLES))
+    if len(others) != 1:
+        found = ", ".join(file.name for file in others) or "none"
+        raise ValueError(f"`source` (={name}) must hold one file of weights ({', '.join(FILES)}), but has {found}.")
+    return others[0]
+
+
+def _shards(index: Path) -> list[Path]:
+    """The files over which an index says that the weights are distributed."""
+    shards = read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise ValueError(f"{index} must say in which files the weights are (`weight_map`).")
+    return [index.parent / file for file in sorted({str(file) for file in shards.values()})]
+
+
+def _read_files(name: str, files: list[Path], use_ema: bool, official: Checkpoint | None) -> StoredCheckpoint:
     tensors: dict[str, Tensor] = {}
     arguments, averaged = {}, False
     for file in files:
@@ -106,7 +118,8 @@ def _read(name: str, files: list[Path], use_ema: bool, checkpoint: Checkpoint | 
         arguments = _arguments(stored)
         found, averaged = _state_dict(stored, file, use_ema)
         tensors |= found
-    return Source(name, tensors, sha256(files[0]), arguments=arguments, checkpoint=checkpoint, averaged=averaged)
+    digest = sha256(files[0])
+    return StoredCheckpoint(name, tensors, digest, arguments=arguments, official=official, averaged=averaged)
 
 
 def _load(file: Path) -> Any:
@@ -135,19 +148,29 @@ def _load(file: Path) -> Any:
 
 def _state_dict(stored: Any, file: Path, use_ema: bool) -> tuple[dict[str, Tensor], bool]:
     """The tensors by name, and whether they are the trainer's average."""
-    keys = [
-        key for key in ((*AVERAGES, *WEIGHTS) if use_ema else WEIGHTS) if isinstance(stored, dict) and key in stored
-    ]
-    if use_ema and not (keys and keys[0] in AVERAGES):
+    keys = (*AVERAGES, *WEIGHTS) if use_ema else WEIGHTS
+    key = next((key for key in keys if isinstance(stored, dict) and key in stored), None)
+    is_average = key in AVERAGES
+    if use_ema and not is_average:
         raise ValueError(f"{file} must hold averaged weights ({' or '.join(AVERAGES)}) for `--use_ema`, but has none.")
-    state_dict = stored[keys[0]] if keys and isinstance(stored[keys[0]], Mapping) else stored
-    others = isinstance(state_dict, Mapping) and [k for k, v in state_dict.items() if not _is_parameter(k, v)]
-    if not isinstance(state_dict, Mapping) or not state_dict or others:
-        what = (
-            f"holds {', '.join(map(str, others[:5]))}" if others else f"holds {type(state_dict).__name__} without any"
-        )
-        raise ValueError(f"{file} must hold a state dict, tensors by name, but {what}.")
-    return without_prefix(state_dict), bool(keys) and keys[0] in AVERAGES
+    state_dict = stored
+    if key is not None and isinstance(stored[key], Mapping):
+        state_dict = stored[key]
+    _check_state_dict(state_dict, file)
+    return without_prefix(state_dict), is_average
+
+
+def _check_state_dict(state_dict: Any, file: Path) -> None:
+    """Raise unless this is tensors by name, at least one and nothing else."""
+    is_mapping = isinstance(state_dict, Mapping)
+    others = [str(name) for name, value in state_dict.items() if not _is_parameter(name, value)] if is_mapping else []
+    if others:
+        what = f"holds {', '.join(others[:5])}"
+    elif not is_mapping or not state_dict:
+        what = f"holds {type(state_dict).__name__} without any"
+    else:
+        return
+    raise ValueError(f"{file} must hold a state dict, tensors by name, but {what}.")
 
 
 def _is_parameter(name: Any, value: Any) -> bool:
