@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ("pretrain", "finetune", "validate")
 COPIES = {"changelog.md": "CHANGELOG.md", "model_card.md": "MODEL_CARD.md"}
-SETTING = re.compile(r"  --(?P<name>\w+)(?: (?P<value>.+?))?(?:  +(?P<help>\S.*))?")
+SETTING = re.compile(r"  --(?P<name>\w+)(?: (?P<value>\S.*?))?(?:  +(?P<help>\S.*))?")
 
 
 class Setting(NamedTuple):
@@ -39,8 +39,8 @@ def settings_table(script: str) -> str:
     """The settings of a script as Markdown: a section for each group, a row for each flag."""
     lines = [f"\n## {script}.py"]
     for group, settings in read_help(help_of(script)).items():
-        lines += ["", f"### {group}", "", "| Setting | Value | Meaning |", "|---|---|---|"]
-        lines += [f"| `{name}` | {value and f'`{value}`'} | {cell(text)} |" for name, value, text in settings]
+        lines += ["", f"### {group.capitalize() if group.islower() else group}", "", "| Setting | Value | Meaning |", "|---|---|---|"]
+        lines += [f"| `{name}` | {value and f'`{value}`'} | {cell(text)} |" for name, value, text in settings if name != "help"]
     return "\n".join(lines)
 
 
