@@ -153,7 +153,7 @@ def typed(page: Path) -> list[list[str]]:
     return [without_environment(shlex.split(command)) for command in found]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: page.name)
 def test_every_command_is_one_that_is_there(page, tmp_path, monkeypatch):
     """With every flag and value; the slow tests in test_commands.py run those that compute."""
     for name in ("path/to/images", "path/to/labelled", "out/pretrain/checkpoint-5000"):
