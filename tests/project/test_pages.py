@@ -13,10 +13,10 @@ from accelerate.commands.launch import launch_command_parser
 from conversion import convert, publish
 from docs.hooks import SCRIPTS, help_of, read_help
 from tests.readme import PAGES, README, ROOT, blocks, commands
-from training.settings.command_line import parse_config
-from training.settings.config import FinetuneConfig, PretrainConfig, ValidateConfig
+from training.settings.command_line import parse_settings
+from training.settings.scripts import FinetuneSettings, PretrainSettings, ValidateSettings
 
-CONFIGS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "validate": ValidateConfig}
+SETTINGS = {"pretrain": PretrainSettings, "finetune": FinetuneSettings, "validate": ValidateSettings}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MODULES = {"conversion.convert": convert, "conversion.publish": publish}
 LINKED = [*PAGES, ROOT / "CHANGELOG.md"]
@@ -108,8 +108,8 @@ def is_run(words: list[str]) -> bool:
         return False
     if arguments in ([], ["..."], ["--help"]):  # in a sentence
         return True
-    parse_config(
-        CONFIGS[script.stem], [str(ROOT / word) if word.startswith("training/") else word for word in arguments]
+    parse_settings(
+        SETTINGS[script.stem], [str(ROOT / word) if word.startswith("training/") else word for word in arguments]
     )
     return True
 
