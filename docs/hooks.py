@@ -39,8 +39,18 @@ def settings_table(script: str) -> str:
     """The settings of a script as Markdown: a section for each group, a row for each flag."""
     lines = [f"\n## {script}.py"]
     for group, settings in read_help(help_of(script)).items():
-        lines += ["", f"### {group.capitalize() if group.islower() else group}", "", "| Setting | Value | Meaning |", "|---|---|---|"]
-        lines += [f"| `{name}` | {value and f'`{value}`'} | {cell(text)} |" for name, value, text in settings if name != "help"]
+        lines += [
+            "",
+            f"### {group.capitalize() if group.islower() else group}",
+            "",
+            "| Setting | Value | Meaning |",
+            "|---|---|---|",
+        ]
+        lines += [
+            f"| `{name}` | {value and f'`{value}`'} | {cell(text)} |"
+            for name, value, text in settings
+            if name != "help"
+        ]
     return "\n".join(lines)
 
 

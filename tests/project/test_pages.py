@@ -73,7 +73,7 @@ def is_installable(words: list[str]) -> bool:
     if words[1] != "install":
         return False
     if words[2] != "-e":
-        return words[2:] == [f"{PROJECT['name']} @ git+$REPOSITORY"]
+        return words[2:] == ["git+$REPOSITORY"]
     extras = re.fullmatch(r"\.(?:\[([\w,]+)\])?", words[-1])
     known = PROJECT["optional-dependencies"]
     return extras is not None and set((extras[1] or "").split(",")) - {""} <= set(known)
