@@ -22,7 +22,7 @@ from torch.testing import assert_close
 
 from conversion.convert import main as convert
 from hf_convnextv2 import ConvNextV2Config, ConvNextV2ForImageClassification
-from tests.photographs import write_folder, write_parquet
+from tests.photographs import CLASSES, write_folder, write_parquet
 from tests.readme import OFFICIAL, PAGES, README, commands, make_stand_ins, save_classifier
 from training.evaluation.pictures import read_metrics
 
@@ -129,6 +129,7 @@ def write_what_the_pages_name(folder: Path) -> None:
 def write_models(folder: Path) -> None:
     """What a page takes from another page's commands: both trained models, and a checkpoint with its average."""
     make_stand_ins(folder)
+    save_classifier(folder / "out/classifier", len(CLASSES))
     checkpoint = folder / "out/pretrain/checkpoint-5000"
     shutil.copytree(folder / "out/pretrain", checkpoint)
     average = {f"module.{name}": value for name, value in load_file(checkpoint / "model.safetensors").items()}
