@@ -107,7 +107,7 @@ def test_the_wheel_holds_the_models_and_no_package_of_a_name_that_others_use(bui
     names = zipfile.ZipFile(built[0]).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"hf_convnextv2"}
     modules = {file.relative_to(ROOT).as_posix() for file in (ROOT / "hf_convnextv2").rglob("*.py")}
-    assert modules <= set(names)
+    assert modules | {"hf_convnextv2/py.typed"} <= set(names)
 
 
 def test_the_source_distribution_holds_scripts_tests_and_docs_and_runs(built):
@@ -118,7 +118,9 @@ def test_the_source_distribution_holds_scripts_tests_and_docs_and_runs(built):
     recipes = {path.relative_to(ROOT).as_posix() for path in (ROOT / "training/recipes").glob("*.yaml")}
     templates = {path.relative_to(ROOT).as_posix() for path in (ROOT / "conversion/publishing/templates").glob("*.md")}
     others = {"README.md", "Makefile", "LICENSE", "docs/training.md", "conversion/checkpoints.yaml"}
-    assert recipes | templates | others <= files
+    others |= {"CITATION.cff", "CONTRIBUTING.md", "mkdocs.yml", "docs/site.css"}
+    pages = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md")}
+    assert recipes | templates | others | pages <= files
     # Not a line of this checkout: the folder alone is on the path.
     environment = {**os.environ, "PYTHONPATH": str(built[1])}
     command = [sys.executable, "training/pretrain.py", "--help"]
