@@ -26,10 +26,10 @@ from training.data.splits import check_split, say_what_is_left_out
 from training.data.transforms import BatchMixer, EvaluationTransform, enough_for_crops, finetuning_transform
 from training.evaluation.metrics import Evaluator, in_words
 from training.evaluation.per_class import Answers, save_class_figures, table_in_words
-from training.evaluation.periodic import PeriodicEvaluation
 from training.models.creation import create_processor, image_size_of, load_arguments, with_background
 from training.models.loading import FINETUNING, load_pretrained
 from training.models.optimizer import decayed_parameters, layer_scale
+from training.run.evaluation import PeriodicEvaluation
 from training.run.training_run import TrainingRun
 from training.settings.augmentation import FinetuneAugmentationSettings
 from training.settings.checks import check

@@ -13,28 +13,19 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tests.photographs import forget_accelerate, quick_datasets, write_folder, write_tiny_fcmae
+from tests.photographs import fresh_accelerate, quick_datasets, write_folder, write_tiny_fcmae
 from training import finetune, pretrain
 from training.evaluation.pictures import read_metrics
-from training.run import memory
+from training.machine import memory
 from training.run.checkpoints import describe_files, flush
 from training.run.losses import AT_ONCE, Losses, add_up
 from training.settings.scripts import FinetuneSettings, PretrainSettings
 
-__all__ = ["quick_datasets"]
+__all__ = ["fresh_accelerate", "quick_datasets"]
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 TRAINING = Path(__file__).parents[2] / "training"
 SETTINGS = {"per_device_train_batch_size": 4, "max_train_steps": 3, "logging_steps": 2, "with_tracking": False}
 SETTINGS |= {"checkpointing_steps": 1, "ema_decay": 0.9, "image_size": 32}
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    forget_accelerate()
-    yield
-    torch.set_num_threads(threads)
-    forget_accelerate()
 
 
 class WithoutFloat64(TorchDispatchMode):

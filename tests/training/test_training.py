@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,12 +31,14 @@ from hf_convnextv2 import (
     create_image_processor,
 )
 from tests.photographs import (
+    apart,
+    fcmae,
     forget_accelerate,
+    fresh_accelerate,
     message_of,
     quick_datasets,
     write_folder,
     write_parquet,
-    write_tiny_fcmae,
 )
 from tests.small_models import small_config
 from training import finetune, pretrain, validate
@@ -49,28 +50,11 @@ from training.run.checkpoints import averaged_weights, digest_of, read_state
 from training.run.dry_run import json_alone
 from training.settings.scripts import FinetuneSettings, PretrainSettings, ValidateSettings
 
-__all__ = ["quick_datasets"]
+__all__ = ["fcmae", "fresh_accelerate", "quick_datasets"]
 pytestmark = pytest.mark.usefixtures("quick_datasets", "fresh_accelerate")
 RUN = {"num_workers": 0, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "logging_steps": 1}
 RUN["with_tracking"] = False
 RECIPE = {"ema_decay": 0.5, "learning_rate": 1e-2, "warmup_steps": 1, "max_train_steps": 4}
-
-
-@contextmanager
-def apart():
-    """No state of an earlier run; one thread, which is faster for models this small, and adds in the same order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    forget_accelerate()
-    yield
-    forget_accelerate()
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def fresh_accelerate():
-    with apart():
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -79,11 +63,6 @@ def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("photographs")
     splits = {"train": 6, "test": 3}
     return {"folder": write_folder(root / "folder", splits), "parquet": write_parquet(root / "parquet", splits)}
-
-
-@pytest.fixture(scope="module")
-def fcmae(tmp_path_factory):
-    return str(write_tiny_fcmae(tmp_path_factory.mktemp("fcmae")))
 
 
 def pretrain_run(output, dataset, fcmae, **fields):

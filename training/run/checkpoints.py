@@ -22,8 +22,8 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from conversion.files import atomic_path, flush, sha256
+from training.machine.disk import writing
 from training.run.checkpoint_schedule import CheckpointSchedule
-from training.run.disk import writing
 from training.run.plan import Plan
 from training.settings.checks import check
 from training.settings.run import CheckpointSettings

@@ -17,8 +17,8 @@ from torch.distributed.tensor import DTensor
 from training.data.batches import TrainBatches
 from training.data.decoding import fate_of_transparency
 from training.evaluation.metrics import in_words
+from training.machine.disk import writing
 from training.run.checkpoints import Resumed
-from training.run.disk import writing
 from training.run.losses import Losses
 from training.run.plan import Plan
 from training.run.progress import Progress

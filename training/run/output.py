@@ -14,8 +14,8 @@ from conversion.publish import publish
 from conversion.publishing.hub import Hub
 from conversion.publishing.hub_ids import is_hub_id
 from conversion.publishing.licenses import OFFICIAL_LICENSE, inherited_license
+from training.machine.disk import writing
 from training.run.checkpoints import LOGS, numbered_folders
-from training.run.disk import writing
 from training.settings.checks import check
 from training.settings.scripts import TrainingSettings
 

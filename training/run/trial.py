@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from training.data.batches import TrainBatches
-from training.run.memory import peak_memory
+from training.machine.memory import peak_memory
 from training.run.plan import Plan
 
 WARM_UP, MEASURED = 2, 5  # forward passes, at least

@@ -7,16 +7,15 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
-from tests.photographs import forget_accelerate, quick_datasets, write_parquet, write_tiny_fcmae
+from tests.photographs import forget_accelerate, fresh_accelerate, quick_datasets, write_parquet, write_tiny_fcmae
 from tests.small_models import run_python
 from training import finetune, pretrain
 from training.data import workers
 from training.evaluation.pictures import read_metrics
 from training.settings.scripts import FinetuneSettings, PretrainSettings
 
-__all__ = ["quick_datasets"]
+__all__ = ["fresh_accelerate", "quick_datasets"]
 ROOT = Path(__file__).parents[3]
 
 # A program of a user's own, with a child process of its own, that uses our batches and fails.
@@ -68,15 +67,6 @@ def test_a_program_that_uses_our_batches_ends_with_its_own_children_left_alone(t
     assert (tmp_path / "script").read_text() == "done"
 
 
-@pytest.fixture
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    forget_accelerate()
-
-
 def stop_of(number: int, seconds: float) -> int | None:
     """Exit code of a worker that gets a signal, as long as its program goes on and when it ends."""
     ends = workers.RawValue("b", 0)
@@ -113,7 +103,7 @@ def start_method():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_datasets", "one_thread", "start_method")
+@pytest.mark.usefixtures("quick_datasets", "fresh_accelerate", "start_method")
 @pytest.mark.parametrize(("script", "streaming"), [(pretrain, False), (pretrain, True), (finetune, False)])
 def test_workers_that_are_spawned_give_the_run_of_workers_that_are_forked(script, streaming, tmp_path):
     """As on macOS and Windows, and with Python 3.14 everywhere."""

@@ -8,15 +8,14 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
-from tests.photographs import forget_accelerate, quick_datasets, write_folder
+from tests.photographs import fresh_accelerate, quick_datasets, write_folder
 from training import finetune, pretrain
 from training.evaluation.pictures import read_metrics
 from training.settings.scripts import FinetuneSettings, PretrainSettings
 
-__all__ = ["quick_datasets"]
-pytestmark = pytest.mark.usefixtures("quick_datasets")
+__all__ = ["fresh_accelerate", "quick_datasets"]
+pytestmark = pytest.mark.usefixtures("quick_datasets", "fresh_accelerate")
 EARLIER = Path(__file__).parent / "earlier_runs"
 COMMON = {"num_workers": 0, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "logging_steps": 1}
 COMMON |= {"with_tracking": False, "ema_decay": 0.5, "learning_rate": 1e-2, "warmup_steps": 1, "max_train_steps": 4}
@@ -33,16 +32,6 @@ TASKS = {
 def losses(folder):
     lines = [line for line in read_metrics(folder / "metrics.jsonl") if "loss" in line or "eval_loss" in line]
     return [line.get("loss", line.get("eval_loss")) for line in lines]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    forget_accelerate()
-    yield
-    forget_accelerate()
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("task", TASKS)

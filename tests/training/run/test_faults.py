@@ -11,41 +11,34 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import torch
 from accelerate.tracking import TensorBoardTracker
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from tests.dropping_server import come_back, serving
-from tests.photographs import forget_accelerate, quick_datasets, write_folder, write_parquet, write_tiny_fcmae
+from tests.photographs import (
+    fcmae,
+    forget_accelerate,
+    fresh_accelerate,
+    quick_datasets,
+    write_folder,
+    write_parquet,
+    write_tiny_fcmae,
+)
 from tests.small_models import run_python
 from training import pretrain
 from training.data import retry as reconnect
 from training.evaluation.pictures import read_metrics
+from training.machine.disk import writing
 from training.run import training_run
 from training.run.checkpoints import Checkpoints, find_damage, numbered_folders
-from training.run.disk import writing
 from training.settings.scripts import PretrainSettings
 
-__all__ = ["quick_datasets"]
-pytestmark = pytest.mark.usefixtures("quick_datasets", "one_thread")
+__all__ = ["fcmae", "fresh_accelerate", "quick_datasets"]
+pytestmark = pytest.mark.usefixtures("quick_datasets", "fresh_accelerate")
 SETTINGS = {"per_device_train_batch_size": 4, "learning_rate": 1e-2, "warmup_steps": 1, "max_train_steps": 5}
 SETTINGS |= {"logging_steps": 1, "checkpointing_steps": 1, "reconstruction_steps": 2, "with_tracking": False}
 NOBODY = 65534
-
-
-@pytest.fixture
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    forget_accelerate()
-
-
-@pytest.fixture(scope="module")
-def fcmae(tmp_path_factory):
-    return str(write_tiny_fcmae(tmp_path_factory.mktemp("fcmae")))
 
 
 @pytest.fixture(scope="module")
