@@ -25,9 +25,14 @@ from conversion.model_folder import PROCESSOR, SETTINGS, read_provenance
 
 PICKLES = (".pt", ".pth", ".bin")
 # Where trainers keep the weights in what they save, and where their moving average.
-WEIGHTS = ("model", "state_dict")
-AVERAGES = ("model_ema", "state_dict_ema")
-FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+WEIGHT_KEYS = ("model", "state_dict")
+AVERAGE_KEYS = ("model_ema", "state_dict_ema")
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 RULE = "be a file (.pt, .pth, .bin, .safetensors), a folder, a Hub id, timm:NAME or a name that --list shows"
 
 
@@ -92,13 +97,15 @@ def _read_folder(name: str, folder: Path, use_ema: bool, hub_id: str | None = No
 
 def _find_weights(name: str, folder: Path) -> Path:
     """The file with the weights, or with the list of their files: one of the usual names, or the only one there is."""
-    usual = [folder / file for file in FILES if (folder / file).is_file()]
+    usual = [folder / file for file in WEIGHT_FILES if (folder / file).is_file()]
     if usual:
         return usual[0]
     others = sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", *PICKLES))
     if len(others) != 1:
         found = ", ".join(file.name for file in others) or "none"
-        raise ValueError(f"`source` (={name}) must hold one file of weights ({', '.join(FILES)}), but has {found}.")
+        raise ValueError(
+            f"`source` (={name}) must hold one file of weights ({', '.join(WEIGHT_FILES)}), but has {found}."
+        )
     return others[0]
 
 
@@ -148,11 +155,13 @@ def _load(file: Path) -> Any:
 
 def _state_dict(stored: Any, file: Path, use_ema: bool) -> tuple[dict[str, Tensor], bool]:
     """The tensors by name, and whether they are the trainer's average."""
-    keys = (*AVERAGES, *WEIGHTS) if use_ema else WEIGHTS
+    keys = (*AVERAGE_KEYS, *WEIGHT_KEYS) if use_ema else WEIGHT_KEYS
     key = next((key for key in keys if isinstance(stored, dict) and key in stored), None)
-    is_average = key in AVERAGES
+    is_average = key in AVERAGE_KEYS
     if use_ema and not is_average:
-        raise ValueError(f"{file} must hold averaged weights ({' or '.join(AVERAGES)}) for `--use_ema`, but has none.")
+        raise ValueError(
+            f"{file} must hold averaged weights ({' or '.join(AVERAGE_KEYS)}) for `--use_ema`, but has none."
+        )
     state_dict = stored
     if key is not None and isinstance(stored[key], Mapping):
         state_dict = stored[key]

@@ -12,7 +12,7 @@ from conversion.files import read_json, sha256
 from hf_convnextv2 import ConvNextV2Config, ConvNextV2FCMAEConfig
 from hf_convnextv2.configuration_convnextv2 import FCMAE_MODEL_TYPE
 
-WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors")
+WEIGHT_PATTERNS = ("model.safetensors", "model-*-of-*.safetensors")
 SETTINGS = "training_config.json"  # of the training run
 RESULTS = "all_results.json"  # of the training run
 PROVENANCE = "conversion.json"  # what `conversion.convert` notes
@@ -50,7 +50,7 @@ def read_provenance(folder: Path) -> dict[str, Any]:
 
 def weight_files(folder: Path) -> list[Path]:
     """The files that hold the model's weights."""
-    return [file for pattern in WEIGHTS for file in folder.glob(pattern)]
+    return [file for pattern in WEIGHT_PATTERNS for file in folder.glob(pattern)]
 
 
 def parameter_sizes(folder: Path) -> dict[str, int]:

@@ -28,7 +28,7 @@ from hf_convnextv2.configuration_convnextv2 import as_model_type
 
 FINAL_NORM = ("layernorm.weight", "layernorm.bias")
 CONV_MLP_SIZES = ("atto", "femto", "pico", "nano")  # timm builds these with 1x1 convolutions
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MOST_SHOWN = 20
 
 
@@ -150,7 +150,9 @@ def _name_tensors(stored: dict[str, Tensor], layout: Layout) -> NamedTensors:
 
 def _check_numbers(tensors: dict[str, Tensor]) -> None:
     """Raise unless all are dense tensors of a floating type."""
-    odd = [name for name, tensor in tensors.items() if tensor.dtype not in DTYPES or tensor.layout != torch.strided]
+    odd = [
+        name for name, tensor in tensors.items() if tensor.dtype not in FLOAT_DTYPES or tensor.layout != torch.strided
+    ]
     if odd:
         kinds = ", ".join(sorted({str(tensors[name].dtype) for name in odd}))
         raise ValueError(

@@ -79,12 +79,12 @@ def publish(
 
 def _check_options(kind: str, with_code: bool, encoder_repo_id: str | None, skip_encoder: bool) -> None:
     """Raise for what is for pre-training models, but given for another kind of model."""
-    is_pretraining = kind == "fcmae"
-    if with_code and not is_pretraining:
+    is_fcmae = kind == "fcmae"
+    if with_code and not is_fcmae:
         raise ValueError(f"`--with_code` is for pre-training models: stock Transformers has the code of this {kind}.")
-    if skip_encoder and not is_pretraining:
+    if skip_encoder and not is_fcmae:
         raise ValueError(f"`--skip_encoder` must be left out for a {kind}: it is published alone.")
-    if encoder_repo_id is not None and (not is_pretraining or skip_encoder):
+    if encoder_repo_id is not None and (not is_fcmae or skip_encoder):
         raise ValueError(f"`--encoder_repo_id` (={encoder_repo_id}) must be given for a pre-training model only.")
 
 

@@ -21,7 +21,7 @@ from conversion.model_folder import (
     PROVENANCE,
     RESULTS,
     SETTINGS,
-    WEIGHTS,
+    WEIGHT_PATTERNS,
     weight_files,
 )
 from conversion.model_weights import from_state_dict
@@ -31,7 +31,7 @@ from conversion.publishing.licenses import read_license
 from conversion.publishing.publication import Publication
 from conversion.publishing.sections.results import PICTURES
 
-UPLOADED = ("config.json", *WEIGHTS, "model.safetensors.index.json", PROCESSOR, *PICTURES)
+UPLOADED = ("config.json", *WEIGHT_PATTERNS, "model.safetensors.index.json", PROCESSOR, *PICTURES)
 UPLOADED += (RESULTS, "eval_results.json", "metrics.jsonl", PROVENANCE, PER_CLASS, CONFUSIONS)
 CODE = Path(hf_convnextv2.__file__).parent / "modeling_fcmae.py"
 AUTO_MAP = {
