@@ -24,6 +24,7 @@ ELSEWHERE = {"elpv-dataset": "demo", "mmpretrain": None}
 # Declared without an import of ours: what a library calls by name, and what a developer runs.
 CALLED_BY_NAME = {"tensorboard", "pyright", "pytest-xdist", "ruff", "hatchling"}
 CALLED_BY_NAME |= {"parameterized"}  # Transformers' own tests import it
+CALLED_BY_NAME |= {"onnx", "onnxscript"}  # PyTorch's exporter imports them
 
 
 def normal(name: str) -> str:

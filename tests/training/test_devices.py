@@ -13,11 +13,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from conversion.files import flush
 from tests.photographs import fresh_accelerate, quick_datasets, write_folder, write_tiny_fcmae
 from training import finetune, pretrain
 from training.evaluation.pictures import read_metrics
 from training.machine import memory
-from training.run.checkpoints import describe_files, flush
+from training.run.checkpoints import describe_files
 from training.run.losses import AT_ONCE, Losses, add_up
 from training.settings.scripts import FinetuneSettings, PretrainSettings
 
@@ -113,7 +114,7 @@ def test_a_checkpoint_is_flushed_and_named_as_on_windows(tmp_path, monkeypatch):
         return os.open(path, flags)
 
     windows = SimpleNamespace(**{**vars(os), "name": "nt", "open": note_and_open})
-    monkeypatch.setattr("training.run.checkpoints.os", windows)
+    monkeypatch.setattr("conversion.files.os", windows)
     for path in (tmp_path, tmp_path / "model/weights.bin"):
         flush(path)
     assert opened == [("weights.bin", os.O_RDWR)]  # a folder cannot be opened, a file not flushed that is only read

@@ -11,7 +11,6 @@ import sys
 from collections import Counter
 from itertools import count
 from pathlib import Path
-from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -47,7 +46,6 @@ from training.evaluation.metrics import TopAccuracy
 from training.evaluation.pictures import read_metrics
 from training.models.teachers import AverageTeacher
 from training.run.checkpoints import averaged_weights, digest_of, read_state
-from training.run.dry_run import json_alone
 from training.settings.scripts import FinetuneSettings, PretrainSettings, ValidateSettings
 
 __all__ = ["fcmae", "fresh_accelerate", "quick_datasets"]
@@ -87,6 +85,10 @@ def pretrain_model(settings):
 
 def finetune_model(settings, names):
     return finetune.create_model(settings.model, settings.augmentation, names)
+
+
+def classifier_of(settings):
+    return validate.load_classifier(settings.model, settings.evaluation.use_ema)
 
 
 def figures(folder, *names):
@@ -369,9 +371,7 @@ def test_weights_stored_in_half_precision_are_trained_and_evaluated_in_single_pr
         finetune_model(FinetuneSettings(**source, output_dir="out"), ["a", "b"]),
     ]
     ConvNextV2ForImageClassification(small_config()).to(torch.bfloat16).save_pretrained(tmp_path / "classifier")
-    models.append(
-        validate.load_classifier(ValidateSettings(**{**source, "model_name_or_path": f"{tmp_path}/classifier"}))
-    )
+    models.append(classifier_of(ValidateSettings(**{**source, "model_name_or_path": f"{tmp_path}/classifier"})))
     for model in models:
         assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}, type(model)
 
@@ -392,7 +392,8 @@ def test_a_validation_prepares_images_as_stored_but_for_what_is_given(given, exp
     ConvNextV2ForImageClassification(config).save_pretrained(tmp_path)
     create_image_processor(config, **stored).save_pretrained(tmp_path)
     settings = ValidateSettings(dataset_name="x", model_name_or_path=str(tmp_path), **given)
-    processor = validate.load_processor(settings, validate.load_classifier(settings))
+    background = settings.data.background
+    processor = validate.load_processor(settings.model, background, classifier_of(settings))
     found = {"image_mean": list(processor.image_mean), "image_std": list(processor.image_std)}
     found["size"] = dict(processor.size)["shortest_edge"]
     expected = {**stored, "size": 64, **expected}
@@ -839,8 +840,7 @@ def test_validation_refuses_a_model_without_a_head(data, fcmae):
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(data, fcmae, tmp_path, capsys):
     settings = {"dry_run": True, "json": True, "learning_rate": None, "base_learning_rate": 1e-3}
-    with json_alone(SimpleNamespace(json=True)):
-        pretrain_run(tmp_path / "out", data["folder"], fcmae, **settings)
+    pretrain_run(tmp_path / "out", data["folder"], fcmae, **settings)
     found = json.loads(capsys.readouterr().out)  # and nothing else
     plan = found["plan"]
     assert plan["num_samples"] == 18 and plan["max_steps"] == 4 and plan["steps_per_epoch"] == 18 / 8

@@ -24,6 +24,7 @@ class PeriodicEvaluation:
         if loader is not None and run.put_off:
             self.results = evaluator(run.accelerator, self.model, self.loader)
             run.logged.write_evaluation(self.results)
+            run.put_off = False
 
     @property
     def model(self) -> nn.Module:

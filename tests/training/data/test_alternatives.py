@@ -17,13 +17,13 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data._utils import worker
 from torchdata.stateful_dataloader import StatefulDataLoader
 from torchdata.stateful_dataloader.sampler import StatefulDistributedSampler
-from training.settings.config import PretrainConfig
 
 from tests.photographs import forget_accelerate, quick_datasets
 from training.data.batches import TrainBatches
 from training.data.samples import Collator
 from training.data.sampling import Shares, StepSampler, sample_seed, seeded
 from training.data.streams import Place, Reader
+from training.settings.data import PretrainDataSettings
 
 __all__ = ["quick_datasets"]
 pytestmark = [
@@ -67,7 +67,7 @@ class Numbers:
 
 def ours(source, rank=0, num_processes=1, states=(), num_workers=0, batch_size=4):
     fields = {"num_workers": num_workers, "per_device_train_batch_size": batch_size, "shuffle_buffer_size": 20}
-    config = PretrainConfig(dataset_name="owner/numbers", output_dir="out", **fields)
+    config = PretrainDataSettings(dataset_name="owner/numbers", **fields)
     return TrainBatches([source], Numbers(), config, Collator(), rank, num_processes, states)
 
 

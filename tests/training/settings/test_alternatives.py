@@ -4,13 +4,14 @@ Each test fails on the day when the library keeps the promise: then call it, and
 """
 
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
-from training.settings.config import PretrainConfig
 from transformers import HfArgumentParser
 
-from training.settings.command_line import parse_config
+from training.settings.command_line import parse_settings
+from training.settings.scripts import PretrainSettings
 
 NEEDED = ["--dataset_name", "owner/images", "--output_dir", "my images"]
 NEAREST = "Did you mean `mask_ratio`?"
@@ -33,7 +34,7 @@ def recipe(folder, text):
 
 
 def ours(*arguments):
-    return parse_config(PretrainConfig, [*NEEDED, *arguments])
+    return SimpleNamespace(**parse_settings(PretrainSettings, [*NEEDED, *arguments]).values())
 
 
 def by_dictionary(file):
