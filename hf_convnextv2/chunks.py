@@ -24,6 +24,7 @@ class Chunk(NamedTuple):
 
     @property
     def num_rows(self) -> int:
+        """B * T."""
         return self.rows.stop - self.rows.start
 
     def of(self, x: Tensor) -> Tensor:

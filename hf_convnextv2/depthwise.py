@@ -38,6 +38,7 @@ def _convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 def _differentiable_conv(conv: nn.Conv2d, x: Tensor, halo: Tensor | None) -> Tensor:
+    """`conv` of a dense map, or of packed cells with a `halo`, by `_DepthwiseConv`."""
     out: Any = _DepthwiseConv.apply(*cast_for_autocast(x, conv.weight, conv.bias), halo)
     return out
 

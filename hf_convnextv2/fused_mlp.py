@@ -73,6 +73,7 @@ def _weights(up: nn.Linear, grn: ConvNextV2GRN, down: nn.Linear, norm: nn.LayerN
 
 
 def _needs_gradients(*inputs: Tensor | float | None) -> bool:
+    """Whether autograd records what is computed from these."""
     return torch.is_grad_enabled() and any(isinstance(value, Tensor) and value.requires_grad for value in inputs)
 
 
@@ -151,6 +152,7 @@ def _project_down(y: Tensor, energy: Tensor, weights: MLPWeights, out: Tensor | 
 
 
 def _out_dtype(residual: Tensor | None, weights: MLPWeights) -> torch.dtype:
+    """The dtype of `residual + branch`."""
     dtype = weights.up.dtype
     return dtype if residual is None else torch.promote_types(residual.dtype, dtype)
 

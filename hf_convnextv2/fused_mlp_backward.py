@@ -5,7 +5,7 @@ branch is
 
     y = gelu(h)        out = (y * s + b) D^T + d
 
-and from z = dL/dout `(T, C)` follow, with u = z D `(T, 4C)`,
+and from z = dL/dout `(T, C)`, already multiplied by the drop path's factor, follow, with u = z D `(T, 4C)`,
 
     dL/ds = sum over positions of u * y        dL/dD = z^T (y * s) + (sum over positions of z) b^T
     dL/dy = u * s + y * slope                  dL/db = (sum over positions of z) D
@@ -14,12 +14,12 @@ and from z = dL/dout `(T, C)` follow, with u = z D `(T, 4C)`,
 The slope is what comes back through s, which depends on y: see `grn_gradients`. Then `up` and the LayerNorm have the
 gradients of any linear layer and norm.
 
-u is computed in one of two ways. `_through_activations` does as written. `_through_weights` has P = z^T y `(C, 4C)` of
-each view, and with it
+There are two ways to compute this. `_through_activations` does it as written, with three passes over `(T, 4C)` for s.
+`_through_weights` takes P = z^T y `(C, 4C)` and moves s to the weights,
 
     dL/ds = sum over rows of P * D        z^T (y * s) = P * s        u * s = z (D * s)
 
-so that the scale touches numbers of the size of D, and not of the activations. Either is used where it has fewer.
+which is less work for a view of more positions than D has rows (`scales_weights`).
 """
 
 import torch

@@ -59,6 +59,7 @@ def reference_gradients(
     given = {name: value for name, value in weights._asdict().items() if isinstance(value, Tensor)}
 
     def branch(x: Tensor, *tensors: Tensor) -> Tensor:
+        """What is differentiated, as a function of tensors alone."""
         replaced = dict(zip(given, tensors, strict=True))
         return reference_mlp(x, groups, None, factor, weights._replace(**replaced))
 
@@ -79,7 +80,7 @@ def normalise(x: Tensor, weights: MLPWeights) -> Tensor:
 
 
 def scales_weights(positions: int, weights: MLPWeights) -> bool:
-    """Whether GRN had better scale `down` than the activations of a view: where it has fewer numbers than those."""
+    """Whether to multiply GRN's scale into `down` and not the activations: `down` has fewer numbers than a view's."""
     return len(weights.down) < positions
 
 

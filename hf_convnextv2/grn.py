@@ -77,4 +77,5 @@ def _share(energy: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _scale_of(share: Tensor, weight: Tensor) -> Tensor:
+    """The factor `(B, 1, C)` of each channel from its share."""
     return 1 + weight.view(-1).to(share.dtype) * share

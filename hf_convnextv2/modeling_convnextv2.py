@@ -115,11 +115,13 @@ class ConvNextV2PreTrainedModel(PreTrainedModel):
         asked = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         return asked or False
 
-    def _select_maps(self, maps: tuple[Tensor, ...], asked: bool | int | list[int]) -> Any:
+    def _select_maps(self, maps: tuple[Tensor, ...] | None, asked: bool | int | list[int]) -> Any:
         """The maps that are asked for, None in place of others, as Transformers has them; None where none is."""
+        if maps is None or not asked:
+            return None
         numbers = selected_hidden_states(asked)
         if numbers is None:
-            return maps if asked else None
+            return maps
         chosen = resolve_hidden_states_indices(self, numbers, num_hidden_states=len(maps))
         return tuple(map_ if number in chosen else None for number, map_ in enumerate(maps))
 

@@ -179,14 +179,12 @@ class ConvNextV2ForPreTraining(ConvNextV2PreTrainedModel):
         asked = self._asked_for_maps(output_hidden_states)
         encoded = self.forward_encoder(pixel_values, mask.visible, mask.grid, output_hidden_states=bool(asked))
         logits, features = self.decoder(encoded.maps, encoded.cells, encoded.images, mask.masked)
-        losses = {}
-        if return_loss:
-            losses = self._losses(pixel_values, logits, features, feature_targets, mask)
+        losses = self._losses(pixel_values, logits, features, feature_targets, mask) if return_loss else {}
         return ConvNextV2ForPreTrainingOutput(
             logits=logits,
             mask=mask.masked.to(pixel_values.dtype),
             ids_restore=mask.ids_restore,
-            hidden_states=self._select_maps(encoded.hidden_states, asked) if encoded.hidden_states else None,
+            hidden_states=self._select_maps(encoded.hidden_states, asked),
             feature_logits=features,
             **losses,
         )
@@ -247,6 +245,7 @@ class ConvNextV2ForPreTraining(ConvNextV2PreTrainedModel):
 
     @property
     def _mask_ratio(self) -> float:
+        """The share of hidden cells, which the configuration has resolved."""
         assert self.config.mask_ratio is not None
         return self.config.mask_ratio
 

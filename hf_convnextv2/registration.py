@@ -51,5 +51,6 @@ def register_own_types() -> None:
 
 
 def _replace(registry: dict[Any, Any], key: Any, value: Any) -> None:
+    """Set an entry and remember what was there."""
     _replaced.append((registry, key, registry.get(key)))
     registry[key] = value

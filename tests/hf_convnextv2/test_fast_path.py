@@ -1,4 +1,4 @@
-"""Parameters are read past the modules only where nobody could tell: every change to a model is seen, as in stock's."""
+"""Parameters are read past the modules only where a call gives the same: a change to a model counts, as in stock."""
 
 import pytest
 import torch
