@@ -110,7 +110,7 @@ def start_of_features(
     settings: TrainedModelSettings, targets: TargetSettings, num_channels: int | None
 ) -> dict[str, Any]:
     """How to load a model that may have learned another teacher's features: that head starts anew then."""
-    name = settings.model_name_or_path
+    name = settings.model_name_or_path or ""
     with model_named(name):
         stored = ConvNextV2FCMAEConfig.from_pretrained(name, revision=settings.model_revision or "main")
     said = targets.target_type is not None or stored.target_type == "pixel"
