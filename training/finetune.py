@@ -84,12 +84,14 @@ def create_model(
 ) -> ConvNextV2ForImageClassification:
     """A new classifier of the named size, or one on stored weights; its head is new unless it has the same classes."""
     fresh = settings.model_name_or_path is None
-    head_scale = settings.head_init_scale if settings.head_init_scale is not None else (1.0 if fresh else None)
+    head_scale = settings.head_init_scale
+    if head_scale is None:
+        head_scale = 1.0 if fresh else PRETRAINED_HEAD_SCALE
     arguments = {
         **load_arguments(settings),
         "id2label": dict(enumerate(names)),
         "label2id": {name: label for label, name in enumerate(names)},
-        "head_init_scale": PRETRAINED_HEAD_SCALE if head_scale is None else head_scale,
+        "head_init_scale": head_scale,
         "problem_type": "single_label_classification",  # so that the loss need not check mixup's labels
     }
     if settings.drop_path_rate is not None:

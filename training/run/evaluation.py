@@ -22,9 +22,17 @@ class PeriodicEvaluation:
         self.loader: Any = run.accelerator.prepare(loader) if loader is not None else None
         self.results: dict[str, Any] = {}
         if loader is not None and run.put_off:
-            self.results = evaluator(run.accelerator, self.model, self.loader)
-            run.logged.write_evaluation(self.results)
-            run.put_off = False
+            self.evaluate_first()
+
+    def evaluate_first(self) -> None:
+        """The evaluation that the stop of the run before did not wait for; a stop in it leaves the run as it was."""
+        run = self.run
+        with run.logged.paused():
+            self.results = self.evaluator(run.accelerator, self.model, self.loader, run.stop.is_asked)
+        if not self.results:
+            run.leave()
+        run.logged.write_evaluation(self.results)
+        run.put_off = False
 
     @property
     def model(self) -> nn.Module:

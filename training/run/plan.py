@@ -24,9 +24,16 @@ class Plan:
 
     def is_due(self, step: int, interval: int | None) -> bool:
         """Whether something done every `interval` steps (None: at the end of an epoch) is due after `step` steps."""
-        if step == self.max_steps or interval is not None:
-            return step == self.max_steps or step % (interval or 1) == 0
-        return self.steps_per_epoch is not None and step // self.steps_per_epoch > (step - 1) // self.steps_per_epoch
+        if step == self.max_steps:
+            return True
+        if interval is not None:
+            return step % interval == 0
+        return self.num_samples is not None and self._epochs_ended(step) > self._epochs_ended(step - 1)
+
+    def _epochs_ended(self, step: int) -> int:
+        """In whole numbers: 11 steps of 1.1 are 9 in floats, and not 10."""
+        assert self.num_samples is not None
+        return step * self.total_batch_size // self.num_samples
 
 
 def make_plan(
@@ -44,9 +51,10 @@ def make_plan(
         check("max_train_steps", max_steps, max_steps is not None, rule)
         known = warmup_steps is not None or not schedule.warmup_epochs
         check("warmup_steps", warmup_steps, known, "be given instead of `warmup_epochs`: the epoch's length is unknown")
-    max_steps = max_steps or ceil(schedule.num_train_epochs * (steps_per_epoch or 0))
+    # First times, then by, so that whole epochs of whole batches stay whole numbers.
+    max_steps = max_steps or ceil(schedule.num_train_epochs * (num_samples or 0) / total)
     if warmup_steps is None:
-        warmup_steps = round(schedule.warmup_epochs * (steps_per_epoch or 0))
+        warmup_steps = round(schedule.warmup_epochs * (num_samples or 0) / total)
     check("warmup_steps", warmup_steps, warmup_steps < max_steps, f"be less than the {max_steps} steps of the run")
     learning_rate = schedule.learning_rate or schedule.base_learning_rate * total * num_views / 256
     minimum = schedule.min_learning_rate

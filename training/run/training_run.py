@@ -6,7 +6,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import torch
 from accelerate import Accelerator
@@ -68,7 +68,7 @@ class TrainingRun:
         self.stack = ExitStack()
         self.step = 0
         self.stopped = self.late = self.interrupted = False
-        self.put_off = False  # an evaluation, for a stop that does not wait for it
+        self.put_off = False  # whether the evaluation that is due after this step is left to the resumed run
         self.log: TrainingLog | None = None
 
     def __enter__(self) -> Self:
@@ -142,7 +142,7 @@ class TrainingRun:
         Raises:
             RunOver: where the folder holds the whole run.
         """
-        # What was left to the weights to start from is written down as it was found.
+        # The background may come from the weights that training starts from: record the resolved value.
         self.settings = self.settings.replace(background=data.background)
         self.output, self.record = OutputFolder(self.settings), self.settings.record()
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
@@ -197,10 +197,10 @@ class TrainingRun:
             self.own_model.train()
             self.put_off = False
             yield self.step
-            if self.stopped or self.late or self.checkpoints.schedule.is_due(self.step):
+            if self.stopped or self.late or self.checkpoints.is_due(self.step):
                 self.save(self.step)
             if self.stopped and (self.step < self.plan.max_steps or self.interrupted):
-                leave_run(self.accelerator, self.checkpoints, self.step, self.save)
+                self.leave()
         self.stop.close()
         self.logged.check_finite(self.own_model)
 
@@ -255,6 +255,10 @@ class TrainingRun:
         """Log what `figures` finds, which takes time of its own."""
         with self.logged.paused():
             self.logged.write(figures())
+
+    def leave(self) -> NoReturn:
+        """End the program after the current step, with a checkpoint, and say how to go on."""
+        leave_run(self.accelerator, self.checkpoints, self.step, self.save)
 
     def interrupt(self) -> None:
         """Stop after an evaluation that a stop has broken off: the resumed run begins with it."""

@@ -13,7 +13,9 @@ class About(NamedTuple):
     """What a field says of its setting.
 
     affects_result: whether weights or figures depend on it, so that the model card shows it.
-    on_resume: what a resumed run does with another value than before: refuse it, report it, or ignore it.
+    on_resume: what a resumed run does with another value than before: refuse it, report it, or ignore it. It is refused
+        where the order of the images or the shapes of the weights follow from it: by `check_order` in data/batches.py
+        and by `ARCHITECTURE` in run/checkpoints.py.
     overridden_by: the setting that puts this one out of force when it is given.
     unused_with: another setting, and its values with which this one has no effect.
     """

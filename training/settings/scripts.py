@@ -27,10 +27,10 @@ from training.settings.run import CheckpointSettings, HubSettings, ProcessSettin
 
 @dataclass(frozen=True)
 class Record:
-    """What a run writes down of its settings: nothing reads one here to decide by it.
+    """What a run writes down of its settings.
 
     values: every setting by its name, as plain data. recipe: names of those that the result depends on.
-    compared: those that a resumed run compares with the ones before.
+    compared: names of those whose change a resumed run reports.
     """
 
     task: str
@@ -104,7 +104,10 @@ class Settings:
 
 
 class TrainingSettings(Settings):
-    """What every training run has settings for, whatever it trains."""
+    """What every training run has settings for, whatever it trains.
+
+    For types alone: each script names its owners itself, in the order of `--help`.
+    """
 
     data: TrainingDataSettings
     model: TrainedModelSettings

@@ -18,6 +18,17 @@ def test_a_run_sees_every_image_of_its_last_epoch(num_samples):
     assert (plan.max_steps - 1) * 4 < 3 * num_samples <= plan.max_steps * 4
 
 
+@pytest.mark.parametrize(("num_samples", "batch", "epochs"), [(11, 10, 110), (7, 10, 300), (33, 100, 100), (49, 7, 9)])
+def test_epochs_end_where_they_do_though_a_step_is_no_share_of_them_that_a_float_has(num_samples, batch, epochs):
+    plan = plan_of(num_samples, per_device_train_batch_size=batch, num_train_epochs=epochs)
+    assert plan.max_steps == -(-epochs * num_samples // batch)
+    seen, expected = 0, []
+    for step in range(1, plan.max_steps + 1):
+        ended, seen = seen // num_samples, seen + batch
+        expected += [step] if seen // num_samples > ended or step == plan.max_steps else []
+    assert [step for step in range(1, plan.max_steps + 1) if plan.is_due(step, None)] == expected
+
+
 @pytest.mark.parametrize("num_samples", [8, 9, 10, 11, 12])
 def test_what_is_done_once_an_epoch_is_due_after_the_step_with_its_last_image(num_samples):
     plan = plan_of(num_samples)
