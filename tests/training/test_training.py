@@ -726,6 +726,13 @@ def test_a_stop_in_an_evaluation_ends_it_and_it_comes_after_the_resume(step, dat
         finetune_run(tmp_path / "run", data["parquet"], **fields)
     assert stop.value.code == 75 and len(added) == 5 * (step // 2 - 1) + 2
     assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == [f"checkpoint-{step}"]
+    added.clear()
+    added += [1] * (5 * (step // 2 - 1))  # a second stop, in the evaluation that the resumed run begins with
+    with monkeypatch.context() as patched, pytest.raises(SystemExit) as stop:
+        patched.setattr(TopAccuracy, "add_batch", add_and_stop)
+        finetune_run(tmp_path / "run", data["parquet"], **fields, resume_from_checkpoint="latest")
+    assert stop.value.code == 75 and len(added) == 5 * (step // 2 - 1) + 2
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == [f"checkpoint-{step}"]
     resumed = finetune_run(tmp_path / "run", data["parquet"], **fields, resume_from_checkpoint="latest")
     assert figures(resumed, "loss", "eval_loss") == figures(whole, "loss", "eval_loss")
     assert_close(load_file(resumed / "model.safetensors"), load_file(whole / "model.safetensors"), rtol=0, atol=0)
