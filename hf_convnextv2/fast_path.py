@@ -29,7 +29,7 @@ def _has_hook(module: nn.Module) -> bool:
     """Whether a call of the module would call a hook."""
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
         return True
-    return not torch.compiler.is_compiling() and _has_any_global_hook()
+    return not torch.compiler.is_compiling() and bool(_has_any_global_hook())
 
 
 def is_plain_conv(conv: nn.Conv2d, stride: tuple[int, ...], padding: tuple[int, ...], groups: int) -> bool:

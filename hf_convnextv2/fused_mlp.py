@@ -67,9 +67,8 @@ def _weights(up: nn.Linear, grn: ConvNextV2GRN, down: nn.Linear, norm: nn.LayerN
     products: Any = cast_for_autocast(
         up.weight, up.bias, grn.weight.view(-1), grn.bias.view(-1), down.weight, down.bias
     )
-    if norm is None:
-        return MLPWeights(*products)
-    return MLPWeights(*products, norm.weight, norm.bias, norm.eps)
+    norms = (None, None, 0.0) if norm is None else (norm.weight, norm.bias, norm.eps)
+    return MLPWeights._make((*products, *norms))
 
 
 def _needs_gradients(*inputs: Tensor | float | None) -> bool:
@@ -182,7 +181,7 @@ class FusedMLP(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, factor, hidden, energy, *parameters = ctx.saved_tensors
-        weights = MLPWeights(*parameters, ctx.eps)
+        weights = MLPWeights._make((*parameters, ctx.eps))
         grad_residual = None if ctx.residual_dtype is None else grad.to(ctx.residual_dtype)
         if torch.is_grad_enabled() or is_batch_of_gradients(grad):
             groups = tuple(chunk.shape for chunk in ctx.chunks)

@@ -47,7 +47,7 @@ class _GradientSums:
         down = self.down.addr_(down_bias, weights.grn_bias)
         grn_bias = down_bias @ weights.down
         sums = (self.up, self.up_bias, self.grn, grn_bias, down, self.down_bias, self.norm, self.norm_bias)
-        tensors = weights[: len(sums)]
+        *tensors, _ = weights
         grads = [None if t is None else grad.to(t.dtype) for grad, t in zip(sums, tensors, strict=True)]
         return [*grads, None]  # the norm's epsilon has none
 
