@@ -26,7 +26,8 @@ from hf_convnextv2 import ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining, creat
 from training.data.batches import TrainBatches
 from training.data.samples import Batch, Collator, load_images, make_samples
 from training.data.transforms import enough_for_crops, pretraining_transform
-from training.settings.config import PretrainConfig
+from training.settings.augmentation import PretrainAugmentationSettings
+from training.settings.data import PretrainDataSettings
 
 STORED = {"500 x 375": (500, 375), "2000 x 1500": (2000, 1500)}
 
@@ -89,20 +90,19 @@ def loader(
     folder: str, model_config: ConvNextV2FCMAEConfig, reduced: bool, batch_size: int, args: Any
 ) -> Iterator[Batch]:
     """The batches of `training/pretrain.py` with its default transforms."""
-    config = PretrainConfig(
+    data = PretrainDataSettings(
         dataset_name=folder,
-        output_dir="unused",
         streaming=True,
-        max_train_steps=1000,
         per_device_train_batch_size=batch_size,
         num_workers=args.num_workers,
-        reduced_decoding=reduced,
     )
-    source = load_images(config, "train", None, 3)
-    transform = pretraining_transform(config, args.image_size, create_image_processor(model_config))
+    augmentation = PretrainAugmentationSettings(reduced_decoding=reduced)
+    source = load_images(data, "train", None, 3)
+    transform = pretraining_transform(augmentation, args.image_size, create_image_processor(model_config))
     fields: dict[str, Any] = {"num_cells": (args.image_size // model_config.cell_size) ** 2}
-    samples = make_samples(config, source, 3, transform, enough=enough_for_crops(config, args.image_size), **fields)
-    return TrainBatches([source], samples, config, Collator(), 0, 1)
+    enough = enough_for_crops(augmentation, args.image_size)
+    samples = make_samples(data, source, 3, transform, enough=enough, **fields)
+    return TrainBatches([source], samples, data, Collator(), 0, 1)
 
 
 def run(model: ConvNextV2ForPreTraining, batch: Batch) -> None:

@@ -1,6 +1,5 @@
 """The table of the official checkpoints, and downloading one of them."""
 
-import os
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -10,7 +9,7 @@ import yaml
 from httpx2 import HTTPError
 from huggingface_hub.file_download import http_get
 
-from conversion.files import sha256
+from conversion.files import atomic_path, sha256
 
 TABLE = Path(__file__).parent / "checkpoints.yaml"
 
@@ -78,16 +77,13 @@ def download(checkpoint: Checkpoint, folder: Path | None = None) -> Path:
     remembered = file.with_name(file.name + ".sha256")
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
         try:
-            with partial.open("wb") as target:
-                http_get(checkpoint.url, target, displayed_filename=file.name)
-            remembered.write_text(sha256(partial) + "\n", encoding="utf-8")
-            os.replace(partial, file)
+            with atomic_path(file) as partial:
+                with partial.open("wb") as target:
+                    http_get(checkpoint.url, target, displayed_filename=file.name)
+                remembered.write_text(sha256(partial) + "\n", encoding="utf-8")
         except (HTTPError, OSError) as error:
             raise ValueError(f"{checkpoint.url} could not be downloaded: {error}") from error
-        finally:
-            partial.unlink(missing_ok=True)
     digest = sha256(file)
     if not remembered.exists():
         remembered.write_text(digest + "\n", encoding="utf-8")

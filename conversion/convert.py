@@ -9,18 +9,21 @@ python -m conversion.convert --list
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from conversion.checkpoint_reader import StoredCheckpoint, read_checkpoint
 from conversion.checkpoints import list_checkpoints
-from conversion.folders import write_folder
-from conversion.preprocessing import DEFAULT_SIZE, IMAGENET_CLASSES, class_names, image_processor_of, image_size_of
-from conversion.sources import Source, read_source
-from conversion.state_dicts import LAYOUTS, Layout
-from conversion.verify import verify
-from conversion.weights import OFFICIAL_EPS, Weights, describe, encoder_of, size_of, understand, with_final_norm
+from conversion.folder_writer import write_folder
+from conversion.image_processor import DEFAULT_SIZE, image_processor_of, image_size_of
+from conversion.inferred_config import OFFICIAL_EPS, describe_size, size_of
+from conversion.labels import IMAGENET_CLASSES, read_id2label
+from conversion.layouts import LAYOUTS, Layout
+from conversion.model_weights import ModelWeights, encoder_of, from_state_dict, with_final_norm
+from conversion.verify import compare_outputs
 from hf_convnextv2.configuration_convnextv2 import SIZES
 
 WITH_SCRIPTS = ("official", "official-minkowski")  # layouts of the official code
@@ -64,20 +67,24 @@ def convert(
     """
     output = Path(output_dir)
     _check_request(output, to, image_size, with_pt)
-    found = read_source(source, use_ema)
-    weights = understand(found.tensors, _settings(found, model_size, num_labels))
-    print(f"{source}: layout {weights.layout.name}, {weights.kind}, {describe(weights.config)}, {weights.dtype}")
-    _check_identity(found, weights)
-    weights = _as_target(weights, to)
+    stored = read_checkpoint(source, use_ema)
+    weights = from_state_dict(stored.tensors, _known_settings(stored, model_size, num_labels))
+    size = describe_size(weights.config)
+    print(f"{source}: layout {weights.layout.name}, {weights.kind}, {size}, {weights.dtype}")
+    _check_identity(stored, weights)
+    weights = _fit_to_target(weights, to)
     _check_target(weights, to)
     if weights.kind != "classifier" and (labels or num_labels):
         raise ValueError("`--labels` and `--num_labels` must be left out for a model without a head.")
-    _complete(weights, found, image_size, labels)
-    processor = image_processor_of(found, weights.config)
+    _complete_config(weights, stored, image_size, labels)
+    processor = image_processor_of(stored, weights.config)
     layout = LAYOUTS[_layout_name(weights, to)]
     cast = DTYPES.get(dtype or "")
-    check = None if not verify else lambda folder: _verify(found, weights, layout, folder, verify, cast)
-    write_folder(output, weights, layout, processor, found, cast, license, check, with_pt)
+    check = None
+    if verify:
+        photo = None if verify is True else Path(verify)
+        check = partial(_print_comparison, stored, weights, layout, photo, cast)
+    write_folder(output, weights, layout, processor, stored, cast, license, check, with_pt)
     for note in weights.notes:
         print(f"  {note}")
     print(f"{output}: layout {layout.name}, {weights.kind}")
@@ -123,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _settings(source: Source, model_size: str | None, num_labels: int | None) -> dict[str, Any]:
+def _known_settings(source: StoredCheckpoint, model_size: str | None, num_labels: int | None) -> dict[str, Any]:
     """What is known of the configuration beside the tensors: a stored one, the training's arguments, the user's."""
     settings: dict[str, Any] = {}
     if str(source.config.get("model_type", "")).startswith("convnextv2"):
@@ -139,32 +146,43 @@ def _settings(source: Source, model_size: str | None, num_labels: int | None) ->
     return settings
 
 
-def _check_identity(source: Source, weights: Weights) -> None:
+def _check_identity(source: StoredCheckpoint, weights: ModelWeights) -> None:
     """Raise if a source has not the shape of the official checkpoint that it is named after."""
-    known, config = source.checkpoint, weights.config
-    if known is None:
-        widths = list(config.hidden_sizes or ())
-        if size_of(config) is None and not source.config and any(widths == list(size[1]) for size in SIZES.values()):
-            weights.notes.append(f"depths {list(config.depths or ())} are of no published size: is a block missing?")
+    official, config = source.official, weights.config
+    if official is None:
+        if not source.config:
+            _note_unusual_depths(weights)
         return
-    has_their_head = weights.kind == "classifier" and config.num_labels == IMAGENET_CLASSES
-    if size_of(config) != known.size or not (has_their_head or weights.kind == "encoder"):
-        classes = f" with {config.num_labels:,} classes" if weights.kind == "classifier" else ""
+    is_classifier = weights.kind == "classifier"
+    has_right_head = weights.kind == "encoder" or (is_classifier and config.num_labels == IMAGENET_CLASSES)
+    if size_of(config) != official.size or not has_right_head:
+        classes = f" with {config.num_labels:,} classes" if is_classifier else ""
         raise ValueError(
-            f"`source` (={source.name}) is named as the official {known.name}, so it must be an encoder or a "
-            f"classifier of size {known.size} with {IMAGENET_CLASSES:,} classes, but is a {weights.kind} of size "
-            f"{describe(config)}{classes}. Rename it if it is another model; else it is not complete."
+            f"`source` (={source.name}) is named as the official {official.name}, so it must be an encoder or a "
+            f"classifier of size {official.size} with {IMAGENET_CLASSES:,} classes, but is a {weights.kind} of size "
+            f"{describe_size(config)}{classes}. Rename it if it is another model; else it is not complete."
         )
 
 
-def _as_target(weights: Weights, to: str | None) -> Weights:
+def _note_unusual_depths(weights: ModelWeights) -> None:
+    """Note depths that no published model of these widths has."""
+    depths, widths = list(weights.config.depths or ()), list(weights.config.hidden_sizes or ())
+    published = [list(size_depths) for size_depths, size_widths in SIZES.values() if list(size_widths) == widths]
+    if published and depths not in published:
+        weights.notes.append(f"depths {depths} are of no published size: is a block missing?")
+
+
+def _fit_to_target(weights: ModelWeights, to: str | None) -> ModelWeights:
     """The model that the target has a place for: most know no decoder, the official trainer no classifier."""
-    if weights.kind == ("classifier" if to == "official-minkowski" else "fcmae") and to not in (None, "ours"):
+    if to in (None, "ours"):
+        return with_final_norm(weights)
+    without_place = "classifier" if to == "official-minkowski" else "fcmae"
+    if weights.kind == without_place:
         weights = encoder_of(weights)
-    return with_final_norm(weights) if to in (None, "ours", "transformers", "timm") else weights
+    return with_final_norm(weights) if to in ("transformers", "timm") else weights
 
 
-def _check_target(weights: Weights, to: str | None) -> None:
+def _check_target(weights: ModelWeights, to: str | None) -> None:
     """Raise where another library cannot build the model, and note what it has no place for."""
     if to in (None, "ours", "transformers"):
         return
@@ -186,19 +204,24 @@ def _check_target(weights: Weights, to: str | None) -> None:
         weights.notes.append(f"class names and image statistics: {to} has no place for them")
 
 
-def _layout_name(weights: Weights, to: str | None) -> str:
+def _layout_name(weights: ModelWeights, to: str | None) -> str:
     if to is None:
         return "ours" if weights.kind == "fcmae" else "transformers"
     return "official-fcmae" if to == "official" and weights.kind == "encoder" else to
 
 
-def _complete(weights: Weights, source: Source, image_size: int | None, labels: str | Path | None) -> None:
-    """Set resolution, class names and data type in the configuration, and note where they are from."""
+def _complete_config(
+    weights: ModelWeights, source: StoredCheckpoint, image_size: int | None, labels: str | Path | None
+) -> None:
+    """Set resolution and class names in the configuration, and note where they are from."""
     config: Any = weights.config
-    known = image_size or image_size_of(source)
-    is_square = image_size or isinstance(config.image_size, int) or min(config.image_size) != known
-    config.image_size = (known or DEFAULT_SIZE) if is_square else config.image_size
-    if not known:
+    side = image_size or image_size_of(source)
+    is_rectangle_of_source = (
+        not image_size and not isinstance(config.image_size, int) and min(config.image_size) == side
+    )
+    if not is_rectangle_of_source:
+        config.image_size = side or DEFAULT_SIZE
+    if not side:
         weights.notes.append(f"images of {DEFAULT_SIZE} pixels: the source does not say (see --image_size)")
     if weights.layout.name == "official-minkowski" and weights.kind == "fcmae" and "mask_ratio" not in source.arguments:
         note = f"mask_ratio {config.mask_ratio}, norm_pix_loss {config.norm_pix_loss}: this package's defaults"
@@ -206,18 +229,22 @@ def _complete(weights: Weights, source: Source, image_size: int | None, labels: 
     if source.averaged:
         weights.notes.append("taken: the trainer's moving average of the weights")
     if weights.kind == "classifier":
-        names, origin = class_names(source, config.num_labels, Path(labels) if labels else None)
+        id2label, origin = read_id2label(source, config.num_labels, Path(labels) if labels else None)
         weights.notes.append(f"class names: {origin}")
-        if names is not None:
-            config.id2label, config.label2id = names, {name: number for number, name in names.items()}
+        if id2label is not None:
+            config.id2label, config.label2id = id2label, {name: number for number, name in id2label.items()}
 
 
-def _verify(
-    source: Source, weights: Weights, layout: Layout, folder: Path, photo: str | bool, cast: torch.dtype | None
+def _print_comparison(
+    source: StoredCheckpoint,
+    weights: ModelWeights,
+    layout: Layout,
+    photo: Path | None,
+    cast: torch.dtype | None,
+    folder: Path,
 ) -> None:
     """Print what `--verify` finds."""
-    file = None if photo is True else Path(str(photo))
-    print(f"  verify: {verify(source, weights, layout, folder, file, cast)}")
+    print(f"  verify: {compare_outputs(source, weights, layout, folder, photo, cast)}")
 
 
 if __name__ == "__main__":

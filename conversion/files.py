@@ -4,6 +4,10 @@ import csv
 import hashlib
 import json
 import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -31,18 +35,66 @@ def read_csv(file: Path) -> list[dict[str, str]]:
 
 
 def write_json(file: Path, values: dict[str, Any]) -> None:
-    """A JSON file that appears whole."""
+    """Write a JSON file; readers see the old file or the whole new one."""
     write_text(file, json.dumps(values, indent=2) + "\n")
 
 
 def write_text(file: Path, text: str) -> None:
-    """A text file that appears whole."""
-    partial = file.with_name(f".{file.name}.partial")
-    with partial.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(partial, file)
+    """Write a text file; readers see the old file or the whole new one."""
+    with atomic_path(file) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def atomic_path(final: Path, *, sync: bool = True) -> Iterator[Path]:
+    """A temporary path beside `final`: the file or folder that the block writes there is renamed to `final` at the end.
+
+    Readers see the old content or the new one, never a part. If the block raises, the temporary path is removed and
+    `final` stays as it was. A folder replaces no folder that holds something: that is an `OSError`.
+
+    Args:
+        sync: wait until the new content is on the disk before it is renamed, so that it also survives a power failure.
+    """
+    with partial_path(final) as partial:
+        yield partial
+        if sync:
+            flush_all(partial)
+        os.replace(partial, final)
+
+
+@contextmanager
+def partial_path(final: Path) -> Iterator[Path]:
+    """A path beside `final` that no other process uses, for something unfinished; removed when the block ends.
+
+    The name starts with a dot and ends with `.partial`. A killed process leaves it behind; nothing reads such a path.
+    """
+    # The process id is not enough: two containers with one volume may have the same.
+    partial = final.with_name(f".{final.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+    try:
+        yield partial
+    finally:
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            with suppress(OSError):  # usually it has been renamed; if not, an error is on its way already
+                partial.unlink()
+
+
+def flush_all(path: Path) -> None:
+    """Wait until a file, or a folder with all that is in it, is on the disk."""
+    for part in (*path.rglob("*"), path):
+        flush(part)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or the list of the files in a folder, is on the disk."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows opens no folders, and keeps their lists itself
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def sha256(file: Path) -> str:

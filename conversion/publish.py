@@ -8,12 +8,15 @@ python -m conversion.publish out/classifier --repo_id me/name --dry_run   # only
 import argparse
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from conversion.files import write_text
-from conversion.publishing.facts import Publication
-from conversion.publishing.hub import Hub, validate_name
+from conversion.model_folder import CARD
+from conversion.publishing.hub import Hub
+from conversion.publishing.hub_ids import check_repo_id
 from conversion.publishing.licenses import UNKNOWN, read_license
+from conversion.publishing.publication import Publication
 from conversion.publishing.staging import check_folder, stage, stage_encoder
 
 
@@ -53,42 +56,71 @@ def publish(
     """
     folder = Path(folder)
     kind = check_folder(folder)
-    validate_name(repo_id)
-    if with_code and kind != "fcmae":
-        raise ValueError(f"`--with_code` is for pre-training models: stock Transformers has the code of this {kind}.")
-    if skip_encoder and kind != "fcmae":
-        raise ValueError(f"`--skip_encoder` must be left out for a {kind}: it is published alone.")
-    if encoder_repo_id is not None and (kind != "fcmae" or skip_encoder):
-        raise ValueError(f"`--encoder_repo_id` (={encoder_repo_id}) must be given for a pre-training model only.")
-    # With a pull request there is no repository yet to which the encoder could be proposed, unless it is named.
-    has_encoder = kind == "fcmae" and not skip_encoder and (encoder_repo_id is not None or not create_pr)
+    check_repo_id(repo_id)
+    _check_options(kind, with_code, encoder_repo_id, skip_encoder)
     hub = None if dry_run else Hub(create_pr=create_pr, revision=revision, private=private, exist_ok=exist_ok)
-    name = hub.full_name if hub is not None else str
-    repo_id = name(repo_id)
-    encoder_id = name(encoder_repo_id or f"{repo_id}-encoder") if has_encoder else None
+    full_name = hub.full_name if hub is not None else str
+    repo_id = full_name(repo_id)
+    encoder_id = None
+    if kind == "fcmae" and not skip_encoder:
+        encoder_id = _encoder_id(repo_id, encoder_repo_id, create_pr, full_name)
     if encoder_id == repo_id:
         raise ValueError(f"`--encoder_repo_id` (={encoder_id}) must be another repository than `--repo_id`.")
     publication = Publication(repo_id, encoder_id, license, with_code)
     with tempfile.TemporaryDirectory(prefix="publish-") as temporary:
-        staged = {repo_id: stage(folder, Path(temporary) / "model", publication)}
-        if encoder_id is not None:
-            staged[encoder_id] = stage_encoder(folder, Path(temporary) / "encoder", encoder_id, publication)
-        _list(staged)
-        if read_license(staged[repo_id] / "README.md") == UNKNOWN:
-            print("  Nobody has stated a licence, and the card says so: `--license` states it.")
-        if hub is None:
-            write_text(folder / "README.md", (staged[repo_id] / "README.md").read_text(encoding="utf-8"))
-            print(f"Card: {folder / 'README.md'}")
-            return []
-        return _upload(hub, staged, commit_message)
+        staged = _stage(folder, Path(temporary), publication)
+        card = staged[repo_id] / CARD
+        _print_plan(staged, card)
+        if hub is not None:
+            return _upload(hub, staged, commit_message)
+        _write_card(folder / CARD, card.read_text(encoding="utf-8"))
+    return []
 
 
-def _list(staged: dict[str, Path]) -> None:
-    """Print what each repository is to hold, with sizes in bytes."""
+def _check_options(kind: str, with_code: bool, encoder_repo_id: str | None, skip_encoder: bool) -> None:
+    """Raise for what is for pre-training models, but given for another kind of model."""
+    is_fcmae = kind == "fcmae"
+    if with_code and not is_fcmae:
+        raise ValueError(f"`--with_code` is for pre-training models: stock Transformers has the code of this {kind}.")
+    if skip_encoder and not is_fcmae:
+        raise ValueError(f"`--skip_encoder` must be left out for a {kind}: it is published alone.")
+    if encoder_repo_id is not None and (not is_fcmae or skip_encoder):
+        raise ValueError(f"`--encoder_repo_id` (={encoder_repo_id}) must be given for a pre-training model only.")
+
+
+def _encoder_id(
+    repo_id: str, encoder_repo_id: str | None, create_pr: bool, full_name: Callable[[str], str]
+) -> str | None:
+    """The repository of a pre-training model's encoder, if it is published."""
+    # With a pull request there is no repository yet to which the encoder could be proposed, unless it is named.
+    if encoder_repo_id is None and create_pr:
+        return None
+    return full_name(encoder_repo_id or f"{repo_id}-encoder")
+
+
+def _stage(folder: Path, temporary: Path, publication: Publication) -> dict[str, Path]:
+    """The folder of what each repository is to hold: the model's, and that of its encoder if it has one."""
+    assert publication.repo_id is not None
+    staged = {publication.repo_id: stage(folder, temporary / "model", publication)}
+    encoder_id = publication.companion
+    if encoder_id is not None:
+        staged[encoder_id] = stage_encoder(folder, temporary / "encoder", encoder_id, publication)
+    return staged
+
+
+def _print_plan(staged: dict[str, Path], card: Path) -> None:
+    """Print what each repository is to hold, with sizes in bytes, and whether the model has no licence."""
     for name, files in staged.items():
         print(f"{name}:")
         for file in sorted(files.iterdir()):
             print(f"  {file.stat().st_size:13,}  {file.name}")
+    if read_license(card) == UNKNOWN:
+        print("  Nobody has stated a licence, and the card says so: `--license` states it.")
+
+
+def _write_card(file: Path, text: str) -> None:
+    write_text(file, text)
+    print(f"Card: {file}")
 
 
 def _upload(hub: Hub, staged: dict[str, Path], commit_message: str | None) -> list[str]:

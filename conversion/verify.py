@@ -1,4 +1,4 @@
-"""Source and result on the same photograph, each by the library that its layout is for."""
+"""Running source and result on the same photograph, each by the library that its layout is for."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -13,45 +13,62 @@ from torch import Tensor, nn
 from transformers import ConvNextV2Config as StockConfig
 
 import hf_convnextv2
-from conversion.sources import Source
-from conversion.state_dicts import MMPRETRAIN, OFFICIAL, OURS, TIMM, Layout
-from conversion.weights import Weights, size_of
+from conversion.checkpoint_reader import StoredCheckpoint
+from conversion.error_text import one_line
+from conversion.inferred_config import size_of
+from conversion.layouts import MMPRETRAIN, OFFICIAL, OURS, TIMM, Layout
+from conversion.model_weights import ModelWeights
 from hf_convnextv2 import ConvNextV2Config, ConvNextV2ForPreTraining, create_image_processor
 
-# Of the largest value: what rounding explains, in the computation or, where they were cast, of the weights.
-TOLERANCE = {torch.float16: 2e-2, torch.bfloat16: 1e-1}
+# Differences that rounding explains, as shares of the largest value: of the weights that were cast to another type, and
+# of the computation.
+CAST_TOLERANCE = {torch.float16: 2e-2, torch.bfloat16: 1e-1}
 FLOAT32_TOLERANCE = 1e-4
+OUTPUTS = {"classifier": "logits", "encoder": "last map", "fcmae": "painted cells"}
 
 
-def verify(
-    source: Source, weights: Weights, layout: Layout, folder: Path, photo: Path | None, cast: torch.dtype | None = None
+def compare_outputs(
+    source: StoredCheckpoint,
+    weights: ModelWeights,
+    layout: Layout,
+    folder: Path,
+    photo: Path | None,
+    cast: torch.dtype | None = None,
 ) -> str:
-    """What became of a photograph's logits, or of its last map where there is no head, said in one line.
+    """How much the outputs of source and result differ on a photograph, in one line.
+
+    The outputs are the logits, the last map of a model without a head, or the cells that a pre-training model paints.
 
     Raises:
-        ValueError: if they differ by more than float32 explains.
+        ValueError: if they differ by more than float32 explains, or than the rounding to the type `cast` explains.
     """
     pixel_values = _pixel_values(_photograph(photo), weights.config)
     result = load_file(folder / "model.safetensors")
-    runs, unknown = [], []
-    for kind, used, tensors in (("source", weights.layout, source.tensors), ("result", layout, result)):
+    outputs, not_run = [], []
+    for side, used, tensors in (("source", weights.layout, source.tensors), ("result", layout, result)):
         try:
-            runs.append(_forward(used, _relevant(tensors, used, weights.kind), weights, pixel_values))
+            outputs.append(_forward(used, _relevant(tensors, used, weights.kind), weights, pixel_values))
         except ImportError as error:
-            unknown.append(f"{kind} ({used.name}: {error})")
-    if unknown:
-        return f"not run: {', '.join(unknown)}"
-    difference = (runs[0] - runs[1]).abs().max().item() / max(runs[0].abs().max().item(), 1e-30)
-    what = {"classifier": "logits", "encoder": "last map", "fcmae": "painted cells"}[weights.kind]
-    said = f"{what} of source and result differ by {difference:.1e} of the largest value"
-    is_rounded = cast is not None and any(tensor.dtype != cast for tensor in source.tensors.values())
-    allowed = TOLERANCE.get(cast, FLOAT32_TOLERANCE) if is_rounded and cast is not None else FLOAT32_TOLERANCE
-    if not difference <= allowed:
-        raise ValueError(f"`--verify`: {said}, more than {allowed:.0e}.")
+            not_run.append(f"{side} ({used.name}: {error})")
+    if not_run:
+        return f"not run: {', '.join(not_run)}"
+    difference = (outputs[0] - outputs[1]).abs().max().item() / max(outputs[0].abs().max().item(), 1e-30)
+    said = f"{OUTPUTS[weights.kind]} of source and result differ by {difference:.1e} of the largest value"
+    tolerance = _tolerance(source, cast)
+    if not difference <= tolerance:  # also if it is NaN
+        raise ValueError(f"`--verify`: {said}, more than {tolerance:.0e}.")
     return said
 
 
-def _forward(layout: Layout, tensors: Mapping[str, Tensor], weights: Weights, pixel_values: Tensor) -> Tensor:
+def _tolerance(source: StoredCheckpoint, cast: torch.dtype | None) -> float:
+    """The largest difference that rounding explains."""
+    is_rounded = any(tensor.dtype != cast for tensor in source.tensors.values())
+    if cast is None or not is_rounded:
+        return FLOAT32_TOLERANCE
+    return CAST_TOLERANCE.get(cast, FLOAT32_TOLERANCE)
+
+
+def _forward(layout: Layout, tensors: Mapping[str, Tensor], weights: ModelWeights, pixel_values: Tensor) -> Tensor:
     """Logits or last map of the model that the tensors are for."""
     runners = {OURS: _transformers, TIMM: _timm, OFFICIAL: _timm, MMPRETRAIN: _mmpretrain}
     if layout.column not in runners:
@@ -61,7 +78,7 @@ def _forward(layout: Layout, tensors: Mapping[str, Tensor], weights: Weights, pi
         return runner(layout, tensors, weights)(pixel_values)
 
 
-def _transformers(layout: Layout, tensors: Mapping[str, Tensor], weights: Weights) -> Callable[[Tensor], Tensor]:
+def _transformers(layout: Layout, tensors: Mapping[str, Tensor], weights: ModelWeights) -> Callable[[Tensor], Tensor]:
     """Stock Transformers; this package where stock has no such model: FCMAE, and blocks without GRN."""
     config: Any = weights.config
     if weights.kind == "fcmae":
@@ -79,7 +96,7 @@ def _transformers(layout: Layout, tensors: Mapping[str, Tensor], weights: Weight
     return lambda pixel_values: model(pixel_values).last_hidden_state
 
 
-def _timm(layout: Layout, tensors: Mapping[str, Tensor], weights: Weights) -> Callable[[Tensor], Tensor]:
+def _timm(layout: Layout, tensors: Mapping[str, Tensor], weights: ModelWeights) -> Callable[[Tensor], Tensor]:
     """timm, whose own loader also reads the dense official layout."""
     import timm
     from timm.models.convnext import checkpoint_filter_fn
@@ -87,26 +104,22 @@ def _timm(layout: Layout, tensors: Mapping[str, Tensor], weights: Weights) -> Ca
     config: Any = weights.config
     if config.patch_size != 4 or len(config.depths) != 4 or config.hidden_act != "gelu":
         raise ImportError("timm builds no such model")
-    shape: dict[str, Any] = (
-        {} if size_of(config) else {"depths": list(config.depths), "dims": list(config.hidden_sizes)}
-    )
-    classes = config.num_labels if weights.kind == "classifier" else 0
-    model: Any = timm.create_model(
-        f"convnextv2_{size_of(config) or 'tiny'}",
-        num_classes=classes,
-        in_chans=config.num_channels,
-        **shape,
-    ).eval()
+    size = size_of(config)
+    options: dict[str, Any] = {"in_chans": config.num_channels}
+    if size is None:
+        options |= {"depths": list(config.depths), "dims": list(config.hidden_sizes)}
+    num_classes = config.num_labels if weights.kind == "classifier" else 0
+    model: Any = timm.create_model(f"convnextv2_{size or 'tiny'}", num_classes=num_classes, **options).eval()
     if layout.column == OFFICIAL:
         tensors = checkpoint_filter_fn(dict(tensors), model)
-    if classes:
+    if num_classes:
         _load(model, tensors)
         return model
     _load_encoder(model, tensors, norm="head.norm.")
     return model.forward_features
 
 
-def _mmpretrain(layout: Layout, tensors: Mapping[str, Tensor], weights: Weights) -> Callable[[Tensor], Tensor]:
+def _mmpretrain(layout: Layout, tensors: Mapping[str, Tensor], weights: ModelWeights) -> Callable[[Tensor], Tensor]:
     """mmpretrain's backbone, and its head's linear layer."""
     from mmpretrain.models.backbones.convnext import ConvNeXt  # pyright: ignore[reportMissingImports]
 
@@ -134,35 +147,34 @@ def _mmpretrain(layout: Layout, tensors: Mapping[str, Tensor], weights: Weights)
 
 
 def _load_encoder(model: nn.Module, tensors: Mapping[str, Tensor], norm: str) -> None:
-    """Load all but the final norm, which an encoder need not have and its last map does not see."""
+    """Load an encoder; where it has no final norm, the model keeps its own, which the last map does not go through."""
     own = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(norm)}
     _load(model, {**own, **tensors})
 
 
 def _load(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Load all of them, also where the library would store the same numbers in another rank."""
-    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    fits = {
-        n: t.reshape(shapes[n]) if n in shapes and t.numel() == shapes[n].numel() else t for n, t in tensors.items()
-    }
+    """Load all tensors, also those that the library would store with the same numbers in another rank."""
+    fitting = dict(tensors)
+    for name, own in model.state_dict().items():
+        if name in fitting and fitting[name].numel() == own.numel():
+            fitting[name] = fitting[name].reshape(own.shape)
     try:
-        model.load_state_dict(fits)
+        model.load_state_dict(fitting)
     except RuntimeError as error:
-        raise ValueError(
-            f"`--verify`: {type(model).__name__} does not load it: {' '.join(str(error).split())}"
-        ) from error
+        raise ValueError(f"`--verify`: {type(model).__name__} does not load it: {one_line(error)}") from error
 
 
 def _relevant(tensors: Mapping[str, Tensor], layout: Layout, kind: str) -> dict[str, Tensor]:
-    """In float32, without what the model that is compared has no place for: another's parts, a head, a decoder."""
+    """The tensors in float32, without what the compared model has no place for: a head, a decoder, foreign parts."""
     dropped = [layout.foreign] if layout.foreign else []
     if kind == "encoder":
-        dropped += [r"(head\.(fc\.)?(weight|bias)$|classifier\.|decoder\.)"]
-    return {n: t.float() for n, t in tensors.items() if not any(re.match(pattern, n) for pattern in dropped)}
+        dropped.append(r"(head\.(fc\.)?(weight|bias)$|classifier\.|decoder\.)")
+    kept = [name for name in tensors if not any(re.match(pattern, name) for pattern in dropped)]
+    return {name: tensors[name].float() for name in kept}
 
 
 def _noise(pixel_values: Tensor, config: Any) -> Tensor:
-    """The same mask for source and result."""
+    """Noise for the mask, the same for source and result."""
     cells = (pixel_values.shape[2] // config.cell_size) * (pixel_values.shape[3] // config.cell_size)
     return torch.rand(1, cells, generator=torch.Generator().manual_seed(0))
 

@@ -7,7 +7,6 @@ van der Walt) and coffee (Rachel Michetti) are CC0. The model has seen other cro
 pre-training does, not how well it generalises.
 """
 
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from PIL import Image
 
 PHOTOGRAPHS = ("chelsea", "coffee", "rocket", "astronaut")
 CROPS, SIDE = 256, 256
+GAP = 24  # pixels between the halves of the picture
 SETTINGS = {
     "model_size": "atto",
     "num_stages": 3,
@@ -42,6 +42,20 @@ def write_crops(folder: Path) -> None:
             crop.save(folder / f"train/{index:03d}-{order}-{name}.png")
 
 
+def in_two_halves(picture: Image.Image) -> Image.Image:
+    """A tall picture as two columns of its rows side by side, each under the titles, which are its first line."""
+    is_white = (np.asarray(picture.convert("L")) == 255).all(axis=1)
+    edges = np.flatnonzero(np.diff(is_white)) + 1  # where the titles and each row begin and end
+    rows = len(edges) // 2 - 1
+    below_titles, middle = (int(edges[end : end + 2].mean()) for end in (1, rows + rows % 2 + 1))
+    width, gap = picture.width, GAP
+    halves = Image.new("RGB", (2 * width + gap, middle), "white")
+    halves.paste(picture.crop((0, 0, width, middle)), (0, 0))
+    halves.paste(picture.crop((0, 0, width, below_titles)), (width + gap, 0))
+    halves.paste(picture.crop((0, middle, width, picture.height)), (width + gap, below_titles))
+    return halves
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         images, output = Path(scratch) / "images", Path(scratch) / "pretrain"
@@ -49,7 +63,8 @@ def main() -> None:
         settings = {"dataset_name": images, "output_dir": output, **SETTINGS}
         command = ["training/pretrain.py", *(f"--{name}={value}" for name, value in settings.items())]
         subprocess.run([sys.executable, *command], check=True)
-        shutil.copy(output / "reconstructions.png", Path(__file__).with_suffix(".png"))
+        with Image.open(output / "reconstructions.png") as picture:
+            in_two_halves(picture).save(Path(__file__).with_suffix(".png"), optimize=True)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from training.data.labels import labelled_samples
 from training.data.samples import eval_loader
 from training.data.transforms import EvaluationTransform
 from training.evaluation.features import extract_features, knn_scores, linear_probe_scores
-from training.settings.config import ValidateConfig
+from training.settings.data import ValidateDataSettings
 
 RECIPE = "pretrain_small_images"
 FINETUNED, SCRATCH, PIXELS = "fine-tuned from FCMAE", "fine-tuned from random weights", "statistics of the pixels"
@@ -134,11 +134,11 @@ def features_of(folder: Path, photographs: dict[str, Dataset]) -> Features:
     model = ConvNextV2Model.from_pretrained(folder)
     model.config.id2label = dict(enumerate(photographs["train"].features["label"].names))
     transform = EvaluationTransform(AutoImageProcessor.from_pretrained(folder))
-    config = ValidateConfig(dataset_name="unused", model_name_or_path=str(folder), num_workers=0)
+    data = ValidateDataSettings(dataset_name="unused", num_workers=0)
     found = {}
     for split, part in photographs.items():
         part = part.cast_column("image", part.features["image"].__class__(decode=False))
-        loader = eval_loader(part, labelled_samples(config, part, model.config, transform), config)
+        loader = eval_loader(part, labelled_samples(data, part, model.config, transform), data)
         found[split] = extract_features(Accelerator(), model, loader)
     return found
 

@@ -42,7 +42,7 @@ def without(settings: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
 class ConvNextV2Config(StockConvNextV2Config):
     """Transformers' `ConvNextV2Config` with checked settings and a few more; what it saves, stock Transformers reads.
 
-    Args beyond the stock ones:
+    Args:
         num_stages: number of stages; follows from `depths` and may be left out.
         use_grn: `False` leaves Global Response Normalization out of every block (paper, Table 3: the V1-like ablation).
         head_init_scale: factor on the initial weights of the classifier head (paper, Tables 9 to 13: 0.001).

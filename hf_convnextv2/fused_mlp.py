@@ -67,8 +67,10 @@ def _weights(up: nn.Linear, grn: ConvNextV2GRN, down: nn.Linear, norm: nn.LayerN
     products: Any = cast_for_autocast(
         up.weight, up.bias, grn.weight.view(-1), grn.bias.view(-1), down.weight, down.bias
     )
-    norms = (None, None, 0.0) if norm is None else (norm.weight, norm.bias, norm.eps)
-    return MLPWeights._make((*products, *norms))
+    weights = MLPWeights._make((*products, None, None, 0.0))
+    if norm is None:
+        return weights
+    return weights._replace(norm=norm.weight, norm_bias=norm.bias, eps=norm.eps)
 
 
 def _needs_gradients(*inputs: Tensor | float | None) -> bool:

@@ -22,6 +22,8 @@ There are two ways to compute this. `_through_activations` does it as written, w
 which is less work for a view of more positions than D has rows (`scales_weights`).
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -47,7 +49,7 @@ class _GradientSums:
         down = self.down.addr_(down_bias, weights.grn_bias)
         grn_bias = down_bias @ weights.down
         sums = (self.up, self.up_bias, self.grn, grn_bias, down, self.down_bias, self.norm, self.norm_bias)
-        *tensors, _ = weights
+        tensors: Any = weights[: len(sums)]
         grads = [None if t is None else grad.to(t.dtype) for grad, t in zip(sums, tensors, strict=True)]
         return [*grads, None]  # the norm's epsilon has none
 

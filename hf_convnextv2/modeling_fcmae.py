@@ -47,16 +47,17 @@ class ConvNextV2ForPreTrainingOutput(ModelOutput):
 
     With K visible sets, row s * B + b of `logits` and `mask` is image b, of which the encoder saw set s.
 
-    loss: scalar, mean squared error on hidden cells of all views.
-    logits: `(K * B, L, P * P * num_channels)`, predicted cells (row, column, channel), normalised per cell with
-        `norm_pix_loss`.
-    mask: `(K * B, L)` float, 1 = hidden, 0 = visible.
-    ids_restore: `(B, L)` int64, rank of each cell in the order in which cells are kept; its set is rank * K // L.
-    hidden_states: maps `(B, C, H, W)` after the stem and after each stage: zeros in hidden cells with one set, else all
-        cells, each as its own set made it.
-    feature_logits: predicted features, of hidden cells `(K * B, L, F)` (meaningless in visible ones), or of visible
-        cells `(B, L, F)` (zeros in hidden ones).
-    pixel_loss, feature_loss: the parts of `loss` where features are predicted.
+    Attributes:
+        loss: scalar, mean squared error on hidden cells of all views.
+        logits: `(K * B, L, P * P * num_channels)`, predicted cells (row, column, channel), normalised per cell with
+            `norm_pix_loss`.
+        mask: `(K * B, L)` float, 1 = hidden, 0 = visible.
+        ids_restore: `(B, L)` int64, rank of each cell in the order in which cells are kept; its set is rank * K // L.
+        hidden_states: maps `(B, C, H, W)` after the stem and after each stage: zeros in hidden cells with one set, else
+            all cells, each as its own set made it.
+        feature_logits: predicted features, of hidden cells `(K * B, L, F)` (meaningless in visible ones), or of visible
+            cells `(B, L, F)` (zeros in hidden ones).
+        pixel_loss, feature_loss: the parts of `loss` where features are predicted.
     """
 
     loss: Tensor | None = None
@@ -76,7 +77,7 @@ class ConvNextV2ForPreTraining(ConvNextV2PreTrainedModel):
 
     GRN's statistics are those of one view, as in the paper and as the released classifiers compute them. The official
     pre-training script takes them over all visible cells of a batch on a device at once, so that there an image's
-    features depend on its batch: see "Differences from the official pre-training" in docs/training.md.
+    features depend on its batch: see "Differences from the official pre-training" in docs/paper.md.
     """
 
     config_class = ConvNextV2FCMAEConfig

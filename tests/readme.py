@@ -1,4 +1,4 @@
-"""The code blocks of the README, and stand-ins for the names in them that a test has no network for."""
+"""The code blocks of the README and of docs/, and stand-ins for the names in them that a test has no network for."""
 
 import re
 import shlex
@@ -15,6 +15,7 @@ from tests.small_models import small_fcmae_config
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+PAGES = [README, *(ROOT / name for name in ("MODEL_CARD.md", "CONTRIBUTING.md")), *sorted(ROOT.glob("docs/*.md"))]
 OFFICIAL = ("facebook/convnextv2-atto-1k-224", "facebook/convnextv2-tiny-1k-224")
 
 
@@ -37,10 +38,15 @@ def blocks(file: Path) -> list[Block]:
 
 
 def commands(file: Path) -> list[str]:
-    """The commands of a page's shell blocks, without comments and on one line each."""
+    """The commands of a page's shell blocks, without comments, on one line each, with the page's variables put in."""
     texts = [block.text.replace("\\\n", " ") for block in blocks(file) if block.language == "bash"]
-    lines = [shlex.join(shlex.split(line, comments=True)) for text in texts for line in text.splitlines()]
-    return [line for line in lines if line]
+    found, variables = [], dict[str, list[str]]()
+    for words in (shlex.split(line, comments=True) for text in texts for line in text.splitlines()):
+        if len(words) == 1 and (assigned := re.fullmatch(r"(\w+)=(.*)", words[0])):
+            variables[f"${assigned[1]}"] = shlex.split(assigned[2])
+        elif words:
+            found.append(shlex.join(each for word in words for each in variables.get(word, [word])))
+    return found
 
 
 def save_classifier(folder: Path, num_labels: int) -> None:

@@ -19,13 +19,13 @@ from training.data.batches import TrainBatches
 from training.data.samples import Collator, load_images, make_samples
 from training.data.sources import load_source
 from training.data.transforms import pretraining_transform
-from training.run.log import create_accelerator
-from training.settings.config import PretrainConfig
+from training.run.accelerator import create_accelerator
+from training.settings.scripts import PretrainSettings
 
 
 def main(folder: str, output: str, num_workers: str) -> None:
     """List, check, load and train one step as `training/pretrain.py` does, with a model of no size."""
-    config = PretrainConfig(
+    settings = PretrainSettings(
         dataset_name=folder,
         output_dir="unused",
         num_workers=int(num_workers),
@@ -34,20 +34,21 @@ def main(folder: str, output: str, num_workers: str) -> None:
         max_train_steps=1,
         with_tracking=False,
     )
-    accelerator = create_accelerator(config)
+    data = settings.data
+    accelerator = create_accelerator(settings.run, 1, data.seed)
     phases: dict[str, float] = {}
     with accelerator.main_process_first(), timed(phases, "rows"):
-        load_source(config, "train", None)
+        load_source(data, "train", None)
     with accelerator.main_process_first(), timed(phases, "check"):
-        source = load_images(config, "train", None, 3)
+        source = load_images(data, "train", None, 3)
     model_config = ConvNextV2FCMAEConfig(hidden_sizes=[8, 16], depths=[1, 1], decoder_hidden_size=16, image_size=32)
     model = ConvNextV2ForPreTraining(model_config)
-    transform = pretraining_transform(config, 32, create_image_processor(model_config))
+    transform = pretraining_transform(settings.augmentation, 32, create_image_processor(model_config))
     fields: dict[str, Any] = {"num_cells": (32 // model_config.cell_size) ** 2}
-    samples = make_samples(config, source, 3, transform, **fields)
+    samples = make_samples(data, source, 3, transform, **fields)
     with timed(phases, "first batch"):
         rank, world = accelerator.process_index, accelerator.num_processes
-        batches = TrainBatches([source], samples, config, Collator(), rank, world)
+        batches = TrainBatches([source], samples, data, Collator(), rank, world)
         batch = next(batches)
     with timed(phases, "first step"):
         model(pixel_values=batch["pixel_values"], noise=batch["noise"]).loss.backward()

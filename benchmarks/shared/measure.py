@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from training.run.memory import peak_resident_memory
+from training.machine.memory import peak_resident_memory
 
 Call = Callable[[], object]
 Row = dict[str, Any]

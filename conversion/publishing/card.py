@@ -11,7 +11,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from conversion.files import write_text
-from conversion.publishing.facts import Facts, Publication
+from conversion.model_folder import CARD
+from conversion.publishing.contents import CardContents, read_contents
+from conversion.publishing.publication import Publication
 
 TEMPLATES = Path(__file__).parent / "templates"
 # Cards with this line are ours to write anew, as those of Transformers' Trainer.
@@ -27,7 +29,7 @@ def write_card(folder: str | Path, publication: Publication | None = None, confi
 
     `config`: the model's, where the folder has none because another library is to read it.
     """
-    file = Path(folder) / "README.md"
+    file = Path(folder) / CARD
     if file.exists() and not is_generated(file):
         return file.read_text(encoding="utf-8")
     text = render_card(folder, publication, config)
@@ -42,7 +44,7 @@ def is_generated(card: Path) -> bool:
 
 def render_card(folder: str | Path, publication: Publication | None = None, config: Any = None) -> str:
     """The text of the card, front matter included; a blank that nothing fills is an error."""
-    facts = Facts(Path(folder).resolve(), publication or Publication(), config)
+    contents = read_contents(Path(folder).resolve(), publication or Publication(), config)
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         trim_blocks=True,
@@ -50,52 +52,68 @@ def render_card(folder: str | Path, publication: Publication | None = None, conf
         keep_trailing_newline=True,
         undefined=StrictUndefined,
     )
-    template = environment.get_template("foreign.md" if facts.is_foreign else f"{facts.kind}.md")
-    return str(ModelCard(template.render(facts=facts, front_matter=card_data(facts).to_yaml(), generated=GENERATED)))
+    is_foreign = contents.model.foreign_layout is not None
+    template = environment.get_template("foreign.md" if is_foreign else f"{contents.model.kind}.md")
+    text = template.render(
+        front_matter=front_matter(contents).to_yaml(),
+        generated=GENERATED,
+        card=contents,
+        publication=contents.publication,
+        model=contents.model,
+        config=contents.model.config,
+        data=contents.data,
+        origin=contents.origin,
+        results=contents.results,
+    )
+    return str(ModelCard(text))
 
 
-def card_data(facts: Facts) -> ModelCardData:
-    """The front matter, with no key that would be blank."""
-    is_classifier = facts.kind == "classifier"
-    tags = ["vision", "convnextv2", *(["image-classification"] if is_classifier else [])]
-    tags += ["masked-image-modeling", "fcmae"] if facts.is_self_supervised else []
-    on_hub = [name for name, is_local in facts.datasets if not is_local]
-    datasets = on_hub or ([IMAGENET] if facts.checkpoint else None)
-    results = [*_measured(facts), *_reported(facts)]
+def front_matter(contents: CardContents) -> ModelCardData:
+    """What the Hub reads at the head of the card, with no key that would be blank."""
+    kind = contents.model.kind
+    tags = ["vision", "convnextv2"]
+    if kind == "classifier":
+        tags.append("image-classification")
+    if contents.is_self_supervised:
+        tags += ["masked-image-modeling", "fcmae"]
+    datasets = [data_set.name for data_set in contents.data.data_sets if not data_set.is_local]
+    if not datasets and contents.origin.official:
+        datasets = [IMAGENET]
+    results = [*_measured(contents), *_reported(contents)]
     return ModelCardData(
-        license=facts.license,
-        library_name=facts.library,
-        pipeline_tag=TASKS.get(facts.kind, FEATURES),
+        license=contents.license,
+        library_name=contents.model.library,
+        pipeline_tag=TASKS.get(kind, FEATURES),
         tags=tags,
-        datasets=datasets,
-        base_model=facts.base_model,
+        datasets=datasets or None,
+        base_model=contents.base_model,
         metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
-        model_name=facts.name if results else None,
+        model_name=contents.name if results else None,
         eval_results=results or None,
     )
 
 
-def _measured(facts: Facts) -> list[EvalResult]:
+def _measured(contents: CardContents) -> list[EvalResult]:
     """The run's own results on its data set."""
-    if not facts.datasets:
+    if not contents.data.data_sets:
         return []
-    dataset, is_local = facts.datasets[0]
-    on_hub = not is_local
+    name, is_local = contents.data.data_sets[0]
+    kind, settings = contents.model.kind, contents.settings
     return [
         EvalResult(
-            task_type=TASKS.get(facts.kind, FEATURES),
-            dataset_type=dataset if on_hub else _local_kind(Path(dataset)),
-            dataset_name=dataset if on_hub else Path(dataset).name,
-            dataset_config=facts.settings.get("dataset_config_name"),
-            dataset_split=facts.settings.get("train_split" if facts.kind == "pretraining" else "eval_split"),
+            task_type=TASKS.get(kind, FEATURES),
+            dataset_type=_local_kind(Path(name)) if is_local else name,
+            dataset_name=Path(name).name if is_local else name,
+            dataset_config=settings.get("dataset_config_name"),
+            dataset_split=settings.get("train_split" if kind == "fcmae" else "eval_split"),
             metric_type=metric,
             metric_value=value,
         )
-        for metric, value in facts.metrics.items()
+        for metric, value in contents.results.metrics.items()
     ]
 
 
-def _reported(facts: Facts) -> list[EvalResult]:
+def _reported(contents: CardContents) -> list[EvalResult]:
     """What timm measured with the official checkpoint, with its source."""
     return [
         EvalResult(
@@ -108,7 +126,7 @@ def _reported(facts: Facts) -> list[EvalResult]:
             source_name="timm results-imagenet.csv",
             source_url=RESULTS_OF_TIMM,
         )
-        for metric, value in zip(("accuracy", "accuracy_top5")[: len(facts.reference)], facts.reference, strict=True)
+        for metric, value in zip(("accuracy", "accuracy_top5"), contents.results.reported, strict=False)
     ]
 
 

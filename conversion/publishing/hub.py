@@ -5,16 +5,17 @@ from pathlib import Path
 
 from httpx2 import HTTPError
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import validate_repo_id
 
+from conversion.error_text import first_line
 from conversion.files import sha256
+from conversion.model_folder import CARD
+from conversion.publishing.hub_ids import check_repo_id
 from conversion.publishing.staging import is_ours
-from conversion.publishing.wording import first_line
 
 ATTEMPTS = 3
-NO_MODEL = {".gitattributes", "README.md"}
+NO_MODEL = {".gitattributes", CARD}  # what an empty repository may hold
 
 
 class Hub:
@@ -42,7 +43,7 @@ class Hub:
 
     def full_name(self, repo_id: str) -> str:
         """`me/name` of `name`; raises if it is no valid name."""
-        validate_name(repo_id)
+        check_repo_id(repo_id)
         return repo_id if "/" in repo_id else f"{self.name}/{repo_id}"
 
     def check(self, repo_id: str, weights: Path | None = None) -> None:
@@ -117,14 +118,6 @@ class Hub:
         """Files of an earlier version: loaded or read beside the new ones, they would tell of another model."""
         there = self.api.list_repo_files(repo_id, revision=self.revision)
         return [name for name in there if is_ours(name) and not (folder / name).exists()]
-
-
-def validate_name(repo_id: str) -> None:
-    """Raise unless this can be the name of a repository."""
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise ValueError(f"`--repo_id` (={repo_id}) must be a name such as me/name: {error}") from error
 
 
 def _status(error: HfHubHTTPError) -> str:

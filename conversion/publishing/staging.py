@@ -10,26 +10,29 @@ from pathlib import Path
 from transformers.dynamic_module_utils import get_relative_import_files
 
 import hf_convnextv2
+from conversion.checkpoint_reader import read_checkpoint
 from conversion.convert import convert
 from conversion.files import read_json, write_json
-from conversion.publishing.card import is_generated, render_card
-from conversion.publishing.facts import (
+from conversion.model_folder import (
+    CARD,
     CONFUSIONS,
     PER_CLASS,
-    PICTURES,
+    PROCESSOR,
     PROVENANCE,
+    RESULTS,
     SETTINGS,
-    WEIGHTS,
-    Facts,
-    Publication,
+    WEIGHT_PATTERNS,
     weight_files,
 )
+from conversion.model_weights import from_state_dict
+from conversion.publishing.card import is_generated, render_card
+from conversion.publishing.contents import read_contents
 from conversion.publishing.licenses import read_license
-from conversion.sources import read_source
-from conversion.weights import understand
+from conversion.publishing.publication import Publication
+from conversion.publishing.sections.results import PICTURES
 
-UPLOADED = ("config.json", *WEIGHTS, "model.safetensors.index.json", "preprocessor_config.json", *PICTURES)
-UPLOADED += ("all_results.json", "eval_results.json", "metrics.jsonl", PROVENANCE, PER_CLASS, CONFUSIONS)
+UPLOADED = ("config.json", *WEIGHT_PATTERNS, "model.safetensors.index.json", PROCESSOR, *PICTURES)
+UPLOADED += (RESULTS, "eval_results.json", "metrics.jsonl", PROVENANCE, PER_CLASS, CONFUSIONS)
 CODE = Path(hf_convnextv2.__file__).parent / "modeling_fcmae.py"
 AUTO_MAP = {
     "AutoConfig": "configuration_convnextv2.ConvNextV2FCMAEConfig",
@@ -44,27 +47,28 @@ def check_folder(folder: Path) -> str:
         raise ValueError(f"`folder` (={folder}) must be a folder that exists.")
     fixes = {
         "config.json": "Save the model with `save_pretrained`, or convert it with `python -m conversion.convert`.",
-        "preprocessor_config.json": "Make one: `hf_convnextv2.create_image_processor(config).save_pretrained(folder)`.",
+        PROCESSOR: "Make one: `hf_convnextv2.create_image_processor(config).save_pretrained(folder)`.",
     }
     for file, fix in fixes.items():
         if not (folder / file).is_file():
             raise ValueError(f"`folder` (={folder}) must hold {file}. {fix}")
     if not weight_files(folder):
         raise ValueError(f"`folder` (={folder}) must hold the weights as safetensors. {fixes['config.json']}")
-    source = read_source(str(folder))
+    source = read_checkpoint(str(folder))
     if not str(source.config.get("model_type", "")).startswith("convnextv2"):
         raise ValueError(f"`folder` (={folder}) must hold a `convnextv2` or `convnextv2_fcmae` model for Transformers.")
-    return understand(source.tensors, source.config).kind
+    return from_state_dict(source.tensors, source.config).kind
 
 
 def stage(folder: Path, target: Path, publication: Publication) -> Path:
     """Links to the files to upload, the card and, if asked for, the code."""
     target.mkdir()
     card = _card(folder, publication)
-    shown = [file for file in folder.glob("*.png") if f"({file.name})" in card]
-    for file in {*shown, *(file for pattern in UPLOADED for file in folder.glob(pattern))}:
+    files = {file for pattern in UPLOADED for file in folder.glob(pattern)}
+    files |= {file for file in folder.glob("*.png") if f"({file.name})" in card}
+    for file in files:
         (target / file.name).symlink_to(file.resolve())
-    (target / "README.md").write_text(card, encoding="utf-8")
+    (target / CARD).write_text(card, encoding="utf-8")
     config = read_json(folder / "config.json")
     config = {name: value for name, value in config.items() if name not in ("auto_map", "_name_or_path")}
     if publication.with_code:
@@ -90,25 +94,27 @@ def is_ours(name: str) -> bool:
 
 def stage_encoder(folder: Path, target: Path, repo_id: str, model: Publication) -> Path:
     """The encoder of a pre-training model as stock Transformers loads it; its card names the model's repository."""
-    card = folder / "README.md"
+    card = folder / CARD
     license = read_license(card) if card.is_file() and not is_generated(card) else None
-    license = license or Facts(folder.resolve(), model).license
+    license = license or read_contents(folder.resolve(), model).license
     with contextlib.redirect_stdout(io.StringIO()):
         convert(str(folder), target, to="transformers", license=license)
     card = render_card(target, Publication(repo_id, companion=model.repo_id, license=license))
-    (target / "README.md").write_text(card, encoding="utf-8")
+    (target / CARD).write_text(card, encoding="utf-8")
     return target
 
 
 def _card(folder: Path, publication: Publication) -> str:
     """The folder's card, written anew for the repository unless somebody has edited it."""
-    card = folder / "README.md"
-    has_facts = (folder / SETTINGS).is_file() or (folder / PROVENANCE).is_file()
-    is_all_that_is_left = card.is_file() and not has_facts and "## Recipe" in card.read_text(encoding="utf-8")
-    if not card.is_file() or (is_generated(card) and not is_all_that_is_left):
+    card = folder / CARD
+    if not card.is_file():
+        return render_card(folder, publication)
+    text = card.read_text(encoding="utf-8")
+    can_be_made_anew = (folder / SETTINGS).is_file() or (folder / PROVENANCE).is_file() or "## Recipe" not in text
+    if is_generated(card) and can_be_made_anew:
         return render_card(folder, publication)
     if publication.license not in (None, read_license(card)):
         raise ValueError(
             f"`--license` (={publication.license}) must stand in {card}: a card of your own is not changed."
         )
-    return card.read_text(encoding="utf-8")
+    return text

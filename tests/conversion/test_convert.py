@@ -21,10 +21,10 @@ from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassif
 
 from conversion import checkpoints, convert
 from conversion.checkpoints import checkpoint_table, find_file, find_repository, list_checkpoints
+from conversion.layouts import LAYOUTS
+from conversion.model_weights import encoder_of, from_state_dict, to_state_dict
 from conversion.publishing.card import render_card
-from conversion.publishing.facts import Publication
-from conversion.state_dicts import LAYOUTS
-from conversion.weights import encoder_of, store, understand
+from conversion.publishing.publication import Publication
 from hf_convnextv2 import (
     ConvNextV2Config,
     ConvNextV2ForImageClassification,
@@ -40,7 +40,7 @@ FILES = {"README.md", "config.json", "conversion.json", "model.safetensors", "pr
 def state_dict(layout: str, model=None) -> dict[str, torch.Tensor]:
     """A small classifier's (or the model's) weights in a layout."""
     model = model or awake(ConvNextV2ForImageClassification(small_config()))
-    return store(understand(model.state_dict()), LAYOUTS[layout])[0]
+    return to_state_dict(from_state_dict(model.state_dict()), LAYOUTS[layout])[0]
 
 
 def atto() -> ConvNextV2ForImageClassification:
@@ -360,7 +360,7 @@ def test_converting_the_largest_takes_little_more_memory_than_its_weights(tmp_pa
     with torch.device("meta"):
         model = ConvNextV2ForImageClassification(ConvNextV2Config.from_size("huge", num_labels=1000))
     tensors = {name: torch.full(t.shape, 0.5) for name, t in model.state_dict().items()}
-    torch.save({"model": store(understand(tensors), LAYOUTS["official"])[0]}, tmp_path / "huge.pt")
+    torch.save({"model": to_state_dict(from_state_dict(tensors), LAYOUTS["official"])[0]}, tmp_path / "huge.pt")
     del tensors
     # Not ru_maxrss, which a process takes over from the one that starts it.
     code = (
@@ -393,7 +393,7 @@ def test_an_encoder_made_of_a_classifier_claims_no_classes_and_no_accuracy(tmp_p
 def test_an_encoder_keeps_no_setting_of_a_head():
     names = {i: f"class {i}" for i in range(5)}
     config = small_config(problem_type="multi_label_classification", id2label=names, label2id=None)
-    weights = understand(ConvNextV2ForImageClassification(config).state_dict(), config.to_dict())
+    weights = from_state_dict(ConvNextV2ForImageClassification(config).state_dict(), config.to_dict())
     assert weights.config.problem_type == "multi_label_classification" and weights.config.id2label == names
     encoder = encoder_of(weights)
     assert encoder.kind == "encoder" and encoder.config.problem_type is None
@@ -598,7 +598,9 @@ def test_a_folder_that_is_there_stays_byte_for_byte(tmp_path, capsys):
 
 
 def test_a_failure_while_writing_leaves_nothing(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("conversion.folders.write_card", lambda *a: (_ for _ in ()).throw(OSError("no space left")))
+    monkeypatch.setattr(
+        "conversion.folder_writer.write_card", lambda *a: (_ for _ in ()).throw(OSError("no space left"))
+    )
     exit_code, printed = run(save(tmp_path / "in", state_dict("official")), tmp_path / "out", capsys=capsys)
     assert exit_code == 2 and "no space left" in printed
     assert [file.name for file in tmp_path.iterdir()] == ["in"]

@@ -10,8 +10,8 @@ from timm.models.convnext import checkpoint_filter_fn
 from torch.testing import assert_close
 
 from conversion import convert
-from conversion.state_dicts import LAYOUTS
-from conversion.weights import store, understand
+from conversion.layouts import LAYOUTS
+from conversion.model_weights import from_state_dict, to_state_dict
 from hf_convnextv2 import ConvNextV2ForImageClassification, ConvNextV2ForPreTraining
 from tests.small_models import SMALL, awake, small_config, small_fcmae_config
 
@@ -53,7 +53,7 @@ def as_finetuning_loads(stored: dict[str, torch.Tensor]) -> dict[str, torch.Tens
 
 def dense(model) -> dict[str, torch.Tensor]:
     """The parameters of the official dense model, `(1, 1, 1, C)` in GRN, which `load_state_dict` wants as they are."""
-    return store(understand(model.state_dict()), LAYOUTS["official"])[0]
+    return to_state_dict(from_state_dict(model.state_dict()), LAYOUTS["official"])[0]
 
 
 @torch.no_grad()
@@ -84,7 +84,7 @@ def test_the_dense_layout_would_lose_grn_in_fine_tuning(tmp_path):
 
 def test_a_pretraining_model_is_what_pretraining_resumes(tmp_path):
     model = awake(ConvNextV2ForPreTraining(small_fcmae_config()))
-    expected = store(understand(model.state_dict()), LAYOUTS["official-minkowski"])[0]
+    expected = to_state_dict(from_state_dict(model.state_dict()), LAYOUTS["official-minkowski"])[0]
     assert_close(written(tmp_path, model, "official-minkowski"), expected, rtol=0, atol=0)
 
 

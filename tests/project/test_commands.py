@@ -1,14 +1,17 @@
-"""The README's commands, as a user types them, and those that train stopped once and resumed.
+"""The commands of the README and of docs/, as a user types them, and those that train stopped once and resumed.
 
-Recipe, flags and launcher are the README's; only the runs are short, and nothing is downloaded or uploaded.
+Recipe, flags and launcher are the pages'; only the runs are short, and nothing is downloaded or uploaded.
 """
 
 import json
 import os
+import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -19,8 +22,8 @@ from torch.testing import assert_close
 
 from conversion.convert import main as convert
 from hf_convnextv2 import ConvNextV2Config, ConvNextV2ForImageClassification
-from tests.photographs import write_folder, write_parquet
-from tests.readme import OFFICIAL, README, commands, save_classifier
+from tests.photographs import CLASSES, write_folder, write_parquet
+from tests.readme import OFFICIAL, PAGES, README, commands, make_stand_ins, save_classifier
 from training.evaluation.pictures import read_metrics
 
 pytestmark = pytest.mark.slow
@@ -71,7 +74,8 @@ def test_readme_commands_stopped_and_resumed_give_what_an_unbroken_run_gives(kin
     write = write_folder if kind == "folder" else write_parquet
     images = str(write(tmp_path / "images", {"train": 12, "test": 4}))
     more = SHORT + (" --streaming true" if kind == "stream" else "")
-    accumulate = {"pretrain": " --gradient_accumulation_steps 2 --ema_decay 0.99", "finetune": " --eval_steps 3"}
+    accumulate = " --gradient_accumulation_steps 2 --ema_decay 0.99"
+    settings = {"pretrain": accumulate, "finetune": f"{accumulate} --mixup 0.8 --layer_decay 0.9 --eval_steps 3"}
     pretrained = {}
     for script in ("pretrain", "finetune"):
         for run in ("whole", "resumed"):
@@ -84,7 +88,7 @@ def test_readme_commands_stopped_and_resumed_give_what_an_unbroken_run_gives(kin
                     "out/pretrain": pretrained["whole"],
                     "out/classifier": str(folder),
                 }
-            flags = more + accumulate[script]
+            flags = more + settings[script]
             if run == "resumed":
                 stop_after(2, script, flags, places, folder)
                 flags += " --resume_from_checkpoint latest"
@@ -106,8 +110,8 @@ def test_readme_commands_stopped_and_resumed_give_what_an_unbroken_run_gives(kin
     assert found["eval_accuracy"] == expected["eval_accuracy"]
 
 
-def write_what_the_readme_names(folder: Path) -> None:
-    """Data sets, models of the Hub and an official file, small, under the names that the README has for them."""
+def write_what_the_pages_name(folder: Path) -> None:
+    """Data sets, models of the Hub, an official file and a checkpoint, small, under the names that the pages have."""
     for name in ("training", "conversion"):
         (folder / name).symlink_to(ROOT / name)
     write_folder(folder / "path/to/images", {"train": 8})
@@ -122,23 +126,68 @@ def write_what_the_readme_names(folder: Path) -> None:
     torch.save({"model": released}, folder / "convnextv2_tiny_1k_224_ema.pt")
 
 
-def test_every_command_of_the_readme_runs_as_it_is_typed_one_after_the_other(tmp_path):
-    write_what_the_readme_names(tmp_path)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    ran = []
-    for command in commands(README):
-        kind, *words = shlex.split(command)
-        if kind in ("make", "pip"):
-            continue
-        module = ["-m", "accelerate.commands.launch", *words[1:]] if kind == "accelerate" else words
-        short = f"{SHORT} --gradient_accumulation_steps 1".split() if "--output_dir" in words else []
-        short += ["--dry_run"] if "conversion.publish" in words else []
-        done = subprocess.run(
-            [sys.executable, *module, *short], cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-        ran.append(done.stdout)
-    assert len(ran) >= 9
-    for made in ("out/pretrain", "out/classifier", "out/views", "out/tiny", "out/encoder"):
-        assert (tmp_path / made / "model.safetensors").is_file() and (tmp_path / made / "README.md").is_file()
-    assert any("Evaluating on split `test` of path/to/labelled" in printed for printed in ran)
+def write_models(folder: Path) -> None:
+    """What a page takes from another page's commands: both trained models, and a checkpoint with its average."""
+    make_stand_ins(folder)
+    save_classifier(folder / "out/classifier", len(CLASSES))
+    checkpoint = folder / "out/pretrain/checkpoint-5000"
+    shutil.copytree(folder / "out/pretrain", checkpoint)
+    average = {f"module.{name}": value for name, value in load_file(checkpoint / "model.safetensors").items()}
+    torch.save({**average, "n_averaged": torch.tensor(1)}, checkpoint / "custom_checkpoint_1.pkl")
+
+
+# Not run here: test_pages.py knows `make` and installations by name; the rest needs GPUs, or is a suite of its own.
+INSTALLS = ("make", "pip", "git", "cd")
+ELSEWHERE = ("one_gpu.yaml", "several_gpus.yaml", "several_nodes.yaml", "fsdp2.yaml", "test_upstream_suites.py")
+LAUNCHERS = {"accelerate": "accelerate.commands.launch", "torchrun": "torch.distributed.run"}
+
+
+def runs(page: Path) -> list[list[str]]:
+    """The words of the commands of a page that are run."""
+    words = [shlex.split(command) for command in commands(page)]
+    return [each for each in words if each[0] not in INSTALLS and not any(word.endswith(ELSEWHERE) for word in each)]
+
+
+WITH_RUNS = [page for page in PAGES if runs(page)]
+
+
+def as_arguments(words: list[str]) -> list[str]:
+    """A command as Python runs it here: short, and without an upload."""
+    program, *rest = words
+    if program in LAUNCHERS:
+        rest = ["-m", LAUNCHERS[program], *(rest[1:] if program == "accelerate" else rest)]
+    if any(word.endswith(("pretrain.py", "finetune.py")) for word in rest):
+        rest += f"{SHORT} --gradient_accumulation_steps 1".split()
+    return rest + (["--dry_run"] if "conversion.publish" in rest and "--dry_run" not in rest else [])
+
+
+def test_the_pages_with_commands_that_run_are_these():
+    expected = {"README", "quickstart", "devices", "evaluating", "views", "paper", "converting", "publishing"}
+    assert {page.stem for page in WITH_RUNS} == expected and len(runs(README)) == 3
+    left_out = {word for page in PAGES for command in commands(page) for word in command.split() if "/" in word}
+    assert all(any(word.endswith(name) for word in left_out) for name in ELSEWHERE)
+
+
+@pytest.mark.parametrize("page", WITH_RUNS, ids=lambda page: page.stem)
+def test_every_command_of_a_page_runs_as_it_is_typed_one_after_the_other(page, tmp_path):
+    write_what_the_pages_name(tmp_path)
+    made = {word for words in runs(page) for flag, word in pairwise(words) if flag == "--output_dir"}
+    if "out/pretrain" not in made:
+        write_models(tmp_path)
+    printed = ""
+    for words in runs(page):
+        variables = dict(word.split("=", 1) for word in words[:1] if re.fullmatch(r"[A-Z_]+=\S+", word))
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
+        command = [sys.executable, *as_arguments(words[len(variables) :])]
+        if page.stem == "devices":  # the same run on other devices
+            command += ["--overwrite_output_dir", "true"]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}\n{done.stderr}"
+        printed += done.stdout
+    for folder in made:
+        assert (tmp_path / folder / "model.safetensors").is_file() and (tmp_path / folder / "README.md").is_file()
+    if page == README:
+        assert "Evaluating on split `test` of path/to/labelled" in printed
+    if page.stem == "converting":
+        for folder in ("out/tiny", "out/encoder"):
+            assert (tmp_path / folder / "model.safetensors").is_file() and (tmp_path / folder / "README.md").is_file()

@@ -24,6 +24,7 @@ ELSEWHERE = {"elpv-dataset": "demo", "mmpretrain": None}
 # Declared without an import of ours: what a library calls by name, and what a developer runs.
 CALLED_BY_NAME = {"tensorboard", "pyright", "pytest-xdist", "ruff", "hatchling"}
 CALLED_BY_NAME |= {"parameterized"}  # Transformers' own tests import it
+CALLED_BY_NAME |= {"onnx", "onnxscript"}  # PyTorch's exporter imports them
 
 
 def normal(name: str) -> str:
@@ -107,7 +108,7 @@ def test_the_wheel_holds_the_models_and_no_package_of_a_name_that_others_use(bui
     names = zipfile.ZipFile(built[0]).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"hf_convnextv2"}
     modules = {file.relative_to(ROOT).as_posix() for file in (ROOT / "hf_convnextv2").rglob("*.py")}
-    assert modules <= set(names)
+    assert modules | {"hf_convnextv2/py.typed"} <= set(names)
 
 
 def test_the_source_distribution_holds_scripts_tests_and_docs_and_runs(built):
@@ -116,9 +117,11 @@ def test_the_source_distribution_holds_scripts_tests_and_docs_and_runs(built):
         code = {file.relative_to(ROOT).as_posix() for file in (ROOT / folder).rglob("*.py")}
         assert code and code <= files
     recipes = {path.relative_to(ROOT).as_posix() for path in (ROOT / "training/recipes").glob("*.yaml")}
-    templates = {path.relative_to(ROOT).as_posix() for path in (ROOT / "conversion/templates").glob("*.md")}
+    templates = {path.relative_to(ROOT).as_posix() for path in (ROOT / "conversion/publishing/templates").glob("*.md")}
     others = {"README.md", "Makefile", "LICENSE", "docs/training.md", "conversion/checkpoints.yaml"}
-    assert recipes | templates | others <= files
+    others |= {"CITATION.cff", "CONTRIBUTING.md", "mkdocs.yml", "docs/site.css"}
+    pages = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md")}
+    assert recipes | templates | others | pages <= files
     # Not a line of this checkout: the folder alone is on the path.
     environment = {**os.environ, "PYTHONPATH": str(built[1])}
     command = [sys.executable, "training/pretrain.py", "--help"]

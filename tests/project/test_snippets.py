@@ -1,20 +1,75 @@
-"""The Python snippets of docs/training.md run as they stand, one after the other."""
+"""The Python blocks of every page run as they stand, one after the other, and do what the page says."""
 
-import re
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
+import pytest
 import torch
 from PIL import Image
 
-from hf_convnextv2 import ConvNextV2ForImageClassification, ConvNextV2ForPreTraining, create_image_processor
+import hf_convnextv2
+from hf_convnextv2 import ConvNextV2ForImageClassification, ConvNextV2ForPreTraining, create_image_processor, open_image
+from tests.image_kinds import transparent_kinds
+from tests.readme import OFFICIAL, PAGES, README, blocks, make_stand_ins
 from tests.small_models import assert_close, awake, small_config, small_fcmae_config
 
-DOCUMENT = Path(__file__).parents[2] / "docs/training.md"
+Names = dict[str, Any]
 
 
-def test_the_snippets_run_and_do_what_they_say(tmp_path, monkeypatch, photographs):
-    snippets = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), flags=re.DOTALL)
-    assert len(snippets) >= 4
+def check_readme(names: Names) -> None:
+    assert torch.isfinite(names["outputs"].loss) and names["outputs"].mask.shape == (8, 7 * 7)
+    assert all(parameter.grad is not None for parameter in names["model"].parameters())
+    assert type(names["classifier"].model).__name__ == "ConvNextV2ForImageClassification"
+
+
+def check_quickstart(names: Names) -> None:
+    assert type(names["pretrained"]) is ConvNextV2ForPreTraining
+    assert type(names["classifier"].model).__name__ == "ConvNextV2ForImageClassification"
+
+
+def check_models(names: Names) -> None:
+    x, output = names["pixel_values"], names["output"]
+    maps = names["model"].convnextv2(x).last_hidden_state
+    assert_close(names["embedding"], maps.mean((2, 3)))
+    assert torch.equal(names["again"].logits, output.logits)
+    with Image.open("reconstruction.png") as picture:
+        assert (picture.size, picture.mode) == ((64, 64), "RGB")
+    assert type(names["classifier"].model) is ConvNextV2ForImageClassification
+    assert names["config"].cell_size == 16 and names["outputs"].mask.shape == (8, 6 * 8)
+
+
+def check_images(names: Names) -> None:
+    assert names["image"].tobytes() == open_image("drawing.png").tobytes()
+
+
+def check_card(names: Names) -> None:
+    assert type(names["classifier"].model) is ConvNextV2ForImageClassification
+
+
+CHECKS: dict[str, Callable[[Names], None]] = {
+    "README.md": check_readme,
+    "MODEL_CARD.md": check_card,
+    "images.md": check_images,
+    "models.md": check_models,
+    "quickstart.md": check_quickstart,
+}
+
+
+def python_blocks(page: Any) -> list[str]:
+    return [block.text for block in blocks(page) if block.language == "python"]
+
+
+WITH_PYTHON = [page for page in PAGES if python_blocks(page)]
+
+
+def test_every_page_with_python_is_checked():
+    assert {page.name for page in WITH_PYTHON} == set(CHECKS)
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.name)
+def test_the_snippets_of_a_page_run_and_do_what_they_say(page, tmp_path, monkeypatch, photographs):
+    """In a folder with small models and pictures where the blocks name some."""
+    make_stand_ins(tmp_path)
     for name, model in (
         ("pretrain", awake(ConvNextV2ForPreTraining(small_fcmae_config()))),
         ("classifier", awake(ConvNextV2ForImageClassification(small_config()))),
@@ -22,14 +77,17 @@ def test_the_snippets_run_and_do_what_they_say(tmp_path, monkeypatch, photograph
         model.save_pretrained(tmp_path / "out" / name)
         create_image_processor(model.config).save_pretrained(tmp_path / "out" / name)
     Image.fromarray(photographs[0]).save(tmp_path / "photo.jpg")
+    (tmp_path / "drawing.png").write_bytes(transparent_kinds(Image.fromarray(photographs[0]))["RGBA, PNG"])
     monkeypatch.chdir(tmp_path)
-    names: dict = {}
-    with torch.no_grad():
-        for snippet in snippets:
-            exec(snippet, names)
-    x, output = names["pixel_values"], names["output"]
-    maps = names["model"].convnextv2(x).last_hidden_state
-    assert_close(names["embedding"], maps.mean((2, 3)))
-    assert torch.equal(names["again"].logits, output.logits)
-    with Image.open("reconstruction.png") as picture:
-        assert (picture.size, picture.mode) == ((64, 64), "RGB")
+    names: Names = {}
+    try:
+        for number, text in enumerate(python_blocks(page), 1):
+            exec(compile(text, f"{page.name}: block {number}", "exec"), names)
+        CHECKS[page.name](names)
+    finally:
+        hf_convnextv2.unregister()
+
+
+def test_the_first_python_block_of_the_readme_needs_nothing_but_the_package():
+    first = python_blocks(README)[0]
+    assert "from_pretrained" not in first and "model=" not in first and not any(name in first for name in OFFICIAL)

@@ -13,28 +13,20 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tests.photographs import forget_accelerate, quick_datasets, write_folder, write_tiny_fcmae
+from conversion.files import flush
+from tests.photographs import fresh_accelerate, quick_datasets, write_folder, write_tiny_fcmae
 from training import finetune, pretrain
 from training.evaluation.pictures import read_metrics
-from training.run import memory
-from training.run.checkpoints import describe_files, flush
+from training.machine import memory
+from training.run.checkpoints import describe_files
 from training.run.losses import AT_ONCE, Losses, add_up
-from training.settings.config import FinetuneConfig, PretrainConfig
+from training.settings.scripts import FinetuneSettings, PretrainSettings
 
-__all__ = ["quick_datasets"]
+__all__ = ["fresh_accelerate", "quick_datasets"]
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 TRAINING = Path(__file__).parents[2] / "training"
 SETTINGS = {"per_device_train_batch_size": 4, "max_train_steps": 3, "logging_steps": 2, "with_tracking": False}
 SETTINGS |= {"checkpointing_steps": 1, "ema_decay": 0.9, "image_size": 32}
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    forget_accelerate()
-    yield
-    torch.set_num_threads(threads)
-    forget_accelerate()
 
 
 class WithoutFloat64(TorchDispatchMode):
@@ -60,9 +52,9 @@ def test_a_run_needs_no_float64(script, tmp_path):
     with WithoutFloat64():  # the worker is another process: it prepares images on the processor
         if script is pretrain:
             fields = {"target_type": "pixel+feature", "model_name_or_path": str(write_tiny_fcmae(tmp_path / "fcmae"))}
-            pretrain.main(PretrainConfig(**settings, **fields))
+            pretrain.main(PretrainSettings(**settings, **fields))
         else:
-            finetune.main(FinetuneConfig(**settings, num_stages=2, eval_split="test", mixup=0.8))
+            finetune.main(FinetuneSettings(**settings, num_stages=2, eval_split="test", mixup=0.8))
     assert [line["step"] for line in read_metrics(tmp_path / "out/metrics.jsonl") if "loss" in line] == [2, 3]
 
 
@@ -122,7 +114,7 @@ def test_a_checkpoint_is_flushed_and_named_as_on_windows(tmp_path, monkeypatch):
         return os.open(path, flags)
 
     windows = SimpleNamespace(**{**vars(os), "name": "nt", "open": note_and_open})
-    monkeypatch.setattr("training.run.checkpoints.os", windows)
+    monkeypatch.setattr("conversion.files.os", windows)
     for path in (tmp_path, tmp_path / "model/weights.bin"):
         flush(path)
     assert opened == [("weights.bin", os.O_RDWR)]  # a folder cannot be opened, a file not flushed that is only read

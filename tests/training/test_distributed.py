@@ -97,7 +97,7 @@ FAILING = """
     import torch
     import torch.distributed as dist
     from training.settings.config import check
-    from training.run.errors import told_in_a_line
+    from training.console.errors import told_in_a_line
 
     dist.init_process_group("gloo")
     with told_in_a_line():

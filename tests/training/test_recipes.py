@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -14,8 +15,8 @@ from training import finetune, pretrain
 from training.evaluation.pictures import read_metrics
 from training.models.optimizer import layer_scale
 from training.run.plan import make_plan
-from training.settings.command_line import parse_config
-from training.settings.config import FinetuneConfig, PretrainConfig
+from training.settings.command_line import parse_settings
+from training.settings.scripts import FinetuneSettings, PretrainSettings
 
 __all__ = ["quick_datasets"]
 FOLDER = Path(__file__).parents[2] / "training"
@@ -25,9 +26,18 @@ IN_22K = ("nano", "tiny", "base", "large", "huge")
 
 
 def resolved(name, *flags):
-    kind = PretrainConfig if name.startswith("pretrain") else FinetuneConfig
+    kind = PretrainSettings if name.startswith("pretrain") else FinetuneSettings
     required = ["--dataset_name", "images", "--output_dir", "out"]
-    return parse_config(kind, [*required, "--config", str(FOLDER / f"recipes/{name}.yaml"), *flags])
+    return parse_settings(kind, [*required, "--config", str(FOLDER / f"recipes/{name}.yaml"), *flags])
+
+
+def values_of(name, *flags):
+    return SimpleNamespace(**resolved(name, *flags).values())
+
+
+def imagenet_plan(name, num_views=1):
+    settings = resolved(name)
+    return make_plan(settings.schedule, settings.data.per_device_train_batch_size, 1_281_167, 1, num_views)
 
 
 def test_the_papers_runs_have_a_recipe_each():
@@ -70,7 +80,7 @@ PAPER = {
 
 @pytest.mark.parametrize("name", PAPER)
 def test_a_recipe_of_the_paper_has_the_papers_settings(name):
-    config = resolved(name)
+    config = values_of(name)
     images = config.per_device_train_batch_size * config.gradient_accumulation_steps
     rate = config.base_learning_rate * images / 256
     found = (config.num_train_epochs, config.warmup_epochs, config.weight_decay, config.layer_decay)
@@ -85,7 +95,7 @@ def test_a_recipe_of_the_paper_has_the_papers_settings(name):
 @pytest.mark.parametrize("size", IN_1K)
 @pytest.mark.parametrize(("name", "epochs"), [("pretrain_atto", 800), ("pretrain_1600_epochs", 1600)])
 def test_the_pretraining_recipes_have_the_settings_of_table_8_for_every_size(name, epochs, size):
-    config = resolved(name, "--model_size", size)
+    config = values_of(name, "--model_size", size)
     assert config.model_size == size and "--model_size base" in (FOLDER / f"recipes/{name}.yaml").read_text()
     images = config.per_device_train_batch_size * config.gradient_accumulation_steps
     assert (images, config.base_learning_rate * images / 256) == (4096, pytest.approx(2.4e-3))
@@ -95,12 +105,12 @@ def test_the_pretraining_recipes_have_the_settings_of_table_8_for_every_size(nam
 
 @pytest.mark.parametrize("name", ["pretrain_fast_atto", "pretrain_fast_fusion", "pretrain_fast_teacher"])
 def test_the_recipes_on_views_have_as_many_views_as_table_8_has_images(name):
-    config = resolved(name)
+    config = values_of(name)
     views = 4 * config.per_device_train_batch_size * config.gradient_accumulation_steps
-    plan = make_plan(config, 1_281_167, 1, config.num_visible_sets)
+    plan = imagenet_plan(name, config.num_visible_sets)
     assert (config.num_visible_sets, views, 4 * config.num_train_epochs) == (4, 4096, 800)
     assert plan.learning_rate == pytest.approx(2.4e-3)
-    assert plan.max_steps == pytest.approx(make_plan(resolved("pretrain_atto"), 1_281_167, 1).max_steps, abs=1)
+    assert plan.max_steps == pytest.approx(imagenet_plan("pretrain_atto").max_steps, abs=1)
 
 
 @pytest.fixture(scope="module")
@@ -123,9 +133,9 @@ def test_a_recipe_takes_two_steps_at_a_tiny_size(name, images, tmp_path):
     kept |= {"fusion_stages": ["stage1"]} if "fusion_stages" in kept else {}  # of the tiny model's two
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(kept))  # of the stored tiny model's architecture
     arguments = [part for key, value in flags.items() for part in (f"--{key}", str(value))]
-    script, kind = (pretrain, PretrainConfig) if name.startswith("pretrain") else (finetune, FinetuneConfig)
+    script, kind = (pretrain, PretrainSettings) if name.startswith("pretrain") else (finetune, FinetuneSettings)
     forget_accelerate()
-    script.main(parse_config(kind, ["--config", str(tmp_path / "recipe.yaml"), *arguments]))
+    script.main(parse_settings(kind, ["--config", str(tmp_path / "recipe.yaml"), *arguments]))
     lines = [line for line in read_metrics(tmp_path / "out/metrics.jsonl") if "loss" in line]
     assert [line["step"] for line in lines] == [1, 2]
     assert json.loads((tmp_path / "out/all_results.json").read_text())["total_steps"] == 2

@@ -9,10 +9,8 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -32,12 +30,14 @@ from hf_convnextv2 import (
     create_image_processor,
 )
 from tests.photographs import (
+    apart,
+    fcmae,
     forget_accelerate,
+    fresh_accelerate,
     message_of,
     quick_datasets,
     write_folder,
     write_parquet,
-    write_tiny_fcmae,
 )
 from tests.small_models import small_config
 from training import finetune, pretrain, validate
@@ -46,31 +46,13 @@ from training.evaluation.metrics import TopAccuracy
 from training.evaluation.pictures import read_metrics
 from training.models.teachers import AverageTeacher
 from training.run.checkpoints import averaged_weights, digest_of, read_state
-from training.run.dry_run import json_alone
-from training.settings.config import FinetuneConfig, PretrainConfig, ValidateConfig
+from training.settings.scripts import FinetuneSettings, PretrainSettings, ValidateSettings
 
-__all__ = ["quick_datasets"]
+__all__ = ["fcmae", "fresh_accelerate", "quick_datasets"]
 pytestmark = pytest.mark.usefixtures("quick_datasets", "fresh_accelerate")
 RUN = {"num_workers": 0, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "logging_steps": 1}
 RUN["with_tracking"] = False
 RECIPE = {"ema_decay": 0.5, "learning_rate": 1e-2, "warmup_steps": 1, "max_train_steps": 4}
-
-
-@contextmanager
-def apart():
-    """No state of an earlier run; one thread, which is faster for models this small, and adds in the same order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    forget_accelerate()
-    yield
-    forget_accelerate()
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def fresh_accelerate():
-    with apart():
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -81,16 +63,11 @@ def data(tmp_path_factory):
     return {"folder": write_folder(root / "folder", splits), "parquet": write_parquet(root / "parquet", splits)}
 
 
-@pytest.fixture(scope="module")
-def fcmae(tmp_path_factory):
-    return str(write_tiny_fcmae(tmp_path_factory.mktemp("fcmae")))
-
-
 def pretrain_run(output, dataset, fcmae, **fields):
     settings = {**RUN, **RECIPE, "model_name_or_path": fcmae, "dataset_name": str(dataset), "output_dir": str(output)}
     settings["reconstruction_steps"] = 1000
     forget_accelerate()
-    pretrain.main(PretrainConfig(**{**settings, **fields}))
+    pretrain.main(PretrainSettings(**{**settings, **fields}))
     return Path(output)
 
 
@@ -98,8 +75,20 @@ def finetune_run(output, dataset, **fields):
     settings = {**RUN, **RECIPE, "dataset_name": str(dataset), "output_dir": str(output), "eval_split": "test"}
     settings |= {"mixup": 0.8, "cutmix": 1.0, "layer_decay": 0.9, "label_smoothing": 0.1, "image_size": 32}
     forget_accelerate()
-    finetune.main(FinetuneConfig(**{**settings, **fields}))
+    finetune.main(FinetuneSettings(**{**settings, **fields}))
     return Path(output)
+
+
+def pretrain_model(settings):
+    return pretrain.create_model(settings.model, settings.fcmae, settings.targets)
+
+
+def finetune_model(settings, names):
+    return finetune.create_model(settings.model, settings.augmentation, names)
+
+
+def classifier_of(settings):
+    return validate.load_classifier(settings.model, settings.evaluation.use_ema)
 
 
 def figures(folder, *names):
@@ -134,7 +123,7 @@ def test_images_to_classifier(kind, streaming, data, fcmae, tmp_path, capsys):
 
     forget_accelerate()
     config = {"model_name_or_path": str(folder), "eval_split": "test", "num_workers": 0, "streaming": streaming}
-    validated = validate.main(ValidateConfig(dataset_name=str(data[kind]), output_dir=str(tmp_path), **config))
+    validated = validate.main(ValidateSettings(dataset_name=str(data[kind]), output_dir=str(tmp_path), **config))
     assert validated["eval_accuracy"] == results["eval_accuracy"]
     assert validated["eval_loss"] == pytest.approx(results["eval_loss"], abs=1e-6)
     assert json.loads((tmp_path / "eval_results.json").read_text()) == validated
@@ -165,7 +154,7 @@ def test_frozen_features_are_evaluated_of_a_run_and_of_its_checkpoint(data, fcma
 
     def validated(**more):
         forget_accelerate()
-        return validate.main(ValidateConfig(**fields, **more))
+        return validate.main(ValidateSettings(**fields, **more))
 
     results = validated(model_name_or_path=str(run))
     assert (results["train_samples"], results["eval_samples"]) == (18, 9)
@@ -196,7 +185,7 @@ def test_an_averaged_classifier_is_evaluated_on_images_of_other_channels(data, t
 
     def validated(**more):
         forget_accelerate()
-        return validate.main(ValidateConfig(**fields, **more))
+        return validate.main(ValidateSettings(**fields, **more))
 
     averaged = {"model_name_or_path": str(run / "checkpoint-4"), "use_ema": True}
     saved = {"model_name_or_path": str(run)}  # whose weights are the average
@@ -368,7 +357,7 @@ def test_a_new_head_on_stored_weights_starts_at_a_thousandth_of_the_usual_size(f
     names, needed = [str(label) for label in range(200)], {"dataset_name": "x", "output_dir": "out"}
     stored, fresh = {"model_name_or_path": fcmae}, {"num_stages": 1}
     for fields, scale in ((stored, 0.001), (fresh, 1), ({**stored, "head_init_scale": 2.0}, 2)):
-        model = finetune.create_model(FinetuneConfig(**needed, **fields), names)
+        model = finetune_model(FinetuneSettings(**needed, **fields), names)
         assert model.classifier.weight.std().item() == pytest.approx(0.02 * scale, rel=0.1)
 
 
@@ -378,13 +367,11 @@ def test_weights_stored_in_half_precision_are_trained_and_evaluated_in_single_pr
     assert {weight.dtype for weight in load_file(folder / "model.safetensors").values()} == {torch.bfloat16}
     source = {"dataset_name": "x", "model_name_or_path": str(folder)}
     models = [
-        pretrain.create_model(PretrainConfig(**source, output_dir="out")),
-        finetune.create_model(FinetuneConfig(**source, output_dir="out"), ["a", "b"]),
+        pretrain_model(PretrainSettings(**source, output_dir="out")),
+        finetune_model(FinetuneSettings(**source, output_dir="out"), ["a", "b"]),
     ]
     ConvNextV2ForImageClassification(small_config()).to(torch.bfloat16).save_pretrained(tmp_path / "classifier")
-    models.append(
-        validate.load_classifier(ValidateConfig(**{**source, "model_name_or_path": f"{tmp_path}/classifier"}))
-    )
+    models.append(classifier_of(ValidateSettings(**{**source, "model_name_or_path": f"{tmp_path}/classifier"})))
     for model in models:
         assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}, type(model)
 
@@ -404,8 +391,9 @@ def test_a_validation_prepares_images_as_stored_but_for_what_is_given(given, exp
     config, stored = small_config(image_size=64), {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
     ConvNextV2ForImageClassification(config).save_pretrained(tmp_path)
     create_image_processor(config, **stored).save_pretrained(tmp_path)
-    settings = ValidateConfig(dataset_name="x", model_name_or_path=str(tmp_path), **given)
-    processor = validate.load_processor(settings, validate.load_classifier(settings))
+    settings = ValidateSettings(dataset_name="x", model_name_or_path=str(tmp_path), **given)
+    background = settings.data.background
+    processor = validate.load_processor(settings.model, background, classifier_of(settings))
     found = {"image_mean": list(processor.image_mean), "image_std": list(processor.image_std)}
     found["size"] = dict(processor.size)["shortest_edge"]
     expected = {**stored, "size": 64, **expected}
@@ -654,9 +642,9 @@ def test_a_run_without_a_switch_is_the_same_run(plain_runs, data, tmp_path):
 def test_activation_checkpointing_is_switched_on(script, monkeypatch, fcmae):
     fields = {"output_dir": "out", "dataset_name": "x", "model_name_or_path": fcmae, "activation_checkpointing": True}
     if script is pretrain:
-        model = pretrain.create_model(PretrainConfig(**fields))
+        model = pretrain_model(PretrainSettings(**fields))
     else:
-        model = finetune.create_model(FinetuneConfig(image_size=32, **fields), ["a", "b"])
+        model = finetune_model(FinetuneSettings(image_size=32, **fields), ["a", "b"])
     assert model.is_gradient_checkpointing
 
 
@@ -846,14 +834,13 @@ def test_a_stream_of_unknown_length_needs_a_number_of_steps(data, fcmae, tmp_pat
 
 
 def test_validation_refuses_a_model_without_a_head(data, fcmae):
-    config = ValidateConfig(dataset_name=str(data["folder"]), model_name_or_path=fcmae, eval_split="test")
+    config = ValidateSettings(dataset_name=str(data["folder"]), model_name_or_path=fcmae, eval_split="test")
     assert "must hold an image classifier, not ConvNextV2ForPreTraining" in message_of(lambda: validate.main(config))
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(data, fcmae, tmp_path, capsys):
     settings = {"dry_run": True, "json": True, "learning_rate": None, "base_learning_rate": 1e-3}
-    with json_alone(SimpleNamespace(json=True)):
-        pretrain_run(tmp_path / "out", data["folder"], fcmae, **settings)
+    pretrain_run(tmp_path / "out", data["folder"], fcmae, **settings)
     found = json.loads(capsys.readouterr().out)  # and nothing else
     plan = found["plan"]
     assert plan["num_samples"] == 18 and plan["max_steps"] == 4 and plan["steps_per_epoch"] == 18 / 8

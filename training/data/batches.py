@@ -1,4 +1,11 @@
-"""The batches of a training process: without end or overlap, and taken up again where they stopped."""
+"""The batches of a training process: without end or overlap, and taken up again where they stopped.
+
+Why not `StatefulDataLoader` of torchdata 0.11, which Accelerate's `use_stateful_dataloader` calls: where no workers
+load, a wait that a signal ends loses the images of its batch; it goes on with as many workers as before alone, also on
+a folder; in a worker, what transforms draw begins again at a resume; the state of a shuffling loader is no JSON; what a
+stream loses at a resume (`streams.py`), it loses too. `tests/training/data/test_alternatives.py` shows it, and fails
+once it is no longer so.
+"""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +24,8 @@ from training.data.sampling import Shares, StepSampler, source_seed
 from training.data.sources import Source
 from training.data.streams import MAX_EMPTY_EPOCHS, Place, Reader, mixed, shards_for
 from training.data.workers import can_pin_memory, worker_options
-from training.settings.config import TrainingConfig, check
+from training.settings.checks import check
+from training.settings.data import TrainingDataSettings
 
 State = dict[str, Any]
 Key = Sequence[int]  # of an example: source, shard and index in it
@@ -47,7 +55,7 @@ class TrainBatches:
         self,
         sources: Sequence[Source],
         samples: Samples,
-        config: TrainingConfig,
+        data: TrainingDataSettings,
         collate: Callable[[list[dict[str, Any]]], Batch],
         rank: int,
         num_processes: int,
@@ -55,11 +63,11 @@ class TrainBatches:
         weights: Sequence[float] = (1,),
     ) -> None:
         streamed = not all(isinstance(source, Dataset) for source in sources)
-        self.order = {"seed": config.seed, "mixture_weights": list(weights)}
-        self.order |= {"shuffle_buffer_size": config.shuffle_buffer_size} if streamed else {}
+        self.order = {"seed": data.seed, "mixture_weights": list(weights)}
+        self.order |= {"shuffle_buffer_size": data.shuffle_buffer_size} if streamed else {}
         check_order(self.order, states)
         self.samples_seen = states[0]["samples_seen"] if states else 0
-        self.total_batch_size = config.per_device_train_batch_size * num_processes
+        self.total_batch_size = data.per_device_train_batch_size * num_processes
         unnamed = states[rank]["problems"] if rank < len(states) else []
         self.problems: list[Problem] = [(tuple(key), text) for key, text in unnamed]
         self.num_transparent: int = states[rank].get("num_transparent", 0) if rank < len(states) else 0  # of streams
@@ -69,19 +77,19 @@ class TrainBatches:
         self.num_shards: list[int] = []
         # With a generator of its own, starting the loader draws nothing from the one that a checkpoint restores.
         options: dict[str, Any] = {"collate_fn": collate, "pin_memory": can_pin_memory()}
-        options |= {"generator": torch.Generator(), **worker_options(config.num_workers)}
-        batch_size = config.per_device_train_batch_size
+        options |= {"generator": torch.Generator(), **worker_options(data.num_workers)}
+        batch_size = data.per_device_train_batch_size
         if not streamed:
             sizes = [len(source) for source in sources]  # type: ignore[arg-type]
-            order = StepSampler(sizes, weights, batch_size, rank, num_processes, config.seed, self.samples_seen)
+            order = StepSampler(sizes, weights, batch_size, rank, num_processes, data.seed, self.samples_seen)
             loader = DataLoader(MapSamples(sources, samples), batch_sampler=order, **options)  # type: ignore[arg-type]
         else:
-            num_workers = max(config.num_workers, 1)
+            num_workers = max(data.num_workers, 1)
             num_readers = num_processes * num_workers
             streams = [shards_for(source, num_readers) for source in sources]  # type: ignore[arg-type]
             self.num_shards = [stream.num_shards for stream in streams]
             self.readers = resumed_readers(states, rank, num_processes, num_workers, self.num_shards)
-            stream = EndlessStream(streams, samples, config, self.readers, num_readers, weights)
+            stream = EndlessStream(streams, samples, data, self.readers, num_readers, weights)
             loader = DataLoader(stream, batch_size, **options)
         self.batches: Iterator[Batch] = iter(loader)
 
@@ -175,14 +183,14 @@ class EndlessStream(TorchIterableDataset[dict[str, Any]]):
         self,
         streams: Sequence[IterableDataset],
         samples: Samples,
-        config: TrainingConfig,
+        data: TrainingDataSettings,
         states: list[ReaderState],
         num_readers: int,
         weights: Sequence[float],
     ) -> None:
         self.streams = streams
         self.samples = samples
-        self.config = config
+        self.data = data
         self.states = states
         self.num_readers = num_readers
         self.weights = weights
@@ -190,7 +198,7 @@ class EndlessStream(TorchIterableDataset[dict[str, Any]]):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
         number, start, draws, bad = self.states[worker.id if worker is not None else 0]
-        seed, block_size = self.config.seed, self.config.shuffle_buffer_size
+        seed, block_size = self.data.seed, self.data.shuffle_buffer_size
         readers = [
             Reader(stream, number, self.num_readers, source_seed(seed, source), block_size)
             for source, stream in enumerate(self.streams)
@@ -208,7 +216,7 @@ class EndlessStream(TorchIterableDataset[dict[str, Any]]):
                 if key not in known:
                     known.add(key)
                     bad = (*bad, key)
-                    problems.append((key, refuse_or_skip(error, self.config, len(bad))))
+                    problems.append((key, refuse_or_skip(error, self.data, len(bad))))
                 if example.epoch - last_good[source] >= MAX_EMPTY_EPOCHS:
                     raise ValueError(f"A stream must hold good images for every process and worker. {error}") from error
                 continue

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from training.console.bars import Phase
 from training.data.folders.rows import cache_folder, cache_key, write_table
-from training.run.phases import Phase
 
 MISSING = -1  # size and time of a file that is not there
 

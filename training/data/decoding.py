@@ -19,7 +19,7 @@ from hf_convnextv2.images import (
     largest_value,
 )
 from training.data.retry import read_file
-from training.settings.config import DataConfig
+from training.settings.data import DataSettings
 
 NUMPY_MAGIC = b"\x93NUMPY"
 SAMPLES_PER_PIXEL = 277  # a tag of TIFF
@@ -174,9 +174,9 @@ def array_to_tensor(array: np.ndarray, num_channels: int, name: str, picture: Im
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
 
 
-def fate_of_transparency(config: DataConfig) -> str:
+def fate_of_transparency(data: DataSettings) -> str:
     """What the setting does with transparent pixels, in words."""
-    background = config.background or DEFAULT_BACKGROUND
+    background = data.background or DEFAULT_BACKGROUND
     if background == NO_BACKGROUND:
         return "their transparency is left out, which shows colours hidden there (`--background none`)"
     return f"composited on {background} (`--background`)"

@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Features, Value
 
+from training.console.bars import Phase
+from training.console.errors import is_first_process
 from training.data.check_store import CheckStore, Stamps, stamps_of
 from training.data.decoding import BadImageError, decode_image, fate_of_transparency
 from training.data.sources import array_dtype, values_of
-from training.run.errors import is_first_process
-from training.run.phases import Phase
-from training.settings.config import DataConfig
+from training.settings.data import DataSettings
 
 # What is kept of each image: what is wrong with it (empty: nothing), and facts that are true or false.
 RECORD = Features({"problem": Value("string"), "is_transparent": Value("bool")})
@@ -39,11 +39,11 @@ class CheckedImages(NamedTuple):
     counts: dict[str, int]
 
 
-def check_images(source: Dataset, config: DataConfig, num_channels: int) -> CheckedImages:
+def check_images(source: Dataset, data: DataSettings, num_channels: int) -> CheckedImages:
     """Decode every image once; one that was checked by an earlier run, and has not changed since, is not read again."""
-    paths = local_paths(source, config.image_column)
-    arguments = {"num_channels": num_channels, "dtype": array_dtype(source, config.image_column)}
-    records = check_rows(source, config, arguments) if paths is None else check_files(paths, config, arguments)
+    paths = local_paths(source, data.image_column)
+    arguments = {"num_channels": num_channels, "dtype": array_dtype(source, data.image_column)}
+    records = check_rows(source, data, arguments) if paths is None else check_files(paths, data, arguments)
     problems = records["problem"]
     is_good = pc.equal(problems, "").to_numpy()
     counts = {name: pc.sum(records[name]).as_py() or 0 for name in RECORD if name != "problem"}
@@ -63,40 +63,40 @@ def local_paths(source: Dataset, column: str) -> pa.ChunkedArray | None:
     return values
 
 
-def check_rows(source: Dataset, config: DataConfig, arguments: dict[str, Any]) -> pa.Table:
+def check_rows(source: Dataset, data: DataSettings, arguments: dict[str, Any]) -> pa.Table:
     """Records of images that are in the rows; `datasets` keeps them."""
     with Phase("Checking images", len(source), " images"):
         checked = source.map(
             check_image,
             with_indices=True,
-            input_columns=[config.image_column],
+            input_columns=[data.image_column],
             remove_columns=source.column_names,
             features=RECORD,
             fn_kwargs=arguments,
-            num_proc=config.num_workers if config.num_workers > 1 and len(source) > FEW else None,
+            num_proc=data.num_workers if data.num_workers > 1 and len(source) > FEW else None,
             desc="Checking images",
         )
     return checked.with_format("arrow")[:]  # type: ignore[return-value]
 
 
-def check_files(paths: pa.ChunkedArray, config: DataConfig, arguments: dict[str, Any]) -> pa.Table:
+def check_files(paths: pa.ChunkedArray, data: DataSettings, arguments: dict[str, Any]) -> pa.Table:
     """Records of images that are files, as they were kept or as they are found now."""
-    store = CheckStore(os.path.realpath(config.dataset_name), list(RECORD), PIL.__version__, *arguments.values())
+    store = CheckStore(os.path.realpath(data.dataset_name), list(RECORD), PIL.__version__, *arguments.values())
     if is_first_process():
         stamps = stamps_of(paths)
         is_known = store.rows_of(paths, stamps) >= 0
-        check_unknown(paths.filter(pa.array(~is_known)), stamps.where(~is_known), store, config, arguments)
+        check_unknown(paths.filter(pa.array(~is_known)), stamps.where(~is_known), store, data, arguments)
     rows = store.rows_of(paths)
     if (rows < 0).any():  # of another machine, with a disk of its own
         unknown = paths.filter(pa.array(rows < 0))
-        check_unknown(unknown, stamps_of(unknown), store, config, arguments)
+        check_unknown(unknown, stamps_of(unknown), store, data, arguments)
         rows = store.rows_of(paths)
     assert store.table is not None
     return store.table.take(rows).select(list(RECORD))
 
 
 def check_unknown(
-    paths: pa.ChunkedArray, stamps: Stamps, store: CheckStore, config: DataConfig, arguments: dict[str, Any]
+    paths: pa.ChunkedArray, stamps: Stamps, store: CheckStore, data: DataSettings, arguments: dict[str, Any]
 ) -> None:
     """Decode the files and keep their records, every minute in case that the run is ended."""
     if not len(paths):
@@ -114,7 +114,7 @@ def check_unknown(
 
     try:
         with Phase("Checking images", len(paths), " images") as phase:
-            for records in check_in_processes(paths, config.num_workers, arguments):
+            for records in check_in_processes(paths, data.num_workers, arguments):
                 found.append(records)
                 phase.update(len(records))
                 if time.monotonic() - last_save > SECONDS_BETWEEN_SAVES:
@@ -151,19 +151,19 @@ def check_image(value: Any, index: int, num_channels: int, dtype: str | None) ->
     return {"problem": "", "is_transparent": decoded.is_transparent}
 
 
-def transparency_note(checked: CheckedImages | None, config: DataConfig) -> list[str]:
+def transparency_note(checked: CheckedImages | None, data: DataSettings) -> list[str]:
     """What becomes of transparent images, in a line, if there are any or nobody has looked."""
     if checked is None:
-        return [f"images are not checked: transparent ones are {fate_of_transparency(config)}"]
+        return [f"images are not checked: transparent ones are {fate_of_transparency(data)}"]
     count, total = checked.counts["is_transparent"], len(checked.source)
-    return [f"{count:,} of {total:,} images are transparent: {fate_of_transparency(config)}."] if count else []
+    return [f"{count:,} of {total:,} images are transparent: {fate_of_transparency(data)}."] if count else []
 
 
-def refuse_bad_images(problems: list[str], config: DataConfig) -> None:
+def refuse_bad_images(problems: list[str], data: DataSettings) -> None:
     """Raise if there are images that cannot be read, or more than may be left out."""
-    count, most = len(problems), config.max_bad_images
+    count, most = len(problems), data.max_bad_images
     listed = "\n  ".join(problems[:20]) + ("\n  ..." if count > 20 else "")
-    if problems and not config.skip_bad_images:
+    if problems and not data.skip_bad_images:
         raise ValueError(f"{count} files cannot be read as images; `--skip_bad_images` skips them:\n  {listed}")
     if count > most:
         raise ValueError(f"`max_bad_images` (={most}) must be at least {count} to skip these:\n  {listed}")

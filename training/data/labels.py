@@ -10,7 +10,8 @@ from hf_convnextv2 import ConvNextV2Config
 from training.data.samples import Samples, make_samples
 from training.data.sources import Source, features_of, values_of
 from training.data.transforms import Transform
-from training.settings.config import EvaluationConfig, check
+from training.settings.checks import check
+from training.settings.data import LabelledDataSettings
 
 STRINGS = ("string", "large_string")
 
@@ -116,17 +117,17 @@ def label_mapping(source: Source, column: str, classes: list[str]) -> dict[Any, 
 
 
 def labelled_samples(
-    config: EvaluationConfig, source: Source, model_config: ConvNextV2Config, transform: Transform, **fields: Any
+    data: LabelledDataSettings, source: Source, model_config: ConvNextV2Config, transform: Transform, **fields: Any
 ) -> Samples:
     """How the rows of a source become images with a class of the model."""
     classes = class_list(model_config)
     return make_samples(
-        config,
+        data,
         source,
         model_config.num_channels,
         transform,
-        label_column=config.label_column,
-        label_mapping=label_mapping(source, config.label_column, classes),
+        label_column=data.label_column,
+        label_mapping=label_mapping(source, data.label_column, classes),
         num_labels=len(classes),
         **fields,
     )

@@ -5,22 +5,22 @@ from collections.abc import Sequence
 
 from datasets import ClassLabel, Dataset
 
+from training.console.errors import is_first_process
 from training.data.folders.splits import shorten, split_name
 from training.data.sources import Source, features_of, values_of
-from training.run.errors import is_first_process
-from training.settings.config import DataConfig
+from training.settings.data import DataSettings
 
 MAX_NAMED = 20  # files that are left out
 MAX_CLASSES = 12
 
 
 def print_overview(
-    config: DataConfig, split: str, source: Source, found: int | None, notes: Sequence[str], problems: Sequence[str]
+    data: DataSettings, split: str, source: Source, found: int | None, notes: Sequence[str], problems: Sequence[str]
 ) -> None:
     """Say in the first training process what is used of `found` images, and what is not."""
     if not is_first_process():
         return
-    lines = [f"Split {split} of {config.dataset_name}: {size_of(source, found)}{classes_of(config, source)}"]
+    lines = [f"Split {split} of {data.dataset_name}: {size_of(source, found)}{classes_of(data, source)}"]
     lines += [f"  {note}" for note in [*notes, *known_splits(source, split)]]
     if problems:
         lines.append(f"Skipping {len(problems):,} files that cannot be read as images:")
@@ -36,9 +36,9 @@ def size_of(source: Source, found: int | None) -> str:
     return "a stream" if found is None else f"a stream of {found:,} images"
 
 
-def classes_of(config: DataConfig, source: Source) -> str:
+def classes_of(data: DataSettings, source: Source) -> str:
     """The classes with their images; nothing where none are known."""
-    column = getattr(config, "label_column", "label")
+    column = getattr(data, "label_column", "label")
     feature = features_of(source).get(column) if source.features is not None else None
     if feature is None:
         return ""

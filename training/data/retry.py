@@ -1,6 +1,8 @@
 """Reading from a source that does not answer for a while: again, and on from where it broke off.
 
-`datasets` tries again when a read fails, but not when a file cannot be opened: fsspec then calls it not found.
+Why not `datasets` 5.2 alone: it tries again when a read fails, but not when a file cannot be opened, which fsspec then
+calls not found (`tests/training/data/test_retry.py::test_without_it_a_short_absence_ends_the_stream`, which fails once
+it is no longer so).
 """
 
 import os

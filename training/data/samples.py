@@ -21,7 +21,8 @@ from training.data.sampling import sample_seed, seeded
 from training.data.sources import Source, array_dtype, find_source, limit, num_examples
 from training.data.transforms import BatchMixer, Transform
 from training.data.workers import worker_options
-from training.settings.config import DataConfig, EvaluationConfig, PretrainConfig, check
+from training.settings.checks import check
+from training.settings.data import DataSettings, LabelledDataSettings, PretrainDataSettings
 
 Batch = dict[str, Any]  # tensors, and what a stream tells of them
 
@@ -86,22 +87,22 @@ class MapSamples(TorchDataset[dict[str, Any]]):
 class StreamSamples(TorchIterableDataset[dict[str, Any]]):
     """A streamed source once, in order."""
 
-    def __init__(self, source: IterableDataset, samples: Samples, config: DataConfig) -> None:
+    def __init__(self, source: IterableDataset, samples: Samples, data: DataSettings) -> None:
         self.source = source
         self.samples = samples
-        self.config = config
+        self.data = data
         self.told = multiprocessing.Value("b", False)  # shared with the data loader workers
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         bad: list[str] = []
-        rows = read_on(lambda done: itertools.islice(self.source, done, None), self.config.dataset_name)
+        rows = read_on(lambda done: itertools.islice(self.source, done, None), self.data.dataset_name)
         for position, row in enumerate(rows):
             try:
                 sample = self.samples(row, f"example {position} of this worker's stream", 0, position)
                 self.tell_once(sample["is_transparent"])
                 yield sample
             except BadImageError as error:
-                bad.append(refuse_or_skip(error, self.config, len(bad) + 1))
+                bad.append(refuse_or_skip(error, self.data, len(bad) + 1))
                 print(f"Skipping bad image {len(bad)}. {bad[-1]}", flush=True)
 
     def tell_once(self, is_transparent: bool) -> None:
@@ -110,16 +111,16 @@ class StreamSamples(TorchIterableDataset[dict[str, Any]]):
             return
         with self.told:
             if not self.told.value:
-                print(f"The stream holds transparent images: {fate_of_transparency(self.config)}.", flush=True)
+                print(f"The stream holds transparent images: {fate_of_transparency(self.data)}.", flush=True)
             self.told.value = True
 
 
-def refuse_or_skip(error: BadImageError, config: DataConfig, count: int) -> str:
+def refuse_or_skip(error: BadImageError, data: DataSettings, count: int) -> str:
     """What to say of a bad image that is left out, the `count`-th of its reader; or stop at it."""
-    if not config.skip_bad_images:
+    if not data.skip_bad_images:
         raise ValueError(f"{error} `--skip_bad_images` skips such images.") from error
-    if count > config.max_bad_images:
-        raise ValueError(f"`max_bad_images` (={config.max_bad_images}) is exceeded. {error}") from error
+    if count > data.max_bad_images:
+        raise ValueError(f"`max_bad_images` (={data.max_bad_images}) is exceeded. {error}") from error
     return str(error)
 
 
@@ -142,62 +143,62 @@ class Collator:
         return batch
 
 
-def load_images(config: DataConfig, split: str, max_samples: int | None, num_channels: int) -> Source:
+def load_images(data: DataSettings, split: str, max_samples: int | None, num_channels: int) -> Source:
     """A split with its unreadable images found (map-style), and left out if that is allowed; says what it holds."""
-    whole, problems, notes = find_source(config, split)
-    refuse_bad_images(problems, config)
-    source = limit(whole, config, max_samples)
+    whole, problems, notes = find_source(data, split)
+    refuse_bad_images(problems, data)
+    source = limit(whole, data, max_samples)
     if isinstance(source, Dataset):
-        check("dataset_name", config.dataset_name, len(source) > 0, f"hold examples in its split `{split}`")
+        check("dataset_name", data.dataset_name, len(source) > 0, f"hold examples in its split `{split}`")
         checked = None
-        if config.check_images:
-            checked = check_images(source, config, num_channels)
+        if data.check_images:
+            checked = check_images(source, data, num_channels)
             source, problems = checked.source, problems + checked.problems
-            refuse_bad_images(problems, config)
-        check("dataset_name", config.dataset_name, len(source) > 0, f"hold images that can be read in split `{split}`")
-        notes = [*notes, *(transparency_note(checked, config) if num_channels in (1, 3) else [])]
-    print_overview(config, split, source, num_examples([whole], split, None), notes, problems)
+            refuse_bad_images(problems, data)
+        check("dataset_name", data.dataset_name, len(source) > 0, f"hold images that can be read in split `{split}`")
+        notes = [*notes, *(transparency_note(checked, data) if num_channels in (1, 3) else [])]
+    print_overview(data, split, source, num_examples([whole], split, None), notes, problems)
     return source
 
 
-def load_mixture(config: PretrainConfig, num_channels: int) -> list[Source]:
+def load_mixture(data: PretrainDataSettings, num_channels: int) -> list[Source]:
     """The sources to pre-train on: one, unless there are weights to mix several by."""
-    names = [config.dataset_name, *(config.mixed_dataset_names or [])]
-    settings = [replace(config, dataset_name=name) for name in names]
-    sources = [load_images(each, config.train_split, config.max_train_samples, num_channels) for each in settings]
-    dtypes = [array_dtype(source, config.image_column) for source in sources]
+    names = [data.dataset_name, *(data.mixed_dataset_names or [])]
+    settings = [replace(data, dataset_name=name) for name in names]
+    sources = [load_images(each, data.train_split, data.max_train_samples, num_channels) for each in settings]
+    dtypes = [array_dtype(source, data.image_column) for source in sources]
     rule = f"hold images of one kind, but their number types are {dtypes}"
-    check("mixed_dataset_names", config.mixed_dataset_names, len(set(dtypes)) == 1, rule)
-    if len(sources) > 1 and config.mixture_weights is None:  # every image once an epoch
-        columns = [source.select_columns(config.image_column) for source in sources]
+    check("mixed_dataset_names", data.mixed_dataset_names, len(set(dtypes)) == 1, rule)
+    if len(sources) > 1 and data.mixture_weights is None:  # every image once an epoch
+        columns = [source.select_columns(data.image_column) for source in sources]
         return [concatenate_datasets(columns)]  # type: ignore[list-item,arg-type]
     return sources
 
 
-def make_samples(config: DataConfig, source: Source, num_channels: int, transform: Transform, **fields: Any) -> Samples:
+def make_samples(data: DataSettings, source: Source, num_channels: int, transform: Transform, **fields: Any) -> Samples:
     """How the rows of this source become samples."""
-    dtype = array_dtype(source, config.image_column)
-    background = config.background or DEFAULT_BACKGROUND
-    return Samples(config.image_column, num_channels, dtype, transform, config.seed, background=background, **fields)
+    dtype = array_dtype(source, data.image_column)
+    background = data.background or DEFAULT_BACKGROUND
+    return Samples(data.image_column, num_channels, dtype, transform, data.seed, background=background, **fields)
 
 
-def first_samples(source: Source, samples: Samples, config: DataConfig, count: int) -> Batch:
+def first_samples(source: Source, samples: Samples, data: DataSettings, count: int) -> Batch:
     """A batch of the first samples of a source, as they come in the first epoch, for a picture."""
     if isinstance(source, Dataset):
         dataset = MapSamples([source], samples)
         return Collator()([dataset[index] for index in range(min(count, len(dataset)))])
-    first = list(itertools.islice(StreamSamples(source, samples, config), count))
-    check("dataset_name", config.dataset_name, bool(first), "hold images that can be read")
+    first = list(itertools.islice(StreamSamples(source, samples, data), count))
+    check("dataset_name", data.dataset_name, bool(first), "hold images that can be read")
     return Collator()(first)
 
 
-def eval_loader(source: Source, samples: Samples, config: EvaluationConfig) -> DataLoader[Any]:
+def eval_loader(source: Source, samples: Samples, data: LabelledDataSettings) -> DataLoader[Any]:
     """Batches of a split, once, in order: for `accelerator.prepare` and `gather_for_metrics`."""
-    batch_size = config.per_device_eval_batch_size
+    batch_size = data.per_device_eval_batch_size
     options: dict[str, Any] = {"collate_fn": Collator(), "generator": torch.Generator()}
     if isinstance(source, Dataset):
-        options |= worker_options(config.num_workers)
+        options |= worker_options(data.num_workers)
         return DataLoader(MapSamples([source], samples), batch_size, **options)
-    stream = StreamSamples(source, samples, config)
-    options |= worker_options(min(config.num_workers, source.num_shards))
+    stream = StreamSamples(source, samples, data)
+    options |= worker_options(min(data.num_workers, source.num_shards))
     return DataLoader(stream, batch_size, **options)

@@ -18,7 +18,8 @@ from huggingface_hub import DatasetCard
 from training.data.folders.listing import Listing, is_current, left_out, list_folder, not_images, refuse_mixture
 from training.data.folders.rows import array_rows, image_rows, metadata_of, stored_rows
 from training.data.folders.splits import divide, is_split
-from training.settings.config import FILE_BUILDERS, DataConfig, check
+from training.settings.checks import check
+from training.settings.data import FILE_BUILDERS, DataSettings
 
 Source = Dataset | IterableDataset
 NOT_ARRAYS = ("string", "large_string", "binary", "large_binary", "null", "dict")
@@ -32,35 +33,35 @@ class Found(NamedTuple):
     notes: list[str]
 
 
-def load_source(config: DataConfig, split: str, max_samples: int | None) -> Source:
+def load_source(data: DataSettings, split: str, max_samples: int | None) -> Source:
     """A split of a Hub data set, a local folder, or local files, with the image column left undecoded."""
-    return limit(find_source(config, split).source, config, max_samples)
+    return limit(find_source(data, split).source, data, max_samples)
 
 
-def find_source(config: DataConfig, split: str) -> Found:
+def find_source(data: DataSettings, split: str) -> Found:
     """A whole split, with what is left out of it."""
-    name = Path(config.dataset_name).expanduser()
+    name = Path(data.dataset_name).expanduser()
     if name.is_dir():
-        found = find_folder(config, str(name), split)
+        found = find_folder(data, str(name), split)
     elif name.suffix in FILE_BUILDERS:
-        pattern = glob.escape(str(name)) if name.exists() else config.dataset_name  # a pattern, or an address
+        pattern = glob.escape(str(name)) if name.exists() else data.dataset_name  # a pattern, or an address
         files = {split: pattern}
-        found = Found(load_split(config, split, FILE_BUILDERS[name.suffix], data_files=files), [], [])
+        found = Found(load_split(data, split, FILE_BUILDERS[name.suffix], data_files=files), [], [])
     else:
-        options = {"name": config.dataset_config_name, "revision": config.dataset_revision}
-        found = Found(load_split(config, split, config.dataset_name, **options), [], [])
+        options = {"name": data.dataset_config_name, "revision": data.dataset_revision}
+        found = Found(load_split(data, split, data.dataset_name, **options), [], [])
     source = found.source
-    check_column(source, "image_column", config.image_column)
-    if isinstance(features_of(source).get(config.image_column), Image):
-        source = source.cast_column(config.image_column, Image(decode=False))
+    check_column(source, "image_column", data.image_column)
+    if isinstance(features_of(source).get(data.image_column), Image):
+        source = source.cast_column(data.image_column, Image(decode=False))
     return found._replace(source=source)
 
 
-def limit(source: Source, config: DataConfig, max_samples: int | None) -> Source:
+def limit(source: Source, data: DataSettings, max_samples: int | None) -> Source:
     """So many examples at most: of all classes, or the first of a stream."""
     if max_samples is not None and isinstance(source, Dataset):
         # A folder lists one class after the other: its first examples would be one class.
-        return source.shuffle(seed=config.seed).select(range(min(max_samples, len(source))))
+        return source.shuffle(seed=data.seed).select(range(min(max_samples, len(source))))
     return source if max_samples is None else first_examples(source, max_samples)  # type: ignore[arg-type]
 
 
@@ -78,12 +79,12 @@ def rows_of(source: IterableDataset) -> Iterator[dict[str, Any]]:
         yield {name: column[0] for name, column in batch.items()}  # type: ignore[union-attr]
 
 
-def load_split(config: DataConfig, split: str, path: str, **arguments: Any) -> Source:
+def load_split(data: DataSettings, split: str, path: str, **arguments: Any) -> Source:
     """`datasets.load_dataset`; what it misses is said with the setting's name."""
     try:
-        source = load_dataset(path, split=split, streaming=config.streaming, **arguments)
+        source = load_dataset(path, split=split, streaming=data.streaming, **arguments)
     except (FileNotFoundError, ValueError) as error:
-        raise ValueError(f"`dataset_name` (={config.dataset_name}) must hold a split `{split}`: {error}") from error
+        raise ValueError(f"`dataset_name` (={data.dataset_name}) must hold a split `{split}`: {error}") from error
     assert isinstance(source, Dataset | IterableDataset)
     return source
 
@@ -129,9 +130,9 @@ def num_examples(sources: Sequence[Source], split: str, max_samples: int | None)
     return total
 
 
-def local_splits(config: DataConfig) -> list[str] | None:
+def local_splits(data: DataSettings) -> list[str] | None:
     """The splits of a local folder of images or arrays; None of anything else."""
-    folder = Path(config.dataset_name).expanduser()
+    folder = Path(data.dataset_name).expanduser()
     if not folder.is_dir():
         return None
     listing = listing_of(str(folder))
@@ -140,46 +141,41 @@ def local_splits(config: DataConfig) -> list[str] | None:
         return sorted(name for name in tops if is_split(name)) or ["train"]
     if not listing.images or has_own_splits(str(folder)):
         return None
-    return list(dict.fromkeys(part.split for part in divide(listing, splits_of(config))))
+    return list(dict.fromkeys(part.split for part in divide(listing, data.named_splits())))
 
 
-def splits_of(config: DataConfig) -> list[str]:
-    """The splits that the settings name."""
-    return sorted({name for name in (getattr(config, field, None) for field in ("train_split", "eval_split")) if name})
-
-
-def find_folder(config: DataConfig, folder: str, split: str) -> Found:
+def find_folder(data: DataSettings, folder: str, split: str) -> Found:
     """A split of a local folder; a folder of other things than images is left to `datasets`."""
-    asked = sorted({split, *splits_of(config)})
+    asked = sorted({split, *data.named_splits()})
     rows = stored_rows(folder, split, asked)
     if rows is not None:
-        return Found(as_asked(rows.rows, config, split), [], [])
+        return Found(as_asked(rows.rows, data, split), [], [])
     listing = listing_of(folder)
     refuse_mixture(listing)
     if listing.arrays:
-        return Found(as_asked(array_rows(listing, split), config, split), [], left_out(listing))
+        return Found(as_asked(array_rows(listing, split), data, split), [], left_out(listing))
     if not listing.images or has_own_splits(folder):
-        return Found(load_data_files(config, listing, folder, split), [], [])
+        return Found(load_data_files(data, listing, folder, split), [], [])
     problems = not_images(listing)
     described = metadata_of(listing, split, asked)
     if described.files:
         files = {split: [glob.escape(file) for file in described.files]}
-        source = load_split(config, split, "imagefolder", data_files=files)
+        source = load_split(data, split, "imagefolder", data_files=files)
         unnamed = described.num_images - len(source) if isinstance(source, Dataset) else 0
         notes = [f"left out: {unnamed:,} images that the metadata files do not name"] if unnamed > 0 else []
         return Found(source, problems, notes + left_out(listing))
     rows = image_rows(listing, split, asked)
-    return Found(as_asked(rows.rows, config, split), problems, rows.notes + left_out(listing))
+    return Found(as_asked(rows.rows, data, split), problems, rows.notes + left_out(listing))
 
 
-def load_data_files(config: DataConfig, listing: Listing, folder: str, split: str) -> Source:
+def load_data_files(data: DataSettings, listing: Listing, folder: str, split: str) -> Source:
     """A folder that `datasets` reads: of parquet, arrow or webdataset files, or with splits said in its README.md."""
     special = re.search(r"[*?\[\]]", folder)
     check("dataset_name", folder, special is None, f"have no `{special and special[0]}` in it: rename a folder")
     refuse_renumbered(listing, folder)
-    source = load_split(config, split, folder, name=config.dataset_config_name)
+    source = load_split(data, split, folder, name=data.dataset_config_name)
     if not has_own_splits(folder):
-        taken = load_builder(folder, name=config.dataset_config_name).config.data_files or {}
+        taken = load_builder(folder, name=data.dataset_config_name).config.data_files or {}
         used = {str(file) for files in taken.values() for file in files}
         stored = [f"{listing.root}/{run.folder}/{name}" for run in listing.tables for name in run.names.to_pylist()]
         unused = ", ".join([file for file in map(os.path.normpath, stored) if file not in used][:5])
@@ -209,9 +205,9 @@ def refuse_renumbered(listing: Listing, folder: str) -> None:
                 check("dataset_name", folder, names == feature.names, rule)
 
 
-def as_asked(rows: Dataset, config: DataConfig, split: str) -> Source:
+def as_asked(rows: Dataset, data: DataSettings, split: str) -> Source:
     """The rows, or a stream of them that knows how many there are."""
-    if not config.streaming:
+    if not data.streaming:
         return rows
     stream = rows.to_iterable_dataset()
     stream.info.splits = SplitDict({split: SplitInfo(split, num_examples=len(rows))})

@@ -7,6 +7,13 @@ have as much to do as each other.
 
 The examples are shuffled in blocks: while one is handed out in a random order, the next one is read. A `Place` tells
 where to start reading again, which is never further back than the block under way and the beginning of a shard.
+
+Why not `shuffle`, `state_dict`, `split_dataset_by_node` and `interleave_datasets` of `datasets` 5.2: a resume loses
+images that the shuffle buffer held, and a shuffled stream of several workers cannot be resumed at all; the processes
+get unequal numbers of batches, and each reads everything where the shards cannot be shared evenly; a repeated stream
+has the same order in every epoch; mixed sources end together by losing or repeating images, or have no end and are read
+by as many workers as the smallest has files. `tests/training/data/test_alternatives.py` shows it, and fails once it is
+no longer so.
 """
 
 import itertools

@@ -9,45 +9,47 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.tv_tensors import Image
 
 from training.data.decoding import Enough
-from training.settings.config import FinetuneConfig, PretrainConfig, TrainingConfig
+from training.settings.augmentation import AugmentationSettings, FinetuneAugmentationSettings
 
 Transform = Callable[[Tensor], Tensor]
 CROP_ASPECT_RATIOS = (3 / 4, 4 / 3)  # width / height of a crop
 
 
-def pretraining_transform(config: PretrainConfig, image_size: int, processor: Any) -> Transform:
+def pretraining_transform(augmentation: AugmentationSettings, image_size: int, processor: Any) -> Transform:
     """Random crop and flip (paper, A.1, and the official code), normalised: `(C, H, W)` to `(C, size, size)`."""
-    return v2.Compose([*crop_and_flip(config, image_size), *normalise(processor)])
+    return v2.Compose([*crop_and_flip(augmentation, image_size), *normalise(processor)])
 
 
-def enough_for_crops(config: TrainingConfig, image_size: int) -> Enough | None:
+def enough_for_crops(augmentation: AugmentationSettings, image_size: int) -> Enough | None:
     """The size at which even the least and longest crop of an image still has `image_size` pixels a side."""
-    if not config.reduced_decoding:
+    if not augmentation.reduced_decoding:
         return None
-    return Enough(image_size, image_size**2 / (config.crop_scale[0] * CROP_ASPECT_RATIOS[0]))
+    return Enough(image_size, image_size**2 / (augmentation.crop_scale[0] * CROP_ASPECT_RATIOS[0]))
 
 
-def finetuning_transform(config: FinetuneConfig, image_size: int, processor: Any) -> Transform:
+def finetuning_transform(augmentation: FinetuneAugmentationSettings, image_size: int, processor: Any) -> Transform:
     """Random crop, flip, RandAugment and erasing with noise, normalised: `(C, H, W)` to `(C, size, size)`."""
-    steps = crop_and_flip(config, image_size)
-    if config.randaugment_num_ops:
+    steps = crop_and_flip(augmentation, image_size)
+    if augmentation.randaugment_num_ops:
         to_bytes = v2.ToDtype(torch.uint8, scale=True)  # RandAugment's posterize and equalize know bytes only
         randaugment = v2.RandAugment(
-            config.randaugment_num_ops, config.randaugment_magnitude, interpolation=InterpolationMode.BILINEAR
+            augmentation.randaugment_num_ops,
+            augmentation.randaugment_magnitude,
+            interpolation=InterpolationMode.BILINEAR,
         )
         steps += [to_bytes, randaugment]
     steps += normalise(processor)
-    if config.random_erasing:
-        steps.append(v2.RandomErasing(config.random_erasing, value="random"))  # type: ignore[arg-type]
+    if augmentation.random_erasing:
+        steps.append(v2.RandomErasing(augmentation.random_erasing, value="random"))  # type: ignore[arg-type]
     return v2.Compose(steps)
 
 
-def crop_and_flip(config: TrainingConfig, image_size: int) -> list[v2.Transform]:
+def crop_and_flip(augmentation: AugmentationSettings, image_size: int) -> list[v2.Transform]:
     """The geometric transforms, on `(C, H, W)` of any number of channels."""
-    scale = (config.crop_scale[0], config.crop_scale[1])
+    scale = (augmentation.crop_scale[0], augmentation.crop_scale[1])
     settings: dict[str, Any] = {"interpolation": InterpolationMode.BICUBIC, "antialias": True}
     crop = v2.RandomResizedCrop(image_size, scale, CROP_ASPECT_RATIOS, **settings)
-    return [v2.Lambda(Image), crop, v2.RandomHorizontalFlip(config.horizontal_flip)]
+    return [v2.Lambda(Image), crop, v2.RandomHorizontalFlip(augmentation.horizontal_flip)]
 
 
 def normalise(processor: Any) -> list[v2.Transform]:

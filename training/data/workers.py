@@ -11,7 +11,7 @@ from typing import Any
 import fsspec.asyn
 import torch
 
-from training.run.stopping.signals import STOPPING, lasting
+from training.console.signals import STOPPING, lasting
 
 
 def worker_options(num_workers: int) -> dict[str, Any]:

@@ -1,4 +1,10 @@
-"""Metrics behind the interface of `evaluate`: ours needs no network, any other is loaded by name."""
+"""Metrics behind the interface of `evaluate`: ours needs no network, any other is loaded by name.
+
+Why a metric of our own: those of `evaluate` are downloaded, and none is a top-5 accuracy. `top_k_accuracy_score` of
+scikit-learn refuses two classes as we have them, warns of five or fewer, and needs all scores of all images where five
+class numbers do. `tests/training/evaluation/test_alternatives.py` shows it, and fails once it is no longer so.
+torchmetrics 1.9 refuses a top-5 of fewer than five classes.
+"""
 
 from collections.abc import Callable
 from typing import Any

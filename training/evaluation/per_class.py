@@ -11,7 +11,7 @@ import numpy as np
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from conversion.files import write_text
-from conversion.publishing.facts import CONFUSION_MATRIX, CONFUSIONS, MOST_CONFUSED, PER_CLASS
+from conversion.model_folder import CONFUSION_MATRIX, CONFUSIONS, MOST_CONFUSED, PER_CLASS
 from training.evaluation.pictures import save_confusion_matrix, save_most_confused
 
 MOST_IN_MATRIX = 50  # classes in a picture that can be read

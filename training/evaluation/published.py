@@ -5,7 +5,7 @@ from pathlib import Path
 from scipy.stats import binomtest
 
 from conversion.checkpoints import Checkpoint, checkpoint_table, find_repository
-from conversion.publishing.facts import read_provenance
+from conversion.model_folder import read_provenance
 
 NAMES = {"eval_accuracy": "top-1", "eval_accuracy_top5": "top-5"}
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedModel
 from transformers.modeling_utils import logger
 
-from training.run.errors import is_first_process
-from training.settings.config import check
+from training.console.errors import is_first_process
+from training.settings.checks import check
 
 ENCODER = re.compile(r"(^|\.)(embeddings|encoder)\.")
 HEAD = r"^classifier\."

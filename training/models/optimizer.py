@@ -12,7 +12,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
-from training.settings.config import TrainingConfig
+from training.settings.learning import OptimizerSettings
 
 DECAYED_LAYERS = (nn.Linear, nn.Conv2d)
 GROUPS_OF_BASE = 12
@@ -85,11 +85,15 @@ def parameter_groups(
 
 
 def create_optimizer(
-    model: nn.Module, config: TrainingConfig, learning_rate: float, decayed: set[str], scale: Callable[[str], float]
+    model: nn.Module,
+    settings: OptimizerSettings,
+    learning_rate: float,
+    decayed: set[str],
+    scale: Callable[[str], float] = lambda name: 1.0,
 ) -> AdamW:
     """AdamW over the groups; `scale` gives a parameter's share of the learning rate by its name."""
-    groups = parameter_groups(model, learning_rate, config.weight_decay, decayed, scale)
-    return AdamW(groups, lr=learning_rate, betas=(config.adam_beta1, config.adam_beta2))
+    groups = parameter_groups(model, learning_rate, settings.weight_decay, decayed, scale)
+    return AdamW(groups, lr=learning_rate, betas=(settings.adam_beta1, settings.adam_beta2))
 
 
 def layer_scale(

@@ -15,10 +15,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import AutoImageProcessor, AutoModel
 
 from hf_convnextv2 import ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining
-from training.models.creation import SHARDED
-from training.run.monitor import hooked
-from training.run.plan import Plan
-from training.settings.config import PretrainConfig, check
+from training.models.averages import SHARDED
+from training.models.hooks import hooked
+from training.settings.checks import check
+from training.settings.fcmae import TargetSettings
 
 DEFAULT_SIZE = 224  # pixels, of images that the model does not know the size of
 
@@ -26,12 +26,12 @@ DEFAULT_SIZE = 224  # pixels, of images that the model does not know the size of
 class AverageTeacher(nn.Module):
     """The exponential moving average of the student's own encoder, which sees whole images (BYOL, data2vec)."""
 
-    def __init__(self, model: ConvNextV2ForPreTraining, config: PretrainConfig, plan: Plan) -> None:
+    def __init__(self, model: ConvNextV2ForPreTraining, settings: TargetSettings, max_steps: int) -> None:
         super().__init__()
         self.average = AveragedModel(model.convnextv2).eval().requires_grad_(False)
         self.average.update_parameters(model.convnextv2)  # the first time, they are copied
-        self.decays, self.max_steps = config.teacher_decay, plan.max_steps
-        self.num_layers = config.feature_target_layers
+        self.decays, self.max_steps = settings.teacher_decay, max_steps
+        self.num_layers = settings.feature_target_layers
         depth = model.config.depths[-1]
         check("feature_target_layers", self.num_layers, self.num_layers <= depth, f"be at most {depth}, the last stage")
 
@@ -132,14 +132,14 @@ def side_of(processor: Any) -> int | None:
 
 
 def create_average_teacher(
-    model: ConvNextV2ForPreTraining, config: PretrainConfig, plan: Plan, accelerator: Accelerator
+    model: ConvNextV2ForPreTraining, settings: TargetSettings, max_steps: int, accelerator: Accelerator
 ) -> AverageTeacher | None:
     """The model's own teacher, if features are to be predicted; make it before the model is prepared."""
     if model.config.target_type == "pixel":
         return None
     kind, rule = accelerator.distributed_type, "be given with a kind of training that leaves a process parts of weights"
     check("teacher_name_or_path", None, kind not in SHARDED, f"{rule}, as {kind.value}")
-    return AverageTeacher(model.to(accelerator.device), config, plan)
+    return AverageTeacher(model.to(accelerator.device), settings, max_steps)
 
 
 class Targets:
@@ -150,13 +150,13 @@ class Targets:
         teacher: AverageTeacher | FrozenTeacher | None,
         accelerator: Accelerator,
         model_config: ConvNextV2FCMAEConfig,
-        config: PretrainConfig,
+        settings: TargetSettings,
         processor: Any,
     ) -> None:
         self.teacher = teacher.to(accelerator.device) if teacher is not None else None
         self.accelerator = accelerator
         self.cell_size = model_config.cell_size
-        self.normalises = config.feature_target_norm == "layer_norm"
+        self.normalises = settings.feature_target_norm == "layer_norm"
         if isinstance(teacher, FrozenTeacher):
             channels, count = teacher.statistics[0].shape[1], model_config.num_channels
             rule = f"be 1 or {channels} with `teacher_name_or_path`, whose images have {channels}"

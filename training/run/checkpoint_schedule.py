@@ -3,22 +3,22 @@
 from pathlib import Path
 from time import monotonic
 
-from training.settings.config import TrainingConfig
+from training.settings.run import CheckpointSettings
 
 SHARE = 20  # saving takes at most one part in so many of a run's time
 ROLLING = 2  # checkpoints of the clock and of stops: the newest one may be damaged
 
 
-class Saving:
+class CheckpointSchedule:
     """Checkpoints at multiples of `checkpointing_steps`, and when `checkpointing_minutes` have gone by since the last.
 
     Without a limit, the former stay, and of all others the newest two.
     """
 
-    def __init__(self, config: TrainingConfig) -> None:
-        self.steps = config.checkpointing_steps
-        self.seconds = 60 * config.checkpointing_minutes
-        self.limit = config.checkpoints_total_limit
+    def __init__(self, settings: CheckpointSettings) -> None:
+        self.steps = settings.checkpointing_steps
+        self.seconds = 60 * settings.checkpointing_minutes
+        self.limit = settings.checkpoints_total_limit
         self.started_at = self.saved_at = monotonic()
         self.duration = 0.0
         self.asked = False

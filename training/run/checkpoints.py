@@ -21,12 +21,13 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from conversion.files import sha256
-from training.run.checkpoint_schedule import Saving
-from training.run.disk import writing
+from conversion.files import atomic_path, flush, sha256
+from training.machine.disk import writing
+from training.run.checkpoint_schedule import CheckpointSchedule
 from training.run.plan import Plan
-from training.settings.config import TrainingConfig, check
-from training.settings.fields import names_compared
+from training.settings.checks import check
+from training.settings.run import CheckpointSettings
+from training.settings.scripts import Record
 
 NAME = re.compile(r"checkpoint-(\d+)")
 STATE = "training_state.json"
@@ -54,22 +55,29 @@ class Checkpoints:
     """The checkpoints of a run: what `accelerator` has prepared or registered for checkpointing, and the progress."""
 
     def __init__(
-        self, accelerator: Accelerator, config: TrainingConfig, model: PreTrainedModel, processor: Any, plan: Plan
+        self,
+        accelerator: Accelerator,
+        folder: Path,
+        settings: CheckpointSettings,
+        record: Record,
+        model: PreTrainedModel,
+        processor: Any,
+        plan: Plan,
     ) -> None:
         self.accelerator = accelerator
         self.processor = processor
         self.model_config = copy.deepcopy(model.config)
         self.model_config.architectures = [type(model).__name__]  # with it, `from_pretrained` knows a checkpoint too
-        self.folder = Path(config.output_dir)
-        self.saving = Saving(config)
+        self.folder = folder
+        self.schedule = CheckpointSchedule(settings)
         self.saved_step: int | None = None
-        self.resume_from = config.resume_from_checkpoint
-        self.ema_decay = config.ema_decay
-        self.teacher = getattr(config, "teacher_name_or_path", None)
+        self.resume_from = settings.resume_from_checkpoint
+        self.ema_decay = record.values["ema_decay"]
+        self.teacher = record.values.get("teacher_name_or_path")
         self.own_teacher = getattr(model.config, "target_type", "pixel") != "pixel" and self.teacher is None
         self.max_steps = plan.max_steps
         self.state = {
-            "averaged": bool(config.ema_decay),
+            "averaged": bool(self.ema_decay),
             "own_teacher": self.own_teacher,
             "num_processes": accelerator.num_processes,
             "architecture": describe_architecture(model.config),
@@ -78,7 +86,7 @@ class Checkpoints:
                 "num_samples": plan.num_samples,
                 "max_steps": plan.max_steps,
                 "learning_rate": plan.learning_rate,
-                **settings_of(config, model.config),
+                **compared_settings(record, model.config),
             },
         }
 
@@ -166,11 +174,11 @@ class Checkpoints:
 
     def is_late(self) -> bool:
         """Whether the main process's clock asks for a checkpoint."""
-        return self.accelerator.is_main_process and self.saving.is_late()
+        return self.accelerator.is_main_process and self.schedule.is_late()
 
     def is_due(self, step: int) -> bool:
         """Whether a checkpoint belongs to this step."""
-        return self.saving.is_due(step)
+        return self.schedule.is_due(step)
 
     def save(self, step: int, **progress: dict[str, Any]) -> None:
         """Write `checkpoint-{step}` under a temporary name, rename it, and delete the oldest beyond the limit.
@@ -179,7 +187,7 @@ class Checkpoints:
         """
         final = self.folder / f"checkpoint-{step}"
         partial = self.folder / f".{final.name}.partial"
-        self.saving.begin()
+        self.schedule.begin()
         if self.accelerator.is_main_process:
             shutil.rmtree(partial, ignore_errors=True)
         self.accelerator.wait_for_everyone()
@@ -191,11 +199,11 @@ class Checkpoints:
             self.check_shared(partial)
             with writing(final, partial):
                 self.complete(partial, final, {"step": step, **self.state})
-            for old in self.saving.superseded(numbered_folders(self.folder)):
+            for old in self.schedule.superseded(numbered_folders(self.folder)):
                 shutil.rmtree(old)
         self.accelerator.wait_for_everyone()
         self.saved_step = step
-        self.saving.end()
+        self.schedule.end()
 
     def check_shared(self, partial: Path) -> None:
         """Raise unless all processes have written to the same folder."""
@@ -221,17 +229,6 @@ class Checkpoints:
 
 def progress_file(checkpoint: Path, rank: int) -> Path:
     return checkpoint / f"progress_{rank}.json"
-
-
-def flush(path: Path) -> None:
-    """Have a file or folder on the disk before what is written after it."""
-    if os.name == "nt" and path.is_dir():
-        return  # Windows opens no folders, and keeps their entries itself
-    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def describe_files(folder: Path) -> dict[str, list[Any]]:
@@ -273,10 +270,10 @@ def describe_architecture(config: PreTrainedConfig) -> dict[str, Any]:
     return json.loads(json.dumps(settings))
 
 
-def settings_of(config: TrainingConfig, model_config: PreTrainedConfig) -> dict[str, Any]:
-    """The settings of a run that are worth a word, as JSON has them; those left open are the model's."""
-    settings = {name: getattr(config, name) for name in names_compared(config)}
-    resolved = {name: getattr(model_config, name, None) if value is None else value for name, value in settings.items()}
+def compared_settings(record: Record, model_config: PreTrainedConfig) -> dict[str, Any]:
+    """The settings that a resumed run compares, as JSON has them; those left open are the model's."""
+    given = {name: record.values[name] for name in record.compared}
+    resolved = {name: getattr(model_config, name, None) if value is None else value for name, value in given.items()}
     return json.loads(json.dumps(resolved))
 
 
@@ -313,6 +310,5 @@ def cut_lines(log: Path, count: int) -> None:
     if len(lines) < count:
         print(f"Warning: {log} has lost {count - len(lines)} of its {count} lines.", flush=True)
     if len(stored) > min(count, len(lines)):
-        partial = log.with_name(f".{log.name}.partial")
-        partial.write_bytes(b"".join(lines[:count]))
-        os.replace(partial, log)
+        with atomic_path(log) as partial:
+            partial.write_bytes(b"".join(lines[:count]))

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from typing import Any, TextIO
@@ -15,7 +15,8 @@ from torch import nn
 from training.data.labels import class_list
 from training.data.sources import Source, features_of
 from training.run.plan import Plan
-from training.settings.config import FinetuneConfig, TrainingConfig
+from training.settings.run import RunSettings
+from training.settings.scripts import Record
 
 MOST_NAMES = 10  # classes
 SLOW_DATA = 0.1  # share of the time waited for data that is worth a word
@@ -24,9 +25,9 @@ STDOUT: list[TextIO] = []  # the one that JSON goes to while all else is printed
 
 
 @contextmanager
-def json_alone(config: TrainingConfig) -> Iterator[None]:
+def json_alone(settings: RunSettings) -> Iterator[None]:
     """Let nothing but the JSON that is asked for reach stdout."""
-    if not config.json:
+    if not settings.json:
         yield
         return
     STDOUT.append(sys.stdout)
@@ -39,43 +40,45 @@ def json_alone(config: TrainingConfig) -> Iterator[None]:
 
 def print_plan(
     accelerator: Accelerator,
-    config: TrainingConfig,
+    record: Record,
     plan: Plan,
     sources: Sequence[Source],
     model: Any,
-    scale: Callable[[str], float],
+    optimizer: Any,
     measured: dict[str, Any],
     eval_source: Source | None = None,
 ) -> None:
-    """Print what is known of a run before it starts; `scale` is a parameter's share of the learning rate by name."""
+    """Print what is known of a run before it starts, and what a few steps of it measured."""
     if not accelerator.is_main_process:
         return
     resolved = {
-        "settings": dataclasses.asdict(config),
-        "data": [describe_source(source) for source in sources],
-        "evaluation_data": None if eval_source is None else describe_source(eval_source),
-        "classes": class_list(model.config) if isinstance(config, FinetuneConfig) else None,
+        "settings": record.values,
+        "data": [reading_of(source) for source in sources],
+        "evaluation_data": None if eval_source is None else reading_of(eval_source),
+        "classes": class_list(model.config) if record.task == "finetune" else None,
         "image": {"size": model.config.image_size, "num_channels": model.config.num_channels},
         "plan": dataclasses.asdict(plan),
         "processes": {"number": accelerator.num_processes, "type": str(accelerator.distributed_type.value)},
         "device": {"type": accelerator.device.type, "mixed_precision": str(accelerator.mixed_precision)},
-        "learning_rates": learning_rates(model, plan.learning_rate, scale),
+        "learning_rates": learning_rates(model, optimizer),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         **measured,
     }
-    text = json.dumps(resolved, indent=2) if config.json else page(resolved)
+    text = json.dumps(resolved, indent=2) if record.values["json"] else page(resolved)
     print(text, file=STDOUT[-1] if STDOUT else None, flush=True)
 
 
-def describe_source(source: Source) -> dict[str, Any]:
+def reading_of(source: Source) -> dict[str, Any]:
     """How a source is read."""
     shape = {"examples": len(source)} if isinstance(source, Dataset) else {"shards": source.num_shards}
     return {"streamed": not isinstance(source, Dataset), **shape, "columns": list(features_of(source))}
 
 
-def learning_rates(model: nn.Module, learning_rate: float, scale: Callable[[str], float]) -> dict[str, float]:
+def learning_rates(model: nn.Module, optimizer: Any) -> dict[str, float]:
     """The highest learning rate of each layer, from the input on."""
-    return {layer_of(name): learning_rate * scale(name) for name, _ in model.named_parameters()}
+    rates = {id(weight): group["initial_lr"] for group in optimizer.param_groups for weight in group["params"]}
+    named = ((layer_of(name), weight) for name, weight in model.named_parameters())
+    return {layer: rates[id(weight)] for layer, weight in named if id(weight) in rates}
 
 
 def layer_of(name: str) -> str:

@@ -1,54 +1,33 @@
-"""What the training loops share: the accelerator and the log of a run."""
+"""The log of a run: metrics.jsonl, progress, trackers, and a stop at a loss that is not finite."""
 
 import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, gather_object, set_seed
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from transformers.trainer_utils import enable_full_determinism
 
 from training.data.batches import TrainBatches
 from training.data.decoding import fate_of_transparency
 from training.evaluation.metrics import in_words
+from training.machine.disk import writing
 from training.run.checkpoints import Resumed
-from training.run.disk import writing
 from training.run.losses import Losses
 from training.run.plan import Plan
-from training.run.progress import Progress, keep_bars_to_terminals
-from training.run.trackers import check_trackers, track
-from training.settings.config import TrainingConfig, check
+from training.run.progress import Progress
+from training.run.trackers import track
+from training.settings.checks import check
+from training.settings.data import DataSettings
+from training.settings.run import RunSettings
 
 NEVER = torch.iinfo(torch.int32).max
-
-
-def create_accelerator(config: TrainingConfig) -> Accelerator:
-    """The accelerator of a run, with the same seed in every process for the same initial weights."""
-    keep_bars_to_terminals()
-    if config.full_determinism:
-        enable_full_determinism(config.seed)
-    folders = ProjectConfiguration(config.output_dir, logging_dir=str(Path(config.output_dir) / "logs"))
-    accelerator = Accelerator(
-        mixed_precision=config.mixed_precision,
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
-        log_with=config.report_to if config.with_tracking else None,
-        project_config=folders,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=config.ddp_timeout))],
-    )
-    check_trackers(accelerator, config)
-    if accelerator.state.deepspeed_plugin is not None:  # "auto" would be read from a loader, which is not prepared
-        batch = {"train_micro_batch_size_per_gpu": config.per_device_train_batch_size}
-        accelerator.state.deepspeed_plugin.deepspeed_config.update(batch)
-    set_seed(config.seed)
-    return accelerator
 
 
 class TrainingLog:
@@ -61,7 +40,8 @@ class TrainingLog:
     def __init__(
         self,
         accelerator: Accelerator,
-        config: TrainingConfig,
+        settings: RunSettings,
+        data: DataSettings,
         plan: Plan,
         start: Resumed,
         batches: TrainBatches,
@@ -71,16 +51,16 @@ class TrainingLog:
         self.plan = plan
         self.parts = parts
         self.batches = batches
-        self.logging_steps = config.logging_steps
-        self.folder = Path(config.output_dir)
+        self.logging_steps = settings.logging_steps
+        self.folder = Path(settings.output_dir)
         self.step = self.logged_step = self.start_step = start.step
         window, total = resumed_losses(start.of("log"), accelerator.process_index, accelerator.num_processes)
         self.losses = Losses(len(parts), window, total)
         self.first_bad = torch.full((1,), NEVER, dtype=torch.int32, device=accelerator.device)
         self.started = self.window_started = time.perf_counter()
         self.paused_seconds = self.waited_seconds = 0.0
-        self.max_bad_images = config.max_bad_images
-        self.fate_of_transparency, self.told_of_transparency = fate_of_transparency(config), False
+        self.max_bad_images = data.max_bad_images
+        self.fate_of_transparency, self.told_of_transparency = fate_of_transparency(data), False
         self.named = named_before(start.of("batches"))
         self.progress = Progress(plan, start.step, accelerator.is_main_process)
 

@@ -1,6 +1,6 @@
 """What a pre-training run shows of itself now and then: fixed images reconstructed, and how diverse features are."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from hf_convnextv2 import ConvNextV2ForPreTraining
 from training.evaluation.pictures import save_reconstructions
-from training.run.trackers import show
+from training.models.hooks import hooked
+from training.run.trackers import show_picture
 
 
-class Watcher:
+class Monitor:
     """Looks at a few fixed images; every process takes part, since a model may be spread over all of them."""
 
     def __init__(
@@ -33,7 +34,7 @@ class Watcher:
             diversity = feature_diversity(self.model, self.pixel_values)
             self.save_picture(self.model, file)
         if self.accelerator.is_main_process and file.is_file():
-            show(self.accelerator, file, step)
+            show_picture(self.accelerator, file, step)
         return {f"feature_diversity_stage{stage}": value for stage, value in enumerate(diversity, start=1)}
 
     def save_picture(self, model: ConvNextV2ForPreTraining, file: Path) -> None:
@@ -67,21 +68,6 @@ def cosine_distance(features: Tensor) -> float:
     channels = nn.functional.normalize(features.float().flatten(1, 2), dim=1)  # (B, H * W, C)
     # The mean of all products is the squared length of the mean channel.
     return ((1 - channels.mean(dim=2).square().sum(dim=1)) / 2).mean().item()
-
-
-@contextmanager
-def hooked(modules: list[nn.Module], look: Callable[[Tensor], None]) -> Iterator[None]:
-    """Show what the modules return to a function, meanwhile."""
-
-    def after(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        look(output)
-
-    handles = [module.register_forward_hook(after) for module in modules]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from math import ceil
 
-from training.settings.config import TrainingConfig, check
+from training.settings.checks import check
+from training.settings.learning import ScheduleSettings
 
 
 @dataclass
@@ -28,24 +29,26 @@ class Plan:
         return self.steps_per_epoch is not None and step // self.steps_per_epoch > (step - 1) // self.steps_per_epoch
 
 
-def make_plan(config: TrainingConfig, num_samples: int | None, num_processes: int, num_views: int = 1) -> Plan:
+def make_plan(
+    schedule: ScheduleSettings, images_per_pass: int, num_samples: int | None, num_processes: int, num_views: int = 1
+) -> Plan:
     """Steps from epochs, and the learning rate from its base: lr = base * total batch / 256.
 
     The learning rate counts each of an image's `num_views`, an epoch does not (as FastConvMAE's figures imply).
     """
-    total = config.per_device_train_batch_size * config.gradient_accumulation_steps * num_processes
+    total = images_per_pass * schedule.gradient_accumulation_steps * num_processes
     steps_per_epoch = None if num_samples is None else num_samples / total
-    max_steps, warmup_steps = config.max_train_steps, config.warmup_steps
+    max_steps, warmup_steps = schedule.max_train_steps, schedule.warmup_steps
     if steps_per_epoch is None:
         rule = "be given: this stream does not say how many examples it has"
         check("max_train_steps", max_steps, max_steps is not None, rule)
-        known = warmup_steps is not None or not config.warmup_epochs
+        known = warmup_steps is not None or not schedule.warmup_epochs
         check("warmup_steps", warmup_steps, known, "be given instead of `warmup_epochs`: the epoch's length is unknown")
-    max_steps = max_steps or ceil(config.num_train_epochs * (steps_per_epoch or 0))
+    max_steps = max_steps or ceil(schedule.num_train_epochs * (steps_per_epoch or 0))
     if warmup_steps is None:
-        warmup_steps = round(config.warmup_epochs * (steps_per_epoch or 0))
+        warmup_steps = round(schedule.warmup_epochs * (steps_per_epoch or 0))
     check("warmup_steps", warmup_steps, warmup_steps < max_steps, f"be less than the {max_steps} steps of the run")
-    learning_rate = config.learning_rate or config.base_learning_rate * total * num_views / 256
-    minimum = config.min_learning_rate
+    learning_rate = schedule.learning_rate or schedule.base_learning_rate * total * num_views / 256
+    minimum = schedule.min_learning_rate
     check("min_learning_rate", minimum, minimum <= learning_rate, f"be at most the learning rate, {learning_rate}")
     return Plan(num_samples, total, steps_per_epoch, max_steps, warmup_steps, learning_rate)

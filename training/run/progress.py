@@ -1,31 +1,13 @@
 """How a run shows where it is: a bar in a terminal, lines anywhere else."""
 
-import os
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any
 
-import datasets
-import huggingface_hub.utils
-import transformers
 from tqdm import tqdm
 
-from training.run.errors import is_first_process
+from training.console.bars import is_terminal
 from training.run.plan import Plan
-
-
-def is_terminal() -> bool:
-    """Whether somebody watches: in a file a bar is a line without end, in a terminal of no size it is not seen."""
-    return sys.stderr.isatty() and min(os.get_terminal_size(sys.stderr.fileno())) > 0
-
-
-def keep_bars_to_terminals() -> None:
-    """Switch off the bars of the libraries where nobody watches them, and in all training processes but the first."""
-    if not (is_terminal() and is_first_process()):
-        datasets.disable_progress_bars()
-        transformers.utils.logging.disable_progress_bar()
-        huggingface_hub.utils.disable_progress_bars()
 
 
 class Progress:

@@ -1,8 +1,8 @@
 """What a run tells its trackers; one that fails is named once and left, and the run goes on."""
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
@@ -10,26 +10,27 @@ from accelerate.tracking import GeneralTracker
 from PIL import Image
 from tqdm.auto import tqdm
 
-from training.settings.config import TrainingConfig, check
+from training.settings.checks import check
+from training.settings.run import RunSettings
 
 
-def check_trackers(accelerator: Accelerator, config: TrainingConfig) -> None:
+def check_trackers(accelerator: Accelerator, settings: RunSettings) -> None:
     """Raise if Accelerate has left out the tracker that was asked for, as it does without a word."""
-    found = bool(accelerator.log_with) or not config.with_tracking or config.report_to == "all"
+    found = bool(accelerator.log_with) or not settings.with_tracking or settings.report_to == "all"
     rule = "be a tracker of Accelerate that is installed; `--with_tracking false` does without"
-    check("report_to", config.report_to, found, rule)
+    check("report_to", settings.report_to, found, rule)
 
 
-def start_trackers(accelerator: Accelerator, config: TrainingConfig, name: str) -> None:
-    """Open the trackers that were asked for."""
-    if not config.with_tracking:
+def start_trackers(accelerator: Accelerator, settings: RunSettings, name: str, values: dict[str, Any]) -> None:
+    """Open the trackers that were asked for, with the `values` of all settings."""
+    if not settings.with_tracking:
         return
-    plain = {key: value if isinstance(value, int | float) else str(value) for key, value in asdict(config).items()}
+    plain = {key: value if isinstance(value, int | float) else str(value) for key, value in values.items()}
     try:
         accelerator.init_trackers(name, plain)
     except Exception as error:  # each tracker has errors of its own
         raise ValueError(
-            f"`report_to` (={config.report_to}) must be a tracker that can be started: {error!r}. "
+            f"`report_to` (={settings.report_to}) must be a tracker that can be started: {error!r}. "
             "`--with_tracking false` does without."
         ) from error
 
@@ -39,7 +40,7 @@ def track(accelerator: Accelerator, figures: dict[str, float], step: int) -> Non
     tell(accelerator, lambda tracker: tracker.log(figures, step=step))
 
 
-def show(accelerator: Accelerator, file: Path, step: int) -> None:
+def show_picture(accelerator: Accelerator, file: Path, step: int) -> None:
     """Give a picture to the trackers that take pictures."""
     picture = np.asarray(Image.open(file).convert("RGB"))[None]
 

@@ -1,25 +1,30 @@
 """Settings from a YAML file and from flags: an unknown key or a bad value is one clear line.
 
 Nothing here imports PyTorch, so that a script tells a wrong flag before the seconds that its other imports take.
+
+Why not `HfArgumentParser.parse_yaml_file`: it checks no types (1e-3 stays a text), takes no flags beside the file, and
+names no nearest key; its `args_file_flag` reads no YAML, tears texts at blanks, and passes over a missing file. Why not
+jsonargparse 4.53: a file goes before a flag that stands before it, no nearest key is named, and it refuses flags as the
+README writes them (`--streaming`, `--crop_scale 0.2 1`, `--mask-ratio`). `tests/training/settings/test_alternatives.py`
+shows it, and fails once it is no longer so.
 """
 
 import difflib
 import re
 import sys
-from dataclasses import fields
 from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
 import yaml
 from transformers import HfArgumentParser
 
-from training.run.errors import end, is_first_process
-from training.settings.config import check
-from training.settings.fields import standing_of
+from training.console.errors import end, is_first_process
+from training.settings.checks import check
 from training.settings.help_page import HelpFormatter, add_settings
+from training.settings.scripts import Settings
 
-Config = TypeVar("Config")
+AnySettings = TypeVar("AnySettings", bound=Settings)
 USAGE = "%(prog)s [--config RECIPE.yaml] [--SETTING VALUE ...]"
 EPILOG = """Every setting is also a key of a recipe, and a hyphen does for an underscore.
 A setting that is true or false may stand alone: then it is true.
@@ -41,10 +46,31 @@ class Parser(HfArgumentParser):
             super()._print_message(message, file)  # type: ignore[arg-type]
 
 
-def parse_config(config_class: type[Config], arguments: list[str], description: str | None = None) -> Config:
+def parse_settings(kind: type[AnySettings], arguments: list[str], description: str | None = None) -> AnySettings:
     """Settings from `--config file.yaml` and flags; flags go before the file. A bad one ends the program, code 2."""
+    parser = create_parser(kind, description)
+    known = {option.removeprefix("--") for option in parser._option_string_actions} - {"config", "help", "-h"}
+    try:
+        files, rest = Parser(add_help=False, allow_abbrev=False), arguments
+        files.add_argument("--config", action="append", default=[])
+        found, rest = files.parse_known_args(arguments)
+        from_files = [flag for file in found.config for flag in yaml_as_flags(Path(file), known)]
+        flags = [flag for flag in rest if flag.startswith("--")]
+        unknown = [flag for flag in flags if flag.split("=")[0].removeprefix("--") not in {*known, "config", "help"}]
+        if unknown:  # before what is missing, which may be there under a wrong name
+            raise ValueError(unknown_key(unknown[0], known))
+        from_files = without_overridden(kind, from_files, flags)
+        values = vars(parser.parse_args(from_files + rest))
+        del values["config"]
+        return kind(**values)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def create_parser(kind: type[Settings], description: str | None) -> Parser:
+    """A flag for each setting, and `--config`."""
     parser = Parser(
-        config_class,  # type: ignore[arg-type]
+        list(kind.owners().values()),  # type: ignore[arg-type]
         allow_abbrev=False,
         usage=USAGE,
         description=description,
@@ -58,28 +84,13 @@ def parse_config(config_class: type[Config], arguments: list[str], description: 
         metavar="RECIPE.yaml",
         help="file of settings; flags go before it, and of several files the last (default: none)",
     )
-    known = {option.removeprefix("--") for option in parser._option_string_actions} - {"config", "help", "-h"}
-    try:
-        files, rest = Parser(add_help=False, allow_abbrev=False), arguments
-        files.add_argument("--config", action="append", default=[])
-        found, rest = files.parse_known_args(arguments)
-        from_files = [flag for file in found.config for flag in yaml_as_flags(Path(file), known)]
-        flags = [flag for flag in rest if flag.startswith("--")]
-        unknown = [flag for flag in flags if flag.split("=")[0].removeprefix("--") not in {*known, "config", "help"}]
-        if unknown:  # before what is missing, which may be there under a wrong name
-            raise ValueError(unknown_key(unknown[0], known))
-        from_files = without_overridden(config_class, from_files, flags)
-        settings = vars(parser.parse_args(from_files + rest))
-        del settings["config"]
-        return config_class(**settings)
-    except ValueError as error:
-        parser.error(str(error))
+    return parser
 
 
-def without_overridden(config_class: Any, from_files: list[str], flags: list[str]) -> list[str]:
+def without_overridden(kind: type[Settings], from_files: list[str], flags: list[str]) -> list[str]:
     """The recipes' settings without those that would put a flag of the command line out of force; says which."""
     given = {flag.split("=")[0].removeprefix("--").replace("-", "_") for flag in flags}
-    overriding = {standing_of(field).unless: field.name for field in fields(config_class) if field.name in given}
+    overriding = {fact.overridden_by: name for name, fact in kind.facts().items() if name in given}
     kept, keep = [], True
     for part in from_files:
         if part.startswith("--"):

@@ -1,79 +1,79 @@
-"""Whether the result of a run depends on a setting (its recipe) or not (its operation), said at the field."""
+"""What is known of a setting beside its type and default, said at its field."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import MISSING, Field, field, fields
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 REQUIRED = MISSING  # as a default: the setting must be given
+OnResume = Literal["refuse", "report", "ignore"]
 
 
-class Standing(NamedTuple):
-    """What is known of a setting beside its type, default and help."""
+class About(NamedTuple):
+    """What a field says of its setting.
 
-    affects_result: bool  # the weights or figures of a run depend on it: the model card shows it
-    unless: str | None = None  # the setting that puts this one out of force when it is given
-    beside: tuple[str, tuple[Any, ...]] | None = None  # the setting that must not have one of these values
-    is_planned: bool = False  # the plan of a run sums it up: a resume compares the plan
+    affects_result: whether weights or figures depend on it, so that the model card shows it.
+    on_resume: what a resumed run does with another value than before: refuse it, report it, or ignore it.
+    overridden_by: the setting that puts this one out of force when it is given.
+    unused_with: another setting, and its values with which this one has no effect.
+    """
 
-
-class Help(str):
-    """A setting's line for `--help` with its standing: of metadata `HfArgumentParser` allows none but its own."""
-
-    standing: Standing
+    affects_result: bool
+    on_resume: OnResume
+    overridden_by: str | None = None
+    unused_with: tuple[str, tuple[Any, ...]] | None = None
 
 
 def recipe(
     default: Any,
     help: str,
     *,
-    unless: str | None = None,
-    beside: tuple[str, tuple[Any, ...]] | None = None,
-    is_planned: bool = False,
+    on_resume: OnResume = "report",
+    overridden_by: str | None = None,
+    unused_with: tuple[str, tuple[Any, ...]] | None = None,
 ) -> Any:
-    """A field that the result of a run depends on, while no setting `unless` is given.
-
-    `beside` names another setting and its values with which this one means nothing.
-    """
-    return _field(default, help, Standing(True, unless, beside, is_planned))
+    """A field that the result of a run depends on."""
+    return _field(default, help, About(True, on_resume, overridden_by, unused_with))
 
 
-def operation(default: Any, help: str) -> Any:
-    """A field of where, how often and with what a run works: its result is the same with any value."""
-    return _field(default, help, Standing(False))
+def operation(default: Any, help: str, *, on_resume: OnResume = "ignore") -> Any:
+    """A field of where, how often and with what a run works: the result is the same with any value."""
+    return _field(default, help, About(False, on_resume))
 
 
-def _field(default: Any, help: str, standing: Standing) -> Any:
-    text = Help(help)
-    text.standing = standing
-    metadata = {"help": text}
+def _field(default: Any, help: str, about: About) -> Any:
+    metadata = {"help": help, "about": about}
     if isinstance(default, list):
         return field(default_factory=lambda: copy.copy(default), metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
-def standing_of(setting: Field[Any]) -> Standing:
-    """What was said of a field; one that nobody said it of is an error."""
-    text = setting.metadata.get("help")
-    if not isinstance(text, Help):
+def about(setting: Field[Any]) -> About:
+    """What a field says of its setting; a field that says nothing is an error."""
+    if "about" not in setting.metadata:
         raise ValueError(f"`{setting.name}` must be declared with `recipe(...)` or `operation(...)`.")
-    return text.standing
+    return setting.metadata["about"]
 
 
-def names_in_force(config: Any) -> list[str]:
-    """The settings that this run's result depends on: 0 and False are values too, None leaves the choice to others."""
-    return [setting.name for setting in fields(config) if _is_in_force(config, setting.name, standing_of(setting))]
+def facts_of(owner: type) -> dict[str, About]:
+    """What each field of a dataclass says, by the field's name."""
+    return {setting.name: about(setting) for setting in fields(owner)}
 
 
-def _is_in_force(config: Any, name: str, standing: Standing) -> bool:
-    if not standing.affects_result or getattr(config, name) in (None, []):
+def in_force(values: Mapping[str, Any], facts: Mapping[str, About]) -> list[str]:
+    """Names of the settings that the result of a run with these `values` depends on.
+
+    0 and False are values as others are; None leaves the choice to another setting or to the model.
+    """
+    return [name for name, fact in facts.items() if _is_in_force(name, fact, values)]
+
+
+def _is_in_force(name: str, fact: About, values: Mapping[str, Any]) -> bool:
+    if not fact.affects_result or values[name] in (None, []):
         return False
-    if standing.unless is not None and getattr(config, standing.unless) is not None:
+    if fact.overridden_by is not None and values[fact.overridden_by] is not None:
         return False
-    other, without = standing.beside or (None, ())
-    return other is None or getattr(config, other) not in without
-
-
-def names_compared(config: Any) -> list[str]:
-    """The settings that a resumed run is told of when they have changed."""
-    standings = {setting.name: standing_of(setting) for setting in fields(config)}
-    return [name for name, standing in standings.items() if standing.affects_result and not standing.is_planned]
+    if fact.unused_with is None:
+        return True
+    other, without = fact.unused_with
+    return values[other] not in without

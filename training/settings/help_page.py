@@ -1,8 +1,10 @@
 """The page that `--help` prints: settings in groups, each with what it takes and its default, once."""
 
 import argparse
+import copy
 import dataclasses
 import inspect
+from types import MappingProxyType
 from typing import Any, get_type_hints
 
 from transformers import HfArgumentParser
@@ -38,16 +40,14 @@ def shown(default: Any) -> str:
     return " ".join(map(str, default)) if isinstance(default, list) else str(default)
 
 
-def add_settings(parser: argparse.ArgumentParser, config_class: type) -> None:
-    """A flag for each field of the dataclass as `HfArgumentParser` makes it, in a group for the class that owns it."""
-    groups: dict[type, Any] = {}
-    types = get_type_hints(config_class)
-    for field in dataclasses.fields(config_class):
-        owner = next(each for each in config_class.__mro__ if field.name in inspect.get_annotations(each))
-        if owner not in groups:
-            groups[owner] = parser.add_argument_group((inspect.getdoc(owner) or "").rstrip("."))
-        field.type = types[field.name]
-        HfArgumentParser._parse_dataclass_field(groups[owner], field)
+def add_settings(parser: argparse.ArgumentParser, owner: type) -> None:
+    """A group for the dataclass, with a flag for each field as `HfArgumentParser` makes it."""
+    group: Any = parser.add_argument_group((inspect.getdoc(owner) or "").rstrip("."))
+    types = get_type_hints(owner)
+    for field in dataclasses.fields(owner):
+        plain = copy.copy(field)  # of metadata, `HfArgumentParser` allows none but its own
+        plain.type, plain.metadata = types[field.name], MappingProxyType({"help": field.metadata["help"]})
+        HfArgumentParser._parse_dataclass_field(group, plain)
         describe(parser._option_string_actions[f"--{field.name}"])
         if negative := parser._option_string_actions.get(f"--no_{field.name}"):
             negative.help = f"as --{field.name} false"

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from PIL import Image
 from conversion.convert import main as convert
 from conversion.publishing import licenses
 from conversion.publishing.card import write_card
+from conversion.publishing.hub_ids import is_hub_id
 from conversion.publishing.licenses import inherited_license, settle_license
-from conversion.publishing.wording import is_hub_id
 from hf_convnextv2 import (
     ConvNextV2Config,
     ConvNextV2FCMAEConfig,
@@ -25,9 +25,8 @@ from hf_convnextv2 import (
     create_image_processor,
 )
 from tests.small_models import small_config, small_fcmae_config
-from training.run.output import claim_output_dir
-from training.settings.config import FinetuneConfig, PretrainConfig
-from training.settings.fields import names_in_force
+from training.run.output import OutputFolder
+from training.settings.scripts import FinetuneSettings, PretrainSettings, TrainingSettings
 
 TINY = {"depths": [1, 1], "hidden_sizes": [8, 16], "image_size": 32}
 
@@ -49,8 +48,15 @@ class Settings:
     hub_token: str = "a-secret"
 
 
+def claim(settings: TrainingSettings) -> None:
+    """Have a run with these settings take its folder."""
+    OutputFolder(settings).claim()
+
+
 def card_of(folder: Path, settings: Any, results: dict[str, Any]) -> str:
     """The card of a folder in which a run with these settings and results left a model."""
+    if isinstance(settings, TrainingSettings):
+        settings = settings.values()
     settings = settings if isinstance(settings, dict) else asdict(settings)
     (folder / "training_config.json").write_text(json.dumps(settings))
     (folder / "all_results.json").write_text(json.dumps(results))
@@ -163,15 +169,13 @@ def test_the_code_in_the_card_runs(tmp_path, monkeypatch, capsys, save, task, re
 
 def test_a_card_says_what_views_and_teacher_there_were(tmp_path, monkeypatch):
     (tmp_path / "somewhere/vit").mkdir(parents=True)
-    settings = asdict(
-        PretrainConfig(
-            dataset_name="me/images",
-            output_dir="out",
-            target_type="pixel+feature",
-            teacher_name_or_path=str(tmp_path / "somewhere/vit"),
-            max_train_steps=9,
-        )
-    )
+    settings = PretrainSettings(
+        dataset_name="me/images",
+        output_dir="out",
+        target_type="pixel+feature",
+        teacher_name_or_path=str(tmp_path / "somewhere/vit"),
+        max_train_steps=9,
+    ).values()
     settings["local"] = ["teacher_name_or_path"]
     views = {"num_visible_sets": 4, "fusion_stages": ["stage1"], "target_type": "pixel+feature"}
     card = " ".join(save_pretraining(tmp_path / "run", settings, {}, image_size=64, **views).split())
@@ -207,8 +211,8 @@ def test_a_card_tells_a_reader_elsewhere_what_training_started_from(tmp_path):
     starts |= {str(tmp_path / "other"): "starting from the weights in the trainer's folder `other`"}
     starts |= {None: "starting from random weights", "me/base": "starting from `me/base`"}
     for base, words in starts.items():
-        config = FinetuneConfig(dataset_name="me/images", output_dir=str(tmp_path / "run"), model_name_or_path=base)
-        claim_output_dir(replace(config, overwrite_output_dir=True))
+        config = FinetuneSettings(dataset_name="me/images", output_dir=str(tmp_path / "run"), model_name_or_path=base)
+        claim(config.replace(overwrite_output_dir=True))
         settings = json.loads((tmp_path / "run/training_config.json").read_text())
         card = " ".join(save_classifier(tmp_path / "run", settings, {}).split())
         assert words in card and str(tmp_path) not in card
@@ -229,7 +233,7 @@ def test_pictures_appear_only_if_they_exist(tmp_path):
 
 
 def test_recipe_shows_what_is_in_force(tmp_path):
-    config = FinetuneConfig(
+    config = FinetuneSettings(
         dataset_name="beans", output_dir="o", streaming=False, learning_rate=1.5e-4, layer_decay=0.9, metrics=["f1"]
     )
     recipe = save_classifier(tmp_path, config, {}).split("## Recipe")[1].split("## ")[0]
@@ -245,7 +249,7 @@ def test_recipe_shows_what_is_in_force(tmp_path):
         "metrics",
     }
     assert not hidden & set(shown) and shown["mixup"] == "0" and shown["streaming"] == "no"
-    based = save_classifier(tmp_path, replace(config, model_name_or_path="me/base"), {})
+    based = save_classifier(tmp_path, config.replace(model_name_or_path="me/base"), {})
     assert "`model_size`" not in based
 
 
@@ -261,8 +265,8 @@ def test_recipe_shows_what_is_in_force(tmp_path):
 def test_what_another_setting_puts_out_of_force_is_not_in_the_recipe(tmp_path, given, hidden):
     """As a run notes its recipe, and of the folders of earlier runs, which did not."""
     for fields, expected in ((hidden, True), ({**given, **hidden}, False)):
-        config = FinetuneConfig(dataset_name="beans", output_dir="o", **fields)
-        assert [name in names_in_force(config) for name in hidden] == [expected] * len(hidden)
+        config = FinetuneSettings(dataset_name="beans", output_dir="o", **fields)
+        assert [name in config.record().recipe for name in hidden] == [expected] * len(hidden)
         recipe = save_classifier(tmp_path, config, {}).split("## Recipe")[1].split("## ")[0]
         assert [f"`{name}`" in recipe for name in hidden] == [expected] * len(hidden)
 
@@ -283,10 +287,10 @@ def test_every_data_set_of_a_mixture_is_named(tmp_path):
 
 def recipe_of(config: Any, folder: Path) -> dict[str, str]:
     """The recipe in the card of a run with these settings, which notes them as runs do."""
-    config = replace(config, output_dir=str(folder))
-    claim_output_dir(config)
+    config = config.replace(output_dir=str(folder))
+    claim(config)
     settings = json.loads((folder / "training_config.json").read_text())
-    save = save_pretraining if isinstance(config, PretrainConfig) else save_classifier
+    save = save_pretraining if isinstance(config, PretrainSettings) else save_classifier
     table = save(folder, settings, {}).split("## Recipe")[1].split("## ")[0]
     return dict(re.findall(r"\| `(\w+)` \| (.+) \|", table))
 
@@ -294,21 +298,21 @@ def recipe_of(config: Any, folder: Path) -> dict[str, str]:
 def test_what_is_switched_off_is_a_part_of_the_recipe_and_how_the_run_was_carried_out_is_not(tmp_path):
     off = {"norm_pix_loss": False, "weight_decay": 0.0, "horizontal_flip": 0.0}
     carried_out = {"ddp_timeout": 60, "reconstruction_steps": 5, "num_workers": 0, "report_to": "all", "dry_run": False}
-    config = PretrainConfig(dataset_name="me/images", output_dir="-", **off, **carried_out)  # type: ignore[arg-type]
+    config = PretrainSettings(dataset_name="me/images", output_dir="-", **off, **carried_out)  # type: ignore[arg-type]
     shown = recipe_of(config, tmp_path / "run")
     assert {name: shown[name] for name in off} == {"norm_pix_loss": "no", "weight_decay": "0", "horizontal_flip": "0"}
     assert not set(carried_out) & set(shown)
-    settings = asdict(config)  # as earlier runs wrote them: without a note of what the recipe is
+    settings = config.values()  # as earlier runs wrote them: without a note of what the recipe is
     earlier = save_pretraining(tmp_path / "earlier", settings, {}).split("## Recipe")[1].split("## ")[0]
     earlier_shown = dict(re.findall(r"\| `(\w+)` \| (.+) \|", earlier))
     assert earlier_shown.items() >= shown.items() and not set(carried_out) & set(earlier_shown)
 
 
 def test_a_setting_that_another_puts_out_of_force_is_no_part_of_the_recipe(tmp_path):
-    plain = FinetuneConfig(dataset_name="me/images", output_dir="-", randaugment_num_ops=2, layer_decay=0.9)
+    plain = FinetuneSettings(dataset_name="me/images", output_dir="-", randaugment_num_ops=2, layer_decay=0.9)
     shown = recipe_of(plain, tmp_path / "a")
     assert {"base_learning_rate", "randaugment_magnitude", "layer_decay_type", "num_train_epochs"} <= set(shown)
-    other = replace(plain, learning_rate=0.1, randaugment_num_ops=0, layer_decay=1.0, max_train_steps=9)
+    other = plain.replace(learning_rate=0.1, randaugment_num_ops=0, layer_decay=1.0, max_train_steps=9)
     changed = recipe_of(other, tmp_path / "b")
     assert set(shown) - set(changed) == {
         "base_learning_rate",
@@ -321,10 +325,10 @@ def test_a_setting_that_another_puts_out_of_force_is_no_part_of_the_recipe(tmp_p
 
 @SAVERS
 def test_no_licence_is_claimed_that_nobody_stated(tmp_path, save, task, results):
-    config_class = PretrainConfig if save is save_pretraining else FinetuneConfig
+    config_class = PretrainSettings if save is save_pretraining else FinetuneSettings
     config = config_class(dataset_name="me/images", output_dir=str(tmp_path))
     for stated, shown in ((None, "unknown"), ("mit", "mit")):
-        claim_output_dir(replace(config, license=stated, overwrite_output_dir=True))
+        claim(config.replace(license=stated, overwrite_output_dir=True))
         card = save(tmp_path, json.loads((tmp_path / "training_config.json").read_text()), results)
         assert metadata_load(tmp_path / "README.md")["license"] == shown  # type: ignore[index]
         assert ("No licence is stated" in card) == (stated is None) and "apache" not in card

@@ -14,14 +14,14 @@ from PIL import Image
 
 from conversion.publish import main as publish
 from conversion.publishing.card import render_card
-from conversion.publishing.facts import Publication
+from conversion.publishing.publication import Publication
 from conversion.publishing.staging import stage
 from hf_convnextv2 import ConvNextV2ForImageClassification, ConvNextV2ForPreTraining, create_image_processor
 from tests.hub_server import HubServer
 from tests.photographs import write_folder
 from tests.small_models import WITHOUT_THE_PACKAGE, awake, small_config, small_fcmae_config
-from training.run.output import license_of
-from training.settings.config import FinetuneConfig
+from training.run.output import OutputFolder
+from training.settings.scripts import FinetuneSettings
 
 MINE, OTHERS = "token-of-me", "token-of-other"
 CHECKOUT = Path(__file__).parents[3]
@@ -299,9 +299,9 @@ def test_what_is_made_of_the_official_weights_stays_under_their_licence(classifi
     with pytest.raises(ValueError, match="that of the official weights stays"):
         render_card(classifier, Publication("me/x", license="apache-2.0"))
     config = {"output_dir": "o", "dataset_name": "d", "model_name_or_path": "facebook/convnextv2-tiny-1k-224"}
-    assert license_of(FinetuneConfig(**config)) == "cc-by-nc-4.0"
+    assert OutputFolder(FinetuneSettings(**config)).license() == "cc-by-nc-4.0"
     with pytest.raises(ValueError, match="`license`"):
-        license_of(FinetuneConfig(**config, license="mit"))
+        OutputFolder(FinetuneSettings(**config, license="mit")).license()
 
 
 def test_what_a_dry_run_wrote_does_not_stick(tmp_path, pretrained):

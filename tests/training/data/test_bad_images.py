@@ -13,7 +13,7 @@ from training import pretrain
 from training.data.batches import TrainBatches
 from training.data.decoding import BadImageError, decode_image
 from training.evaluation.pictures import read_metrics
-from training.settings.config import PretrainConfig
+from training.settings.scripts import PretrainSettings
 
 __all__ = ["quick_datasets"]
 pytestmark = pytest.mark.usefixtures("quick_datasets")
@@ -78,7 +78,7 @@ def test_a_run_goes_through_a_flood_of_bad_images_and_counts_each(form, flood, t
         "reconstruction_steps": 1000,
         "model_name_or_path": str(write_tiny_fcmae(tmp_path / "fcmae")),
     }
-    pretrain.main(PretrainConfig(output_dir=str(tmp_path / "out"), **settings))
+    pretrain.main(PretrainSettings(output_dir=str(tmp_path / "out"), **settings))
     said = capfd.readouterr()
     assert sum(sizes) == epochs * good
     for name in flood:

@@ -24,7 +24,7 @@ from training.data.batches import TrainBatches
 from training.data.samples import Collator, Samples
 from training.data.sources import load_source
 from training.data.streams import MAX_SHARDS, Place, Reader, shards_for
-from training.settings.config import PretrainConfig
+from training.settings.scripts import PretrainSettings
 
 __all__ = ["quick_datasets"]
 pytestmark = pytest.mark.usefixtures("quick_datasets")
@@ -63,7 +63,7 @@ class Numbered(Samples):
 
 def settings(folder, **fields):
     defaults = {"num_workers": 0, "per_device_train_batch_size": 4, "shuffle_buffer_size": 8, "output_dir": "out"}
-    return PretrainConfig(dataset_name=str(folder), **{**defaults, **fields})
+    return PretrainSettings(dataset_name=str(folder), **{**defaults, **fields}).data
 
 
 def batches_of(config, rank=0, world=1, states=(), folders=()):

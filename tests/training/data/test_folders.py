@@ -10,7 +10,7 @@ from tests.photographs import cut, message_of, quick_datasets
 from training.data.labels import resolve_labels
 from training.data.samples import load_images, load_mixture
 from training.data.sources import load_source
-from training.settings.config import FinetuneConfig, PretrainConfig
+from training.settings.scripts import FinetuneSettings, PretrainSettings
 
 __all__ = ["quick_datasets"]
 pytestmark = pytest.mark.usefixtures("quick_datasets")
@@ -30,9 +30,9 @@ def fill(root, *files):
     return root
 
 
-def settings(root, config_class=PretrainConfig, **fields):
+def settings(root, config_class=PretrainSettings, **fields):
     defaults = {"output_dir": "out", "num_workers": 0, "image_size": 32}
-    return config_class(**{**defaults, "dataset_name": str(root), **fields})
+    return config_class(**{**defaults, "dataset_name": str(root), **fields}).data
 
 
 def rows_of(source, root):
@@ -159,7 +159,7 @@ def test_a_split_that_is_not_there_is_an_error_with_the_nearest_name(tmp_path):
 def test_a_split_may_have_any_name_that_the_settings_say(tmp_path):
     root = fill(tmp_path / "images", *classes("train/", "x", "y"), *classes("held_out/", "x", "y"))
     assert "held_out (4)" in message_of(lambda: listed(root))
-    fields = {"config_class": FinetuneConfig, "eval_split": "held_out"}
+    fields = {"config_class": FinetuneSettings, "eval_split": "held_out"}
     assert [path for path, _ in listed(root, "held_out", **fields)] == classes("held_out/", "x", "y")
     assert [path for path, _ in listed(root, "train", **fields)] == classes("train/", "x", "y")
 
@@ -220,7 +220,7 @@ def test_metadata_gives_the_rows_of_its_split(tmp_path, capsys):
     root = fill(tmp_path / "images", *classes("train/", "x"), "test/1.jpg", "train/x/toy_test.jpg")
     for split, file in (("train", "x/1.jpg"), ("test", "1.jpg")):
         (root / split / "metadata.jsonl").write_text(f'{{"file_name": "{file}", "kind": "odd"}}\n')
-    config = settings(root, FinetuneConfig, label_column="kind")
+    config = settings(root, FinetuneSettings, label_column="kind")
     source = load_images(config, "train", None, 3)
     assert [(os.path.basename(row["image"]["path"]), row["kind"]) for row in source] == [("1.jpg", "odd")]
     assert "left out: 2 images that the metadata files do not name" in capsys.readouterr().out

@@ -31,15 +31,19 @@ from training.data.transforms import (
     finetuning_transform,
     pretraining_transform,
 )
-from training.settings.config import FinetuneConfig, PretrainConfig
+from training.settings.scripts import FinetuneSettings, PretrainSettings
 
 __all__ = ["quick_datasets"]
 pytestmark = pytest.mark.usefixtures("quick_datasets")
 
 
-def settings(config_class=PretrainConfig, **fields):
+def settings(config_class=PretrainSettings, **fields):
     defaults = {"output_dir": "out", "num_workers": 0, "per_device_train_batch_size": 4, "image_size": 32}
     return config_class(**{**defaults, **fields})
+
+
+def data_settings(config_class=PretrainSettings, **fields):
+    return settings(config_class, **fields).data
 
 
 def processor(num_channels=3):
@@ -47,9 +51,11 @@ def processor(num_channels=3):
 
 
 def pretraining_batches(config, rank=0, world=1, states=()):
-    source = load_images(config, "train", None, 3)
-    samples = make_samples(config, source, 3, pretraining_transform(config, 32, processor()), num_cells=16)
-    return TrainBatches([source], samples, config, Collator(), rank, world, states)
+    source = load_images(config.data, "train", None, 3)
+    samples = make_samples(
+        config.data, source, 3, pretraining_transform(config.augmentation, 32, processor()), num_cells=16
+    )
+    return TrainBatches([source], samples, config.data, Collator(), rank, world, states)
 
 
 @pytest.fixture(scope="module")
@@ -88,14 +94,14 @@ def test_a_batch_holds_normalised_crops_and_noise(kind, streaming, folder, parqu
 
 def test_parquet_is_read_by_glob_file_and_folder(parquet):
     names = [parquet, f"{parquet}/train-*.parquet"]
-    assert [len(load_source(settings(dataset_name=name), "train", None)) for name in names] == [15, 15]
-    assert len(load_source(settings(dataset_name=f"{parquet}/train-00000-of-00002.parquet"), "train", None)) == 8
+    assert [len(load_source(data_settings(dataset_name=name), "train", None)) for name in names] == [15, 15]
+    assert len(load_source(data_settings(dataset_name=f"{parquet}/train-00000-of-00002.parquet"), "train", None)) == 8
 
 
 def test_max_samples_are_drawn_from_all_classes(folder):
     config = settings(dataset_name=folder)
-    assert set(load_source(config, "train", None)["label"][:5]) == {0}  # as the folder is listed
-    assert len(set(load_source(config, "train", 5)["label"])) > 1
+    assert set(load_source(config.data, "train", None)["label"][:5]) == {0}  # as the folder is listed
+    assert len(set(load_source(config.data, "train", 5)["label"])) > 1
 
 
 def test_workers_do_not_change_the_samples(folder):
@@ -164,9 +170,9 @@ def test_photographs_near_the_size_that_suffices_and_other_formats_are_decoded_w
 @pytest.mark.parametrize("crop_scale", [[0.08, 1.0], [0.2, 1.0], [1.0, 1.0]])
 def test_crops_of_a_reduced_photograph_are_enlarged_no_more_than_of_the_whole(size, crop_scale):
     config = settings(dataset_name="x", crop_scale=crop_scale, image_size=64)
-    enough = enough_for_crops(config, 64)
+    enough = enough_for_crops(config.augmentation, 64)
     stored = as_jpeg(size)
-    crop = crop_and_flip(config, 64)[1]
+    crop = crop_and_flip(config.augmentation, 64)[1]
     reduced, whole = decode_image(stored, 3, "x", enough=enough).pixels, decode_image(stored, 3, "x").pixels
     for seed in range(30):
         sides = []
@@ -178,8 +184,8 @@ def test_crops_of_a_reduced_photograph_are_enlarged_no_more_than_of_the_whole(si
 
 
 def test_reduced_decoding_can_be_switched_off():
-    assert enough_for_crops(settings(dataset_name="x", reduced_decoding=False), 64) is None
-    assert enough_for_crops(settings(dataset_name="x"), 64) is not None
+    assert enough_for_crops(settings(dataset_name="x", reduced_decoding=False).augmentation, 64) is None
+    assert enough_for_crops(settings(dataset_name="x").augmentation, 64) is not None
 
 
 def test_sixteen_bits_are_not_clipped(tmp_path):
@@ -212,18 +218,20 @@ def test_columns_of_arrays_train_with_any_number_of_channels(tmp_path):
     bands = [rng.integers(0, 255, (5, 12, 12), dtype=np.uint8) for _ in range(4)]
     Dataset.from_dict({"bands": bands, "label": [0, 1, 0, 1]}, features=features).to_parquet(tmp_path / "a.parquet")
     config = settings(dataset_name=str(tmp_path / "a.parquet"), image_column="bands", num_channels=5)
-    source = load_images(config, "train", None, 5)
-    training = make_samples(config, source, 5, pretraining_transform(config, 32, processor(5)), num_cells=16)
-    assert next(TrainBatches([source], training, config, Collator(), 0, 1))["pixel_values"].shape == (4, 5, 32, 32)
-    evaluation = make_samples(config, source, 5, EvaluationTransform(processor(5)))
-    assert first_samples(source, evaluation, config, 3)["pixel_values"].shape == (3, 5, 32, 32)
+    source = load_images(config.data, "train", None, 5)
+    training = make_samples(
+        config.data, source, 5, pretraining_transform(config.augmentation, 32, processor(5)), num_cells=16
+    )
+    assert next(TrainBatches([source], training, config.data, Collator(), 0, 1))["pixel_values"].shape == (4, 5, 32, 32)
+    evaluation = make_samples(config.data, source, 5, EvaluationTransform(processor(5)))
+    assert first_samples(source, evaluation, config.data, 3)["pixel_values"].shape == (3, 5, 32, 32)
 
 
 def test_a_folder_of_arrays_has_classes_after_its_folders(tmp_path):
     for name in ("dry", "wet"):
         (tmp_path / name).mkdir()
         np.save(tmp_path / name / "0.npy", np.full((4, 10, 10), len(name) + (name == "wet"), np.uint8))
-    source = load_images(settings(dataset_name=str(tmp_path)), "train", None, 4)
+    source = load_images(data_settings(dataset_name=str(tmp_path)), "train", None, 4)
     assert resolve_labels(source, "label", None) == ["dry", "wet"]
     assert [decode_image(row["image"], 4, "x").pixels.max().item() for row in source] == [3, 4]
 
@@ -243,8 +251,8 @@ def as_png(picture):
 
 @pytest.mark.parametrize("num_channels", [1, 3])
 def test_randaugment_and_erasing_keep_shape_and_range(num_channels):
-    config = settings(FinetuneConfig, dataset_name="x", randaugment_num_ops=2, random_erasing=1.0)
-    transform = finetuning_transform(config, 32, processor(num_channels))
+    config = settings(FinetuneSettings, dataset_name="x", randaugment_num_ops=2, random_erasing=1.0)
+    transform = finetuning_transform(config.augmentation, 32, processor(num_channels))
     decoded = decode_image({"bytes": as_png(cut("coffee", 1)[0])}, num_channels, "x").pixels
     for seed in range(30):
         with seeded(seed):
@@ -254,8 +262,8 @@ def test_randaugment_and_erasing_keep_shape_and_range(num_channels):
 
 
 def test_randaugment_has_the_number_of_operations_and_the_strength_asked_for():
-    config = settings(FinetuneConfig, dataset_name="x", randaugment_num_ops=3, randaugment_magnitude=17)
-    steps = finetuning_transform(config, 32, processor()).transforms
+    config = settings(FinetuneSettings, dataset_name="x", randaugment_num_ops=3, randaugment_magnitude=17)
+    steps = finetuning_transform(config.augmentation, 32, processor()).transforms
     (randaugment,) = [step for step in steps if isinstance(step, v2.RandAugment)]
     assert (randaugment.num_ops, randaugment.magnitude) == (3, 17)
 
@@ -286,9 +294,9 @@ def test_mixing_gives_class_probabilities_and_the_same_for_the_same_samples():
 
 
 def test_a_missing_column_is_an_error_that_lists_the_columns(folder):
-    message = message_of(lambda: load_source(settings(dataset_name=folder, image_column="photo"), "train", None))
+    message = message_of(lambda: load_source(data_settings(dataset_name=folder, image_column="photo"), "train", None))
     assert message == "`image_column` (=photo) must be a column of the data set, which has image, label."
-    source = load_source(settings(dataset_name=folder), "train", None)
+    source = load_source(data_settings(dataset_name=folder), "train", None)
     assert "`label_column` (=kind) must be a column" in message_of(lambda: resolve_labels(source, "kind", None))
 
 
@@ -317,21 +325,21 @@ def test_unreadable_images_are_skipped_and_counted_on_request(spoilt, streaming,
     assert len(torch.cat([batch["noise"] for batch in islice(batches, 2)])) == 8
     named = " ".join(text for _, text in batches.problems) if streaming else capsys.readouterr().out
     assert "half.jpg" in named and "text.png" in named and ("Skipping 2 files" in named or streaming)
-    config.max_bad_images = 1
+    config.data.max_bad_images = 1
     assert "`max_bad_images` (=1)" in message_of(lambda: list(islice(pretraining_batches(config), 3)))
 
 
 def test_a_file_that_is_no_image_by_its_name_is_named(folder, spoilt, capsys):
     (spoilt / "train/astronaut/notes.txt").write_text("notes")
     (spoilt / ".DS_Store").write_text("hidden files are nobody's images")
-    assert "notes.txt" in message_of(lambda: load_images(settings(dataset_name=str(spoilt)), "train", None, 3))
-    three = settings(dataset_name=str(spoilt), skip_bad_images=True, max_bad_images=3)
+    assert "notes.txt" in message_of(lambda: load_images(data_settings(dataset_name=str(spoilt)), "train", None, 3))
+    three = data_settings(dataset_name=str(spoilt), skip_bad_images=True, max_bad_images=3)
     load_images(three, "train", None, 3)
     printed = capsys.readouterr().out
     assert "Skipping 3 files" in printed and "notes.txt" in printed and "half.jpg" in printed
-    two = settings(dataset_name=str(spoilt), skip_bad_images=True, max_bad_images=2)  # in all, of either kind
+    two = data_settings(dataset_name=str(spoilt), skip_bad_images=True, max_bad_images=2)  # in all, of either kind
     assert "`max_bad_images` (=2) must be at least 3" in message_of(lambda: load_images(two, "train", None, 3))
-    load_images(settings(dataset_name=folder), "train", None, 3)
+    load_images(data_settings(dataset_name=folder), "train", None, 3)
     assert "Skipping" not in capsys.readouterr().out
 
 
@@ -343,8 +351,8 @@ def test_images_that_are_all_bad_are_an_error(streaming, tmp_path):
     config = settings(dataset_name=str(root), streaming=streaming, skip_bad_images=True)
 
     def look():
-        source = load_images(config, "train", None, 3)
-        first_samples(source, make_samples(config, source, 3, EvaluationTransform(processor())), config, 8)
+        source = load_images(config.data, "train", None, 3)
+        first_samples(source, make_samples(config.data, source, 3, EvaluationTransform(processor())), config.data, 8)
 
     message = message_of(look)
     assert "must hold images that can be read" in message
@@ -391,11 +399,11 @@ def test_a_stream_of_names_needs_the_classes_of_a_model():
 
 
 def test_a_label_of_a_stream_is_checked_as_it_comes(parquet):
-    config = settings(FinetuneConfig, dataset_name=parquet, streaming=True)
-    source = load_source(config, "train", None)
+    config = settings(FinetuneSettings, dataset_name=parquet, streaming=True)
+    source = load_source(config.data, "train", None)
     fields = {"label_column": "label", "num_labels": 2}
-    samples = make_samples(config, source, 3, finetuning_transform(config, 32, processor()), **fields)
-    message = message_of(lambda: list(islice(TrainBatches([source], samples, config, Collator(), 0, 1), 4)))
+    samples = make_samples(config.data, source, 3, finetuning_transform(config.augmentation, 32, processor()), **fields)
+    message = message_of(lambda: list(islice(TrainBatches([source], samples, config.data, Collator(), 0, 1), 4)))
     assert message == "`label` (=2) must be a class in [0, `num_labels` (=2))."
 
 
@@ -419,11 +427,11 @@ def test_the_classes_to_train_follow_from_the_column():
 
 def test_evaluation_reads_every_example_once(parquet):
     for streaming in (False, True):
-        config = settings(FinetuneConfig, dataset_name=parquet, streaming=streaming, per_device_eval_batch_size=4)
-        source = load_images(config, "test", None, 3)
+        config = settings(FinetuneSettings, dataset_name=parquet, streaming=streaming, per_device_eval_batch_size=4)
+        source = load_images(config.data, "test", None, 3)
         fields = {"label_column": "label", "num_labels": 3}
-        samples = make_samples(config, source, 3, EvaluationTransform(processor()), **fields)
-        labels = torch.cat([batch["labels"] for batch in eval_loader(source, samples, config)])
+        samples = make_samples(config.data, source, 3, EvaluationTransform(processor()), **fields)
+        labels = torch.cat([batch["labels"] for batch in eval_loader(source, samples, config.data)])
         assert labels.bincount().tolist() == [2, 2, 2]
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.photographs import message_of
 from training.data.sampling import Shares, StepSampler
-from training.settings.config import PretrainConfig
+from training.settings.scripts import PretrainSettings
 
 
 def steps_of(count, world=1, accumulation=1, batch=6, start=0, sizes=(10,), weights=(1,)):
@@ -92,5 +92,5 @@ def test_shares_are_met_in_every_thousand_draws():
     ],
 )
 def test_weights_that_do_not_fit_the_sources_are_refused(fields, rule):
-    message = message_of(lambda: PretrainConfig(dataset_name="a", output_dir="out", **fields))
+    message = message_of(lambda: PretrainSettings(dataset_name="a", output_dir="out", **fields))
     assert message.startswith("`mixture_weights`") and rule in message

@@ -10,9 +10,13 @@ from PIL import Image
 from tests.photographs import message_of
 from training.data.sources import load_source
 from training.data.splits import check_split, say_what_is_left_out, with_eval_split
-from training.settings.config import FinetuneConfig, ValidateConfig
+from training.settings.scripts import FinetuneSettings, ValidateSettings
 
 MODEL = {"model_name_or_path": "me/model"}
+
+
+def with_split(settings):
+    return with_eval_split(settings.data, settings.evaluation.protocols)
 
 
 def write_splits(folder, *splits, array=False):
@@ -40,7 +44,7 @@ def test_the_held_out_split_that_is_there_is_evaluated_on_and_said(
     tmp_path, capsys, there, protocols, chosen, streaming
 ):
     folder = write_splits(tmp_path / "images", *there)
-    config = with_eval_split(ValidateConfig(dataset_name=folder, protocols=protocols, streaming=streaming, **MODEL))
+    config = with_split(ValidateSettings(dataset_name=folder, protocols=protocols, streaming=streaming, **MODEL))
     said = capsys.readouterr().out
     assert config.eval_split == chosen and f"Evaluating on split `{chosen}` of {folder}" in said
     assert ("the figures say nothing of new ones" in said) == (chosen == "train")
@@ -49,36 +53,36 @@ def test_the_held_out_split_that_is_there_is_evaluated_on_and_said(
 
 def test_a_folder_of_arrays_and_one_of_parquet_files_have_splits_too(tmp_path):
     arrays = write_splits(tmp_path / "arrays", "train", "val", array=True)
-    assert with_eval_split(ValidateConfig(dataset_name=arrays, **MODEL)).eval_split == "val"
+    assert with_split(ValidateSettings(dataset_name=arrays, **MODEL)).eval_split == "val"
     for split in ("train", "test"):
         Dataset.from_dict({"label": [0]}).to_parquet(str(tmp_path / f"parquet/{split}.parquet"))
-    assert with_eval_split(ValidateConfig(dataset_name=str(tmp_path / "parquet"), **MODEL)).eval_split == "test"
-    one_file = ValidateConfig(dataset_name=str(tmp_path / "parquet/test.parquet"), **MODEL)
-    assert with_eval_split(one_file).eval_split == "validation"  # the file, whatever it is called
+    assert with_split(ValidateSettings(dataset_name=str(tmp_path / "parquet"), **MODEL)).eval_split == "test"
+    one_file = ValidateSettings(dataset_name=str(tmp_path / "parquet/test.parquet"), **MODEL)
+    assert with_split(one_file).eval_split == "validation"  # the file, whatever it is called
 
 
 def test_a_data_set_on_the_hub_is_asked_for_its_splits(monkeypatch):
     monkeypatch.setattr("training.data.splits.get_dataset_split_names", lambda *_, **__: ["train", "valid", "extra"])
-    assert with_eval_split(ValidateConfig(dataset_name="me/images", **MODEL)).eval_split == "valid"
+    assert with_split(ValidateSettings(dataset_name="me/images", **MODEL)).eval_split == "valid"
     monkeypatch.setattr("training.data.splits.get_dataset_split_names", lambda *_, **__: ["fold1", "fold2"])
-    message = message_of(lambda: with_eval_split(ValidateConfig(dataset_name="me/images", **MODEL)))
+    message = message_of(lambda: with_split(ValidateSettings(dataset_name="me/images", **MODEL)))
     assert message == "`eval_split` (=None) must be one of the splits of me/images: fold1, fold2."
 
 
 def test_nothing_is_left_to_evaluate_features_on(tmp_path):
     folder = write_splits(tmp_path / "images", "train")
-    message = message_of(lambda: with_eval_split(ValidateConfig(dataset_name=folder, protocols=["knn"], **MODEL)))
+    message = message_of(lambda: with_split(ValidateSettings(dataset_name=folder, protocols=["knn"], **MODEL)))
     assert message == f"`eval_split` (=None) must be one of the splits of {folder}: train."
 
 
 @pytest.mark.parametrize("array", [False, True])
 def test_a_split_that_is_asked_for_and_missing_is_an_error_with_those_there_are(tmp_path, array):
     folder = write_splits(tmp_path / "images", "train", "test", array=array)
-    config = ValidateConfig(dataset_name=folder, eval_split="validation", **MODEL)
+    config = ValidateSettings(dataset_name=folder, eval_split="validation", **MODEL)
     names = "test, train" if array else "train, test"
     rule = f"`eval_split` (=validation) must be one of the splits of {folder}: {names}."
-    assert message_of(lambda: with_eval_split(config)) == rule
-    config = FinetuneConfig(dataset_name=folder, eval_split="test", output_dir="out")
+    assert message_of(lambda: with_split(config)) == rule
+    config = FinetuneSettings(dataset_name=folder, eval_split="test", output_dir="out").data
     check_split(config, "eval_split", "test")
     undivided = write_splits(tmp_path / "undivided", ".", array=array)
     message = message_of(lambda: check_split(replace(config, dataset_name=undivided), "eval_split", "test"))
@@ -87,12 +91,12 @@ def test_a_split_that_is_asked_for_and_missing_is_an_error_with_those_there_are(
 
 def test_fine_tuning_says_which_images_it_leaves_out(tmp_path, capsys):
     folder = write_splits(tmp_path / "images", "train", "test")
-    config = FinetuneConfig(dataset_name=folder, output_dir="out")
+    config = FinetuneSettings(dataset_name=folder, output_dir="out").data
     say_what_is_left_out(config, load_source(config, "train", None))
     assert (
         capsys.readouterr().out
         == f"Not used: `test` of {folder}. `--eval_split test` evaluates the classifier on it.\n"
     )
-    config = FinetuneConfig(dataset_name=folder, output_dir="out", eval_split="test")
+    config = FinetuneSettings(dataset_name=folder, output_dir="out", eval_split="test").data
     say_what_is_left_out(config, load_source(config, "train", None))
     assert capsys.readouterr().out == ""

@@ -5,11 +5,11 @@ import os
 import pytest
 
 from tests.photographs import message_of, quick_datasets, write_folder
+from training.console.bars import Phase
 from training.data import image_check, sources
 from training.data.samples import load_images
 from training.finetune import class_names_of
-from training.run.phases import Phase
-from training.settings.config import FinetuneConfig, PretrainConfig
+from training.settings.scripts import FinetuneSettings, PretrainSettings
 
 __all__ = ["quick_datasets"]
 pytestmark = pytest.mark.usefixtures("quick_datasets")
@@ -44,7 +44,7 @@ def decoded(monkeypatch):
 
 
 def load(root, split="train", most=None, **fields):
-    config = PretrainConfig(dataset_name=str(root), output_dir="out", **{"num_workers": 0, **fields})
+    config = PretrainSettings(dataset_name=str(root), output_dir="out", **{"num_workers": 0, **fields}).data
     return load_images(config, split, most, 3)
 
 
@@ -113,14 +113,16 @@ def test_another_training_process_takes_what_the_first_one_found(folder, decoded
     monkeypatch.undo()
     monkeypatch.setenv("LOCAL_RANK", "1")
     (folder / "train/coffee/1.jpg").unlink()  # a folder that has changed is walked
-    assert len(sources.load_source(PretrainConfig(dataset_name=str(folder), output_dir="out"), "train", None)) == 8
+    assert (
+        len(sources.load_source(PretrainSettings(dataset_name=str(folder), output_dir="out").data, "train", None)) == 8
+    )
 
 
 def test_a_run_walks_a_folder_once_until_it_changes(folder, monkeypatch):
     walked, scan = [], os.scandir
     monkeypatch.setattr(os, "scandir", lambda path: walked.append(path) or scan(path))
-    config = FinetuneConfig(dataset_name=str(folder), output_dir="out", num_workers=0, eval_split="test")
-    class_names_of(config)
+    config = FinetuneSettings(dataset_name=str(folder), output_dir="out", num_workers=0, eval_split="test").data
+    class_names_of(config, None)
     for split in ("train", "test"):
         load_images(config, split, None, 3)
     seen = [os.path.normpath(path) for path in walked if str(path).startswith(str(folder))]
@@ -130,7 +132,7 @@ def test_a_run_walks_a_folder_once_until_it_changes(folder, monkeypatch):
 
 
 def test_a_phase_says_how_far_it_is_where_nobody_watches(monkeypatch, capsys):
-    monkeypatch.setattr("training.run.phases.SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr("training.console.bars.SECONDS_BETWEEN_LINES", 0.0)
     with Phase("Checking images", 200, " images") as phase:
         phase.update(50)
     assert capsys.readouterr().out.startswith("Checking images: 50 of 200 (25%) images, ")

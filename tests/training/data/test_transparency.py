@@ -23,7 +23,7 @@ from training.data.transforms import EvaluationTransform
 from training.evaluation.pictures import read_metrics
 from training.models.creation import create_processor, with_background
 from training.run import checkpoints
-from training.settings.config import FinetuneConfig, PretrainConfig, ValidateConfig
+from training.settings.scripts import FinetuneSettings, PretrainSettings, ValidateSettings
 
 __all__ = ["quick_datasets"]
 GREEN = "#20c040"
@@ -64,7 +64,7 @@ def fcmae(tmp_path_factory):
     return write_tiny_fcmae(tmp_path_factory.mktemp("weights") / "fcmae")
 
 
-def settings(dataset, config_class=PretrainConfig, **fields):
+def settings(dataset, config_class=PretrainSettings, **fields):
     given = {"dataset_name": str(dataset), "image_size": 32, "num_workers": 0, "with_tracking": False}
     given |= {"per_device_train_batch_size": 4, "max_train_steps": 2, "logging_steps": 1, "output_dir": "unused"}
     return config_class(**{**given, **fields})
@@ -90,7 +90,7 @@ def write(form, files, root):
 @pytest.mark.parametrize("form", ["folder", "parquet", "webdataset"])
 def test_every_source_composites_on_the_same_background_and_says_so(form, streaming, files, folder, tmp_path, capsys):
     where = {"dataset_name": str(folder)} if form == "folder" else write(form, files, tmp_path)
-    config = settings(**{"dataset": "", **where}, streaming=streaming, background=GREEN)
+    config = settings(**{"dataset": "", **where}, streaming=streaming, background=GREEN).data
     source = load_images(config, "train", None, 3)
     samples = make_samples(config, source, 3, lambda pixels: pixels)
     found = [tuple(pixels[:, 5, 5].tolist()) for pixels in first_samples(source, samples, config, 8)["pixel_values"]]
@@ -115,19 +115,19 @@ def test_opaque_images_are_not_mentioned(tmp_path, capsys):
     (tmp_path / "train").mkdir()
     for number, picture in enumerate(cut("coffee", 2)):
         picture.convert("RGBA").save(tmp_path / f"train/{number}.png")
-    load_images(settings(tmp_path), "train", None, 3)
+    load_images(settings(tmp_path).data, "train", None, 3)
     assert "transparent" not in capsys.readouterr().out
 
 
 def test_without_a_check_it_is_said_what_would_become_of_transparent_images(folder, capsys):
-    load_images(settings(folder, check_images=False), "train", None, 3)
+    load_images(settings(folder, check_images=False).data, "train", None, 3)
     assert "images are not checked: transparent ones are composited on white" in capsys.readouterr().out
-    load_images(settings(folder, check_images=False, num_channels=4), "train", None, 4)
+    load_images(settings(folder, check_images=False, num_channels=4).data, "train", None, 4)
     assert "transparent" not in capsys.readouterr().out
 
 
 def test_two_workers_of_an_evaluation_say_once_that_a_stream_is_transparent(folder, capfd):
-    config = settings(folder, FinetuneConfig, streaming=True, num_workers=2)
+    config = settings(folder, FinetuneSettings, streaming=True, num_workers=2).data
     source = load_images(config, "test", None, 3)
     samples = make_samples(config, source, 3, lambda pixels: pixels, label_column="label", num_labels=2)
     loader = eval_loader(source, samples, config)
@@ -138,7 +138,7 @@ def test_two_workers_of_an_evaluation_say_once_that_a_stream_is_transparent(fold
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_streamed_run_counts_transparent_images_and_says_so_once(num_workers, folder, fcmae, tmp_path, capfd):
     config = settings(folder, streaming=True, num_workers=num_workers, model_name_or_path=str(fcmae), max_train_steps=4)
-    config.output_dir = str(tmp_path / "out")
+    config.run.output_dir = str(tmp_path / "out")
     pretrain.main(config)
     counts = [line["transparent_images"] for line in read_metrics(tmp_path / "out/metrics.jsonl") if "loss" in line]
     assert counts[-1] == 12 and counts == sorted(counts)  # two epochs of six
@@ -154,7 +154,7 @@ def test_the_background_goes_from_pretraining_to_the_classifier_its_evaluation_a
     pretrain.main(settings(folder, model_name_or_path=str(fcmae), background=GREEN, output_dir=str(pretrained)))
     forget_accelerate()
     tuned = {"model_name_or_path": str(pretrained), "eval_split": "test", "output_dir": str(classifier)}
-    finetune.main(settings(folder, FinetuneConfig, **tuned))
+    finetune.main(settings(folder, FinetuneSettings, **tuned))
     said = capsys.readouterr().out
     assert said.count(f"6 of 8 images are transparent: composited on {GREEN}") == 3  # of both trainings and the test
     assert "was trained with" not in said
@@ -168,11 +168,11 @@ def test_the_background_goes_from_pretraining_to_the_classifier_its_evaluation_a
         "dataset_name": str(folder),
         "num_workers": 0,
     }
-    as_trained = validate.main(ValidateConfig(**judged))
+    as_trained = validate.main(ValidateSettings(**judged))
     assert as_trained["eval_loss"] == pytest.approx(read_metrics(classifier / "metrics.jsonl")[-1]["eval_loss"])
     assert f"composited on {GREEN}" in capsys.readouterr().out
     forget_accelerate()
-    on_white = validate.main(ValidateConfig(**judged, background="white"))
+    on_white = validate.main(ValidateSettings(**judged, background="white"))
     assert on_white["eval_loss"] != as_trained["eval_loss"]
     assert f"`background` is white; {classifier} was trained with {GREEN}." in capsys.readouterr().out
     check_card(classifier, encode(see_through(cut("coffee", 1)[0]), "PNG"), tmp_path)
@@ -208,21 +208,24 @@ def test_the_card_of_other_channels_opens_images_as_in_training(num_channels, fo
 
 
 def test_without_a_setting_the_background_is_that_of_the_weights_else_white(folder, fcmae, tmp_path):
-    config = with_background(settings(folder, model_name_or_path=str(fcmae)))
-    assert config.background == "white"
+    given = settings(folder, model_name_or_path=str(fcmae))
+    data = with_background(given.data, given.model)
+    assert data.background == "white"
     model_config = transformers.AutoConfig.from_pretrained(fcmae)
-    create_processor(with_background(settings(folder, background="none")), model_config).save_pretrained(tmp_path)
-    assert with_background(settings(folder, model_name_or_path=str(tmp_path))).background == "none"
-    assert with_background(settings(folder, model_name_or_path=str(tmp_path), background=GREEN)).background == GREEN
+    create_processor(settings(folder).model, "none", model_config).save_pretrained(tmp_path)
+    for fields, expected in (({}, "none"), ({"background": GREEN}, GREEN)):
+        given = settings(folder, model_name_or_path=str(tmp_path), **fields)
+        assert with_background(given.data, given.model).background == expected
 
 
 def test_a_checkpoint_older_than_the_setting_is_said_to_have_had_no_background(
     folder, fcmae, tmp_path, capsys, monkeypatch
 ):
     fields = {"model_name_or_path": str(fcmae), "output_dir": str(tmp_path / "out"), "checkpointing_steps": 1}
-    known = checkpoints.settings_of
+    known = checkpoints.compared_settings
     with monkeypatch.context() as older:
-        older.setattr(checkpoints, "settings_of", lambda *a: {k: v for k, v in known(*a).items() if k != "background"})
+        without = lambda *a: {k: v for k, v in known(*a).items() if k != "background"}  # noqa: E731
+        older.setattr(checkpoints, "compared_settings", without)
         pretrain.main(settings(folder, **fields))
     forget_accelerate()
     pretrain.main(settings(folder, **fields, resume_from_checkpoint=str(tmp_path / "out/checkpoint-1")))

@@ -7,16 +7,15 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
-from tests.photographs import forget_accelerate, quick_datasets, write_parquet, write_tiny_fcmae
+from tests.photographs import forget_accelerate, fresh_accelerate, quick_datasets, write_parquet, write_tiny_fcmae
 from tests.small_models import run_python
 from training import finetune, pretrain
 from training.data import workers
 from training.evaluation.pictures import read_metrics
-from training.settings.config import FinetuneConfig, PretrainConfig
+from training.settings.scripts import FinetuneSettings, PretrainSettings
 
-__all__ = ["quick_datasets"]
+__all__ = ["fresh_accelerate", "quick_datasets"]
 ROOT = Path(__file__).parents[3]
 
 # A program of a user's own, with a child process of its own, that uses our batches and fails.
@@ -27,7 +26,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from training.data.batches import TrainBatches
-from training.settings.config import PretrainConfig
+from training.settings.scripts import PretrainSettings
 from training.data.samples import Collator
 
 class Slow:
@@ -39,7 +38,7 @@ def live(file):
     time.sleep(3)
     Path(file).write_text("done")
 
-config = PretrainConfig(dataset_name="x", output_dir="x", num_workers=2, per_device_train_batch_size=4)
+config = PretrainSettings(dataset_name="x", output_dir="x", num_workers=2, per_device_train_batch_size=4).data
 source = Dataset.from_dict({"image": ["x"] * 50})
 child = multiprocessing.get_context("fork").Process(target=live, args=(sys.argv[1],))
 child.start()
@@ -66,15 +65,6 @@ def test_a_program_that_uses_our_batches_ends_with_its_own_children_left_alone(t
     while not (tmp_path / "script").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert (tmp_path / "script").read_text() == "done"
-
-
-@pytest.fixture
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    forget_accelerate()
 
 
 def stop_of(number: int, seconds: float) -> int | None:
@@ -113,7 +103,7 @@ def start_method():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_datasets", "one_thread", "start_method")
+@pytest.mark.usefixtures("quick_datasets", "fresh_accelerate", "start_method")
 @pytest.mark.parametrize(("script", "streaming"), [(pretrain, False), (pretrain, True), (finetune, False)])
 def test_workers_that_are_spawned_give_the_run_of_workers_that_are_forked(script, streaming, tmp_path):
     """As on macOS and Windows, and with Python 3.14 everywhere."""
@@ -126,10 +116,10 @@ def test_workers_that_are_spawned_give_the_run_of_workers_that_are_forked(script
         forget_accelerate()
         folder = tmp_path / method
         if script is pretrain:
-            pretrain.main(PretrainConfig(**settings, output_dir=str(folder), model_name_or_path=fcmae))
+            pretrain.main(PretrainSettings(**settings, output_dir=str(folder), model_name_or_path=fcmae))
         else:
             fields = {"num_stages": 2, "eval_split": "test", "mixup": 0.8, "randaugment_num_ops": 2, "image_size": 32}
-            finetune.main(FinetuneConfig(**settings, output_dir=str(folder), **fields))
+            finetune.main(FinetuneSettings(**settings, output_dir=str(folder), **fields))
         lines = read_metrics(folder / "metrics.jsonl")
         losses[method] = [(line["step"], line.get("loss"), line.get("eval_loss")) for line in lines]
     assert losses["spawn"] == losses["fork"] and len(losses["fork"]) >= 4

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conversion.publishing.facts import Facts, Publication
+from conversion.publishing.contents import read_contents
+from conversion.publishing.publication import Publication
 from hf_convnextv2 import ConvNextV2Config, ConvNextV2ForImageClassification
 from training.evaluation import pictures
 from training.evaluation.metrics import in_words
@@ -139,4 +140,7 @@ def test_the_card_holds_the_figures_of_each_class_or_of_the_worst_ten(num_classe
     cells = [[" ".join(row["class"].split()).replace("|", "/"), str(row["images"])] for row in expected]
     assert [[cell.strip() for cell in row[:2]] for row in rows] == cells
     assert "eval_per_class" not in section if num_classes == 4 else "eval_per_class.csv" in section
-    assert Facts(tmp_path, Publication()).pictures[-1][0] in ("confusion_matrix.png", "most_confused.png")
+    assert read_contents(tmp_path, Publication()).results.pictures[-1][0] in (
+        "confusion_matrix.png",
+        "most_confused.png",
+    )

@@ -21,7 +21,7 @@ from training.models.optimizer import (
     layer_scale,
     parameter_groups,
 )
-from training.settings.config import FinetuneConfig
+from training.settings.scripts import FinetuneSettings
 
 BASE, ATTO = [3, 3, 27, 3], [2, 2, 6, 2]
 PREFIX = "convnextv2.encoder.stages"
@@ -58,8 +58,10 @@ def test_the_official_switch_adds_grn_and_the_mask_token_and_nothing_else():
 def test_the_settings_reach_adamw():
     model = small(ConvNextV2Config, ConvNextV2ForImageClassification)
     names = {parameter: name for name, parameter in model.named_parameters()}
-    config = FinetuneConfig(output_dir="out", dataset_name="x", adam_beta1=0.8, adam_beta2=0.95, weight_decay=0.05)
-    optimizer = create_optimizer(model, config, 0.3, {"classifier.weight"}, lambda name: 0.5 if "stages" in name else 1)
+    config = FinetuneSettings(output_dir="out", dataset_name="x", adam_beta1=0.8, adam_beta2=0.95, weight_decay=0.05)
+    optimizer = create_optimizer(
+        model, config.optimizer, 0.3, {"classifier.weight"}, lambda name: 0.5 if "stages" in name else 1
+    )
     for group in optimizer.param_groups:
         assert group["betas"] == (0.8, 0.95)
         for name in (names[parameter] for parameter in group["params"]):

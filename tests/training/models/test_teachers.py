@@ -15,7 +15,7 @@ from tests.photographs import cut, forget_accelerate
 from tests.small_models import assert_close, awake, difference, small_fcmae_config
 from training.models.teachers import AverageTeacher, FrozenTeacher, Targets
 from training.run.plan import Plan
-from training.settings.config import PretrainConfig
+from training.settings.scripts import PretrainSettings
 
 PLAN = Plan(num_samples=8, total_batch_size=4, steps_per_epoch=2, max_steps=10, warmup_steps=0, learning_rate=1e-3)
 SMALL_VIT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
@@ -42,7 +42,7 @@ BACKBONES = {
 
 def settings(**fields):
     fields = {"dataset_name": "images", "output_dir": "out", "target_type": "pixel+feature", **fields}
-    return PretrainConfig(**fields)
+    return PretrainSettings(**fields).targets
 
 
 @pytest.fixture
@@ -183,7 +183,7 @@ def test_the_last_layers_of_a_frozen_teacher_are_averaged(tmp_path):
 def test_features_are_normalised_over_their_channels(accelerator):
     model = awake(ConvNextV2ForPreTraining(small_fcmae_config(target_type="pixel+feature")))
     processor = create_image_processor(model.config)
-    teacher, x = AverageTeacher(model, settings(), PLAN), torch.randn(2, 3, 64, 96)
+    teacher, x = AverageTeacher(model, settings(), PLAN.max_steps), torch.randn(2, 3, 64, 96)
     found = Targets(teacher, accelerator, model.config, settings(), processor).of(x)
     with torch.no_grad():
         features = model.convnextv2(x).last_hidden_state
@@ -195,7 +195,7 @@ def test_features_are_normalised_over_their_channels(accelerator):
 
 def test_the_average_is_the_recursion_with_a_rising_decay():
     model = awake(ConvNextV2ForPreTraining(small_fcmae_config(target_type="pixel+feature")))
-    teacher = AverageTeacher(model, settings(teacher_decay=[0.5, 0.9]), PLAN)
+    teacher = AverageTeacher(model, settings(teacher_decay=[0.5, 0.9]), PLAN.max_steps)
     expected = [parameter.detach().clone() for parameter in model.convnextv2.parameters()]
     for step in range(1, 4):
         awake(model)
@@ -204,7 +204,7 @@ def test_the_average_is_the_recursion_with_a_rising_decay():
         teacher.update(model, step)
     for actual, wanted in zip(teacher.average.module.parameters(), expected, strict=True):
         assert_close(actual, wanted)
-    again = AverageTeacher(copy.deepcopy(model), settings(), PLAN)
+    again = AverageTeacher(copy.deepcopy(model), settings(), PLAN.max_steps)
     again.load_state_dict(teacher.state_dict())
     again.update(model, 4)
     assert again.average.n_averaged == 5
@@ -212,17 +212,17 @@ def test_the_average_is_the_recursion_with_a_rising_decay():
 
 def test_the_average_drops_no_paths():
     model = awake(ConvNextV2ForPreTraining(small_fcmae_config(target_type="pixel+feature", drop_path_rate=0.5)))
-    teacher, x = AverageTeacher(model.train(), settings(), PLAN), torch.randn(4, 3, 64, 64)
+    teacher, x = AverageTeacher(model.train(), settings(), PLAN.max_steps), torch.randn(4, 3, 64, 64)
     assert torch.equal(teacher(x), teacher(x))
 
 
 def test_the_last_blocks_of_the_average_are_averaged():
     model = awake(ConvNextV2ForPreTraining(small_fcmae_config(target_type="pixel+feature", depths=[1, 1, 1, 2])))
-    teacher, x = AverageTeacher(model, settings(feature_target_layers=2), PLAN), torch.randn(2, 3, 64, 64)
+    teacher, x = AverageTeacher(model, settings(feature_target_layers=2), PLAN.max_steps), torch.randn(2, 3, 64, 64)
     stage = model.convnextv2.encoder.stages[-1]
     with torch.no_grad():
         third = model.convnextv2(x, output_hidden_states=True).hidden_states[-2]
         first = stage.layers[0](stage.downsampling_layer[1](stage.downsampling_layer[0](third)))
         assert_close(teacher(x), (first + stage.layers[1](first)) / 2)
     with pytest.raises(ValueError, match=r"`feature_target_layers` \(=3\) must be at most 2"):
-        AverageTeacher(model, settings(feature_target_layers=3), PLAN)
+        AverageTeacher(model, settings(feature_target_layers=3), PLAN.max_steps)

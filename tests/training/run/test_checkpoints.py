@@ -13,9 +13,9 @@ from torch.testing import assert_close
 from hf_convnextv2 import ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining, create_image_processor
 from tests.photographs import forget_accelerate, message_of
 from training.run.checkpoints import Checkpoints, cut_lines, digest_of, numbered_folders, read_state
-from training.run.output import check_output_dir, claim_output_dir, save_model
+from training.run.output import OutputFolder, save_model
 from training.run.plan import make_plan
-from training.settings.config import FinetuneConfig, PretrainConfig
+from training.settings.scripts import FinetuneSettings, PretrainSettings
 
 TINY = {"hidden_sizes": [8, 8], "depths": [1, 1], "decoder_hidden_size": 8, "image_size": 32}
 
@@ -27,7 +27,7 @@ def accelerator():
     forget_accelerate()
 
 
-def settings(folder, config_class=PretrainConfig, **fields):
+def settings(folder, config_class=PretrainSettings, **fields):
     return config_class(dataset_name="images", output_dir=str(folder), **fields)
 
 
@@ -35,7 +35,9 @@ def checkpoints_of(accelerator, folder, resume=None, fields=None, **changes):
     model = ConvNextV2ForPreTraining(ConvNextV2FCMAEConfig(**{**TINY, **(fields or {})}))
     config = settings(folder, resume_from_checkpoint=resume, **changes)
     processor = create_image_processor(model.config)
-    return accelerator.prepare(model), Checkpoints(accelerator, config, model, processor, make_plan(config, 100, 1))
+    plan = make_plan(config.schedule, config.data.per_device_train_batch_size, 100, 1)
+    own = (config.checkpoints, config.record(), model, processor, plan)
+    return accelerator.prepare(model), Checkpoints(accelerator, Path(folder), *own)
 
 
 def test_a_checkpoint_brings_back_weights_and_step(accelerator, tmp_path):
@@ -238,29 +240,29 @@ def test_processes_that_write_to_different_folders_are_told_at_the_first_checkpo
 
 def test_an_output_folder_with_something_else_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    message = message_of(lambda: check_output_dir(settings(tmp_path)))
+    message = message_of(lambda: OutputFolder(settings(tmp_path)).check())
     assert message.startswith(f"`output_dir` (={tmp_path}) must be empty or hold a run of this script")
-    check_output_dir(settings(tmp_path, overwrite_output_dir=True))
-    claim_output_dir(settings(tmp_path, overwrite_output_dir=True))
+    OutputFolder(settings(tmp_path, overwrite_output_dir=True)).check()
+    OutputFolder(settings(tmp_path, overwrite_output_dir=True)).claim()
     assert (tmp_path / "thesis.tex").exists()
-    check_output_dir(settings(tmp_path / "new"))
+    OutputFolder(settings(tmp_path / "new")).check()
 
 
 def test_what_a_kill_at_the_first_file_leaves_is_no_run(tmp_path):
     (tmp_path / ".training_config.json.partial").write_text('{"run": ')
-    check_output_dir(settings(tmp_path))
-    check_output_dir(settings(tmp_path, resume_from_checkpoint="latest"))
+    OutputFolder(settings(tmp_path)).check()
+    OutputFolder(settings(tmp_path, resume_from_checkpoint="latest")).check()
 
 
 def test_an_earlier_run_is_resumed_or_overwritten_on_request_only(accelerator, tmp_path):
-    claim_output_dir(settings(tmp_path))
+    OutputFolder(settings(tmp_path)).claim()
     checkpoints_of(accelerator, tmp_path)[1].save(1)
-    assert "must not hold an earlier run" in message_of(lambda: check_output_dir(settings(tmp_path)))
-    assert "holds something else" in message_of(lambda: check_output_dir(settings(tmp_path, FinetuneConfig)))
-    check_output_dir(settings(tmp_path, resume_from_checkpoint="latest"))
-    claim_output_dir(settings(tmp_path, resume_from_checkpoint="latest"))
+    assert "must not hold an earlier run" in message_of(lambda: OutputFolder(settings(tmp_path)).check())
+    assert "holds something else" in message_of(lambda: OutputFolder(settings(tmp_path, FinetuneSettings)).check())
+    OutputFolder(settings(tmp_path, resume_from_checkpoint="latest")).check()
+    OutputFolder(settings(tmp_path, resume_from_checkpoint="latest")).claim()
     assert numbered_folders(tmp_path)
-    claim_output_dir(settings(tmp_path, overwrite_output_dir=True))
+    OutputFolder(settings(tmp_path, overwrite_output_dir=True)).claim()
     assert not numbered_folders(tmp_path)
 
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from training.console import errors
+from training.console.errors import message_for_user, told_in_a_line
 from training.data.decoding import BadImageError
-from training.run import errors
-from training.run.errors import message_for_user, told_in_a_line
-from training.settings.config import check
+from training.settings.checks import check
 
 SCRIPTS = ("pretrain", "finetune", "validate")
 # Run as a script, each with a wrong flag, a wrong value, a wrong recipe and `--help`: the exit codes, then whether

@@ -11,40 +11,34 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import torch
 from accelerate.tracking import TensorBoardTracker
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from tests.dropping_server import come_back, serving
-from tests.photographs import forget_accelerate, quick_datasets, write_folder, write_parquet, write_tiny_fcmae
+from tests.photographs import (
+    fcmae,
+    forget_accelerate,
+    fresh_accelerate,
+    quick_datasets,
+    write_folder,
+    write_parquet,
+    write_tiny_fcmae,
+)
 from tests.small_models import run_python
 from training import pretrain
 from training.data import retry as reconnect
 from training.evaluation.pictures import read_metrics
+from training.machine.disk import writing
+from training.run import training_run
 from training.run.checkpoints import Checkpoints, find_damage, numbered_folders
-from training.run.disk import writing
-from training.settings.config import PretrainConfig
+from training.settings.scripts import PretrainSettings
 
-__all__ = ["quick_datasets"]
-pytestmark = pytest.mark.usefixtures("quick_datasets", "one_thread")
+__all__ = ["fcmae", "fresh_accelerate", "quick_datasets"]
+pytestmark = pytest.mark.usefixtures("quick_datasets", "fresh_accelerate")
 SETTINGS = {"per_device_train_batch_size": 4, "learning_rate": 1e-2, "warmup_steps": 1, "max_train_steps": 5}
 SETTINGS |= {"logging_steps": 1, "checkpointing_steps": 1, "reconstruction_steps": 2, "with_tracking": False}
 NOBODY = 65534
-
-
-@pytest.fixture
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    forget_accelerate()
-
-
-@pytest.fixture(scope="module")
-def fcmae(tmp_path_factory):
-    return str(write_tiny_fcmae(tmp_path_factory.mktemp("fcmae")))
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +49,7 @@ def images(tmp_path_factory):
 def run(folder, dataset, fcmae, **fields):
     forget_accelerate()
     settings = {**SETTINGS, "num_workers": 0, "dataset_name": str(dataset), "output_dir": str(folder), **fields}
-    pretrain.main(PretrainConfig(model_name_or_path=fcmae, **settings))
+    pretrain.main(PretrainSettings(model_name_or_path=fcmae, **settings))
     return folder
 
 
@@ -78,7 +72,7 @@ FULL = [
     (Checkpoints, "save", 3, 5000, "checkpoint-3 cannot be written"),
     (Checkpoints, "save", 3, 12000, "checkpoint-3 cannot be written"),
     (Checkpoints, "save", 3, 1, "checkpoint-3 cannot be written"),
-    (pretrain, "save_model", 1, 5000, "cannot be written"),
+    (training_run, "save_model", 1, 5000, "cannot be written"),
 ]
 
 
@@ -177,7 +171,7 @@ def test_images_that_may_not_be_read_are_named(closed, streaming, tmp_path):
 def test_a_folder_that_may_not_be_written_is_refused_before_any_work(images, tmp_path, monkeypatch):
     (tmp_path / "closed").mkdir()
     model = write_tiny_fcmae(tmp_path / "fcmae")
-    monkeypatch.setattr(pretrain, "create_accelerator", lambda config: pytest.fail("work has begun"))
+    monkeypatch.setattr(training_run, "create_accelerator", lambda config: pytest.fail("work has begun"))
     message = r"`output_dir` \(=.*closed/out\) must be writable, but .*closed is not"
     with as_plain_user(tmp_path, closed=0o555), pytest.raises(ValueError, match=message):
         run(tmp_path / "closed/out", images, str(model))
@@ -224,7 +218,7 @@ DYING_WORKERS = """
 import json, multiprocessing, os, signal, sys
 from training import pretrain
 from training.data.batches import TrainBatches
-from training.settings.config import PretrainConfig
+from training.settings.scripts import PretrainSettings
 
 fetch, fetched = TrainBatches.__next__, []
 
@@ -237,7 +231,7 @@ def fetch_and_kill(self):
 
 TrainBatches.__next__ = fetch_and_kill
 try:
-    pretrain.main(PretrainConfig(**json.loads(sys.argv[1])))
+    pretrain.main(PretrainSettings(**json.loads(sys.argv[1])))
 except RuntimeError as error:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the other worker's end would be another error
     print(error, flush=True)

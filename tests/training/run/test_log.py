@@ -11,16 +11,17 @@ from training.evaluation.pictures import read_metrics
 from training.run.checkpoints import Resumed
 from training.run.log import TrainingLog, resumed_losses
 from training.run.plan import make_plan
-from training.settings.config import PretrainConfig
+from training.settings.scripts import PretrainSettings
 
 
 @pytest.fixture
 def log(tmp_path):
     forget_accelerate()
     fields = {"per_device_train_batch_size": 4, "max_train_steps": 4, "logging_steps": 2, "with_tracking": False}
-    config = PretrainConfig(dataset_name="x", output_dir=str(tmp_path), **fields)
+    config = PretrainSettings(dataset_name="x", output_dir=str(tmp_path), **fields)
+    plan = make_plan(config.schedule, config.data.per_device_train_batch_size, 100, 1)
     batches = SimpleNamespace(seconds_waited=0.0, readers=[], problems=[])
-    yield TrainingLog(Accelerator(cpu=True), config, make_plan(config, 100, 1), Resumed(0, []), batches)  # type: ignore[arg-type]
+    yield TrainingLog(Accelerator(cpu=True), config.run, config.data, plan, Resumed(0, []), batches)  # type: ignore[arg-type]
     forget_accelerate()
 
 

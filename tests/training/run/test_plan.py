@@ -3,12 +3,13 @@
 import pytest
 
 from training.run.plan import make_plan
-from training.settings.config import PretrainConfig
+from training.settings.scripts import PretrainSettings
 
 
 def plan_of(num_samples, num_processes=1, **fields):
     defaults = {"dataset_name": "x", "output_dir": "out", "per_device_train_batch_size": 4, "num_train_epochs": 3}
-    return make_plan(PretrainConfig(**{**defaults, **fields}), num_samples, num_processes)
+    settings = PretrainSettings(**{**defaults, **fields})
+    return make_plan(settings.schedule, settings.data.per_device_train_batch_size, num_samples, num_processes)
 
 
 @pytest.mark.parametrize("num_samples", [8, 9, 10, 11, 12])

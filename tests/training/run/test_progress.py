@@ -8,9 +8,11 @@ import huggingface_hub.utils
 import pytest
 import transformers
 
+from training.console import bars
+from training.console.bars import keep_bars_to_terminals
 from training.run import progress
 from training.run.plan import Plan
-from training.run.progress import Progress, keep_bars_to_terminals
+from training.run.progress import Progress
 
 PLAN = Plan(num_samples=100, total_batch_size=20, steps_per_epoch=5, max_steps=1500, warmup_steps=0, learning_rate=1)
 LOGGED = {"loss": 0.51237, "images_per_second": 319.6, "data_wait": 0.034}
@@ -28,7 +30,7 @@ class Terminal(io.StringIO):
 def size(monkeypatch):
     """Columns and lines of a terminal, which a test sets."""
     size = [120, 40]
-    monkeypatch.setattr(progress.os, "get_terminal_size", lambda number: size)
+    monkeypatch.setattr(bars.os, "get_terminal_size", lambda number: size)
     return size
 
 

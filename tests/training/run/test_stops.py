@@ -15,35 +15,22 @@ import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from tests.photographs import forget_accelerate, quick_datasets, write_folder, write_tiny_fcmae
+from tests.photographs import fcmae, forget_accelerate, fresh_accelerate, quick_datasets, write_folder
 from training import pretrain
+from training.console.signals import STOPPED, lasting
 from training.data.batches import TrainBatches
 from training.evaluation.pictures import read_metrics
 from training.run import checkpoint_schedule as saving
-from training.run.checkpoint_schedule import Saving
+from training.run.checkpoint_schedule import CheckpointSchedule
 from training.run.stopping import stop as stopping
-from training.run.stopping.signals import STOPPED, lasting
-from training.settings.config import PretrainConfig
+from training.settings.run import CheckpointSettings
+from training.settings.scripts import PretrainSettings
 
-__all__ = ["quick_datasets"]
+__all__ = ["fcmae", "fresh_accelerate", "quick_datasets"]
 pytestmark = pytest.mark.usefixtures("quick_datasets", "fresh_accelerate")
 SETTINGS = {"per_device_train_batch_size": 4, "learning_rate": 1e-2, "warmup_steps": 1, "max_train_steps": 5}
 SETTINGS |= {"logging_steps": 1, "reconstruction_steps": 100, "with_tracking": False, "num_workers": 0}
 SIGNALS = [name for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
-
-
-@pytest.fixture
-def fresh_accelerate():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    forget_accelerate()
-
-
-@pytest.fixture(scope="module")
-def fcmae(tmp_path_factory):
-    return str(write_tiny_fcmae(tmp_path_factory.mktemp("fcmae")))
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +41,7 @@ def images(tmp_path_factory):
 def run(folder, images, fcmae, **fields):
     forget_accelerate()
     settings = {**SETTINGS, "dataset_name": images, "output_dir": str(folder), "model_name_or_path": fcmae, **fields}
-    pretrain.main(PretrainConfig(**settings))
+    pretrain.main(PretrainSettings(**settings))
     return folder
 
 
@@ -238,7 +225,7 @@ def clock(monkeypatch):
 
 def steps_saved(clock, seconds_to_save=0.0, **fields):
     """The checkpoints that are left of 22 steps of a minute each."""
-    rules, left = Saving(PretrainConfig(dataset_name="images", output_dir="out", **fields)), []
+    rules, left = CheckpointSchedule(CheckpointSettings(**fields)), []
     for step in range(1, 23):
         clock.now += 60
         if rules.is_late() or rules.is_due(step):

@@ -1,17 +1,16 @@
 """What a dry run measures: steps as training takes them, and the wait for data once nothing is loaded ahead."""
 
+from itertools import islice
 from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import nn
 
-from tests.photographs import forget_accelerate
-from training.run import trial as rehearsal
+from training.run import trial
 from training.run.dry_run import duration, page
 from training.run.plan import Plan
-from training.run.trial import Rehearsal, rehearse
+from training.run.trial import Trial, memory
 
 COMPUTE = 1.0  # seconds of a forward and a backward pass
 
@@ -66,20 +65,8 @@ class Model(nn.Module):
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(rehearsal.time, "perf_counter", clock.perf_counter)
+    monkeypatch.setattr(trial.time, "perf_counter", clock.perf_counter)
     return clock
-
-
-def rehearsed(clock, batches, num_workers, passes=1, updates=None, rate=0.0):
-    forget_accelerate()
-    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=passes)
-    model = Model(clock)
-    trained, optimizer = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=rate))
-    config = SimpleNamespace(
-        gradient_accumulation_steps=passes, num_workers=num_workers, max_grad_norm=None, ema_decay=0.0
-    )
-    update = (lambda step: None) if updates is None else updates.append
-    return Rehearsal(accelerator, trained, optimizer, batches, iter(batches), config, update), model
 
 
 PLAN = Plan(num_samples=100, total_batch_size=10, steps_per_epoch=10, max_steps=3600, warmup_steps=0, learning_rate=1)
@@ -95,7 +82,11 @@ def test_what_was_loaded_ahead_does_not_flatter_the_wait_for_data(num_workers, i
         loader.__class__ = type("Direct", (Loader,), {"__next__": direct})
     else:
         loader = Loader(clock, num_workers, interval)
-    measured = rehearse(rehearsed(clock, loader, num_workers, passes)[0], PLAN)
+    model, tried = Model(clock), Trial(loader, PLAN, passes, num_workers)
+    for _ in tried.steps():
+        for batch in islice(loader, passes):
+            model(**batch)
+    measured = tried.measured
     assert measured["data_wait"] == pytest.approx(expected)
     seconds = passes * COMPUTE / (1 - expected)
     assert measured["seconds_per_step"] == pytest.approx(seconds)
@@ -109,16 +100,22 @@ def direct(self):
     return {"x": torch.ones(1)}
 
 
-def test_gradients_are_accumulated_before_each_step_and_averages_follow_it(clock):
-    numbers = [float(number) for number in range(1, 7)]
-    updates: list[int] = []
-    batches = iter([{"x": torch.tensor([number])} for number in numbers])
-    steps, model = rehearsed(clock, batches, 0, passes=3, updates=updates, rate=1.0)
-    seen = []
-    steps.update_averages = lambda step: (updates.append(step), seen.append(model.weight.item()))
-    assert steps.take_steps(4) == 2  # six passes: whole steps
-    assert updates == [1, 2]
-    assert seen == pytest.approx([-2.0, -7.0])  # the mean of 1, 2, 3, then of 4, 5, 6 as well
+def test_passes_are_counted_in_whole_steps():
+    tried = Trial(SimpleNamespace(), PLAN, passes_per_step=3, num_workers=0)
+    taken = tried.take(4)
+    assert [next(taken), next(taken)] == [1, 2]
+    with pytest.raises(StopIteration) as end:
+        next(taken)
+    assert end.value.value == 2
+
+
+def test_memory_counts_weights_gradients_moments_averages_and_teacher():
+    model, average = nn.Linear(1000, 1000, bias=False), nn.Linear(1000, 1000, bias=False)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(1, 1000)).sum().backward()
+    optimizer.step()
+    held = memory(model, optimizer, [average])["weights_gradients_and_optimizer_MiB"]
+    assert held == pytest.approx((2 + 2 + 1) * 4e6 / 2**20, rel=1e-4)
 
 
 @pytest.mark.parametrize(

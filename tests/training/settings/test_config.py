@@ -1,8 +1,10 @@
 """Settings: YAML, then flags; every wrong one is a line with the name, the value and the rule."""
 
+import dataclasses
 import re
-from dataclasses import fields
+from dataclasses import MISSING, fields, make_dataclass
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import yaml
@@ -10,18 +12,13 @@ from transformers import HfArgumentParser
 
 from hf_convnextv2.configuration_convnextv2 import SIZES
 from tests.photographs import message_of
-from training.run import errors
-from training.settings.command_line import Parser, parse_config, say_once
-from training.settings.config import (
-    MODEL_SIZES,
-    FinetuneConfig,
-    PretrainConfig,
-    TrainingConfig,
-    ValidateConfig,
-    may_be_there,
-)
+from training.console import errors
+from training.settings.checks import may_be_there
+from training.settings.command_line import Parser, parse_settings, say_once
+from training.settings.model import MODEL_SIZES
+from training.settings.scripts import FinetuneSettings, PretrainSettings, ValidateSettings
 
-CONFIGS = (PretrainConfig, FinetuneConfig, ValidateConfig)
+CONFIGS = (PretrainSettings, FinetuneSettings, ValidateSettings)
 
 RECIPES = sorted(Path("training/recipes").glob("*.yaml"))
 NEEDED = ["--dataset_name", "images", "--output_dir", "out"]
@@ -30,17 +27,17 @@ NEEDED = ["--dataset_name", "images", "--output_dir", "out"]
 def test_flags_go_before_the_file_and_the_file_before_the_defaults(tmp_path):
     file = tmp_path / "recipe.yaml"
     file.write_text("base_learning_rate: 1e-3\nseed: 7\nstreaming: true\ncrop_scale: [0.3, 0.9]\nweight_decay: null\n")
-    config = parse_config(PretrainConfig, ["--seed", "8", "--config", str(file), *NEEDED])
-    assert (config.seed, config.base_learning_rate, config.streaming) == (8, 1e-3, True)
-    assert config.crop_scale == [0.3, 0.9]
-    assert config.weight_decay == 0.05
+    config = parse_settings(PretrainSettings, ["--seed", "8", "--config", str(file), *NEEDED])
+    assert (config.data.seed, config.schedule.base_learning_rate, config.data.streaming) == (8, 1e-3, True)
+    assert config.augmentation.crop_scale == [0.3, 0.9]
+    assert config.optimizer.weight_decay == 0.05
 
 
 @pytest.mark.parametrize(
     ("flags", "expected"), [([], False), (["--streaming"], True), (["--streaming", "false"], False)]
 )
 def test_a_switch_needs_no_value(flags, expected):
-    assert parse_config(PretrainConfig, [*NEEDED, *flags]).streaming is expected
+    assert parse_settings(PretrainSettings, [*NEEDED, *flags]).data.streaming is expected
 
 
 @pytest.mark.parametrize(
@@ -58,7 +55,7 @@ def test_a_switch_needs_no_value(flags, expected):
 )
 def test_a_wrong_flag_is_one_line_and_exit_code_2(flags, message, capsys):
     with pytest.raises(SystemExit) as stop:
-        parse_config(PretrainConfig, [*NEEDED, *flags])
+        parse_settings(PretrainSettings, [*NEEDED, *flags])
     error = capsys.readouterr().err
     assert stop.value.code == 2
     assert message in error and error.count("\n") == 1
@@ -68,7 +65,7 @@ def test_an_unknown_key_of_a_file_names_file_and_nearest_key(tmp_path, capsys):
     file = tmp_path / "recipe.yaml"
     file.write_text("num_epochs: 3\n")
     with pytest.raises(SystemExit):
-        parse_config(PretrainConfig, [*NEEDED, "--config", str(file)])
+        parse_settings(PretrainSettings, [*NEEDED, "--config", str(file)])
     assert f"{file}: `num_epochs` is not a setting. Did you mean `num_train_epochs`?" in capsys.readouterr().err
 
 
@@ -77,15 +74,16 @@ def test_a_flag_goes_before_what_a_recipe_would_put_in_its_place(tmp_path, capsy
     recipe.write_text("eval_split: test\nmax_train_steps: 9\ncrop_scale: [0.1, 0.5]\nlearning_rate: 0.1\n")
     flags = [*NEEDED, "--config", str(recipe), "--train_val_split", "0.2", "--num-train-epochs=3"]
     say_once.cache_clear()
-    config = parse_config(FinetuneConfig, flags)
-    assert parse_config(FinetuneConfig, flags) == config  # as a script does
-    assert (config.eval_split, config.train_val_split, config.max_train_steps) == (None, 0.2, None)
-    assert (config.num_train_epochs, config.crop_scale, config.learning_rate) == (3, [0.1, 0.5], 0.1)
+    config = parse_settings(FinetuneSettings, flags)
+    assert parse_settings(FinetuneSettings, flags) == config  # as a script does
+    assert (config.data.eval_split, config.data.train_val_split, config.schedule.max_train_steps) == (None, 0.2, None)
+    assert (config.schedule.num_train_epochs, config.augmentation.crop_scale) == (3, [0.1, 0.5])
+    assert config.schedule.learning_rate == 0.1
     said = capsys.readouterr().err
     assert "`--train_val_split` goes before `eval_split` of the recipe." in said and said.count("\n") == 2
     both = [*NEEDED, "--config", str(recipe), "--train_val_split", "0.2", "--eval_split", "test"]
     with pytest.raises(SystemExit):
-        parse_config(FinetuneConfig, both)
+        parse_settings(FinetuneSettings, both)
 
 
 @pytest.mark.parametrize(
@@ -100,14 +98,14 @@ def test_a_flag_goes_before_what_a_recipe_would_put_in_its_place(tmp_path, capsy
 def test_a_file_that_is_no_list_of_settings_is_one_line(text, message, tmp_path, capsys):
     (tmp_path / "recipe.yaml").write_text(text)
     with pytest.raises(SystemExit) as stop:
-        parse_config(PretrainConfig, [*NEEDED, "--config", str(tmp_path / "recipe.yaml")])
+        parse_settings(PretrainSettings, [*NEEDED, "--config", str(tmp_path / "recipe.yaml")])
     error = capsys.readouterr().err
     assert stop.value.code == 2 and message in error and error.count("\n") == 1
 
 
 def test_a_mistyped_flag_is_named_before_the_one_that_is_missing_for_it(capsys):
     with pytest.raises(SystemExit):
-        parse_config(PretrainConfig, ["--dataset_nam", "images", "--output_dir", "out"])
+        parse_settings(PretrainSettings, ["--dataset_nam", "images", "--output_dir", "out"])
     assert "`dataset_nam` is not a setting. Did you mean `dataset_name`?" in capsys.readouterr().err
 
 
@@ -117,10 +115,10 @@ def test_of_several_processes_the_others_leave_the_first_one_time_to_tell_of_a_w
     for rank, expected in (("0", []), ("1", [errors.LAUNCHER_SECONDS])):
         monkeypatch.setenv("LOCAL_RANK", rank)
         with pytest.raises(SystemExit) as stop:
-            parse_config(PretrainConfig, [*NEEDED, "--zzz"])
+            parse_settings(PretrainSettings, [*NEEDED, "--zzz"])
         assert stop.value.code == 2 and waited == expected and len(capsys.readouterr().err.splitlines()) == 1
         with pytest.raises(SystemExit):
-            parse_config(PretrainConfig, ["--help"])
+            parse_settings(PretrainSettings, ["--help"])
         assert bool(capsys.readouterr().out) is (rank == "0")
 
 
@@ -130,60 +128,83 @@ def test_the_sizes_that_a_setting_takes_are_those_of_the_model():
 
 def test_a_missing_output_folder_is_named(capsys):
     with pytest.raises(SystemExit):
-        parse_config(PretrainConfig, ["--dataset_name", "images"])
+        parse_settings(PretrainSettings, ["--dataset_name", "images"])
     assert "--output_dir" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("config_class", "settings", "message"),
     [
-        (PretrainConfig, {"mask_ratio": 0.0}, "`mask_ratio` (=0.0) must be in (0, 1)."),
-        (PretrainConfig, {"mask_ratio": 1.0}, "`mask_ratio` (=1.0) must be in (0, 1)."),
-        (PretrainConfig, {"teacher_revision": "v2"}, "`teacher_revision` (=v2) must come with `teacher_name_or_path`."),
-        (PretrainConfig, {"decoder_hidden_size": 0}, "`decoder_hidden_size` (=0) must be at least 1."),
-        (TrainingConfig, {"dataset_name": ""}, "`dataset_name` (=) must be given."),
-        (TrainingConfig, {"json": True}, "`json` (=True) must come with `dry_run`."),
-        (TrainingConfig, {"image_size": 0}, "`image_size` (=0) must be at least 1."),
-        (TrainingConfig, {"num_workers": -1}, "`num_workers` (=-1) must be at least 0."),
-        (TrainingConfig, {"gradient_accumulation_steps": 0}, "`gradient_accumulation_steps` (=0) must be at least 1."),
-        (TrainingConfig, {"learning_rate": float("nan")}, "`learning_rate` (=nan) must be finite."),
-        (TrainingConfig, {"image_mean": [float("inf"), 0.0, 0.0]}, "`image_mean` (=[inf, 0.0, 0.0]) must be finite."),
-        (TrainingConfig, {"model_size": "micro"}, "`model_size` (=micro) must be one of atto, femto, pico"),
+        (PretrainSettings, {"mask_ratio": 0.0}, "`mask_ratio` (=0.0) must be in (0, 1)."),
+        (PretrainSettings, {"mask_ratio": 1.0}, "`mask_ratio` (=1.0) must be in (0, 1)."),
         (
-            TrainingConfig,
+            PretrainSettings,
+            {"teacher_revision": "v2"},
+            "`teacher_revision` (=v2) must come with `teacher_name_or_path`.",
+        ),
+        (PretrainSettings, {"decoder_hidden_size": 0}, "`decoder_hidden_size` (=0) must be at least 1."),
+        (PretrainSettings, {"dataset_name": ""}, "`dataset_name` (=) must be given."),
+        (PretrainSettings, {"json": True}, "`json` (=True) must come with `dry_run`."),
+        (PretrainSettings, {"image_size": 0}, "`image_size` (=0) must be at least 1."),
+        (PretrainSettings, {"num_workers": -1}, "`num_workers` (=-1) must be at least 0."),
+        (
+            PretrainSettings,
+            {"gradient_accumulation_steps": 0},
+            "`gradient_accumulation_steps` (=0) must be at least 1.",
+        ),
+        (PretrainSettings, {"learning_rate": float("nan")}, "`learning_rate` (=nan) must be finite."),
+        (PretrainSettings, {"image_mean": [float("inf"), 0.0, 0.0]}, "`image_mean` (=[inf, 0.0, 0.0]) must be finite"),
+        (PretrainSettings, {"model_size": "micro"}, "`model_size` (=micro) must be one of atto, femto, pico"),
+        (
+            PretrainSettings,
             {"model_name_or_path": "./none"},
             "(=./none) must be a folder that exists",
         ),
-        (TrainingConfig, {"ema_decay": 1.0}, "`ema_decay` (=1.0) must be in [0, 1)."),
-        (TrainingConfig, {"mixed_precision": "fp8"}, "`mixed_precision` (=fp8) must be no, fp16 or bf16."),
-        (TrainingConfig, {"crop_scale": [0.5, 0.2]}, "must be two numbers, 0 < least <= largest <= 1."),
-        (TrainingConfig, {"push_to_hub": True}, "`hub_model_id` (=None) must be given with `push_to_hub`."),
-        (TrainingConfig, {"num_channels": 2, "image_std": [1.0]}, "must have one number for each of the 2 channels."),
-        (TrainingConfig, {"skip_bad_images": True, "check_images": False}, "must be true with `skip_bad_images`"),
-        (FinetuneConfig, {"layer_decay": 1.1}, "`layer_decay` (=1.1) must be in (0, 1]."),
-        (FinetuneConfig, {"randaugment_magnitude": 31}, "must be between 0 and 30."),
+        (PretrainSettings, {"ema_decay": 1.0}, "`ema_decay` (=1.0) must be in [0, 1)."),
+        (PretrainSettings, {"mixed_precision": "fp8"}, "`mixed_precision` (=fp8) must be no, fp16 or bf16."),
+        (PretrainSettings, {"crop_scale": [0.5, 0.2]}, "must be two numbers, 0 < least <= largest <= 1."),
+        (PretrainSettings, {"push_to_hub": True}, "`hub_model_id` (=None) must be given with `push_to_hub`."),
+        (PretrainSettings, {"num_channels": 2, "image_std": [1.0]}, "must have one number for each of the 2 channels."),
+        (PretrainSettings, {"skip_bad_images": True, "check_images": False}, "must be true with `skip_bad_images`"),
+        (FinetuneSettings, {"layer_decay": 1.1}, "`layer_decay` (=1.1) must be in (0, 1]."),
+        (FinetuneSettings, {"randaugment_magnitude": 31}, "must be between 0 and 30."),
         (
-            FinetuneConfig,
+            FinetuneSettings,
             {"randaugment_num_ops": 2, "num_channels": 4},
             "must be 0 unless images have 1 or 3 channels.",
         ),
-        (FinetuneConfig, {"train_val_split": 0.1, "eval_split": "test"}, "must not be given while streaming or with"),
+        (FinetuneSettings, {"train_val_split": 0.1, "eval_split": "test"}, "must not be given while streaming or with"),
         (
-            FinetuneConfig,
+            FinetuneSettings,
             {"dataset_name": "a/*.parquet", "eval_split": "test"},
             "name the folder that has those of both",
         ),
         (
-            ValidateConfig,
+            ValidateSettings,
             {"dataset_name": "a.tar", "protocols": ["knn"], "model_name_or_path": "a/b"},
             "name the folder that has those of both",
         ),
-        (ValidateConfig, {}, "`model_name_or_path` (=None) must be given."),
+        (ValidateSettings, {}, "`model_name_or_path` (=None) must be given."),
     ],
 )
 def test_a_bad_value_is_an_error_with_name_value_and_rule(config_class, settings, message):
-    output = {} if config_class is ValidateConfig else {"output_dir": "out"}
+    output = {} if config_class is ValidateSettings else {"output_dir": "out"}
     assert message in message_of(lambda: config_class(**{"dataset_name": "images", **output, **settings}))
+
+
+def stock_of(owners):
+    """The same dataclasses with the metadata that the parser of Transformers allows."""
+    stock = []
+    for owner in owners:
+        named = []
+        for field in fields(owner):
+            default = {"default": field.default} if field.default_factory is MISSING else {}
+            default = default or {"default_factory": field.default_factory}
+            default = {} if default.get("default") is MISSING else default
+            plain = dataclasses.field(**default, kw_only=True, metadata={"help": field.metadata["help"]})
+            named.append((field.name, get_type_hints(owner)[field.name], plain))
+        stock.append(make_dataclass(owner.__name__, named))
+    return stock
 
 
 SAMPLES = {int: "3", float: "0.5", str: "a text", bool: "true"}
@@ -191,7 +212,8 @@ SAMPLES = {int: "3", float: "0.5", str: "a text", bool: "true"}
 
 @pytest.mark.parametrize("config_class", CONFIGS)
 def test_flags_mean_what_the_parser_of_transformers_makes_of_them(config_class):
-    stock, ours = HfArgumentParser(config_class), Parser(config_class, allow_abbrev=False)
+    owners = list(config_class.owners().values())
+    stock, ours = HfArgumentParser(stock_of(owners)), Parser(owners, allow_abbrev=False)
     flags = [flag for flag in ours._option_string_actions if flag not in ("-h", "--help")]
     assert flags == [flag for flag in stock._option_string_actions if flag not in ("-h", "--help")]
     needed = [flag for action in ours._actions if action.required for flag in (action.option_strings[0], "x")]
@@ -216,23 +238,23 @@ SETS = "num_visible_sets decoder_hidden_size decoder_num_hidden_layers reconstru
 @pytest.mark.parametrize(
     ("config_class", "names", "accepted", "refused"),
     [
-        (FinetuneConfig, COUNTS, (1,), (0,)),
-        (FinetuneConfig, AMOUNTS, (0,), (-1,)),
-        (FinetuneConfig, "num_train_epochs base_learning_rate learning_rate max_grad_norm", (1e-9,), (0.0, -1.0)),
-        (FinetuneConfig, RATES, (0.0, 0.999), (-0.001, 1.0)),
-        (FinetuneConfig, "horizontal_flip random_erasing", (0.0, 1.0), (-0.001, 1.001)),
-        (FinetuneConfig, "layer_decay", (0.001, 1.0), (0.0, 1.001)),
-        (PretrainConfig, SETS, (1,), (0,)),
-        (PretrainConfig, "mask_ratio", (0.001, 0.999), (0.0, 1.0)),
-        (ValidateConfig, "knn_neighbors max_train_samples", (1,), (0,)),
-        (ValidateConfig, "knn_temperature linear_probe_strength", (1e-9,), (0.0,)),
+        (FinetuneSettings, COUNTS, (1,), (0,)),
+        (FinetuneSettings, AMOUNTS, (0,), (-1,)),
+        (FinetuneSettings, "num_train_epochs base_learning_rate learning_rate max_grad_norm", (1e-9,), (0.0, -1.0)),
+        (FinetuneSettings, RATES, (0.0, 0.999), (-0.001, 1.0)),
+        (FinetuneSettings, "horizontal_flip random_erasing", (0.0, 1.0), (-0.001, 1.001)),
+        (FinetuneSettings, "layer_decay", (0.001, 1.0), (0.0, 1.001)),
+        (PretrainSettings, SETS, (1,), (0,)),
+        (PretrainSettings, "mask_ratio", (0.001, 0.999), (0.0, 1.0)),
+        (ValidateSettings, "knn_neighbors max_train_samples", (1,), (0,)),
+        (ValidateSettings, "knn_temperature linear_probe_strength", (1e-9,), (0.0,)),
     ],
 )
 def test_the_ends_of_a_settings_range_are_where_they_are_said_to_be(config_class, names, accepted, refused):
-    needed = {"model_name_or_path": "a/b"} if config_class is ValidateConfig else {"output_dir": "o"}
+    needed = {"model_name_or_path": "a/b"} if config_class is ValidateSettings else {"output_dir": "o"}
     for name in names.split():
         for value in accepted:
-            assert getattr(config_class(dataset_name="x", **needed, **{name: value}), name) == value
+            assert config_class(dataset_name="x", **needed, **{name: value}).values()[name] == value
         for value in refused:
             message = message_of(lambda: config_class(dataset_name="x", **needed, **{name: value}))  # noqa: B023
             assert message.startswith(f"`{name}` (={value}) must be")
@@ -241,10 +263,10 @@ def test_the_ends_of_a_settings_range_are_where_they_are_said_to_be(config_class
 @pytest.mark.parametrize("config_class", CONFIGS)
 def test_help_tells_of_each_setting_what_it_is_and_its_default_once(config_class, capsys):
     with pytest.raises(SystemExit):
-        parse_config(config_class, ["--help"])
+        parse_settings(config_class, ["--help"])
     page = capsys.readouterr().out
     entries = {entry.split()[0]: " ".join(entry.split()) for entry in re.split(r"\n(?=  --)", page)[1:]}
-    for field in fields(config_class):
+    for field in config_class.fields():
         entry = entries[f"--{field.name}"].split("\n\n")[0]
         assert field.metadata["help"] in entry
         assert len(re.findall(r"\(default: |\(required\)", entry)) == 1, entry
@@ -255,9 +277,9 @@ def test_help_tells_of_each_setting_what_it_is_and_its_default_once(config_class
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_is_made_of_settings_and_says_where_it_is_from(recipe):
-    config_class = PretrainConfig if recipe.name.startswith("pretrain") else FinetuneConfig
-    config = parse_config(config_class, ["--config", str(recipe), *NEEDED])
-    assert all(getattr(config, key) == value for key, value in yaml.safe_load(recipe.read_text()).items())
+    config_class = PretrainSettings if recipe.name.startswith("pretrain") else FinetuneSettings
+    config = parse_settings(config_class, ["--config", str(recipe), *NEEDED])
+    assert all(config.values()[key] == value for key, value in yaml.safe_load(recipe.read_text()).items())
     header = recipe.read_text().partition("\n\n")[0]
     assert header.startswith("#") and ("accelerate launch training/" in header or "make demo" in header)
 

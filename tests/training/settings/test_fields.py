@@ -4,19 +4,19 @@ from dataclasses import dataclass, fields
 
 import pytest
 
-from training.settings.config import FinetuneConfig, PretrainConfig, ValidateConfig
-from training.settings.fields import names_compared, operation, recipe, standing_of
+from training.run.checkpoints import ARCHITECTURE
+from training.settings.fields import about, operation, recipe
+from training.settings.scripts import FinetuneSettings, PretrainSettings, ValidateSettings
 
-CONFIGS = pytest.mark.parametrize("config_class", [PretrainConfig, FinetuneConfig, ValidateConfig])
+CONFIGS = pytest.mark.parametrize("config_class", [PretrainSettings, FinetuneSettings, ValidateSettings])
 
 
 @CONFIGS
 def test_every_setting_says_whether_the_result_depends_on_it(config_class):
-    standings = {setting.name: standing_of(setting) for setting in fields(config_class)}
+    standings = config_class.facts()
     assert {standing.affects_result for standing in standings.values()} == {True, False}
     for name, standing in standings.items():
-        assert not standing.is_planned or standing.affects_result, name
-        others = {standing.unless, standing.beside and standing.beside[0]} - {None}
+        others = {standing.overridden_by, standing.unused_with and standing.unused_with[0]} - {None}
         assert others <= set(standings) - {name}, name
 
 
@@ -27,9 +27,9 @@ def test_a_setting_of_which_nobody_said_it_is_found():
         forgotten: int = 2
 
     said, forgotten = fields(Config)
-    assert standing_of(said).affects_result
+    assert about(said).affects_result
     with pytest.raises(ValueError, match="`forgotten` must be declared"):
-        standing_of(forgotten)
+        about(forgotten)
 
 
 def test_a_default_that_is_a_list_is_no_two_configurations():
@@ -42,6 +42,25 @@ def test_a_default_that_is_a_list_is_no_two_configurations():
 
 
 def test_a_resume_compares_the_recipe_and_leaves_what_the_plan_sums_up():
-    compared = set(names_compared(FinetuneConfig(dataset_name="images", output_dir="out")))
+    compared = set(FinetuneSettings(dataset_name="images", output_dir="out").record().compared)
     assert {"mixup", "weight_decay", "dataset_name", "layer_decay", "seed", "warmup_steps"} <= compared
     assert not {"learning_rate", "gradient_accumulation_steps", "output_dir", "num_workers", "ddp_timeout"} & compared
+
+
+REFUSED_ELSEWHERE = {"seed", "shuffle_buffer_size", "mixture_weights"}  # by the order of the images: test_batches.py
+
+
+@CONFIGS
+def test_what_a_resume_refuses_is_the_order_of_the_images_or_the_shape_of_the_model(config_class):
+    refused = {name for name, fact in config_class.facts().items() if fact.on_resume == "refuse"}
+    shapes = {"model_size", *ARCHITECTURE}  # a size stands for widths and depths
+    assert refused - REFUSED_ELSEWHERE <= shapes | {"num_stages", "num_labels"}
+    given = set(ARCHITECTURE) & set(config_class.facts())
+    assert given <= refused, "another shape must not be taken up"
+
+
+def test_no_object_gets_all_settings_and_each_setting_has_one_owner():
+    for settings_class in (PretrainSettings, FinetuneSettings, ValidateSettings):
+        names = [field.name for field in settings_class.fields()]
+        assert len(names) == len(set(names))
+        assert max(len(fields(owner)) for owner in settings_class.owners().values()) <= 20

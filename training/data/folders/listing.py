@@ -12,8 +12,9 @@ import pyarrow as pa
 from datasets.data_files import FILES_TO_IGNORE
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
-from training.run.phases import Phase
-from training.settings.config import FILE_BUILDERS, check
+from training.console.bars import Phase
+from training.settings.checks import check
+from training.settings.data import FILE_BUILDERS
 
 METADATA = {"metadata.csv", "metadata.jsonl", "metadata.parquet"}
 DOCUMENTS = {

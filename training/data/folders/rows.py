@@ -17,10 +17,11 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, DatasetInfo, Features, Image, Value
 from datasets.table import MemoryMappedTable
 
+from conversion.files import partial_path, write_json
+from training.console.errors import is_first_process
 from training.data.folders.listing import Listing, Run, changed_at, show
 from training.data.folders.splits import Part, class_depth, class_lists, divide, find_split, shorten, split_name
-from training.run.errors import is_first_process
-from training.settings.config import check
+from training.settings.checks import check
 
 MAX_ROWS = 1 << 16  # of a record batch
 
@@ -53,20 +54,11 @@ def cache_key(*parts: Any) -> str:
 
 def write_table(table: pa.Table, path: Path) -> None:
     """Write an Arrow file that other processes see whole or not at all; one that is the same already stays."""
-    new = path.with_name(f"{path.name}.{os.getpid()}")
-    with pa.OSFile(str(new), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
-        writer.write_table(table.combine_chunks(), MAX_ROWS)
-    if path.exists() and filecmp.cmp(new, path, shallow=False):
-        new.unlink()
-    else:
-        new.replace(path)
-
-
-def write_json(value: Any, path: Path) -> None:
-    """Write a JSON file that other processes see whole or not at all."""
-    new = path.with_name(f"{path.name}.{os.getpid()}")
-    new.write_text(json.dumps(value))
-    new.replace(path)
+    with partial_path(path) as new:
+        with pa.OSFile(str(new), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+            writer.write_table(table.combine_chunks(), MAX_ROWS)
+        if not path.exists() or not filecmp.cmp(new, path, shallow=False):
+            new.replace(path)
 
 
 def stored_rows(root: str, split: str, asked: list[str]) -> FolderRows | None:
@@ -97,7 +89,7 @@ def image_rows(listing: Listing, split: str, asked: list[str]) -> FolderRows:
     path = rows_file(listing.root, split, asked)
     write_table(table_of(listing, own, classes), path)
     found = {"root": listing.root, "folders": listing.folders, "classes": classes}
-    write_json(found, path.with_suffix(".json"))
+    write_json(path.with_suffix(".json"), found)
     notes = [*class_notes(own, classes, counts, split_name(split)), *other_splits(parts, own)]
     return FolderRows(open_rows(path, classes), notes + empty_folders(listing))
 

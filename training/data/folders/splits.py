@@ -9,7 +9,7 @@ from typing import NamedTuple
 from datasets.data_files import NON_WORDS_CHARS, SPLIT_KEYWORDS
 
 from training.data.folders.listing import Listing, Run, show
-from training.settings.config import check
+from training.settings.checks import check
 
 WORDS = [(str(split), word) for split, words in SPLIT_KEYWORDS.items() for word in words]
 FORMS = ("{word}", "{word}[{gap}].*", ".*[{gap}]{word}", ".*[{gap}]{word}[{gap}].*")  # in the order of `datasets`

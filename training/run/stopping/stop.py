@@ -12,10 +12,10 @@ from typing import NoReturn, TypeVar
 
 from accelerate import Accelerator
 
+from training.console.signals import AFTER, BEFORE, GO_ON, STOPPED, end_at_once, handle, handled, say
 from training.data.batches import TrainBatches
 from training.run.checkpoints import Checkpoints
 from training.run.stopping.agreement import Agreement
-from training.run.stopping.signals import AFTER, BEFORE, GO_ON, STOPPED, end_at_once, handle, handled, say
 from training.run.trackers import end_training
 
 PATIENCE = 1.0  # seconds that a stop leaves to a batch that is waited for

@@ -1,0 +1,197 @@
+"""Writing a converted model: configuration, weights, image processor, provenance and card, all or nothing."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import ConvNextV2Config as StockConfig
+
+from conversion.checkpoint_reader import StoredCheckpoint
+from conversion.files import atomic_path, sha256, write_json
+from conversion.image_processor import height_and_width
+from conversion.inferred_config import MODELS, size_of
+from conversion.layouts import OURS, TIMM, Layout
+from conversion.model_folder import CARD, PROVENANCE
+from conversion.model_weights import FINAL_NORM, ModelWeights, to_state_dict
+from conversion.publishing.card import write_card
+from conversion.publishing.earlier_runs import has_license_of_nobody
+from conversion.publishing.licenses import OFFICIAL_LICENSE, OFFICIAL_WEIGHTS, UNKNOWN, read_license, settle_license
+from conversion.publishing.publication import Publication
+from conversion.publishing.sections.data import describe_data_sets
+
+OUR_FIELDS = ("use_grn", "head_init_scale")  # which Transformers' own configuration lacks
+
+
+def write_folder(
+    output: Path,
+    weights: ModelWeights,
+    layout: Layout,
+    processor: Any,
+    source: StoredCheckpoint,
+    dtype: torch.dtype | None = None,
+    license: str | None = None,
+    check: Callable[[Path], None] | None = None,
+    with_pt: bool = False,
+) -> None:
+    """Write the folder under another name and move it; an error, also one of `check`, leaves nothing behind."""
+    missing = [parent for parent in output.parents if not parent.exists()]
+    try:
+        with atomic_path(output) as partial:
+            partial.mkdir(parents=True)
+            write_weights(partial, weights, layout, dtype, with_pt)
+            if layout.column == OURS:
+                write_config(partial, weights, layout, dtype)
+                processor.save_pretrained(partial)
+            elif layout.column == TIMM:
+                write_json(partial / "config.json", timm_config(weights, processor))
+            if check is not None:
+                check(partial)
+            origin = provenance(weights, source, dtype, license)
+            made = {"stored_as": layout.name, "made_sha256": sha256(partial / "model.safetensors")}
+            write_json(partial / PROVENANCE, {**origin, **made})
+            foreign_config = None if layout.column == OURS else weights.config
+            write_card(partial, Publication(repo_id=output.name), foreign_config)
+    finally:
+        if not output.exists():
+            for parent in filter(Path.exists, missing):
+                parent.rmdir()
+
+
+def write_weights(
+    folder: Path, weights: ModelWeights, layout: Layout, dtype: torch.dtype | None, with_pt: bool = False
+) -> None:
+    """`model.safetensors` in the layout, and if asked for `model.pt`; what it has no place for is noted."""
+    stored, left_out = to_state_dict(weights, layout)
+    if layout.name == "official-fcmae" and _is_new(weights):
+        left_out += list(FINAL_NORM)
+        stored = {name: tensor for name, tensor in stored.items() if not name.startswith("norm.")}
+    if left_out:
+        weights.notes.append(f"left out: {', '.join(left_out)}, for which {layout.name} has no place")
+    if dtype is not None:
+        stored = cast_tensors(stored, dtype)
+    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
+    if with_pt:
+        write_pt(folder / "model.pt", stored, weights, layout)
+
+
+def cast_tensors(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The tensors in another data type.
+
+    Raises:
+        ValueError: if a number is too large for it.
+    """
+    cast = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    beyond = [name for name in cast if not cast[name].isfinite().all() and tensors[name].isfinite().all()]
+    if beyond:
+        raise ValueError(f"`--dtype` (={_name(dtype)}) must hold every number, but not those of {', '.join(beyond)}.")
+    return cast
+
+
+def write_pt(file: Path, stored: dict[str, Tensor], weights: ModelWeights, layout: Layout) -> None:
+    """The same tensors as the official scripts read them, `{"model": state_dict}`, and nothing else.
+
+    `main_finetune.py --finetune`, which an encoder is for, adds two axes to GRN and only prints that it does not fit
+    then: its GRN is stored as `(1, C)`. `--resume`, which a classifier is for, wants `(1, 1, 1, C)`.
+    """
+    if layout.name == "official-fcmae":
+        stored = {name: t.flatten(0, 2) if ".grn." in name else t for name, t in stored.items()}
+    # A part of a larger tensor would bring all of it into the file.
+    parts = {name: t.clone() for name, t in stored.items() if t.untyped_storage().nbytes() != t.nbytes}
+    torch.save({"model": {**stored, **parts}}, file)
+    use = {"encoder": "main_finetune.py --finetune", "classifier": "main_finetune.py --resume"}
+    weights.notes.append(f"model.pt: for {use.get(weights.kind, 'main_pretrain.py --resume')}")
+
+
+def write_config(folder: Path, weights: ModelWeights, layout: Layout, dtype: torch.dtype | None) -> None:
+    """`config.json`; for stock Transformers without our own fields."""
+    fields = {name: value for name, value in weights.config.to_dict().items() if name != "auto_map"}
+    config_class: Any = type(weights.config)
+    if layout.name == "transformers":
+        fields, config_class = {n: v for n, v in fields.items() if n not in OUR_FIELDS}, StockConfig
+    fields |= {"architectures": [MODELS[weights.kind].__name__], "dtype": _name(dtype or weights.dtype)}
+    config_class.from_dict(fields).save_pretrained(folder)
+
+
+def timm_config(weights: ModelWeights, processor: Any) -> dict[str, Any]:
+    """The settings from which `timm.create_model("local-dir:FOLDER", pretrained=True)` builds the model."""
+    config: Any = weights.config
+    size = size_of(config)
+    num_classes = config.num_labels if weights.kind == "classifier" else 0
+    height, width = height_and_width(config.image_size)
+    is_warped = min(height, width) >= 384
+    model_args: dict[str, Any] = {"in_chans": config.num_channels, "patch_size": config.patch_size}
+    if size is None:
+        model_args |= {"depths": list(config.depths), "dims": list(config.hidden_sizes)}
+    settings = {
+        "input_size": [config.num_channels, height, width],
+        "interpolation": "bicubic",
+        "crop_pct": 1.0 if is_warped else processor.crop_pct,
+        "crop_mode": "squash" if is_warped else "center",
+        "mean": list(processor.image_mean),
+        "std": list(processor.image_std),
+        "num_classes": num_classes,
+        "pool_size": [height // 32, width // 32],
+        "first_conv": "stem.0",
+        "classifier": "head.fc",
+    }
+    if num_classes:
+        settings["label_names"] = [config.id2label[number] for number in range(num_classes)]
+    return {
+        "architecture": f"convnextv2_{size or 'tiny'}",
+        "num_classes": num_classes,
+        "num_features": config.hidden_sizes[-1],
+        "model_args": model_args,
+        "pretrained_cfg": settings,
+    }
+
+
+def provenance(
+    weights: ModelWeights, source: StoredCheckpoint, dtype: torch.dtype | None, license: str | None
+) -> dict[str, Any]:
+    """Where the weights come from and what was done to them."""
+    cast = dtype if dtype != weights.dtype else None
+    name = Path(source.name).name if Path(source.name).exists() else source.name
+    name = re.sub(r"[`|]", "_", name)  # which Markdown would read as its own
+    return {
+        "source": name,
+        "hub_id": source.hub_id,
+        "layout": weights.layout.name,
+        "sha256": source.sha256,
+        "checkpoint": source.official.name if source.official else None,
+        "license": checkpoint_license(source, license),
+        "dtype": _name(weights.dtype) + (f", stored here as {_name(cast)}" if cast else ""),
+        "is_cast": cast is not None,
+        "image_size": weights.config.image_size,
+        "data": describe_data_sets(source.training) or source.provenance.get("data"),
+        "data_note": source.training.get("data_note") or source.provenance.get("data_note"),
+        "notes": weights.notes,
+    }
+
+
+def checkpoint_license(source: StoredCheckpoint, asked: str | None) -> str:
+    """The licence of what a checkpoint is converted into: as asked for, or as the source says.
+
+    The licence of the official weights cannot be changed.
+    """
+    if source.official is not None or (source.hub_id or "").startswith(OFFICIAL_WEIGHTS):
+        return settle_license(asked, OFFICIAL_LICENSE)
+    if has_license_of_nobody(source.training):
+        return settle_license(asked, UNKNOWN)
+    stated = source.training.get("license") or source.provenance.get("license")
+    if not stated and source.folder is not None:
+        stated = read_license(source.folder / CARD)
+    return settle_license(asked, stated or source.timm_settings.get("license"))
+
+
+def _is_new(weights: ModelWeights) -> bool:
+    """Whether the final norm changes nothing, as one that nobody has trained."""
+    weight, bias = weights.tensors.get("layernorm.weight"), weights.tensors.get("layernorm.bias")
+    return weight is not None and bias is not None and bool((weight == 1).all() and (bias == 0).all())
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

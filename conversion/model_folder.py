@@ -1,0 +1,63 @@
+"""The files of a model's folder: their names, and what can be read from them without loading the model."""
+
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import safe_open
+
+from conversion.error_text import one_line
+from conversion.files import read_json, sha256
+from hf_convnextv2 import ConvNextV2Config, ConvNextV2FCMAEConfig
+from hf_convnextv2.configuration_convnextv2 import FCMAE_MODEL_TYPE
+
+WEIGHT_PATTERNS = ("model.safetensors", "model-*-of-*.safetensors")
+SETTINGS = "training_config.json"  # of the training run
+RESULTS = "all_results.json"  # of the training run
+PROVENANCE = "conversion.json"  # what `conversion.convert` notes
+PROCESSOR = "preprocessor_config.json"
+CARD = "README.md"
+# Of the evaluation of each class.
+PER_CLASS, CONFUSIONS = "eval_per_class.csv", "eval_confusions.csv"
+CONFUSION_MATRIX, MOST_CONFUSED = "confusion_matrix.png", "most_confused.png"
+
+MADE_BY_CONVERSION = {"source", "layout", "sha256", "dtype", "is_cast", "notes", "stored_as", "made_sha256"}
+
+
+def read_config(folder: Path) -> ConvNextV2Config:
+    """The model's configuration.
+
+    Raises:
+        ValueError: if it is not one of ConvNeXt V2's.
+    """
+    config = read_json(folder / "config.json")
+    config_class = ConvNextV2FCMAEConfig if config.get("model_type") == FCMAE_MODEL_TYPE else ConvNextV2Config
+    try:
+        return config_class.from_dict(config)
+    except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{folder / 'config.json'} is not valid: {one_line(error)}") from error
+
+
+def read_provenance(folder: Path) -> dict[str, Any]:
+    """What `conversion.convert` noted of the weights in a folder; nothing if they have been replaced since."""
+    noted = read_json(folder / PROVENANCE)
+    if noted and not set(noted) >= MADE_BY_CONVERSION:
+        raise ValueError(f"{folder / PROVENANCE} must be as `conversion.convert` writes it. Delete it.")
+    weights = folder / "model.safetensors"
+    return noted if weights.is_file() and noted.get("made_sha256") == sha256(weights) else {}
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold the model's weights."""
+    return [file for pattern in WEIGHT_PATTERNS for file in folder.glob(pattern)]
+
+
+def parameter_sizes(folder: Path) -> dict[str, int]:
+    """How many numbers each stored parameter has, from the headers of the files."""
+    sizes = {}
+    for file in weight_files(folder):
+        with safe_open(file, "pt") as weights:
+            for name in weights.keys():  # noqa: SIM118
+                sizes[name] = prod(weights.get_slice(name).get_shape())
+    return sizes

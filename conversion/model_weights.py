@@ -1,0 +1,198 @@
+"""The parameters of a model under our names: made of a state dict of any layout, and stored in any layout again.
+
+Every parameter is accounted for: a missing, unexpected or misshapen one is an error that names it.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from conversion.inferred_config import MODELS, config_of, describe_size, kind_of, size_of
+from conversion.layouts import (
+    Layout,
+    Shape,
+    our_name,
+    read_parameter,
+    recognise_layout,
+    stored_shape,
+    their_name,
+    write_parameter,
+)
+from hf_convnextv2 import ConvNextV2Config, ConvNextV2Model
+from hf_convnextv2.configuration_convnextv2 import as_model_type
+
+FINAL_NORM = ("layernorm.weight", "layernorm.bias")
+CONV_MLP_SIZES = ("atto", "femto", "pico", "nano")  # timm builds these with 1x1 convolutions
+FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+MOST_SHOWN = 20
+
+
+@dataclass
+class ModelWeights:
+    """A model's parameters under our names, without the prefix `convnextv2.`, and its configuration."""
+
+    kind: str  # a key of MODELS
+    tensors: dict[str, Tensor]
+    config: ConvNextV2Config
+    layout: Layout  # in which they were stored
+    notes: list[str]  # what was left out or added on purpose
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of most of the parameters."""
+        return Counter(tensor.dtype for tensor in self.tensors.values()).most_common(1)[0][0]
+
+
+@dataclass
+class NamedTensors:
+    """The parameters of a state dict beside our names of them."""
+
+    layout: Layout
+    num_stages: int
+    stored: dict[str, Tensor]  # by their names
+    our_names: dict[str, str | None]  # by their names; None: the layout has no such parameter
+    tensors: dict[str, Tensor]  # by our names
+
+
+def from_state_dict(state_dict: Mapping[str, Tensor], settings: Mapping[str, Any] | None = None) -> ModelWeights:
+    """The weights of one of our models; nothing is copied but what is stored in another order.
+
+    Args:
+        settings: the configuration stored beside the state dict (a `config.json`), or single fields of one; what is
+            not given follows from the tensors.
+
+    Raises:
+        ValueError: for another model's weights, and for a missing, unexpected or misshapen parameter, with the names.
+    """
+    layout = recognise_layout(state_dict)
+    foreign = [name for name in state_dict if layout.foreign and re.match(layout.foreign, name)]
+    kept = {name: tensor for name, tensor in state_dict.items() if name not in set(foreign)}
+    named = _name_tensors(kept, layout)
+    _check_numbers(named.tensors)
+    kind = kind_of(named.tensors)
+    config = config_of(kind, named.tensors, settings or {})
+    expected = parameter_shapes(kind, config)
+    if kind == "encoder" and not any(name in named.tensors for name in FINAL_NORM):
+        expected = {name: shape for name, shape in expected.items() if name not in FINAL_NORM}
+    complete, misshapen = _read_parameters(named, expected)
+    unexpected = [theirs for theirs, ours in named.our_names.items() if ours not in expected]
+    if unexpected or len(complete) < len(expected):
+        faults = _describe_faults(named, expected, unexpected, misshapen, kind == "encoder")
+        raise ValueError(f"The source (layout {layout.name}, {kind}, {describe_size(config)}) does not fit: {faults}.")
+    notes = [f"left out: {_listed(foreign)}, which no model here has"] if foreign else []
+    return ModelWeights(kind, complete, config, layout, notes)
+
+
+def to_state_dict(weights: ModelWeights, layout: Layout) -> tuple[dict[str, Tensor], list[str]]:
+    """The parameters as the layout stores them, and our names of those that it has no place for."""
+    if not weights.config.use_grn and layout.name != "ours":
+        raise ValueError(f"`--to` (={layout.name}) must be ours for a model without GRN (`use_grn` is False).")
+    num_stages = len(weights.config.depths or ())
+    conv_mlp = size_of(weights.config) in CONV_MLP_SIZES
+    state_dict, left_out = {}, []
+    for name, tensor in weights.tensors.items():
+        theirs = their_name(name, layout, num_stages, is_encoder=weights.kind == "encoder")
+        if theirs is None:
+            left_out.append(name)
+        else:
+            state_dict[theirs] = write_parameter(tensor, name, layout, conv_mlp)
+    return state_dict, left_out
+
+
+def with_final_norm(weights: ModelWeights) -> ModelWeights:
+    """An encoder with the LayerNorm after pooling: where it was not stored, a new one, which changes nothing yet."""
+    if weights.kind != "encoder" or FINAL_NORM[0] in weights.tensors:
+        return weights
+    dim, dtype = weights.config.hidden_sizes[-1], weights.dtype
+    norm = {FINAL_NORM[0]: torch.ones(dim, dtype=dtype), FINAL_NORM[1]: torch.zeros(dim, dtype=dtype)}
+    note = "added: `layernorm` (weight 1, bias 0), which the source does not have: no one has trained it"
+    return replace(weights, tensors={**weights.tensors, **norm}, notes=[*weights.notes, note])
+
+
+def encoder_of(weights: ModelWeights) -> ModelWeights:
+    """The encoder alone: a pre-training model without its decoder, a classifier without its head."""
+    kept = {name: t for name, t in weights.tensors.items() if not name.startswith(("decoder.", "classifier."))}
+    left_out = [name for name in weights.tensors if name not in kept]
+    fields = as_model_type(weights.config.to_dict(), ConvNextV2Config)
+    fields = {name: value for name, value in fields.items() if name not in ("id2label", "label2id", "problem_type")}
+    config = ConvNextV2Config.from_dict({**fields, "architectures": [ConvNextV2Model.__name__]})
+    note = f"left out: {_listed(left_out)}"
+    return ModelWeights("encoder", kept, config, weights.layout, [*weights.notes, note])
+
+
+def parameter_shapes(kind: str, config: ConvNextV2Config) -> dict[str, Shape]:
+    """Our names, without prefix, and shapes of all parameters of a model; no memory is taken for them."""
+    try:
+        with torch.device("meta"):
+            model = MODELS[kind](config)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"The configuration beside the weights makes no model: {error}") from error
+    return {name.removeprefix("convnextv2."): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def _name_tensors(stored: dict[str, Tensor], layout: Layout) -> NamedTensors:
+    """The stored parameters beside our names; raise if two of them are the same parameter of ours."""
+    num_stages = _num_stages(stored)
+    our_names = {theirs: our_name(theirs, layout, num_stages) for theirs in stored}
+    tensors = {ours: stored[theirs] for theirs, ours in our_names.items() if ours is not None}
+    twice = [theirs for theirs, ours in our_names.items() if ours is not None and tensors[ours] is not stored[theirs]]
+    if twice:
+        raise ValueError(
+            f"The source (layout {layout.name}) must hold each parameter once, but has {_listed(twice)} twice."
+        )
+    return NamedTensors(layout, num_stages, stored, our_names, tensors)
+
+
+def _check_numbers(tensors: dict[str, Tensor]) -> None:
+    """Raise unless all are dense tensors of a floating type."""
+    odd = [
+        name for name, tensor in tensors.items() if tensor.dtype not in FLOAT_DTYPES or tensor.layout != torch.strided
+    ]
+    if odd:
+        kinds = ", ".join(sorted({str(tensors[name].dtype) for name in odd}))
+        raise ValueError(
+            f"The source must hold dense numbers of a floating type, but {_listed(odd)} are not ({kinds})."
+        )
+
+
+def _read_parameters(named: NamedTensors, expected: Mapping[str, Shape]) -> tuple[dict[str, Tensor], list[str]]:
+    """The expected parameters in our shapes, and the names of those whose stored shape does not fit."""
+    complete, misshapen = {}, []
+    for name, shape in expected.items():
+        if name in named.tensors:
+            tensor = read_parameter(named.tensors[name], name, named.layout, shape)
+            if tensor is None:
+                misshapen.append(name)
+            else:
+                complete[name] = tensor
+    return complete, misshapen
+
+
+def _describe_faults(
+    named: NamedTensors, expected: Mapping[str, Shape], unexpected: list[str], misshapen: list[str], is_encoder: bool
+) -> str:
+    """What is missing, unexpected or of the wrong shape, by the names under which it is stored."""
+    conv_mlp = any(name.endswith("mlp.fc1.weight") and tensor.ndim == 4 for name, tensor in named.stored.items())
+    theirs = {name: their_name(name, named.layout, named.num_stages, is_encoder) or name for name in expected}
+    theirs |= {ours: name for name, ours in named.our_names.items() if ours is not None}  # as they are really stored
+    shapes = {name: stored_shape(name, shape, named.layout, conv_mlp) for name, shape in expected.items()}
+    missing = [f"{theirs[name]} {shapes[name]}" for name in expected if name not in named.tensors]
+    wrong = [f"{theirs[name]} {tuple(named.tensors[name].shape)} instead of {shapes[name]}" for name in misshapen]
+    faults = {"missing": missing, "unexpected": unexpected, "of the wrong shape": wrong}
+    return "; ".join(f"{len(names)} {fault}: {_listed(names)}" for fault, names in faults.items() if names)
+
+
+def _num_stages(stored: Mapping[str, Tensor]) -> int:
+    """One more than the highest stage that has a block."""
+    blocks = (re.search(r"stages\.(\d+)\.(layers\.|blocks\.)?\d+\.", name) for name in stored)
+    return 1 + max(int(block[1]) for block in blocks if block)
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else ""
+    return ", ".join(names[:MOST_SHOWN]) + more

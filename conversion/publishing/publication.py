@@ -1,0 +1,13 @@
+"""What the caller of a publication decides."""
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Publication:
+    """What a card says of the repository that it is for."""
+
+    repo_id: str | None = None  # default: as the run's settings say, else the folder's name
+    companion: str | None = None  # the repository of the encoder alone, or of the pre-training model that it is from
+    license: str | None = None  # default: as the run's settings say, else inherited
+    with_code: bool = False  # the repository also holds the model's code

@@ -1,0 +1,98 @@
+"""The model of a folder: its kind, size, classes and images."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from conversion.files import read_json
+from conversion.image_processor import DEFAULT_SIZE, height_and_width
+from conversion.model_folder import PROCESSOR, parameter_sizes, read_config
+from hf_convnextv2 import ConvNextV2Config
+from hf_convnextv2.configuration_convnextv2 import SIZES
+from hf_convnextv2.images import MODES, background_color
+
+HEADS = ("classifier.", "head.fc.", "head.weight", "head.bias")  # in every layout
+DECODERS = ("decoder.", "mask_token")
+
+
+@dataclass(frozen=True)
+class ModelSection:
+    """What a card says of the model itself."""
+
+    folder: Path
+    config: Any
+    parameters: dict[str, int]  # how many numbers each has, by its stored name
+    height: int  # of the images that it is for
+    width: int
+    foreign_layout: str | None  # of weights that are for another library than Transformers
+
+    @cached_property
+    def kind(self) -> str:
+        """A key of MODELS: encoder, classifier or fcmae."""
+        if self.count_parameters(DECODERS):
+            return "fcmae"
+        return "classifier" if self.count_parameters(HEADS) else "encoder"
+
+    @property
+    def labels(self) -> list[str]:
+        """The names of the classes."""
+        return list((self.config.id2label or {}).values())
+
+    @property
+    def library(self) -> str:
+        """The library that loads the folder."""
+        if self.foreign_layout is None:
+            return "transformers"
+        return "timm" if self.foreign_layout == "timm" else "pytorch"
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the last map."""
+        cell_height, cell_width = height_and_width(self.config.cell_size)
+        return self.height // cell_height, self.width // cell_width
+
+    @property
+    def architecture(self) -> str:
+        """The size in words."""
+        depths, widths = list(self.config.depths), list(self.config.hidden_sizes)
+        patch = f"patch size {self.config.patch_size}"
+        for size, (all_depths, all_widths) in SIZES.items():
+            if depths == list(all_depths[: len(depths)]) and widths == list(all_widths[: len(depths)]):
+                cut = "" if len(depths) == len(all_depths) else f", the first {len(depths)} stages"
+                return f"{size}{cut}, {patch}"
+        return f"depths {depths}, widths {widths}, {patch}"
+
+    @cached_property
+    def background(self) -> str | None:
+        """What transparent pixels of the training images lay on, for pictures of 1, 3 or 4 channels."""
+        stored = read_json(self.folder / PROCESSOR).get("background")
+        return stored if self.config.num_channels in MODES else None
+
+    @property
+    def background_color(self) -> tuple[int, int, int] | None:
+        """The background in red, green and blue."""
+        return background_color(self.background) if self.background else None
+
+    @property
+    def has_pt(self) -> bool:
+        """Whether the weights are there as the official scripts read them, too."""
+        return (self.folder / "model.pt").is_file()
+
+    def count_parameters(self, prefix: str | tuple[str, ...] = "") -> int:
+        """How many numbers the parameters hold whose names start so."""
+        return sum(size for name, size in self.parameters.items() if name.startswith(prefix))
+
+
+def read_model(
+    folder: Path, settings: dict[str, Any], provenance: dict[str, Any], foreign_config: ConvNextV2Config | None
+) -> ModelSection:
+    """The model of a folder, which a run with `settings` trained or a conversion with `provenance` wrote.
+
+    `foreign_config`: the model's, where the folder has none because another library is to read it.
+    """
+    config: Any = read_config(folder) if foreign_config is None else foreign_config
+    parameters = parameter_sizes(folder)
+    height, width = height_and_width(settings.get("image_size") or config.image_size or DEFAULT_SIZE)
+    foreign_layout = None if foreign_config is None else provenance["stored_as"]
+    return ModelSection(folder, config, parameters, height, width, foreign_layout)

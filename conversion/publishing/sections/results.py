@@ -1,0 +1,93 @@
+"""What was measured with a model: by its training run, and by others with the official checkpoint."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from conversion.checkpoints import Checkpoint
+from conversion.files import read_csv, read_json
+from conversion.labels import IMAGENET_CLASSES
+from conversion.model_folder import CONFUSION_MATRIX, MOST_CONFUSED, PER_CLASS, RESULTS
+from conversion.publishing.sections.model import ModelSection
+from conversion.publishing.wording import format_cell, format_value
+
+PICTURES = {
+    "loss_curves.png": "Loss and learning rate against the step",
+    "reconstructions.png": "What the encoder sees, the reconstruction, the original",
+    CONFUSION_MATRIX: "True class against predicted class, evaluation images",
+    MOST_CONFUSED: "Classes that were taken for another most often, evaluation images",
+}
+FIGURES = {
+    "eval_accuracy": "top-1 accuracy, evaluation images",
+    "eval_accuracy_top5": "top-5 accuracy, evaluation images",
+    "eval_majority_accuracy": "accuracy of always giving the largest class, evaluation images",
+    "eval_loss": "loss, evaluation images",
+    "eval_samples": "evaluation images",
+    "train_loss": "training loss, mean of the run",
+    "train_samples": "training images",
+    "train_runtime": "training time in seconds",
+    "images_per_second": "images per second",
+    "total_steps": "optimizer steps",
+    "epoch": "epochs",
+}
+NO_METRICS = {"eval_loss", "eval_samples", "eval_runtime", "eval_majority_accuracy"}  # of a classifier
+MOST_CLASSES = 10  # in the table of a card
+
+
+@dataclass(frozen=True)
+class ResultsSection:
+    """What a card says of figures and pictures."""
+
+    folder: Path
+    model: ModelSection
+    official: Checkpoint | None  # which the model is
+
+    @cached_property
+    def measured(self) -> dict[str, float]:
+        """What the run measured."""
+        results = {name: value for name, value in read_json(self.folder / RESULTS).items() if is_figure(value)}
+        if len(self.model.labels) <= 5:
+            results.pop("eval_accuracy_top5", None)  # always 1
+        return results
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The figures that the front matter holds."""
+        if self.model.kind == "fcmae":
+            return {"loss": self.measured["train_loss"]} if "train_loss" in self.measured else {}
+        names = [name for name in self.measured if name.startswith("eval_") and name not in NO_METRICS]
+        return {name.removeprefix("eval_"): self.measured[name] for name in names}
+
+    @property
+    def reported(self) -> list[float]:
+        """Top-1 and top-5 accuracy of the official checkpoint, in %, as timm measured them."""
+        if self.official is None or self.model.kind != "classifier" or len(self.model.labels) != IMAGENET_CLASSES:
+            return []
+        has_its_resolution = self.model.config.image_size == self.official.image_size
+        return self.official.accuracy.get("timm", []) if has_its_resolution else []
+
+    @property
+    def figures(self) -> list[tuple[str, str]]:
+        """Names and values of what the run measured."""
+        return [(FIGURES.get(name, name), format_value(value)) for name, value in self.measured.items()]
+
+    @cached_property
+    def per_class(self) -> list[dict[str, str]]:
+        """Figures of each class as text; of many classes, those with the lowest F1."""
+        rows = read_csv(self.folder / PER_CLASS)
+        if len(rows) > MOST_CLASSES:
+            with_images = [row for row in rows if row["images"] != "0"]
+            rows = sorted(with_images, key=lambda row: float(row["f1"] or 0))
+        return [{column: format_cell(column, value) for column, value in row.items()} for row in rows[:MOST_CLASSES]]
+
+    @property
+    def pictures(self) -> list[tuple[str, str]]:
+        """The pictures that are there, and what they show."""
+        return [(file, caption) for file, caption in PICTURES.items() if (self.folder / file).exists()]
+
+
+def is_figure(value: Any) -> bool:
+    """Whether a result is a finite number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

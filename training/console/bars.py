@@ -1,0 +1,63 @@
+"""Bars where somebody watches a terminal, and lines now and then elsewhere."""
+
+import os
+import sys
+import time
+from types import TracebackType
+
+import datasets
+import huggingface_hub.utils
+import transformers
+from tqdm import tqdm
+
+from training.console.errors import is_first_process
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def is_terminal() -> bool:
+    """Whether somebody watches: in a file a bar is a line without end, in a terminal of no size it is not seen."""
+    return sys.stderr.isatty() and min(os.get_terminal_size(sys.stderr.fileno())) > 0
+
+
+def keep_bars_to_terminals() -> None:
+    """Switch off the bars of the libraries where nobody watches them, and in all training processes but the first."""
+    if not (is_terminal() and is_first_process()):
+        datasets.disable_progress_bars()
+        transformers.utils.logging.disable_progress_bar()
+        huggingface_hub.utils.disable_progress_bars()
+
+
+class Phase:
+    """How far a phase before the first step has come: it counts up to `total`, or without end where that is None.
+
+    The first training process shows it.
+    """
+
+    def __init__(self, name: str, total: int | None = None, unit: str = " files") -> None:
+        self.name = name
+        self.total = total
+        self.unit = unit
+        self.count = 0
+        self.started = self.last_line = time.perf_counter()
+        self.prints_lines = is_first_process() and not is_terminal()
+        has_bar = is_first_process() and is_terminal()
+        self.bar = tqdm(desc=name, total=total, unit=unit, unit_scale=True, dynamic_ncols=True, disable=not has_bar)
+
+    def __enter__(self) -> "Phase":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.close()
+
+    def update(self, count: int) -> None:
+        """So many more."""
+        self.count += count
+        self.bar.update(count)
+        if self.prints_lines and time.perf_counter() - self.last_line >= SECONDS_BETWEEN_LINES:
+            self.last_line = time.perf_counter()
+            of = "" if self.total is None else f" of {self.total:,} ({self.count / max(self.total, 1):.0%})"
+            speed = self.count / (self.last_line - self.started)
+            print(f"{self.name}: {self.count:,}{of}{self.unit}, {speed:,.0f} a second", flush=True)

@@ -1,0 +1,49 @@
+"""The average of the weights over a run, and what a run saves of them."""
+
+from typing import Any, TypeVar
+
+from accelerate import Accelerator, DistributedType
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from transformers import PreTrainedModel
+
+from training.settings.checks import check
+
+Model = TypeVar("Model", bound=PreTrainedModel)
+SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
+
+
+def create_ema(model: nn.Module, decay: float, accelerator: Accelerator) -> AveragedModel | None:
+    """An exponential moving average of the weights, if there is to be one; make it before the model is prepared."""
+    if not decay:
+        return None
+    kind = accelerator.distributed_type
+    check(
+        "ema_decay", decay, kind not in SHARDED, f"be 0 with {kind.value}, which leaves a process parts of the weights"
+    )
+    return AveragedModel(model.to(accelerator.device), multi_avg_fn=get_ema_multi_avg_fn(decay))
+
+
+def update_average(ema: AveragedModel | None, model: nn.Module) -> None:
+    """Take the weights of the model into the average, if there is one."""
+    if ema is not None:
+        ema.update_parameters(model)
+
+
+def final_model(
+    model_class: type[Model], accelerator: Accelerator, trained: nn.Module, ema: AveragedModel | None
+) -> Model:
+    """What a run saves: the averaged weights, or the trained ones, gathered where they are spread over processes.
+
+    To be called in every process; the main process gets the whole model.
+    """
+    if ema is not None:
+        return ema.module  # type: ignore[return-value]
+    unwrapped: Any = accelerator.unwrap_model(trained, keep_fp32_wrapper=False)
+    if accelerator.distributed_type not in SHARDED:
+        return unwrapped
+    weights = accelerator.get_state_dict(trained)
+    whole = model_class(unwrapped.config)
+    if accelerator.is_main_process:
+        whole.load_state_dict(weights)
+    return whole.to(accelerator.device)  # type: ignore[arg-type]

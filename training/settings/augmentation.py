@@ -1,0 +1,52 @@
+"""What is drawn at random of each training image."""
+
+from dataclasses import dataclass
+
+from training.settings.checks import check, check_at_least, check_below_one, check_finite, check_share
+from training.settings.fields import recipe
+
+
+@dataclass(kw_only=True)
+class AugmentationSettings:
+    """Crop and flip of an image."""
+
+    crop_scale: list[float] = recipe([0.08, 1.0], "least and largest share of an image that a crop covers")
+    reduced_decoding: bool = recipe(
+        True, "decode JPEG images at 1/2, 1/4 or 1/8 of their size where every crop keeps the pixels it needs"
+    )
+    horizontal_flip: float = recipe(0.5, "probability of mirroring an image")
+
+    def __post_init__(self) -> None:
+        check_finite(self)
+        check_share(self, "horizontal_flip")
+        ordered = len(self.crop_scale) == 2 and 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1
+        check("crop_scale", self.crop_scale, ordered, "be two numbers, 0 < least <= largest <= 1")
+
+
+@dataclass(kw_only=True)
+class PretrainAugmentationSettings(AugmentationSettings):
+    """Crop and flip of an image, in pre-training."""
+
+    crop_scale: list[float] = recipe([0.2, 1.0], "least and largest share of an image that a crop covers")
+
+
+@dataclass(kw_only=True)
+class FinetuneAugmentationSettings(AugmentationSettings):
+    """Crop and flip of an image, and what regularises a classifier."""
+
+    label_smoothing: float = recipe(0.0, "share of a label spread over all classes")
+    mixup: float = recipe(0.0, "alpha of mixup; 0: off")
+    cutmix: float = recipe(0.0, "alpha of cutmix; 0: off; with mixup: one of them for each batch")
+    randaugment_num_ops: int = recipe(0, "RandAugment's operations for each image; 0: off; 1 or 3 channels")
+    randaugment_magnitude: int = recipe(
+        9, "RandAugment's strength on torchvision's scale, 0 to 30", unused_with=("randaugment_num_ops", (0,))
+    )
+    random_erasing: float = recipe(0.0, "probability of erasing a rectangle")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_below_one(self, "label_smoothing")
+        check_share(self, "random_erasing")
+        check_at_least(self, ("mixup", "cutmix", "randaugment_num_ops"), 0)
+        magnitude = self.randaugment_magnitude
+        check("randaugment_magnitude", magnitude, 0 <= magnitude <= 30, "be between 0 and 30")

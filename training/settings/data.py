@@ -1,0 +1,152 @@
+"""Which images a run reads, and how."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.settings.checks import check, check_at_least, check_below_one, check_finite, may_be_there
+from training.settings.fields import REQUIRED, operation, recipe
+
+FILE_BUILDERS = {".parquet": "parquet", ".tar": "webdataset", ".arrow": "arrow"}  # of `datasets`, by ending
+
+
+@dataclass(kw_only=True)
+class DataSettings:
+    """Which images, and how they are read."""
+
+    dataset_name: str = recipe(
+        REQUIRED, "Hub id, folder of images (or .npy arrays), or parquet or webdataset files (a path or glob)"
+    )
+    dataset_config_name: str | None = recipe(None, "configuration of a Hub data set (default: its own)")
+    dataset_revision: str | None = recipe(None, "revision of a Hub data set (default: main)")
+    streaming: bool = recipe(False, "read the data set as a stream instead of preparing it on disk first")
+    image_column: str = recipe("image", "column that holds the images")
+    background: str | None = recipe(
+        None,
+        "what transparent pixels lie on: a colour, as white, #ff8000 or 255,128,0; none: leave their transparency"
+        " out, which shows colours hidden there (default: the model's, else white)",
+    )
+    check_images: bool = operation(True, "decode every image once before the start, unless streaming")
+    skip_bad_images: bool = operation(False, "leave out files that are no readable image instead of stopping")
+    max_bad_images: int = operation(
+        100, "with skip_bad_images: stop when more than this many are found; of a stream, by one data loader worker"
+    )
+    num_workers: int = operation(2, "data loader workers of each training process")
+    seed: int = recipe(0, "seed of everything random", on_resume="refuse")
+
+    def __post_init__(self) -> None:
+        check_finite(self)
+        check("dataset_name", self.dataset_name, bool(self.dataset_name), "be given")
+        check_at_least(self, ("num_workers", "max_bad_images", "seed"), 0)
+        check_background(self.background)
+        is_pattern = any(character in self.dataset_name for character in "*?[")
+        found = is_pattern or may_be_there(self.dataset_name)
+        check("dataset_name", self.dataset_name, found, "be a file or folder that exists, or a Hub id")
+        checked = self.check_images or self.streaming or not self.skip_bad_images
+        check("check_images", self.check_images, checked, "be true with `skip_bad_images`, unless streaming")
+
+    def check_splits(self, name: str, split: str | None, other: str) -> None:
+        """Raise if a second split is wanted of files, which are one: it would be the same images again."""
+        two = split not in (None, other) and Path(self.dataset_name).suffix in FILE_BUILDERS
+        rule = f"not be given beside split `{other}` where `dataset_name` (={self.dataset_name}) names files"
+        check(name, split, not two, f"{rule}: name the folder that has those of both")
+
+    def named_splits(self) -> list[str]:
+        """The splits that these settings name."""
+        named = (getattr(self, field, None) for field in ("train_split", "eval_split"))
+        return sorted({name for name in named if name})
+
+
+@dataclass(kw_only=True)
+class TrainingDataSettings(DataSettings):
+    """Which images are trained on."""
+
+    train_split: str = recipe("train", "split to train on")
+    max_train_samples: int | None = recipe(None, "train on so many examples only (default: all)")
+    shuffle_buffer_size: int = recipe(
+        1000,
+        "streaming: examples among which the next one is drawn",
+        on_resume="refuse",
+        unused_with=("streaming", (False,)),
+    )
+    per_device_train_batch_size: int = recipe(64, "images in a forward pass of one process", on_resume="ignore")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, ("max_train_samples", "shuffle_buffer_size", "per_device_train_batch_size"), 1)
+
+
+@dataclass(kw_only=True)
+class PretrainDataSettings(TrainingDataSettings):
+    """Which images are trained on, of several data sets if they are mixed."""
+
+    mixed_dataset_names: list[str] | None = recipe(
+        None, "more data sets to mix with dataset_name, of the same columns and splits"
+    )
+    mixture_weights: list[float] | None = recipe(
+        None,
+        "share of dataset_name and of each of these (default: each image once an epoch)",
+        on_resume="refuse",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        weights, count = self.mixture_weights, 1 + len(self.mixed_dataset_names or [])
+        if weights is None:
+            rule = "be given to mix streams: how long they are is not known"
+            check("mixture_weights", weights, count == 1 or not self.streaming, rule)
+            return
+        rule = f"be {count} positive numbers, for `dataset_name` and each of `mixed_dataset_names`"
+        check("mixture_weights", weights, len(weights) == count and min(weights) > 0, rule)
+        rule = "have no weight below a thousandth of their sum"
+        check("mixture_weights", weights, min(weights) >= sum(weights) / 1000, rule)
+
+
+@dataclass(kw_only=True)
+class LabelledDataSettings(DataSettings):
+    """Which labelled images are evaluated on."""
+
+    label_column: str = recipe("label", "column that holds the classes")
+    eval_split: str | None = recipe(None, "split to evaluate on")
+    max_eval_samples: int | None = recipe(None, "evaluate on so many examples only (default: all)")
+    per_device_eval_batch_size: int = operation(64, "images in a forward pass of an evaluation")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, ("max_eval_samples", "per_device_eval_batch_size"), 1)
+
+
+@dataclass(kw_only=True)
+class FinetuneDataSettings(LabelledDataSettings, TrainingDataSettings):
+    """Which labelled images are trained and evaluated on."""
+
+    train_val_split: float = recipe(
+        0.0, "without eval_split: evaluate on this share of the training split", overridden_by="eval_split"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_splits("eval_split", self.eval_split, self.train_split)
+        check_below_one(self, "train_val_split")
+        both = bool(self.train_val_split) and (self.streaming or self.eval_split is not None)
+        check("train_val_split", self.train_val_split, not both, "not be given while streaming or with `eval_split`")
+
+
+@dataclass(kw_only=True)
+class ValidateDataSettings(LabelledDataSettings):
+    """Which labelled images are evaluated on, and which ones knn and linear_probe know."""
+
+    eval_split: str | None = recipe(None, "split to evaluate on (default: validation, else val, dev or test)")
+    train_split: str = recipe("train", "split of the images that knn and linear_probe know")
+    max_train_samples: int | None = recipe(None, "so many of them only (default: all)")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, ("max_train_samples",), 1)
+
+
+def check_background(background: str | None) -> None:
+    """Raise unless a background that is given is a colour, or none."""
+    if background is not None:
+        from hf_convnextv2.images import background_color  # its package imports PyTorch
+
+        background_color(background)

@@ -1,0 +1,83 @@
+"""Which model a run starts from, and what it sees of an image."""
+
+from dataclasses import dataclass
+
+from training.settings.checks import check, check_at_least, check_finite, may_be_there
+from training.settings.fields import operation, recipe
+
+MODEL_SIZES = ("atto", "femto", "pico", "nano", "tiny", "small", "base", "large", "huge")
+
+
+@dataclass(kw_only=True)
+class ModelSettings:
+    """The weights to start from, and what the model sees of an image."""
+
+    model_name_or_path: str | None = recipe(None, "weights to start from: a folder or a Hub id")
+    model_revision: str | None = recipe(None, "revision of the model on the Hub (default: main)")
+    image_size: int | None = recipe(None, "side of the square the model sees, in pixels (default: the model's)")
+    num_channels: int | None = recipe(
+        None,
+        "channels of an image (default: the model's); 4: with opacity; others: arrays",
+        on_resume="refuse",
+    )
+    image_mean: list[float] | None = recipe(None, "mean of each channel (default: ImageNet's)")
+    image_std: list[float] | None = recipe(None, "standard deviation of each channel (default: ImageNet's)")
+
+    def __post_init__(self) -> None:
+        check_finite(self)
+        check_at_least(self, ("image_size", "num_channels"), 1)
+        for name in ("image_mean", "image_std"):
+            values = getattr(self, name)
+            fits = None in (values, self.num_channels) or len(values) == self.num_channels
+            check(name, values, fits, f"have one number for each of the {self.num_channels} channels")
+        check("image_std", self.image_std, min(self.image_std or [1]) > 0, "be positive")
+        name = self.model_name_or_path or ""
+        check("model_name_or_path", name, may_be_there(name), "be a folder that exists, or a Hub id")
+
+
+@dataclass(kw_only=True)
+class TrainedModelSettings(ModelSettings):
+    """The model that is trained: new, or with stored weights."""
+
+    model_size: str = recipe(
+        "atto",
+        f"without model_name_or_path: {', '.join(MODEL_SIZES)}",
+        on_resume="refuse",
+        overridden_by="model_name_or_path",
+    )
+    patch_size: int | None = recipe(
+        None,
+        "without model_name_or_path: side of the stem's patches (default: 4)",
+        on_resume="refuse",
+        overridden_by="model_name_or_path",
+    )
+    num_stages: int | None = recipe(
+        None,
+        "without model_name_or_path: keep the first stages only (default: all)",
+        on_resume="refuse",
+        overridden_by="model_name_or_path",
+    )
+    activation_checkpointing: bool = operation(False, "recompute activations in the backward pass to save memory")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check("model_size", self.model_size, self.model_size in MODEL_SIZES, f"be one of {', '.join(MODEL_SIZES)}")
+        check_at_least(self, ("patch_size", "num_stages"), 1)
+
+
+@dataclass(kw_only=True)
+class ClassifierSettings(TrainedModelSettings):
+    """The classifier that is trained."""
+
+    num_labels: int | None = recipe(None, "number of classes (default: as the label column says)", on_resume="refuse")
+    drop_path_rate: float | None = recipe(None, "stochastic depth of the last block (default: the model's)")
+    head_init_scale: float | None = recipe(
+        None, "factor on the head's initial weights (default: 0.001 with model_name_or_path, else 1)"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, ("num_labels",), 1)
+        check_at_least(self, ("head_init_scale",), 0)
+        rate = self.drop_path_rate
+        check("drop_path_rate", rate, rate is None or 0 <= rate < 1, "be in [0, 1)")
