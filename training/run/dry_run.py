@@ -44,7 +44,7 @@ def print_plan(
     plan: Plan,
     sources: Sequence[Source],
     model: Any,
-    optimizer: Any,
+    rates: dict[str, float],
     measured: dict[str, Any],
     eval_source: Source | None = None,
 ) -> None:
@@ -60,7 +60,7 @@ def print_plan(
         "plan": dataclasses.asdict(plan),
         "processes": {"number": accelerator.num_processes, "type": str(accelerator.distributed_type.value)},
         "device": {"type": accelerator.device.type, "mixed_precision": str(accelerator.mixed_precision)},
-        "learning_rates": learning_rates(model, optimizer),
+        "learning_rates": rates,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         **measured,
     }

@@ -1,7 +1,8 @@
 """What a pre-training run shows of itself now and then: fixed images reconstructed, and how diverse features are."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from hf_convnextv2 import ConvNextV2ForPreTraining
+from training.data.samples import Batch
 from training.evaluation.pictures import save_reconstructions
 from training.models.hooks import hooked
 from training.run.trackers import show_picture
@@ -19,19 +21,28 @@ class Monitor:
     """Looks at a few fixed images; every process takes part, since a model may be spread over all of them."""
 
     def __init__(
-        self, accelerator: Accelerator, model: ConvNextV2ForPreTraining, images: dict[str, Tensor], processor: Any
+        self,
+        accelerator: Accelerator,
+        model: ConvNextV2ForPreTraining,
+        read_images: Callable[[], Batch],
+        processor: Any,
     ) -> None:
         self.accelerator = accelerator
         self.model = model
-        self.pixel_values = images["pixel_values"].to(accelerator.device)
-        self.noise = images["noise"].to(accelerator.device)
+        self.read_images = read_images  # when they are first looked at: a dry run does not
         self.processor = processor
+
+    @cached_property
+    def images(self) -> Batch:
+        """The images and the noise of their masks, on the device."""
+        images = self.read_images()
+        return {name: images[name].to(self.accelerator.device) for name in ("pixel_values", "noise")}
 
     def __call__(self, folder: Path, step: int) -> dict[str, float]:
         """Write `reconstructions/step-{step}.png`, show it to the trackers, and return the diversity by stage."""
         file = folder / "reconstructions" / f"step-{step}.png"
         with evaluating(self.model), self.accelerator.autocast():
-            diversity = feature_diversity(self.model, self.pixel_values)
+            diversity = feature_diversity(self.model, self.images["pixel_values"])
             self.save_picture(self.model, file)
         if self.accelerator.is_main_process and file.is_file():
             show_picture(self.accelerator, file, step)
@@ -42,10 +53,10 @@ class Monitor:
         if model.config.target_type == "feature":
             return
         with evaluating(model):
-            outputs = model(self.pixel_values, noise=self.noise)
+            outputs = model(**self.images)
         if self.accelerator.is_main_process:
             mean, std = self.processor.image_mean, self.processor.image_std
-            save_reconstructions(model, outputs, self.pixel_values, mean, std, file)
+            save_reconstructions(model, outputs, self.images["pixel_values"], mean, std, file)
 
 
 @torch.no_grad()

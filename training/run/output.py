@@ -94,8 +94,9 @@ class OutputFolder:
         """Make the folder, write the run's settings; without a resume, drop an earlier run's checkpoints and logs."""
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / RESULTS).unlink(missing_ok=True)  # from here on the run is not finished
-        for left in self.path.glob(".*.partial"):  # by a run that was killed
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        for name in ("final", "checkpoint-", SETTINGS, RESULTS, CARD, *LOGS):
+            for left in self.path.glob(f".{name}*.partial"):  # by a run that was killed
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
         if self.resume_from is None and self.holds_run():
             for checkpoint in (*numbered_folders(self.path), *self.path.glob("superseded-checkpoint-*")):
                 shutil.rmtree(checkpoint)

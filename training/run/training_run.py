@@ -25,7 +25,7 @@ from training.models.optimizer import create_optimizer, create_schedule, keep_se
 from training.models.teachers import AverageTeacher, FrozenTeacher
 from training.run.accelerator import create_accelerator, tell_batch_size
 from training.run.checkpoints import Checkpoints, Resumed
-from training.run.dry_run import json_alone, print_plan
+from training.run.dry_run import json_alone, learning_rates, print_plan
 from training.run.log import TrainingLog
 from training.run.output import OutputFolder, save_model
 from training.run.plan import Plan, make_plan
@@ -119,6 +119,7 @@ class TrainingRun:
         minimum = settings.schedule.min_learning_rate
         self.schedule = create_schedule(optimizer, plan.learning_rate, minimum, plan.warmup_steps, plan.max_steps)
         self.ema = create_ema(model, settings.optimizer.ema_decay, self.accelerator)
+        self.learning_rates = learning_rates(model, optimizer)  # which sharded training could not tell any more
         tell_batch_size(self.accelerator, settings.data.per_device_train_batch_size)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         # The schedule is not prepared: Accelerate would step it once for each process.
@@ -212,7 +213,7 @@ class TrainingRun:
             yield self.step
         beside = [module for module in (self.ema, self.teacher) if module is not None]
         measured = {"memory": memory(self.model, self.optimizer, beside), **trial.measured}
-        described = (self.accelerator, self.record, self.plan, self.sources, self.own_model, self.optimizer)
+        described = (self.accelerator, self.record, self.plan, self.sources, self.own_model, self.learning_rates)
         print_plan(*described, measured, self.eval_source)
         raise RunOver
 
@@ -234,7 +235,9 @@ class TrainingRun:
     def update(self) -> None:
         """Take the optimizer step with all that follows it: averages, the log, the schedule, whether to stop."""
         limit = self.settings.optimizer.max_grad_norm  # without one, the norm is only measured, for the log
-        grad_norm = self.accelerator.clip_grad_norm_(self.model.parameters(), limit or torch.inf)
+        grad_norm = None
+        if self.accelerator.sync_gradients:
+            grad_norm = self.accelerator.clip_grad_norm_(self.model.parameters(), limit or torch.inf)
         self.optimizer.step()
         self.optimizer.zero_grad()
         update_average(self.ema, self.own_model)

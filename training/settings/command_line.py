@@ -104,7 +104,7 @@ def without_overridden(kind: type[Settings], from_files: list[str], flags: list[
 
 @cache
 def say_once(text: str) -> None:
-    """Print a line to stderr, from the first training process: a script reads its settings twice."""
+    """Print a line to stderr, once, from the first training process."""
     if is_first_process():
         print(text, file=sys.stderr, flush=True)
 

@@ -38,9 +38,9 @@ def recipe(
     return _field(default, help, About(True, on_resume, overridden_by, unused_with))
 
 
-def operation(default: Any, help: str, *, on_resume: OnResume = "ignore") -> Any:
+def operation(default: Any, help: str) -> Any:
     """A field of where, how often and with what a run works: the result is the same with any value."""
-    return _field(default, help, About(False, on_resume))
+    return _field(default, help, About(False, "ignore"))
 
 
 def _field(default: Any, help: str, about: About) -> Any:
