@@ -1,1 +1,1 @@
-"""From a data set to batches: sources, samples, transforms, batches."""
+"""Loading data: sources, samples, transforms and batches."""

@@ -1,10 +1,14 @@
-"""The batches of a training process: without end or overlap, and taken up again where they stopped.
+"""The endless batches of a training process. Training processes share no images, and a resumed run loses none.
 
-Why not `StatefulDataLoader` of torchdata 0.11, which Accelerate's `use_stateful_dataloader` calls: where no workers
-load, a wait that a signal ends loses the images of its batch; it goes on with as many workers as before alone, also on
-a folder; in a worker, what transforms draw begins again at a resume; the state of a shuffling loader is no JSON; what a
-stream loses at a resume (`streams.py`), it loses too. `tests/training/data/test_alternatives.py` shows it, and fails
-once it is no longer so.
+This module does not use `StatefulDataLoader` of torchdata 0.11, which Accelerate's `use_stateful_dataloader` calls:
+
+- Without data loader workers, it loses the images of a batch when a signal interrupts the wait for that batch.
+- It resumes only with the same number of data loader workers, also on a folder.
+- In a data loader worker, the random numbers of the transforms start again at a resume.
+- The state of a shuffling loader cannot be stored as JSON.
+- It loses the same images of a stream at a resume as `datasets` does (see `streams.py`).
+
+`tests/training/data/test_alternatives.py` shows these limits, and fails when one of them is gone.
 """
 
 import time
@@ -28,27 +32,28 @@ from training.settings.checks import check
 from training.settings.data import TrainingDataSettings
 
 State = dict[str, Any]
-Key = Sequence[int]  # of an example: source, shard and index in it
-Problem = tuple[Key, str]  # what is said of a bad image
+Key = Sequence[int]  # identifies an example: source, shard, and index in the shard
+Problem = tuple[Key, str]  # a bad image and its error message
 
 
 class ReaderState(NamedTuple):
-    """Which of the readers, how far it has come in each source, and the bad images that it has met there."""
+    """The state of one reader of a stream: its number, its place in each source, and the bad images it has found."""
 
     number: int
     places: list[Place]
     draws: int = 0
-    bad: Sequence[Key] = ()  # each once, however often it comes
+    bad: Sequence[Key] = ()  # each bad image once, even if it is read in several epochs
 
 
 class TrainBatches:
-    """This process's batches of one source, or of several, of which `weights` is the share of the images.
+    """The batches of this training process, from one source or from several.
 
-    Not for `accelerator.prepare`, which would split them a second time.
+    `weights` are the sources' shares of the images. Do not pass this object to `accelerator.prepare`, which would split
+    the batches a second time.
 
-    `states` are the `state_dict` of every process to go on from; none at the start. Of a map-style source, no sample is
-    lost or repeated whatever the number of processes, workers and images in a batch was. A stream is taken up by as
-    many readers as it was left by.
+    `states` holds the `state_dict` of every training process of the run that is resumed; it is empty in a new run. A
+    resume on map-style sources loses and repeats no sample, even with another number of training processes, data loader
+    workers or images in a batch. A stream can only be resumed with the same number of readers.
     """
 
     def __init__(
@@ -75,7 +80,7 @@ class TrainBatches:
         self.waiting: Callable[[], AbstractContextManager[None]] = nullcontext
         self.readers: list[ReaderState] = []
         self.num_shards: list[int] = []
-        # With a generator of its own, starting the loader draws nothing from the one that a checkpoint restores.
+        # Give the loader its own generator: its start then draws nothing from the one that a checkpoint restores.
         options: dict[str, Any] = {"collate_fn": collate, "pin_memory": can_pin_memory()}
         options |= {"generator": torch.Generator(), **worker_options(data.num_workers)}
         batch_size = data.per_device_train_batch_size
@@ -98,37 +103,40 @@ class TrainBatches:
 
     def __next__(self) -> Batch:
         start = time.perf_counter()
-        with self.waiting():  # what ends the wait leaves the place in the data as it was
+        with self.waiting():  # an exception that ends the wait does not change the position in the data
             batch = self.fetch()
         self.seconds_waited += time.perf_counter() - start
         self.samples_seen += self.total_batch_size
-        if self.readers:  # they take turns: the next one stays in front
+        if self.readers:  # the readers take turns; the first in the list gives the next batch
             self.readers = [*self.readers[1:], batch.pop("reader")]
             self.problems += batch.pop("problems")
             self.num_transparent += batch.pop("num_transparent")
         return batch
 
     def fetch(self) -> Batch:
-        """The next batch; a worker that dies while it hands one over is named as at any other moment."""
+        """Return the next batch.
+
+        If a data loader worker dies while it hands over a batch, the error names it, as PyTorch's own error does.
+        """
         try:
             return next(self.batches)
         except (OSError, EOFError) as error:
             workers = {worker.sentinel: worker for worker in getattr(self.batches, "_workers", [])}
-            dead = [workers[sentinel] for sentinel in wait(workers, timeout=1)]  # its connections end before it does
+            dead = [workers[sentinel] for sentinel in wait(workers, timeout=1)]  # its connections close before it ends
             if not dead:
                 raise
             for worker in dead:
-                worker.join()  # else its end would be another error, wherever this process is by then
+                worker.join()  # without it, PyTorch would raise a second error at some later moment
             pids = ", ".join(str(worker.pid) for worker in dead)
             raise RuntimeError(f"DataLoader worker (pid(s) {pids}) exited unexpectedly") from error
 
     @property
     def bad(self) -> set[Key]:
-        """The bad images of this process that were left out of the batches so far; other readers may meet them too."""
+        """The bad images that this process has skipped so far; the readers of other processes may find them too."""
         return {tuple(key) for reader in self.readers for key in reader.bad}
 
     def state_dict(self) -> State:
-        """What it takes to go on after the last batch, as JSON has it."""
+        """The state to resume from after the last batch, which can be stored as JSON."""
         return {
             "samples_seen": self.samples_seen,
             "order": self.order,
@@ -140,7 +148,7 @@ class TrainBatches:
 
 
 def check_order(order: State, states: Sequence[State]) -> None:
-    """Raise unless the order of the images follows from the same settings as before."""
+    """Raise if a setting that determines the order of the images differs from the checkpoint's."""
     for name, value in order.items() if states else ():
         before = states[0]["order"].get(name)
         check(
@@ -151,7 +159,10 @@ def check_order(order: State, states: Sequence[State]) -> None:
 def resumed_readers(
     states: Sequence[State], rank: int, num_processes: int, num_workers: int, num_shards: list[int]
 ) -> list[ReaderState]:
-    """The readers of this process, in the order of their turns; a `ValueError` if there were more or fewer."""
+    """The states of this process's readers, in the order of their turns.
+
+    Raises a `ValueError` if the checkpoint has another number of training processes, data loader workers or shards.
+    """
     if not states:
         start = [Place()] * len(num_shards)
         return [ReaderState(rank * num_workers + worker, start) for worker in range(num_workers)]
@@ -174,9 +185,9 @@ def resumed_readers(
 
 
 class EndlessStream(TorchIterableDataset[dict[str, Any]]):
-    """The samples of one process out of streams mixed by weight, each with the state of its reader after it.
+    """The samples of one training process from streams mixed by weight, each with its reader's state after it.
 
-    `states` are those that the workers go on from, the first worker from the first.
+    `states` holds the state that each data loader worker resumes from, in the order of the workers.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""What the check of images found in each file, kept for the next run: by path, size and time of the last change."""
+"""Stores the result of the image check for later runs, by each file's path, size and time of the last change."""
 
 # pyright: reportAttributeAccessIssue=false
-# (pyarrow.compute makes its functions when it is imported)
+# (pyarrow.compute creates its functions at import, where pyright does not see them)
 import os
 from array import array
 from pathlib import Path
@@ -14,22 +14,22 @@ import pyarrow.compute as pc
 from training.console.bars import Phase
 from training.data.folders.rows import cache_folder, cache_key, write_table
 
-MISSING = -1  # size and time of a file that is not there
+MISSING = -1  # size and time of a file that does not exist
 
 
 class Stamps(NamedTuple):
-    """Size in bytes and time of the last change in ns of each file, `(N,)` int64."""
+    """The size in bytes and the time of the last change in ns of each file, `(N,)` int64."""
 
     sizes: np.ndarray
     times: np.ndarray
 
     def where(self, chosen: np.ndarray) -> "Stamps":
-        """Those of some of the files, by `(N,)` bool."""
+        """The stamps of the files that `chosen`, `(N,)` bool, selects."""
         return Stamps(self.sizes[chosen], self.times[chosen])
 
 
 def stamps_of(paths: pa.ChunkedArray) -> Stamps:
-    """Look at every file, but not into it."""
+    """Return the size and time of every file, without reading its content."""
     sizes, times = array("q"), array("q")
     with Phase("Looking for changed images", len(paths)) as phase:
         for chunk in paths.chunks:
@@ -46,7 +46,7 @@ def stamps_of(paths: pa.ChunkedArray) -> Stamps:
 
 
 class CheckStore:
-    """Records of files in an Arrow file of their own for each data set and way of decoding."""
+    """Records of checked files, in one Arrow file for each data set and each way of decoding."""
 
     def __init__(self, *key: object) -> None:
         self.path: Path = cache_folder() / f"checked-{cache_key(*key)}.arrow"
@@ -55,10 +55,10 @@ class CheckStore:
             self.table = pa.ipc.open_stream(self.path.read_bytes()).read_all()
 
     def rows_of(self, paths: pa.ChunkedArray, stamps: Stamps | None = None) -> np.ndarray:
-        """The row of each file's record, `(N,)`; -1 where there is none.
+        """The row of each file's record, `(N,)`; -1 for a file without a record.
 
-        With `stamps` also where the file has changed since; and where something was wrong: that may have been mended,
-        as by a permission, without a trace.
+        With `stamps`, also -1 for a file that has changed since its check, and for one that had a problem: a problem
+        can be solved without a change of the file, e.g. by a permission.
         """
         if self.table is None:
             return np.full(len(paths), -1)
@@ -70,7 +70,7 @@ class CheckStore:
         return np.where((sizes == stamps.sizes) & (times == stamps.times) & was_good, rows, -1)
 
     def add(self, paths: pa.ChunkedArray, stamps: Stamps, records: pa.Table) -> None:
-        """Put records beside those of other files, for this run and, on the disk, for others."""
+        """Add the records of files, or replace older ones, in memory and in the stored file."""
         new = pa.table({"path": paths, "size": stamps.sizes, "time": stamps.times})
         for name in records.column_names:
             new = new.append_column(name, records[name])

@@ -1,4 +1,4 @@
-"""One stored image to a tensor: decoded, checked, and named in every error."""
+"""Decodes a stored image to a tensor and checks it; every error names the image."""
 
 import io
 import math
@@ -22,28 +22,28 @@ from training.data.retry import read_file
 from training.settings.data import DataSettings
 
 NUMPY_MAGIC = b"\x93NUMPY"
-SAMPLES_PER_PIXEL = 277  # a tag of TIFF
-# What Pillow and NumPy raise for bytes that are no image: truncated, of an unknown format, broken inside.
+SAMPLES_PER_PIXEL = 277  # TIFF tag
+# Errors that Pillow and NumPy raise for bytes that are no valid image: truncated, of an unknown format, or corrupt.
 UNREADABLE = (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError)
 
 
 class BadImageError(ValueError):
-    """An image that cannot be read; the message names it."""
+    """An image cannot be read; the message names the image."""
 
 
 class WrongChannelsError(ValueError):
-    """An image with other channels than the model's, which no setting skips: most are then."""
+    """An image has other channels than the model. No setting skips such images: most images have the same channels."""
 
 
 class Decoded(NamedTuple):
-    """An image `(C, H, W)`, and whether it has transparent pixels, which are composited."""
+    """An image `(C, H, W)`, and whether it had transparent pixels, which are composited on a background."""
 
     pixels: Tensor
     is_transparent: bool = False
 
 
 class Enough(NamedTuple):
-    """The size, in pixels, above which an image may be decoded smaller, but not below: shorter side, and area."""
+    """The least size in pixels, as shorter side and area, that a JPEG image must keep when it is decoded smaller."""
 
     side: int
     area: float
@@ -57,12 +57,12 @@ def decode_image(
     enough: Enough | None = None,
     background: str = DEFAULT_BACKGROUND,
 ) -> Decoded:
-    """A value of the image column as `(C, H, W)`: uint8, or float32 where the source holds other numbers.
+    """Decode a value of the image column to `(C, H, W)`: uint8, or float32 if the source holds other numbers.
 
     `value` is `{"path", "bytes"}`, a path, bytes, or an array `(H, W, C)` or `(C, H, W)` of `dtype`. 16-bit integers
-    are scaled to [0, 1]; floats are taken as they are. `name` names the image where it has no path. A JPEG image that
-    is larger than `enough` is decoded at 1/2, 1/4 or 1/8 of its size, which costs a fraction. With 1 and 3 channels,
-    transparent pixels are composited on `background`.
+    are scaled to [0, 1]; floats are not changed. Errors call an image without a path `name`. A JPEG image that is
+    larger than `enough` is decoded at 1/2, 1/4 or 1/8 of its size, which takes a fraction of the time. With 1 or 3
+    channels, transparent pixels are composited on `background`.
     """
     path, content = (value.get("path"), value.get("bytes")) if isinstance(value, dict) else (None, value)
     if isinstance(content, str):
@@ -83,7 +83,7 @@ def decode_image(
         array, is_transparent = picture_to_array(picture, num_channels, background)
         return Decoded(array_to_tensor(array, num_channels, name, picture), is_transparent)
     except (ConnectionError, WrongChannelsError):
-        raise  # of the place where it lies, or of all images: they say nothing of this one
+        raise  # the cause is the storage or all images, not this image
     except UnidentifiedImageError as error:
         raise BadImageError(f"{name} cannot be read as an image: its format is not known.") from error
     except UNREADABLE as error:
@@ -91,7 +91,7 @@ def decode_image(
 
 
 def reduce_size(picture: Image.Image, enough: Enough) -> None:
-    """Have a picture decoded at a fraction of its size, where its format can (JPEG) and `enough` of it remains."""
+    """Make Pillow decode a picture at a fraction of its size, if its format allows it (JPEG) and it keeps `enough`."""
     factor = min(math.sqrt(picture.width * picture.height / enough.area), min(picture.size) / enough.side)
     if factor >= 2:
         picture.draft(picture.mode, (int(picture.width / factor), int(picture.height / factor)))
@@ -100,12 +100,13 @@ def reduce_size(picture: Image.Image, enough: Enough) -> None:
 def picture_to_array(picture: Image.Image, num_channels: int, background: str) -> tuple[np.ndarray, bool]:
     """Pixels `(H, W)` or `(H, W, C)`, and whether any of them was transparent.
 
-    Grey for one channel, RGB for three and RGBA for four, of the first page; else as stored, with pages as channels.
+    One channel gives grey, three give RGB and four give RGBA, each of the first page. Any other number of channels
+    gives the pixels as they are stored, and so does a TIFF file whose pages are the channels: pages become channels.
     """
     if num_channels not in MODES or has_pages_for(picture, num_channels):
         return pages_to_array(picture), False
     largest = largest_value(picture)
-    ImageOps.exif_transpose(picture, in_place=True)  # as pipelines do: a phone's photographs lie on their side
+    ImageOps.exif_transpose(picture, in_place=True)  # as pipelines do: phones store photographs rotated
     if largest is not None:
         return deep_to_array(picture, largest, num_channels, background)
     flat, is_transparent = flatten(picture, background_color(background), num_channels)
@@ -113,7 +114,7 @@ def picture_to_array(picture: Image.Image, num_channels: int, background: str) -
 
 
 def check_all_read(picture: Image.Image, num_channels: int, name: str) -> None:
-    """Raise if a TIFF file has channels that Pillow leaves out, unless grey or RGB is wanted of it."""
+    """Raise if Pillow does not read all channels of a TIFF file, unless the model takes 1 or 3 channels."""
     stored, read = getattr(picture, "tag_v2", {}).get(SAMPLES_PER_PIXEL, 1), len(picture.getbands())
     if num_channels not in (1, 3) and stored > read:
         raise WrongChannelsError(
@@ -123,7 +124,11 @@ def check_all_read(picture: Image.Image, num_channels: int, name: str) -> None:
 
 
 def has_pages_for(picture: Image.Image, num_channels: int) -> bool:
-    """Whether a TIFF file's pages are the channels: of more than 8 bits, or four; of others the first one is taken."""
+    """Whether the pages of a TIFF file are the channels of one image.
+
+    They are if the pages have `num_channels` bands in all, and if there are four channels or the pixels have more than
+    8 bits. Of any other file, the first page is the image.
+    """
     if picture.format != "TIFF" or (num_channels != 4 and picture.mode[0] not in "IF"):
         return False
     pages = getattr(picture, "n_frames", 1)
@@ -131,7 +136,7 @@ def has_pages_for(picture: Image.Image, num_channels: int) -> bool:
 
 
 def pages_to_array(picture: Image.Image) -> np.ndarray:
-    """Pixels `(H, W, C)` as stored, page behind page; of more than 8 bits, in [0, 1]."""
+    """The stored pixels of all pages, concatenated as channels `(H, W, C)`; those of more than 8 bits are in [0, 1]."""
     pages = []
     for page in ImageSequence.Iterator(picture):
         largest = largest_value(page)
@@ -141,7 +146,10 @@ def pages_to_array(picture: Image.Image) -> np.ndarray:
 
 
 def deep_to_array(picture: Image.Image, largest: float, num_channels: int, background: str) -> tuple[np.ndarray, bool]:
-    """A grey picture of more than 8 bits in [0, 1] as `(H, W, C)`: Pillow's conversions would clip it."""
+    """A grey picture of more than 8 bits as `(H, W, C)` in [0, 1], and whether it is transparent somewhere.
+
+    Pillow's own conversions would clip the values.
+    """
     pixels = np.repeat(np.atleast_3d(np.asarray(picture)) / largest, min(num_channels, 3), axis=-1)
     alpha = alpha_of(picture)
     opacity = np.full(pixels.shape[:2], 255) if alpha is None else np.asarray(alpha)
@@ -155,7 +163,10 @@ def deep_to_array(picture: Image.Image, largest: float, num_channels: int, backg
 
 
 def array_to_tensor(array: np.ndarray, num_channels: int, name: str, picture: Image.Image | None = None) -> Tensor:
-    """Pixels as `(C, H, W)`, the side that is `num_channels` long first or last; `picture` is what they are of."""
+    """Convert pixels to a tensor `(C, H, W)`; the channels are the first or the last axis of `array`.
+
+    `picture` is the decoded file, if there is one, which an error describes.
+    """
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or num_channels not in (array.shape[0], array.shape[-1]):
@@ -166,7 +177,7 @@ def array_to_tensor(array: np.ndarray, num_channels: int, name: str, picture: Im
     if array.shape[-1] == num_channels:
         array = array.transpose(2, 0, 1)
     if array.dtype == np.uint8:
-        return torch.from_numpy(array)  # channels last in memory, as decoded: the transforms are faster on it
+        return torch.from_numpy(array)  # stays channels-last in memory: the transforms are faster on it
     if array.dtype == np.uint16:
         array = array / 65535
     if array.dtype.kind != "f":
@@ -175,7 +186,7 @@ def array_to_tensor(array: np.ndarray, num_channels: int, name: str, picture: Im
 
 
 def fate_of_transparency(data: DataSettings) -> str:
-    """What the setting does with transparent pixels, in words."""
+    """Describe what the `background` setting does with transparent pixels."""
     background = data.background or DEFAULT_BACKGROUND
     if background == NO_BACKGROUND:
         return "their transparency is left out, which shows colours hidden there (`--background none`)"

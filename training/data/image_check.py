@@ -1,7 +1,7 @@
-"""The check of all images before the start: each is decoded once, and what is found is kept for the next run."""
+"""Decodes every image once before training starts, and stores the result for later runs."""
 
 # pyright: reportAttributeAccessIssue=false
-# (pyarrow.compute makes its functions when it is imported)
+# (pyarrow.compute creates its functions at import, where pyright does not see them)
 import os
 import time
 from collections.abc import Iterator
@@ -23,16 +23,16 @@ from training.data.decoding import BadImageError, decode_image, fate_of_transpar
 from training.data.sources import array_dtype, values_of
 from training.settings.data import DataSettings
 
-# What is kept of each image: what is wrong with it (empty: nothing), and facts that are true or false.
+# The record of an image: its problem (empty: none), and true-or-false facts.
 RECORD = Features({"problem": Value("string"), "is_transparent": Value("bool")})
-FEW = 1000  # images that this process checks by itself
-CHUNK = 64  # images that a process is given at a time
-BLOCK = 1024  # chunks that wait for a process
+FEW = 1000  # up to so many images are checked without other processes
+CHUNK = 64  # images that a process checks at a time
+BLOCK = 1024  # chunks in the queue of the processes
 SECONDS_BETWEEN_SAVES = 60.0
 
 
 class CheckedImages(NamedTuple):
-    """A source without the images that cannot be read, what is wrong with those, and how many have each fact."""
+    """A source without its unreadable images, their problems, and for each fact the number of images it is true of."""
 
     source: Dataset
     problems: list[str]
@@ -40,7 +40,7 @@ class CheckedImages(NamedTuple):
 
 
 def check_images(source: Dataset, data: DataSettings, num_channels: int) -> CheckedImages:
-    """Decode every image once; one that was checked by an earlier run, and has not changed since, is not read again."""
+    """Decode every image once, except images that an earlier run has checked and that have not changed since."""
     paths = local_paths(source, data.image_column)
     arguments = {"num_channels": num_channels, "dtype": array_dtype(source, data.image_column)}
     records = check_rows(source, data, arguments) if paths is None else check_files(paths, data, arguments)
@@ -52,7 +52,7 @@ def check_images(source: Dataset, data: DataSettings, num_channels: int) -> Chec
 
 
 def local_paths(source: Dataset, column: str) -> pa.ChunkedArray | None:
-    """The files of this machine that hold the images; None for images that are in the rows, or elsewhere."""
+    """The paths of the images if all of them are local files; None if the rows hold the images or an address."""
     values = values_of(source, column)
     if pa.types.is_struct(values.type):
         if pc.struct_field(values, "bytes").null_count < len(values):
@@ -64,7 +64,7 @@ def local_paths(source: Dataset, column: str) -> pa.ChunkedArray | None:
 
 
 def check_rows(source: Dataset, data: DataSettings, arguments: dict[str, Any]) -> pa.Table:
-    """Records of images that are in the rows; `datasets` keeps them."""
+    """Records of images that the rows themselves hold; `datasets` caches the records."""
     with Phase("Checking images", len(source), " images"):
         checked = source.map(
             check_image,
@@ -80,14 +80,14 @@ def check_rows(source: Dataset, data: DataSettings, arguments: dict[str, Any]) -
 
 
 def check_files(paths: pa.ChunkedArray, data: DataSettings, arguments: dict[str, Any]) -> pa.Table:
-    """Records of images that are files, as they were kept or as they are found now."""
+    """Records of images that are files, from the store or from a check now."""
     store = CheckStore(os.path.realpath(data.dataset_name), list(RECORD), PIL.__version__, *arguments.values())
     if is_first_process():
         stamps = stamps_of(paths)
         is_known = store.rows_of(paths, stamps) >= 0
         check_unknown(paths.filter(pa.array(~is_known)), stamps.where(~is_known), store, data, arguments)
     rows = store.rows_of(paths)
-    if (rows < 0).any():  # of another machine, with a disk of its own
+    if (rows < 0).any():  # this is not the first machine, and it has its own disk
         unknown = paths.filter(pa.array(rows < 0))
         check_unknown(unknown, stamps_of(unknown), store, data, arguments)
         rows = store.rows_of(paths)
@@ -98,7 +98,7 @@ def check_files(paths: pa.ChunkedArray, data: DataSettings, arguments: dict[str,
 def check_unknown(
     paths: pa.ChunkedArray, stamps: Stamps, store: CheckStore, data: DataSettings, arguments: dict[str, Any]
 ) -> None:
-    """Decode the files and keep their records, every minute in case that the run is ended."""
+    """Decode the files and store their records, every minute so that an interrupted run loses little."""
     if not len(paths):
         return
     found: list[pa.Table] = []
@@ -125,7 +125,7 @@ def check_unknown(
 
 
 def check_in_processes(paths: pa.ChunkedArray, num_workers: int, arguments: dict[str, Any]) -> Iterator[pa.Table]:
-    """Records of so many files at a time, in order."""
+    """Yield the records of `CHUNK` files at a time, in order, from `num_workers` processes."""
     check = partial(check_paths, **arguments)
     chunks = (paths.slice(start, CHUNK).to_pylist() for start in range(0, len(paths), CHUNK))
     if num_workers < 2 or len(paths) <= FEW:
@@ -143,7 +143,7 @@ def check_paths(paths: list[str], num_channels: int, dtype: str | None) -> pa.Ta
 
 
 def check_image(value: Any, index: int, num_channels: int, dtype: str | None) -> dict[str, Any]:
-    """The `RECORD` of an image; a wrong number of channels stops at once."""
+    """The record of an image; raises a `WrongChannelsError` if it has a wrong number of channels."""
     try:
         decoded = decode_image(value, num_channels, f"example {index}", dtype)
     except BadImageError as error:
@@ -152,7 +152,7 @@ def check_image(value: Any, index: int, num_channels: int, dtype: str | None) ->
 
 
 def transparency_note(checked: CheckedImages | None, data: DataSettings) -> list[str]:
-    """What becomes of transparent images, in a line, if there are any or nobody has looked."""
+    """A line on what happens to transparent images; none if the check has found no transparent image."""
     if checked is None:
         return [f"images are not checked: transparent ones are {fate_of_transparency(data)}"]
     count, total = checked.counts["is_transparent"], len(checked.source)
@@ -160,7 +160,7 @@ def transparency_note(checked: CheckedImages | None, data: DataSettings) -> list
 
 
 def refuse_bad_images(problems: list[str], data: DataSettings) -> None:
-    """Raise if there are images that cannot be read, or more than may be left out."""
+    """Raise if there are unreadable images and skipping is off, or if there are more than `max_bad_images`."""
     count, most = len(problems), data.max_bad_images
     listed = "\n  ".join(problems[:20]) + ("\n  ..." if count > 20 else "")
     if problems and not data.skip_bad_images:

@@ -1,4 +1,4 @@
-"""The classes of a data set and of a model: found, matched by name, and checked before training."""
+"""Finds the classes of a data set, matches them with the model's by name, and checks them before training."""
 
 from typing import Any
 
@@ -17,12 +17,12 @@ STRINGS = ("string", "large_string")
 
 
 def class_list(model_config: ConvNextV2Config) -> list[str]:
-    """Names of the model's classes in order."""
+    """The names of the model's classes, in the order of their numbers."""
     return [name for _, name in sorted((model_config.id2label or {}).items())]
 
 
 def class_names(source: Source, column: str) -> list[str] | None:
-    """Names of the classes, where the column knows them or holds them as strings."""
+    """The names of the classes if the column is a `ClassLabel` or holds strings (not in a stream); else None."""
     feature = features_of(source)[column]
     if isinstance(feature, ClassLabel):
         return list(feature.names)
@@ -34,12 +34,12 @@ def class_names(source: Source, column: str) -> list[str] | None:
 
 
 def holds_strings(source: Source, column: str) -> bool:
-    """Whether the labels are names."""
+    """Whether the labels are strings."""
     return getattr(features_of(source)[column], "dtype", None) in STRINGS
 
 
 def check_label_column(source: Source, column: str) -> None:
-    """Raise unless the column is there and holds classes: integers, booleans or names."""
+    """Raise unless the column exists and holds classes: integers, booleans or names."""
     columns = list(features_of(source))
     rule = f"be a column of the data set, which has {', '.join(columns)}"
     if columns == ["image"]:
@@ -54,7 +54,11 @@ def check_label_column(source: Source, column: str) -> None:
 
 
 def resolve_labels(source: Source, column: str, num_labels: int | None) -> list[str]:
-    """Names of the classes to train: the column's own, or `num_labels` of them (default: the largest label + 1)."""
+    """The names of the classes to train.
+
+    They are the column's own names, then `LABEL_0`, `LABEL_1` and so on up to `num_labels` names. A column without
+    names has `num_labels` classes (default: the largest label + 1).
+    """
     check_label_column(source, column)
     names = class_names(source, column)
     countable = names is not None or not holds_strings(source, column)
@@ -72,10 +76,11 @@ def resolve_labels(source: Source, column: str, num_labels: int | None) -> list[
 
 
 def check_labels(source: Source, column: str, classes: list[str]) -> None:
-    """Raise if a label of a map-style source is no class; images are not touched. A stream's are checked as they come.
+    """Raise if a label of a map-style source is not a class of the model; no image is read.
 
-    `classes` are the model's. Labels with names are matched by name; where the names differ, by number, unless a name
-    that both have would change its class.
+    A stream's labels are checked when they are read. `classes` are the names of the model's classes. Labels with names
+    are matched by name. If the names differ, labels are matched by number, unless a name that the source and the model
+    share has another number in each.
     """
     check_label_column(source, column)
     own = class_names(source, column)
@@ -86,7 +91,7 @@ def check_labels(source: Source, column: str, classes: list[str]) -> None:
         )
         strange = sorted(set(own) - set(classes))
         numbered = isinstance(features_of(source)[column], ClassLabel) and len(own) == len(classes)
-        # Names that both have must not change their number.
+        # A name that the source and the model share must have the same number in both.
         agree = all(theirs == name for name, theirs in zip(own, classes, strict=False) if name in classes)
         check(column, strange[:20], numbered and agree, f"be among the names of the model's {len(classes)} classes")
         print(f"Classes of `{column}` are not named as the model's (e.g. {strange[:1]}): matched by number.")
@@ -105,11 +110,11 @@ def label_array(source: Dataset, column: str) -> np.ndarray:
 
 
 def label_mapping(source: Source, column: str, classes: list[str]) -> dict[Any, int] | None:
-    """Label in the source to class of the model, where both have names that match; None: labels are classes already."""
+    """A mapping from the source's labels to the model's classes by name; None if the labels are the class numbers."""
     own = class_names(source, column)
-    if own is None and holds_strings(source, column):  # a stream of names, checked as they come
+    if own is None and holds_strings(source, column):  # a stream's names are checked when they are read
         return {name: label for label, name in enumerate(classes) if classes.count(name) == 1}
-    # ImageNet has two classes of the name "crane".
+    # A name may stand for two classes: ImageNet has "crane" twice.
     if own is None or not set(own) <= set(classes) or any(classes.count(name) > 1 for name in own):
         return None
     by_name = getattr(features_of(source)[column], "names", None) is None
@@ -119,7 +124,7 @@ def label_mapping(source: Source, column: str, classes: list[str]) -> dict[Any, 
 def labelled_samples(
     data: LabelledDataSettings, source: Source, model_config: ConvNextV2Config, transform: Transform, **fields: Any
 ) -> Samples:
-    """How the rows of a source become images with a class of the model."""
+    """Create the `Samples` that turn rows of a source into images labelled with the model's classes."""
     classes = class_list(model_config)
     return make_samples(
         data,

@@ -1,4 +1,4 @@
-"""What a start says of its images: how many, of which classes, and what is left out and why."""
+"""Prints an overview of the images at the start: their number, their classes, and what is left out and why."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ from training.data.folders.splits import shorten, split_name
 from training.data.sources import Source, features_of, values_of
 from training.settings.data import DataSettings
 
-MAX_NAMED = 20  # files that are left out
+MAX_NAMED = 20  # skipped files that are listed
 MAX_CLASSES = 12
 
 
 def print_overview(
     data: DataSettings, split: str, source: Source, found: int | None, notes: Sequence[str], problems: Sequence[str]
 ) -> None:
-    """Say in the first training process what is used of `found` images, and what is not."""
+    """Print, in the first training process, which of the `found` images are used and which are left out."""
     if not is_first_process():
         return
     lines = [f"Split {split} of {data.dataset_name}: {size_of(source, found)}{classes_of(data, source)}"]
@@ -29,7 +29,7 @@ def print_overview(
 
 
 def size_of(source: Source, found: int | None) -> str:
-    """How many images are used."""
+    """The number of images that are used, as text."""
     if isinstance(source, Dataset):
         some = found is not None and len(source) < found
         return f"{len(source):,} of {found:,} images" if some else f"{len(source):,} images"
@@ -37,7 +37,7 @@ def size_of(source: Source, found: int | None) -> str:
 
 
 def classes_of(data: DataSettings, source: Source) -> str:
-    """The classes with their images; nothing where none are known."""
+    """The classes and the number of images of each, as text; empty if the classes are not known."""
     column = getattr(data, "label_column", "label")
     feature = features_of(source).get(column) if source.features is not None else None
     if feature is None:
@@ -56,6 +56,6 @@ def classes_of(data: DataSettings, source: Source) -> str:
 
 
 def known_splits(source: Source, split: str) -> list[str]:
-    """The other splits of a data set that `datasets` knows."""
+    """A line for each other split that `datasets` lists for this data set."""
     others = [info for name, info in (source.info.splits or {}).items() if name not in (split, split_name(split))]
     return [f"left out: {info.num_examples or 'some'} images of split {info.name}" for info in others]

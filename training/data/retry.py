@@ -1,8 +1,8 @@
-"""Reading from a source that does not answer for a while: again, and on from where it broke off.
+"""Retries reads from a remote source that is unavailable for a while, and continues where the read failed.
 
-Why not `datasets` 5.2 alone: it tries again when a read fails, but not when a file cannot be opened, which fsspec then
-calls not found (`tests/training/data/test_retry.py::test_without_it_a_short_absence_ends_the_stream`, which fails once
-it is no longer so).
+`datasets` 5.2 alone is not enough: it retries when a read fails, but not when opening a file fails, which fsspec then
+reports as "not found". `tests/training/data/test_retry.py::test_without_it_a_short_absence_ends_the_stream` shows this
+limit, and fails when it is gone.
 """
 
 import os
@@ -15,27 +15,28 @@ import fsspec
 from aiohttp import ClientError
 from httpx2 import HTTPError
 
-WAITS = (1, 2, 5, 10, 20, 30, 60, 60, 60, 60)  # seconds, after failures in a row
+WAITS = (1, 2, 5, 10, 20, 30, 60, 60, 60, 60)  # seconds to wait after each consecutive failure
 Item = TypeVar("Item")
 forked_with: list[list[fsspec.AbstractFileSystem]] = []
 
 
 def keep_for_fork() -> None:
-    """Keep a process that is forked now from letting go of the file systems open in this one, as fsspec does there.
+    """Keep the open file systems referenced in a forked process, where fsspec drops its own references to them.
 
-    It would end their connections, which are this process's too: its next read would wait for minutes.
+    Without a reference, the forked process would close their connections, which it shares with this process. The next
+    read of this process would then wait for minutes.
     """
     forked_with.append([system for kind in tuple(fsspec.registry.values()) for system in tuple(kind._cache.values())])
 
 
-if hasattr(os, "register_at_fork"):  # on Windows nothing forks
+if hasattr(os, "register_at_fork"):  # Windows has no fork
     os.register_at_fork(before=keep_for_fork, after_in_parent=forked_with.pop)
 
 
 def read_on(open_at: Callable[[int], Iterable[Item]], name: str) -> Iterator[Item]:
-    """Every item of what `open_at` gives from item 0 on; where that fails, of what it gives from there on.
+    """Yield all items of `open_at(0)`; after a failure, continue with `open_at(number of items so far)`.
 
-    Raises a `ConnectionError` that says `name` when it failed again after each of the `WAITS`.
+    Raises a `ConnectionError` that names `name` if the read still fails after all `WAITS`.
     """
     done, failures = 0, 0
     while True:
@@ -58,12 +59,12 @@ def read_on(open_at: Callable[[int], Iterable[Item]], name: str) -> Iterator[Ite
 
 
 def is_missing(error: Exception) -> bool:
-    """Whether this machine says that a file is missing or closed to us: what fsspec says of others has no number."""
+    """Whether a local file is missing or not readable: only errors of this machine have an `errno`, not fsspec's."""
     return isinstance(error, FileNotFoundError | PermissionError) and error.errno is not None
 
 
 def read_file(path: str) -> bytes:
-    """A file's content: of this machine, or of any place that fsspec knows, also inside an archive there."""
+    """The content of a file, local or at any address that fsspec supports, also inside a remote archive."""
     if "://" not in path:
         return Path(path).read_bytes()
     return next(read_on(lambda _: [read_remote(path)], path))

@@ -1,4 +1,4 @@
-"""Rows of a source to samples and batches."""
+"""Turns the rows of a source into samples and batches."""
 
 import itertools
 import multiprocessing
@@ -24,12 +24,12 @@ from training.data.workers import worker_options
 from training.settings.checks import check
 from training.settings.data import DataSettings, LabelledDataSettings, PretrainDataSettings
 
-Batch = dict[str, Any]  # tensors, and what a stream tells of them
+Batch = dict[str, Any]  # tensors; from a stream, also its reader's state, problems and transparent images
 
 
 @dataclass
 class Samples:
-    """How a row of a source becomes a sample: all that a worker process needs."""
+    """Turns a row of a source into a sample; holds everything that a data loader worker needs for it."""
 
     image_column: str
     num_channels: int
@@ -44,9 +44,9 @@ class Samples:
     background: str = DEFAULT_BACKGROUND  # of transparent pixels
 
     def __call__(self, row: dict[str, Any], name: str, *key: int) -> dict[str, Any]:
-        """`pixel_values`, with `noise` or `labels`; crop, flip and noise depend on the seed and the key alone.
+        """Return `pixel_values`, with `noise` or `labels`, and the sample's seed.
 
-        `name` is said of an image without a path.
+        Crop, flip and noise depend only on the seed and the key. Errors call an image without a path `name`.
         """
         value, background = row[self.image_column], self.background
         image, is_transparent = decode_image(value, self.num_channels, name, self.dtype, self.enough, background)
@@ -60,16 +60,16 @@ class Samples:
         return sample
 
     def label(self, value: Any) -> int:
-        """The model's class for a value of the label column."""
+        """The model's class for a value of the label column; raises a `ValueError` if there is none."""
         label = value if self.label_mapping is None else self.label_mapping.get(value)
         is_class = isinstance(label, int) and 0 <= label < self.num_labels
         check(str(self.label_column), value, is_class, f"be a class in [0, `num_labels` (={self.num_labels}))")
         assert isinstance(label, int)
-        return int(label)  # of a bool column too
+        return int(label)  # a bool is an int too
 
 
 class MapSamples(TorchDataset[dict[str, Any]]):
-    """Map-style sources, one behind the other, by (epoch, index), or by index in evaluation."""
+    """Concatenated map-style sources, indexed by (epoch, index) in training and by index in evaluation."""
 
     def __init__(self, sources: Sequence[Dataset], samples: Samples) -> None:
         columns = [column for column in (samples.image_column, samples.label_column) if column]
@@ -85,7 +85,7 @@ class MapSamples(TorchDataset[dict[str, Any]]):
 
 
 class StreamSamples(TorchIterableDataset[dict[str, Any]]):
-    """A streamed source once, in order."""
+    """One pass over a streamed source, in order."""
 
     def __init__(self, source: IterableDataset, samples: Samples, data: DataSettings) -> None:
         self.source = source
@@ -106,7 +106,7 @@ class StreamSamples(TorchIterableDataset[dict[str, Any]]):
                 print(f"Skipping bad image {len(bad)}. {bad[-1]}", flush=True)
 
     def tell_once(self, is_transparent: bool) -> None:
-        """Tell of the first transparent image what becomes of it and those that follow."""
+        """Print at the first transparent image what happens to transparent images."""
         if not is_transparent or self.told.value:
             return
         with self.told:
@@ -116,7 +116,10 @@ class StreamSamples(TorchIterableDataset[dict[str, Any]]):
 
 
 def refuse_or_skip(error: BadImageError, data: DataSettings, count: int) -> str:
-    """What to say of a bad image that is left out, the `count`-th of its reader; or stop at it."""
+    """Return the message for a bad image that is skipped, the `count`-th of its reader.
+
+    Raises a `ValueError` if bad images are not skipped, or if there are more than `max_bad_images`.
+    """
     if not data.skip_bad_images:
         raise ValueError(f"{error} `--skip_bad_images` skips such images.") from error
     if count > data.max_bad_images:
@@ -125,7 +128,10 @@ def refuse_or_skip(error: BadImageError, data: DataSettings, count: int) -> str:
 
 
 class Collator:
-    """Samples to a batch, with what a stream tells of them; mixup and cutmix are drawn by its first sample's seed."""
+    """Collates samples to a batch; a batch of a stream also gets its reader's state, problems and transparent images.
+
+    The seed of the first sample determines mixup and cutmix.
+    """
 
     def __init__(self, mixer: BatchMixer | None = None) -> None:
         self.mixer = mixer
@@ -144,7 +150,10 @@ class Collator:
 
 
 def load_images(data: DataSettings, split: str, max_samples: int | None, num_channels: int) -> Source:
-    """A split with its unreadable images found (map-style), and left out if that is allowed; says what it holds."""
+    """Load a split, check its images (map-style only), and print an overview.
+
+    Unreadable images are left out if the settings allow it; otherwise a `ValueError` is raised.
+    """
     whole, problems, notes = find_source(data, split)
     refuse_bad_images(problems, data)
     source = limit(whole, data, max_samples)
@@ -162,28 +171,28 @@ def load_images(data: DataSettings, split: str, max_samples: int | None, num_cha
 
 
 def load_mixture(data: PretrainDataSettings, num_channels: int) -> list[Source]:
-    """The sources to pre-train on: one, unless there are weights to mix several by."""
+    """Load the sources to pre-train on. Several data sets without `mixture_weights` are concatenated to one source."""
     names = [data.dataset_name, *(data.mixed_dataset_names or [])]
     settings = [replace(data, dataset_name=name) for name in names]
     sources = [load_images(each, data.train_split, data.max_train_samples, num_channels) for each in settings]
     dtypes = [array_dtype(source, data.image_column) for source in sources]
     rule = f"hold images of one kind, but their number types are {dtypes}"
     check("mixed_dataset_names", data.mixed_dataset_names, len(set(dtypes)) == 1, rule)
-    if len(sources) > 1 and data.mixture_weights is None:  # every image once an epoch
+    if len(sources) > 1 and data.mixture_weights is None:  # each epoch has every image once
         columns = [source.select_columns(data.image_column) for source in sources]
         return [concatenate_datasets(columns)]  # type: ignore[list-item,arg-type]
     return sources
 
 
 def make_samples(data: DataSettings, source: Source, num_channels: int, transform: Transform, **fields: Any) -> Samples:
-    """How the rows of this source become samples."""
+    """Create the `Samples` that turn the rows of this source into samples."""
     dtype = array_dtype(source, data.image_column)
     background = data.background or DEFAULT_BACKGROUND
     return Samples(data.image_column, num_channels, dtype, transform, data.seed, background=background, **fields)
 
 
 def first_samples(source: Source, samples: Samples, data: DataSettings, count: int) -> Batch:
-    """A batch of the first samples of a source, as they come in the first epoch, for a picture."""
+    """A batch of the first samples of a source, as the first epoch transforms them; it is shown in a picture."""
     if isinstance(source, Dataset):
         dataset = MapSamples([source], samples)
         return Collator()([dataset[index] for index in range(min(count, len(dataset)))])
@@ -193,7 +202,7 @@ def first_samples(source: Source, samples: Samples, data: DataSettings, count: i
 
 
 def eval_loader(source: Source, samples: Samples, data: LabelledDataSettings) -> DataLoader[Any]:
-    """Batches of a split, once, in order: for `accelerator.prepare` and `gather_for_metrics`."""
+    """A loader of one pass over a split, in order, for `accelerator.prepare` and `gather_for_metrics`."""
     batch_size = data.per_device_eval_batch_size
     options: dict[str, Any] = {"collate_fn": Collator(), "generator": torch.Generator()}
     if isinstance(source, Dataset):

@@ -1,8 +1,11 @@
-"""Which sample comes when, and the randomness of each: functions of the seed, whatever the processes and workers.
+"""The order of the samples and the random seed of each sample.
 
-Why not `StatefulDistributedSampler` of torchdata 0.11: it pads an epoch, and loses or repeats images where another
-number of processes goes on. Why not `interleave_datasets` of `datasets` 5.2: the sources have their shares by chance.
-`tests/training/data/test_alternatives.py` shows it, and fails once it is no longer so.
+Both depend only on the run's seed, not on the number of training processes or data loader workers.
+
+This module does not use `StatefulDistributedSampler` of torchdata 0.11: it pads an epoch, and it loses or repeats
+images when a run resumes with another number of processes. It does not use `interleave_datasets` of `datasets` 5.2
+either: that draws each source at random, so that the shares of the sources vary.
+`tests/training/data/test_alternatives.py` shows these limits, and fails when one of them is gone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,13 +19,13 @@ from torch.utils.data import Sampler
 
 
 def sample_seed(*key: int) -> int:
-    """A seed of 63 bits from several numbers, e.g. (seed, epoch, index)."""
+    """A 63-bit seed derived from several numbers, e.g. (seed, epoch, index)."""
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Torch's CPU generator seeded inside, as it was outside. (`torch.manual_seed` would reseed the GPUs too.)"""
+    """Seed PyTorch's CPU generator, and restore its state at the end. (`torch.manual_seed` would seed the GPUs too.)"""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
@@ -30,17 +33,17 @@ def seeded(seed: int) -> Iterator[None]:
 
 @lru_cache(maxsize=8)
 def epoch_order(num_samples: int, seed: int, epoch: int) -> Tensor:
-    """The order `(num_samples,)` of one epoch."""
+    """The order of the samples in one epoch, `(num_samples,)`."""
     return permutation(num_samples, seed, epoch)
 
 
 def permutation(count: int, *key: int) -> Tensor:
-    """A random order `(count,)` that depends on the key alone."""
+    """A random permutation `(count,)` that depends only on the key."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(sample_seed(*key)))
 
 
 class Shares:
-    """Which of several sources each draw is from: of every 1,000 draws, each has its share, in a random order."""
+    """Assigns each draw to one of several sources: in every 1,000 draws, each source has its share, in random order."""
 
     PERIOD = 1000
 
@@ -49,7 +52,7 @@ class Shares:
         self.key = key
 
     def source_of(self, draw: int) -> tuple[int, int]:
-        """The source of a draw (from 0), and the number of earlier draws from the same one."""
+        """The source of a draw (counted from 0), and the number of earlier draws from the same source."""
         period, offset = divmod(draw, self.PERIOD)
         sources, earlier = draw_order(self.counts, sample_seed(*self.key, period))
         source = int(sources[offset])
@@ -57,7 +60,7 @@ class Shares:
 
 
 def apportion(weights: Sequence[float], total: int) -> tuple[int, ...]:
-    """`total` shared out in whole numbers by weight, what is left to the largest remainders."""
+    """Split `total` into integers in proportion to the weights, by the method of the largest remainder."""
     exact = np.asarray(weights, dtype=np.float64) / sum(weights) * total
     counts = np.floor(exact).astype(int)
     counts[np.argsort(counts - exact, kind="stable")[: total - counts.sum()]] += 1
@@ -66,7 +69,10 @@ def apportion(weights: Sequence[float], total: int) -> tuple[int, ...]:
 
 @lru_cache(maxsize=4)
 def draw_order(counts: tuple[int, ...], seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """So many draws of each source in a random order; and for each draw, how many before it are of its source."""
+    """The source of each draw, in random order with `counts` draws of each source.
+
+    Also returns, for each draw, the number of earlier draws from the same source.
+    """
     sources = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
     earlier = np.empty_like(sources)
     for source, count in enumerate(counts):
@@ -80,11 +86,12 @@ def source_seed(seed: int, source: int) -> int:
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index) out of an endless chain of epoch permutations, or of several that are mixed by weight.
+    """Batches of (epoch, index) from an endless sequence of shuffled epochs, with several sources mixed by weight.
 
-    Sources of `sizes` lie one behind the other, which the index counts. From position `start` on, each forward pass
-    takes the next `num_processes * batch_size` positions, split over the processes: nothing is padded or dropped, an
-    epoch may end inside a batch, and any number of processes trains on the same images in an optimizer step.
+    The index counts through the concatenated sources, which have `sizes` samples. Each forward pass takes the next
+    `num_processes * batch_size` positions of the sequence, from position `start` on, and splits them over the training
+    processes. No batch is padded or dropped, and an epoch may end inside a batch. An optimizer step sees the same
+    images with any number of training processes.
     """
 
     def __init__(
@@ -112,7 +119,7 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
             first += self.num_processes * self.batch_size
 
     def sample_at(self, position: int) -> tuple[int, int]:
-        """Epoch of its source and index of the sample at a position of the chain."""
+        """The sample at a position of the sequence: the epoch of its source, and its index."""
         source, place = self.shares.source_of(position)
         epoch, offset = divmod(place, self.sizes[source])
         order = epoch_order(self.sizes[source], source_seed(self.seed, source), epoch)

@@ -1,4 +1,4 @@
-"""Any `datasets` source as rows whose images are not decoded yet; what is wrong with it is said before training."""
+"""Loads any source that `datasets` reads as rows with undecoded images, and reports its problems before training."""
 
 import glob
 import os
@@ -26,7 +26,7 @@ NOT_ARRAYS = ("string", "large_string", "binary", "large_binary", "null", "dict"
 
 
 class Found(NamedTuple):
-    """A source, the files that should be images and are none, and what else is worth knowing of it."""
+    """A source, its files that should be images but are not, and notes for the user."""
 
     source: Source
     problems: list[str]
@@ -34,17 +34,17 @@ class Found(NamedTuple):
 
 
 def load_source(data: DataSettings, split: str, max_samples: int | None) -> Source:
-    """A split of a Hub data set, a local folder, or local files, with the image column left undecoded."""
+    """Load a split of a Hub data set, a local folder or local files, without decoding its images."""
     return limit(find_source(data, split).source, data, max_samples)
 
 
 def find_source(data: DataSettings, split: str) -> Found:
-    """A whole split, with what is left out of it."""
+    """Load a whole split, with its problems and notes on what is left out."""
     name = Path(data.dataset_name).expanduser()
     if name.is_dir():
         found = find_folder(data, str(name), split)
     elif name.suffix in FILE_BUILDERS:
-        pattern = glob.escape(str(name)) if name.exists() else data.dataset_name  # a pattern, or an address
+        pattern = glob.escape(str(name)) if name.exists() else data.dataset_name  # a glob pattern or an address
         files = {split: pattern}
         found = Found(load_split(data, split, FILE_BUILDERS[name.suffix], data_files=files), [], [])
     else:
@@ -58,15 +58,18 @@ def find_source(data: DataSettings, split: str) -> Found:
 
 
 def limit(source: Source, data: DataSettings, max_samples: int | None) -> Source:
-    """So many examples at most: of all classes, or the first of a stream."""
+    """Keep at most `max_samples` examples: a random choice, or the first ones of a stream."""
     if max_samples is not None and isinstance(source, Dataset):
-        # A folder lists one class after the other: its first examples would be one class.
+        # A folder lists one class after the other, so its first examples may all be of one class.
         return source.shuffle(seed=data.seed).select(range(min(max_samples, len(source))))
     return source if max_samples is None else first_examples(source, max_samples)  # type: ignore[arg-type]
 
 
 def first_examples(source: IterableDataset, count: int) -> IterableDataset:
-    """A stream's first examples as one shard: `take` alone is divided among shards of any size, and comes out short."""
+    """The first examples of a stream, as one shard.
+
+    `take` alone divides the count among the shards, and gives fewer examples if a shard is too small.
+    """
     taken = {"source": source.take(count)}
     first = IterableDataset.from_generator(rows_of, features=source.features, gen_kwargs=taken)
     first.info.splits = source.info.splits
@@ -74,13 +77,13 @@ def first_examples(source: IterableDataset, count: int) -> IterableDataset:
 
 
 def rows_of(source: IterableDataset) -> Iterator[dict[str, Any]]:
-    """A stream's rows; unlike `iter(source)`, which shares them among the loading processes, all of them in each."""
+    """All rows of a stream, in each data loader worker; `iter(source)` would divide them among the workers."""
     for batch in source.iter(batch_size=1):
         yield {name: column[0] for name, column in batch.items()}  # type: ignore[union-attr]
 
 
 def load_split(data: DataSettings, split: str, path: str, **arguments: Any) -> Source:
-    """`datasets.load_dataset`; what it misses is said with the setting's name."""
+    """Call `datasets.load_dataset`; a missing file or split raises a `ValueError` that names the setting."""
     try:
         source = load_dataset(path, split=split, streaming=data.streaming, **arguments)
     except (FileNotFoundError, ValueError) as error:
@@ -90,19 +93,19 @@ def load_split(data: DataSettings, split: str, path: str, **arguments: Any) -> S
 
 
 def values_of(source: Dataset, column: str) -> pa.ChunkedArray:
-    """A whole column as Arrow has it."""
+    """A whole column as an Arrow array."""
     return source.select_columns([column]).with_format("arrow")[:][column]  # type: ignore[return-value]
 
 
 def features_of(source: Source) -> Features:
-    """The columns' types; a stream that does not know them yet (json lines, a generator) names its columns only."""
+    """The types of the columns; "null" for each if a stream does not know them yet (JSON lines, a generator)."""
     if source.features is not None:
         return source.features
     return Features({name: Value("null") for name in next(iter(source))})
 
 
 def array_dtype(source: Source, column: str) -> str | None:
-    """Number type of a column of arrays or nested lists; None for images and files."""
+    """The number type of a column of arrays or nested lists; None for images and files."""
     feature: Any = features_of(source)[column]
     while isinstance(feature, List | LargeList):
         feature = feature.feature
@@ -117,7 +120,7 @@ def check_column(source: Source, setting: str, column: str) -> None:
 
 
 def num_examples(sources: Sequence[Source], split: str, max_samples: int | None) -> int | None:
-    """Examples of all sources; of a stream, what its publisher says, if anything."""
+    """The number of examples in all sources; for a stream, the number that its publisher states, else None."""
     total = 0
     for source in sources:
         if isinstance(source, Dataset):
@@ -131,7 +134,7 @@ def num_examples(sources: Sequence[Source], split: str, max_samples: int | None)
 
 
 def local_splits(data: DataSettings) -> list[str] | None:
-    """The splits of a local folder of images or arrays; None of anything else."""
+    """The splits of a local folder of images or arrays; None for any other data set."""
     folder = Path(data.dataset_name).expanduser()
     if not folder.is_dir():
         return None
@@ -145,7 +148,7 @@ def local_splits(data: DataSettings) -> list[str] | None:
 
 
 def find_folder(data: DataSettings, folder: str, split: str) -> Found:
-    """A split of a local folder; a folder of other things than images is left to `datasets`."""
+    """Load a split of a local folder; `datasets` reads a folder of other files than images and arrays."""
     asked = sorted({split, *data.named_splits()})
     rows = stored_rows(folder, split, asked)
     if rows is not None:
@@ -169,7 +172,10 @@ def find_folder(data: DataSettings, folder: str, split: str) -> Found:
 
 
 def load_data_files(data: DataSettings, listing: Listing, folder: str, split: str) -> Source:
-    """A folder that `datasets` reads: of parquet, arrow or webdataset files, or with splits said in its README.md."""
+    """Load a folder with `datasets`: parquet, arrow or webdataset files, or a README.md that defines the splits.
+
+    Raises a `ValueError` if a file is in no split.
+    """
     special = re.search(r"[*?\[\]]", folder)
     check("dataset_name", folder, special is None, f"have no `{special and special[0]}` in it: rename a folder")
     refuse_renumbered(listing, folder)
@@ -186,7 +192,7 @@ def load_data_files(data: DataSettings, listing: Listing, folder: str, split: st
 
 
 def refuse_renumbered(listing: Listing, folder: str) -> None:
-    """Raise where parquet files number their classes differently: `datasets` reads all of them by the first one's."""
+    """Raise if parquet files number their classes differently: `datasets` applies the first file's numbers to all."""
     first: dict[str, tuple[str, list[str]]] = {}
     files = [os.path.join(run.folder, name) for run in listing.tables for name in run.names.to_pylist()]
     for file in files:
@@ -206,7 +212,7 @@ def refuse_renumbered(listing: Listing, folder: str) -> None:
 
 
 def as_asked(rows: Dataset, data: DataSettings, split: str) -> Source:
-    """The rows, or a stream of them that knows how many there are."""
+    """The rows, or with `streaming` a stream of them that knows its number of examples."""
     if not data.streaming:
         return rows
     stream = rows.to_iterable_dataset()
@@ -214,17 +220,17 @@ def as_asked(rows: Dataset, data: DataSettings, split: str) -> Source:
     return stream
 
 
-_latest: list[Listing] = []  # a run asks for the same folder several times
+_latest: list[Listing] = []  # cache of one listing: a run needs the same folder several times
 
 
 def listing_of(folder: str) -> Listing:
-    """What a folder holds; a walk of this process is good as long as no folder in it has changed."""
+    """The listing of a folder; the latest one is reused as long as no folder in it has changed."""
     if not _latest or _latest[0].root != os.path.realpath(folder) or not is_current(_latest[0]):
         _latest[:] = [list_folder(folder)]
     return _latest[0]
 
 
 def has_own_splits(folder: str) -> bool:
-    """Whether the folder's README.md says which files are which split, as on the Hub."""
+    """Whether the folder's README.md assigns files to splits, as a data set card on the Hub can."""
     readme = Path(folder, "README.md")
     return readme.is_file() and bool(MetadataConfigs.from_dataset_card_data(DatasetCard.load(readme).data))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Which splits a data set has, and which of them is evaluated on when nobody says."""
+"""Lists the splits of a data set, and chooses the one to evaluate on if the settings name none."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,16 +11,18 @@ from training.data.sources import Source, local_splits
 from training.settings.checks import check
 from training.settings.data import FILE_BUILDERS, DataSettings, FinetuneDataSettings, ValidateDataSettings
 
-HELD_OUT = ("validation", "val", "valid", "dev", "test", "testing", "eval", "evaluation")  # the first goes first
+HELD_OUT = ("validation", "val", "valid", "dev", "test", "testing", "eval", "evaluation")  # in order of preference
 
 
 def with_eval_split(data: ValidateDataSettings, protocols: list[str]) -> ValidateDataSettings:
-    """The settings with a split to evaluate on: the one that is given, else the first held-out one; says which.
+    """Return the settings with a split to evaluate on: the given one, else the first of `HELD_OUT` that exists.
+
+    If none of them exists, the only other split is used. Prints the split that was chosen.
 
     Raises:
-        ValueError: if there is no such split, with the names of those there are.
+        ValueError: if there is no such split; the message names the splits of the data set.
     """
-    if Path(data.dataset_name).suffix in FILE_BUILDERS:  # files are one split, of any name
+    if Path(data.dataset_name).suffix in FILE_BUILDERS:  # files are one split, which may have any name
         return replace(data, eval_split=data.eval_split or HELD_OUT[0])
     if data.eval_split is not None:
         check_split(data, "eval_split", data.eval_split)
@@ -37,7 +39,7 @@ def with_eval_split(data: ValidateDataSettings, protocols: list[str]) -> Validat
 
 
 def check_split(data: DataSettings, setting: str, split: str) -> None:
-    """Raise where a split that a setting names is not in a folder; what the Hub has is seen when it is loaded."""
+    """Raise if a local folder lacks a split that a setting names; a split on the Hub is checked when it is loaded."""
     folder = Path(data.dataset_name).expanduser()
     if not folder.is_dir():
         return
@@ -51,7 +53,7 @@ def check_split(data: DataSettings, setting: str, split: str) -> None:
 
 
 def say_what_is_left_out(data: FinetuneDataSettings, source: Source) -> None:
-    """Print which held-out splits beside the one that is trained on a run without `eval_split` does not look at."""
+    """Print the held-out splits that a run without `eval_split` does not use."""
     found = {str(name) for name in source.info.splits or {}} | set(local_splits(data) or [])
     others = [name for name in HELD_OUT if name in found - {data.train_split}]
     if data.eval_split is None and others and is_first_process():
@@ -63,12 +65,12 @@ def say_what_is_left_out(data: FinetuneDataSettings, source: Source) -> None:
 
 
 def split_names(data: DataSettings) -> list[str]:
-    """The splits of a data set that is not given as files."""
+    """The splits of a data set that is a folder or on the Hub."""
     found = local_splits(data)
     return named_by_datasets(data) if found is None else found
 
 
 def named_by_datasets(data: DataSettings) -> list[str]:
-    """The splits that `datasets` finds on the Hub or, slowly where there are many files, in a folder."""
+    """The splits that `datasets` finds on the Hub or in a folder; slow for a folder of many files."""
     name, revision = data.dataset_config_name, data.dataset_revision
     return [str(split) for split in get_dataset_split_names(data.dataset_name, name, revision=revision)]

@@ -1,19 +1,22 @@
-"""A stream as an endless chain of epochs for each of its readers: every example of an epoch comes once, to one of them.
+"""Reads a stream as an endless sequence of epochs; in each epoch, every example goes to exactly one reader.
 
-A reader is one worker of one training process. Each epoch deals the shards to the readers in an order drawn from seed
-and epoch: files; row groups of parquet where there are fewer files than readers; many files at a time where there are
-thousands. Of the shards that are left over, every reader reads all and keeps its share of the examples, so that readers
-have as much to do as each other.
+A reader is one data loader worker of one training process. Each epoch distributes the shards to the readers, in an
+order that depends on the seed and the epoch. A shard is a file; a row group of a parquet file if there are fewer files
+than readers; or a group of files if there are thousands. If the shards cannot be divided evenly, every reader reads all
+of the remaining shards and keeps its share of their examples, so that all readers have the same amount of work.
 
-The examples are shuffled in blocks: while one is handed out in a random order, the next one is read. A `Place` tells
-where to start reading again, which is never further back than the block under way and the beginning of a shard.
+The examples are shuffled in blocks: while a reader gives one block in random order, it reads the next. A `Place` is the
+position to resume from. A resume reads again at most the current block, and its shard from the beginning.
 
-Why not `shuffle`, `state_dict`, `split_dataset_by_node` and `interleave_datasets` of `datasets` 5.2: a resume loses
-images that the shuffle buffer held, and a shuffled stream of several workers cannot be resumed at all; the processes
-get unequal numbers of batches, and each reads everything where the shards cannot be shared evenly; a repeated stream
-has the same order in every epoch; mixed sources end together by losing or repeating images, or have no end and are read
-by as many workers as the smallest has files. `tests/training/data/test_alternatives.py` shows it, and fails once it is
-no longer so.
+This module does not use `shuffle`, `state_dict`, `split_dataset_by_node` and `interleave_datasets` of `datasets` 5.2:
+
+- A resume loses the images in the shuffle buffer, and a shuffled stream with several workers cannot be resumed at all.
+- The training processes get unequal numbers of batches, and each reads everything if the shards do not divide evenly.
+- A repeated stream has the same order in every epoch.
+- Mixed sources either end together, by losing or repeating images, or have no end and are read by only as many workers
+  as the smallest source has files.
+
+`tests/training/data/test_alternatives.py` shows these limits, and fails when one of them is gone.
 """
 
 import itertools
@@ -28,12 +31,12 @@ from training.data.retry import read_on
 from training.data.sampling import Shares, epoch_order, permutation
 from training.data.sources import rows_of
 
-MAX_SHARDS = 1024  # of a folder, `datasets` takes every image for a shard
+MAX_SHARDS = 1024  # `datasets` makes every image of a folder a shard
 MAX_EMPTY_EPOCHS = 10
 
 
 class Place(NamedTuple):
-    """What a reader has handed out: all before the block that begins at `index` of a shard, and `taken` of that."""
+    """The position of a reader: all examples before the block at `index` are given, and `taken` of the block."""
 
     epoch: int = 0
     turn: int = 0  # among the shards that the reader reads in this epoch
@@ -42,7 +45,7 @@ class Place(NamedTuple):
 
 
 class Example(NamedTuple):
-    """A row of a source and the numbers that name it for good."""
+    """A row of a source and the numbers that identify it."""
 
     row: dict[str, Any]
     epoch: int
@@ -53,7 +56,7 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True)
 class Reader:
-    """One of `num_readers` that share a stream."""
+    """One of the `num_readers` readers that share a stream."""
 
     source: IterableDataset
     number: int
@@ -63,12 +66,15 @@ class Reader:
 
     @property
     def num_shards(self) -> int:
-        """Shards that are dealt, as many for each reader where there are too many of them."""
+        """The number of shards to distribute; above `MAX_SHARDS`, a smaller number that divides among the readers."""
         most = max(MAX_SHARDS - MAX_SHARDS % self.num_readers, self.num_readers)
         return self.source.num_shards if self.source.num_shards <= MAX_SHARDS else most
 
     def examples(self, start: Place) -> Iterator[tuple[Example, Place]]:
-        """Examples without end, each with the place after it; a `ValueError` where there are none."""
+        """Yield examples without end, each with the place after it.
+
+        Raises a `ValueError` after `MAX_EMPTY_EPOCHS` epochs without an example for this reader.
+        """
         empty = 0
         for epoch in itertools.count(start.epoch):
             place = start if epoch == start.epoch else Place(epoch)
@@ -80,7 +86,7 @@ class Reader:
                 raise ValueError("A stream must hold examples for every process and worker: use fewer of them.")
 
     def shuffled(self, place: Place) -> Iterator[tuple[Example, Place]]:
-        """What is left of an epoch, in a random order."""
+        """The examples that are left of an epoch, in random order, each with the place after it."""
         examples, seen = self.in_order(place), place.taken
         block = list(itertools.islice(examples, self.block_size))
         while block:
@@ -95,7 +101,7 @@ class Reader:
             block, seen = following, 0
 
     def in_order(self, place: Place) -> Iterator[Example]:
-        """What is left of an epoch from the block of a place on, as it is stored."""
+        """The examples of an epoch from the block of a place on, in stored order."""
         for turn, (shard, share) in enumerate(self.dealt(place.epoch)):
             skip = place.index if turn == place.turn else 0
             if turn < place.turn:
@@ -106,11 +112,11 @@ class Reader:
                     yield Example(row, place.epoch, turn, shard, index)
 
     def rows(self, shard: int, skip: int, done: int) -> Iterator[dict[str, Any]]:
-        """A shard's rows from `skip + done` on."""
+        """The rows of a shard from `skip + done` on."""
         return rows_of(self.source.shard(self.num_shards, shard).skip(skip + done))
 
     def dealt(self, epoch: int) -> list[tuple[int, int | None]]:
-        """The shards that this reader reads, with its share of those that all of them read."""
+        """The shards that this reader reads in an epoch, each with the reader's share; None: it has the whole shard."""
         order = epoch_order(self.num_shards, self.seed, epoch).tolist()
         whole = len(order) - len(order) % self.num_readers
         own = [(shard, None) for shard in order[self.number : whole : self.num_readers]]
@@ -121,7 +127,7 @@ class Reader:
 def mixed(
     readers: Sequence[Reader], shares: Shares, draws: int, places: Sequence[Place]
 ) -> Iterator[tuple[int, Example, int, list[Place]]]:
-    """Examples of several streams by their shares: the source's number, and after it the draws and places."""
+    """Yield examples of several streams by their shares: source, example, and the draws and places after it."""
     places = list(places)
     streams = [reader.examples(place) for reader, place in zip(readers, places, strict=True)]
     for draw in itertools.count(draws):
@@ -131,7 +137,7 @@ def mixed(
 
 
 def shards_for(source: IterableDataset, num_readers: int) -> IterableDataset:
-    """The source with a shard for every reader, if its files have parts that can be read on their own."""
+    """Split the source into at least one shard for each reader, if parts of its files can be read on their own."""
     if source.num_shards >= num_readers:
         return source
     return next(read_on(lambda _: [source.reshard()], "the stream"))

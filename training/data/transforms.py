@@ -1,4 +1,4 @@
-"""From a decoded image to what the model sees: torchvision's transforms in training, the image processor after it."""
+"""Turns a decoded image into model input: torchvision's transforms in training, the image processor in evaluation."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,22 +16,22 @@ CROP_ASPECT_RATIOS = (3 / 4, 4 / 3)  # width / height of a crop
 
 
 def pretraining_transform(augmentation: AugmentationSettings, image_size: int, processor: Any) -> Transform:
-    """Random crop and flip (paper, A.1, and the official code), normalised: `(C, H, W)` to `(C, size, size)`."""
+    """Random crop, flip (paper, A.1, and the official code) and normalisation: `(C, H, W)` to `(C, size, size)`."""
     return v2.Compose([*crop_and_flip(augmentation, image_size), *normalise(processor)])
 
 
 def enough_for_crops(augmentation: AugmentationSettings, image_size: int) -> Enough | None:
-    """The size at which even the least and longest crop of an image still has `image_size` pixels a side."""
+    """The image size at which even the smallest and most elongated crop has `image_size` pixels on each side."""
     if not augmentation.reduced_decoding:
         return None
     return Enough(image_size, image_size**2 / (augmentation.crop_scale[0] * CROP_ASPECT_RATIOS[0]))
 
 
 def finetuning_transform(augmentation: FinetuneAugmentationSettings, image_size: int, processor: Any) -> Transform:
-    """Random crop, flip, RandAugment and erasing with noise, normalised: `(C, H, W)` to `(C, size, size)`."""
+    """Random crop, flip, RandAugment, normalisation and erasing with noise: `(C, H, W)` to `(C, size, size)`."""
     steps = crop_and_flip(augmentation, image_size)
     if augmentation.randaugment_num_ops:
-        to_bytes = v2.ToDtype(torch.uint8, scale=True)  # RandAugment's posterize and equalize know bytes only
+        to_bytes = v2.ToDtype(torch.uint8, scale=True)  # RandAugment's posterize and equalize need uint8
         randaugment = v2.RandAugment(
             augmentation.randaugment_num_ops,
             augmentation.randaugment_magnitude,
@@ -45,7 +45,7 @@ def finetuning_transform(augmentation: FinetuneAugmentationSettings, image_size:
 
 
 def crop_and_flip(augmentation: AugmentationSettings, image_size: int) -> list[v2.Transform]:
-    """The geometric transforms, on `(C, H, W)` of any number of channels."""
+    """The geometric transforms, for images `(C, H, W)` with any number of channels."""
     scale = (augmentation.crop_scale[0], augmentation.crop_scale[1])
     settings: dict[str, Any] = {"interpolation": InterpolationMode.BICUBIC, "antialias": True}
     crop = v2.RandomResizedCrop(image_size, scale, CROP_ASPECT_RATIOS, **settings)
@@ -53,13 +53,13 @@ def crop_and_flip(augmentation: AugmentationSettings, image_size: int) -> list[v
 
 
 def normalise(processor: Any) -> list[v2.Transform]:
-    """To float in [0, 1], less the mean, by the deviation; a plain tensor."""
+    """Convert to float in [0, 1], subtract the mean, divide by the standard deviation, and return a plain tensor."""
     to_float = v2.ToDtype(torch.float32, scale=True)
     return [to_float, v2.Normalize(processor.image_mean, processor.image_std), v2.ToPureTensor()]
 
 
 class EvaluationTransform:
-    """Exactly what the saved image processor does in a pipeline, for any number of channels."""
+    """Applies the saved image processor exactly as a pipeline does, to images with any number of channels."""
 
     def __init__(self, processor: Any) -> None:
         self.processor = processor
@@ -68,12 +68,12 @@ class EvaluationTransform:
         """`(C, H, W)` to `(C, size, size)`."""
         settings: dict[str, Any] = {"input_data_format": "channels_first", "do_convert_rgb": False}
         if image.is_floating_point():
-            settings["do_rescale"] = False  # scaled already
+            settings["do_rescale"] = False  # floats are scaled already
         return self.processor(image, return_tensors="pt", **settings)["pixel_values"][0]
 
 
 class BatchMixer:
-    """Mixup or cutmix of a batch (`pixel_values`, `labels`), drawn by the seed of the batch's first sample."""
+    """Applies mixup or cutmix to a batch (`pixel_values`, `labels`), drawn with the seed of the first sample."""
 
     def __init__(self, mixup: float, cutmix: float, num_labels: int) -> None:
         mixes: list[v2.Transform] = []

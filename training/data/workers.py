@@ -1,4 +1,4 @@
-"""Data loader workers: they outlast a stop that is sent to the whole process group, but not their training process."""
+"""Options for data loader workers, which ignore a stop signal to the process group but end with their program."""
 
 import atexit
 import functools
@@ -15,7 +15,7 @@ from training.console.signals import STOPPING, lasting
 
 
 def worker_options(num_workers: int) -> dict[str, Any]:
-    """How a `DataLoader` starts its workers."""
+    """The `DataLoader` options that start `num_workers` data loader workers."""
     if not num_workers:
         return {"num_workers": 0}
     return {"num_workers": num_workers, "worker_init_fn": functools.partial(start_worker, ending())}
@@ -23,30 +23,30 @@ def worker_options(num_workers: int) -> dict[str, Any]:
 
 @functools.cache
 def ending() -> Any:
-    """What workers see become 1 when this program ends: then, and only then, SIGTERM is meant for them.
+    """A flag in shared memory that becomes 1 when this program ends; only then do data loader workers obey SIGTERM.
 
-    At its end a program sends SIGTERM to its workers and waits for them.
+    A program sends SIGTERM to its workers when it ends, and waits for them.
     """
     flag, program = RawValue("b", 0), os.getpid()
 
     def end() -> None:
-        flag.value = os.getpid() == program  # not that of a process forked from this one
+        flag.value = os.getpid() == program  # a process forked from this one does not count
 
-    atexit.register(end)  # goes before what `multiprocessing` has registered earlier
+    atexit.register(end)  # runs before the handlers that `multiprocessing` has registered earlier
     return flag
 
 
 def start_worker(ends: Any, worker: int) -> None:
-    """Keep a worker loading when its whole process group is told to stop: the step under way needs its batches."""
+    """Make a data loader worker ignore the stop signals of its process group: the current step needs its batches."""
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
-    # 0: PyTorch would make an error of any other end.
+    # Exit code 0: PyTorch would raise an error for any other.
     signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0) if ends.value else None)
     sys.stdout, sys.stderr = lasting(sys.stdout), lasting(sys.stderr)
-    fsspec.asyn.reset_lock()  # a lock of remote files that was held when the process was forked
+    fsspec.asyn.reset_lock()  # fsspec's lock may have been held when the process was forked
 
 
 def can_pin_memory() -> bool:
-    """Whether batches can lie in memory that the device copies from on its own."""
+    """Whether batches can lie in pinned memory, from which the device copies without the CPU."""
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return device is not None and device.type != "mps"
