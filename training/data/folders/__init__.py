@@ -1,1 +1,1 @@
-"""Folders of images: what they hold, and the splits and classes that their names give."""
+"""Folders of images: the files in them, and the splits and classes that the folder names define."""

@@ -1,4 +1,4 @@
-"""The files of a folder, found in one walk: which are images, and which are left out and why."""
+"""Lists the files of a folder in one walk: the images, and the files that are left out, with the reason."""
 
 import os
 import time
@@ -37,31 +37,31 @@ KINDS = {
 
 
 class Run(NamedTuple):
-    """Files of one folder that follow each other in the order of the whole."""
+    """Files of one folder that are consecutive in the order of all files."""
 
     folder: str  # relative to the root, "" for the root itself
     names: pa.Array
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Names of the folders below the root."""
+        """The names of the folders on the path from the root to these files."""
         return PurePath(self.folder).parts
 
 
 @dataclass
 class Listing:
-    """What a folder holds, in the order of the files' paths as text; hidden folders are not looked into."""
+    """The content of a folder, in the alphabetical order of the files' paths; hidden folders are not listed."""
 
     root: str
     images: list[Run] = field(default_factory=list)
     arrays: list[Run] = field(default_factory=list)
     tables: list[Run] = field(default_factory=list)  # parquet, arrow, webdataset
-    metadata: list[str] = field(default_factory=list)  # as all below: paths relative to the root
+    metadata: list[str] = field(default_factory=list)  # from here on: paths relative to the root
     documents: list[str] = field(default_factory=list)
     hidden: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
-    broken: list[str] = field(default_factory=list)  # with the reason
-    folders: dict[str, int] = field(default_factory=dict)  # and when each was changed, in ns
+    broken: list[str] = field(default_factory=list)  # each path with the reason
+    folders: dict[str, int] = field(default_factory=dict)  # with the time of the last change in ns
     started: int = field(default_factory=time.time_ns)  # when the walk began
 
     def count(self, kind: str) -> int:
@@ -69,13 +69,13 @@ class Listing:
         return sum(len(run.names) for run in getattr(self, kind))
 
     def first(self, kind: str) -> str:
-        """One of them."""
+        """The path of the first image, array or table."""
         run = getattr(self, kind)[0]
         return os.path.join(run.folder, run.names[0].as_py())
 
 
 def list_folder(root: str) -> Listing:
-    """Walk a folder once, through links too; a `ValueError` where a part of it may not be read."""
+    """Walk a folder once and follow links; raises a `ValueError` if a part of it is not readable."""
     listing = Listing(os.path.realpath(root))
     with Phase(f"Listing {root}") as phase:
         for folder, names in walk(listing, "", ()):
@@ -85,7 +85,11 @@ def list_folder(root: str) -> Listing:
 
 
 def is_current(listing: Listing) -> bool:
-    """Whether no file was added, removed or renamed since: a folder's time then changes, by steps of up to 2 s."""
+    """Whether no file was added, removed or renamed since the listing.
+
+    Each of these changes the time of the folder. Some file systems store that time in steps of 2 s, so a folder that
+    was changed less than 2 s before the walk counts as changed.
+    """
     return all(
         changed_at(os.path.join(listing.root, folder)) == at and listing.started - at > 2e9
         for folder, at in listing.folders.items()
@@ -93,12 +97,12 @@ def is_current(listing: Listing) -> bool:
 
 
 def changed_at(folder: str) -> int | None:
-    """Time of the last change in ns; None where there is no folder."""
+    """The time of a folder's last change in ns; None if the folder does not exist."""
     return os.stat(folder).st_mtime_ns if os.path.isdir(folder) else None
 
 
 def walk(listing: Listing, folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, list[str]]]:
-    """Folders below and names of files in them, in the order that `sorted` would give the paths."""
+    """Yield the folder and all folders below it with the names of their files, in the order of the sorted paths."""
     path = os.path.join(listing.root, folder)
     status = os.stat(path)
     identity = (status.st_dev, status.st_ino)
@@ -117,7 +121,7 @@ def walk(listing: Listing, folder: str, above: tuple[tuple[int, int], ...]) -> I
 
 
 def scan(listing: Listing, folder: str) -> tuple[list[str], list[str]]:
-    """Names of the files and of the folders in a folder; what can be neither is noted."""
+    """The names of the files and of the folders in a folder; anything else is added to the listing's `broken`."""
     names, below, odd = [], [], []
     path = os.path.join(listing.root, folder)
     try:
@@ -139,7 +143,7 @@ def scan(listing: Listing, folder: str) -> tuple[list[str], list[str]]:
 
 
 def encodable(listing: Listing, folder: str, names: list[str]) -> list[str]:
-    """The names that are text; the others are noted."""
+    """The names that are valid UTF-8; the others are added to the listing's `broken`."""
     good = []
     for name in names:
         try:
@@ -153,7 +157,7 @@ def encodable(listing: Listing, folder: str, names: list[str]) -> list[str]:
 
 
 def sort_in(listing: Listing, folder: str, names: list[str]) -> None:
-    """Note files of one folder by what their names say that they are."""
+    """Add the files of one folder to the listing, each to the kind that its name implies."""
     found: dict[str, list[str]] = {"images": [], "arrays": [], "tables": []}
     others = []
     for name in names:
@@ -177,7 +181,7 @@ def sort_in(listing: Listing, folder: str, names: list[str]) -> None:
 
 
 def refuse_mixture(listing: Listing) -> None:
-    """Raise where a folder holds images and arrays or data files: which of them are meant is not known."""
+    """Raise if a folder holds files of several kinds (images, arrays, data files): it is unclear which ones to use."""
     kinds = [kind for kind in ("images", "arrays", "tables") if listing.count(kind)]
     held = [f"{listing.count(kind):,} {KIND_NAMES[kind]}, e.g. {listing.first(kind)}" for kind in kinds]
     rule = f"hold files of one kind, but holds {'; '.join(held)}. Move the others into a folder elsewhere"
@@ -185,7 +189,7 @@ def refuse_mixture(listing: Listing) -> None:
 
 
 def not_images(listing: Listing) -> list[str]:
-    """The files of a folder of images that should be some, and are none by their name or cannot be read."""
+    """The problems of a folder of images: files whose names are not those of images, and unreadable files."""
     problems = list(listing.broken)
     for name in listing.others:
         is_archive = os.path.splitext(name)[1].lower() in ARCHIVES
@@ -194,9 +198,9 @@ def not_images(listing: Listing) -> list[str]:
 
 
 def left_out(listing: Listing) -> list[str]:
-    """What is left out of a folder without being asked for, in lines."""
+    """Lines on the files that are left out of a folder and that are no problem."""
     notes = []
-    others = listing.others if listing.arrays else []  # beside images they are problems
+    others = listing.others if listing.arrays else []  # in a folder of images, `not_images` reports them
     kinds = {"hidden": listing.hidden, "documents": listing.documents, "files that are no arrays": others}
     for what, names in kinds.items():
         if names:
@@ -206,5 +210,5 @@ def left_out(listing: Listing) -> list[str]:
 
 
 def show(name: str) -> str:
-    """A name on one line."""
+    """A name in a form that prints on one line."""
     return name if name.isprintable() else repr(name)

@@ -1,7 +1,7 @@
-"""A folder of images as rows: paths and classes in an Arrow file, which all processes of a run share."""
+"""A folder of images as rows: an Arrow file of paths and classes, which all training processes share."""
 
 # pyright: reportAttributeAccessIssue=false
-# (pyarrow.compute makes its functions when it is imported)
+# (pyarrow.compute creates its functions at import, where pyright does not see them)
 import difflib
 import filecmp
 import hashlib
@@ -27,33 +27,33 @@ MAX_ROWS = 1 << 16  # of a record batch
 
 
 class FolderRows(NamedTuple):
-    """The rows of a split, and what the start says of the folder."""
+    """The rows of a split, and notes on the folder that are printed at the start."""
 
     rows: Dataset
     notes: list[str]
 
 
 class Metadata(NamedTuple):
-    """Whole paths of the metadata files of a split, and the number of its images."""
+    """The full paths of a split's metadata files, and the number of its images."""
 
     files: list[str]
     num_images: int
 
 
 def cache_folder() -> Path:
-    """Where rows and checks of folders are kept, beside what `datasets` keeps."""
+    """The folder that caches rows and image checks, inside the cache of `datasets`; it is created if needed."""
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_convnextv2"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def cache_key(*parts: Any) -> str:
-    """A file name that stands for all of these."""
+    """A hash of the parts, for a file name."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def write_table(table: pa.Table, path: Path) -> None:
-    """Write an Arrow file that other processes see whole or not at all; one that is the same already stays."""
+    """Write an Arrow file atomically; an existing file with the same content is not replaced."""
     with partial_path(path) as new:
         with pa.OSFile(str(new), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
             writer.write_table(table.combine_chunks(), MAX_ROWS)
@@ -62,9 +62,9 @@ def write_table(table: pa.Table, path: Path) -> None:
 
 
 def stored_rows(root: str, split: str, asked: list[str]) -> FolderRows | None:
-    """What the first process of this machine found a moment ago, if no folder has changed since; None in that process.
+    """The rows that the first training process of this machine has stored, if no folder has changed since.
 
-    A folder's time changes when a file is added, removed or renamed in it.
+    None in the first training process itself. A folder's time changes when a file is added, removed or renamed in it.
     """
     path = rows_file(root, split, asked)
     if is_first_process() or not path.with_suffix(".json").exists():
@@ -75,12 +75,12 @@ def stored_rows(root: str, split: str, asked: list[str]) -> FolderRows | None:
 
 
 def rows_file(root: str, split: str, asked: list[str]) -> Path:
-    """Where the rows of a split are kept."""
+    """The path of the file that caches the rows of a split."""
     return cache_folder() / f"rows-{cache_key(os.path.realpath(root), split, asked)}.arrow"
 
 
 def image_rows(listing: Listing, split: str, asked: list[str]) -> FolderRows:
-    """Rows `image` (a path) and, where the folders' names are classes, `label`."""
+    """The rows of a split: `image` (a path) and, if the folder names are classes, `label`."""
     parts = divide(listing, asked)
     own = parts_of(listing, parts, split)
     classes, counts = class_lists(parts)
@@ -95,7 +95,7 @@ def image_rows(listing: Listing, split: str, asked: list[str]) -> FolderRows:
 
 
 def parts_of(listing: Listing, parts: list[Part], split: str) -> list[Part]:
-    """The images of a split; raises with the nearest name if there are none."""
+    """The images of a split; if there are none, raises a `ValueError` that suggests the nearest name."""
     own = [part for part in parts if part.split in (split, split_name(split))]
     splits = list(dict.fromkeys(part.split for part in parts))
     tops = [name for name in listing.folders if name and os.sep not in name]
@@ -108,7 +108,7 @@ def parts_of(listing: Listing, parts: list[Part], split: str) -> list[Part]:
 
 
 def table_of(listing: Listing, parts: list[Part], classes: list[str]) -> pa.Table:
-    """The columns of the rows, in the form in which `datasets` stores them."""
+    """The table of the rows, in the storage format of `datasets`."""
     paths = pa.chunked_array([paths_of(listing, part.run) for part in parts], pa.string())
     chunks = [pa.StructArray.from_arrays([pa.nulls(len(p), pa.binary()), p], ["bytes", "path"]) for p in paths.chunks]
     columns = {"image": pa.chunked_array(chunks)}
@@ -120,13 +120,13 @@ def table_of(listing: Listing, parts: list[Part], classes: list[str]) -> pa.Tabl
 
 
 def paths_of(listing: Listing, run: Run) -> pa.Array:
-    """Whole paths."""
+    """The full paths of the files."""
     prefix = os.path.join(listing.root, run.folder, "")
     return pc.binary_join_element_wise(pa.scalar(prefix), run.names, "")
 
 
 def open_rows(path: Path, classes: list[str]) -> Dataset:
-    """The rows in memory that processes share."""
+    """Open the rows as a memory-mapped file, so that all processes share the memory."""
     features = Features({"image": Image(decode=False)})
     if classes:
         features["label"] = ClassLabel(names=classes)
@@ -138,7 +138,7 @@ def open_rows(path: Path, classes: list[str]) -> Dataset:
 
 
 def class_notes(parts: list[Part], classes: list[str], counts: dict[str, Any], split: str) -> Iterator[str]:
-    """What is worth knowing of the folders that give the classes."""
+    """Lines on anything unusual in the folders that define the classes."""
     if class_depth(parts) is None:
         by_depth = {len(part.classes): os.path.join(part.run.folder, part.run.names[0].as_py()) for part in parts}
         yield f"no classes: images lie at different depths, e.g. {' and '.join(show(p) for p in by_depth.values())}"
@@ -158,7 +158,7 @@ def class_notes(parts: list[Part], classes: list[str], counts: dict[str, Any], s
 
 
 def other_splits(parts: list[Part], own: list[Part]) -> Iterator[str]:
-    """The splits that are left out."""
+    """Lines on the splits that are left out."""
     for split in dict.fromkeys(part.split for part in parts):
         if split != own[0].split:
             count = sum(len(part.run.names) for part in parts if part.split == split)
@@ -166,7 +166,7 @@ def other_splits(parts: list[Part], own: list[Part]) -> Iterator[str]:
 
 
 def empty_folders(listing: Listing) -> list[str]:
-    """Folders without an image in them or below."""
+    """A line that lists the folders without an image in them or below them."""
     filled = set()
     for run in listing.images:
         parts = run.parts
@@ -177,7 +177,7 @@ def empty_folders(listing: Listing) -> list[str]:
 
 
 def metadata_of(listing: Listing, split: str, asked: list[str]) -> Metadata:
-    """The metadata files of a split; raises where they leave out folders of images."""
+    """The metadata files of a split; raises a `ValueError` if they do not cover all of its folders."""
     parts = divide(listing, asked)
     own = parts_of(listing, parts, split)
     has_splits = any(part.classes != part.run.parts for part in parts)
@@ -191,20 +191,23 @@ def metadata_of(listing: Listing, split: str, asked: list[str]) -> Metadata:
 
 
 def parents_of(folder: str) -> list[str]:
-    """The folder and all above it up to the root, which is "" as in a listing."""
+    """The folder and its parents up to the root, which is "" as in a listing."""
     parts = PurePath(folder).parts
     return [os.path.join("", *parts[:depth]) for depth in range(len(parts) + 1)]
 
 
 def split_at(file: str, asked: list[str]) -> str | None:
-    """The split of the folders that a file is in."""
+    """The split of the folder that holds a file; None if that folder belongs to no split."""
     run = Run(os.path.dirname(file), pa.array([], pa.string()))
     found = find_split(run, asked, only_exact=True) or find_split(run, asked, only_exact=False)
     return found[1].split if found else None
 
 
 def array_rows(listing: Listing, split: str) -> Dataset:
-    """A folder of .npy files as paths, with classes after subfolders; a subfolder may be named after the split."""
+    """The rows of a folder of .npy files: paths, and classes named after subfolders.
+
+    If a subfolder has the name of the split, the rows are the files in it.
+    """
     files = sorted(PurePath(run.folder, name) for run in listing.arrays for name in run.names.to_pylist())
     own = [file.relative_to(split) for file in files if file.is_relative_to(split)]
     check("train_split", split, bool(own) or split == "train", f"be a folder in {listing.root}, which holds arrays")

@@ -1,4 +1,4 @@
-"""Which images of a folder belong to which split and class, by the names of the folders that they are in."""
+"""Assigns the images of a folder to splits and classes, by the names of the folders that hold them."""
 
 import re
 from collections import Counter
@@ -16,7 +16,10 @@ FORMS = ("{word}", "{word}[{gap}].*", ".*[{gap}]{word}", ".*[{gap}]{word}[{gap}]
 
 
 class Part(NamedTuple):
-    """Images of one folder: their split, its place in the order of the split's folders, and the folders of classes."""
+    """Images of one folder: their split, the rank that sorts the parts, and the other folders on their path.
+
+    The last of these other folders is the class.
+    """
 
     run: Run
     split: str
@@ -33,18 +36,18 @@ class Match(NamedTuple):
 
 
 def split_name(name: str) -> str:
-    """The split that a setting means: `val` and `dev` are `validation`, as folders of these names are."""
+    """The split that a name in the settings means; as for folder names, `val` and `dev` mean `validation`."""
     return next((split for split, word in WORDS if word == name.lower()), name)
 
 
 def is_split(name: str) -> bool:
-    """Whether a name is one of those that folders of splits have."""
+    """Whether a name is one of the folder names that mean a split."""
     return any(word == name for _, word in WORDS)
 
 
 @lru_cache(maxsize=1 << 16)
 def match_split(name: str) -> Match | None:
-    """The split that a folder's name stands for: `train`, `Train`; less surely `train_01`, `my-train`."""
+    """The split that a folder's name stands for; `train` and `Train` match exactly, `train_01` and `my-train` do not."""
     for rank, (split, word) in enumerate(WORDS):
         for form, pattern in enumerate(FORMS):
             flags = re.IGNORECASE if form == 0 else 0
@@ -54,9 +57,9 @@ def match_split(name: str) -> Match | None:
 
 
 def divide(listing: Listing, asked: Collection[str]) -> list[Part]:
-    """The folders' images by split; all are `train` where no folder is named after a split.
+    """Assign the images to splits; all are `train` if no folder is named after a split.
 
-    `asked` are the splits that the settings name: a folder of such a name at the top is one as well.
+    `asked` are the splits that the settings name: a top-level folder with such a name is a split too.
     """
     exact = [find_split(run, asked, only_exact=True) for run in listing.images]
     found = exact
@@ -76,7 +79,7 @@ def divide(listing: Listing, asked: Collection[str]) -> list[Part]:
 
 
 def find_split(run: Run, asked: Collection[str], only_exact: bool) -> tuple[int, Match] | None:
-    """The uppermost folder that stands for a split: its place in the path, and the split."""
+    """The topmost folder on a path that stands for a split: its position in the path, and the split."""
     for place, name in enumerate(run.parts):
         match = match_split(name)
         if match is not None and (match.is_exact or not only_exact):
@@ -87,7 +90,7 @@ def find_split(run: Run, asked: Collection[str], only_exact: bool) -> tuple[int,
 
 
 def refuse_outside(listing: Listing, found: list[tuple[int, Match] | None]) -> None:
-    """Raise: some images are in folders of splits, and others are in none."""
+    """Raise a `ValueError`: some images are in folders of splits, and others are not."""
     outside: Counter[str] = Counter()
     inside: Counter[str] = Counter()
     for run, match in zip(listing.images, found, strict=True):
@@ -104,7 +107,7 @@ def refuse_outside(listing: Listing, found: list[tuple[int, Match] | None]) -> N
 
 
 def refuse_names(listing: Listing) -> None:
-    """Raise where every file is named after one of several splits: only folders are splits."""
+    """Raise if all files are named after splits, and after more than one: only folder names define splits."""
     splits = set()
     for run in listing.images:
         for name in run.names:
@@ -117,13 +120,13 @@ def refuse_names(listing: Listing) -> None:
 
 
 def class_depth(parts: list[Part]) -> int | None:
-    """The number of folders above each image of a split, aside from the split's; None where they differ."""
+    """The number of folders above each image of a split, without the split's own folder; None if it varies."""
     depths = {len(part.classes) for part in parts}
     return depths.pop() if len(depths) == 1 else None
 
 
 def class_lists(parts: list[Part]) -> tuple[list[str], dict[str, Counter[str]]]:
-    """Names of all classes in order, none if there are fewer than two; and the images of each in each split."""
+    """The sorted names of all classes (none if there are fewer than two), and the images per class in each split."""
     counts: dict[str, Counter[str]] = {}
     for split in {part.split: None for part in parts}:
         own = [part for part in parts if part.split == split]
@@ -135,6 +138,6 @@ def class_lists(parts: list[Part]) -> tuple[list[str], dict[str, Counter[str]]]:
 
 
 def shorten(counts: Counter[str], most: int = 8) -> str:
-    """Names with their numbers, some of them where there are many."""
+    """The names with their counts, as text; at most `most` names."""
     listed = [f"{show(name)} ({count:,})" for name, count in list(counts.items())[:most]]
     return ", ".join(listed) + (f" and {len(counts) - most:,} more" if len(counts) > most else "")
