@@ -47,7 +47,7 @@ def is_split(name: str) -> bool:
 
 @lru_cache(maxsize=1 << 16)
 def match_split(name: str) -> Match | None:
-    """The split that a folder's name stands for; `train` and `Train` match exactly, `train_01` and `my-train` do not."""
+    """The split that a folder's name stands for: `train` and `Train` are exact, `train_01` and `my-train` are not."""
     for rank, (split, word) in enumerate(WORDS):
         for form, pattern in enumerate(FORMS):
             flags = re.IGNORECASE if form == 0 else 0
