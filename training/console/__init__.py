@@ -1,1 +1,1 @@
-"""What a user meets in a terminal: errors in a line, bars, signals."""
+"""The terminal: one-line errors, progress bars and signals."""

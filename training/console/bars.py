@@ -1,4 +1,4 @@
-"""Bars where somebody watches a terminal, and lines now and then elsewhere."""
+"""Shows progress: a bar in a terminal, a line at most every 10 seconds elsewhere."""
 
 import os
 import sys
@@ -16,12 +16,12 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 def is_terminal() -> bool:
-    """Whether somebody watches: in a file a bar is a line without end, in a terminal of no size it is not seen."""
+    """Whether stderr is a terminal with a size; in a file, a bar would be one endless line."""
     return sys.stderr.isatty() and min(os.get_terminal_size(sys.stderr.fileno())) > 0
 
 
 def keep_bars_to_terminals() -> None:
-    """Switch off the bars of the libraries where nobody watches them, and in all training processes but the first."""
+    """Disable the libraries' progress bars outside a terminal, and in all training processes but the first."""
     if not (is_terminal() and is_first_process()):
         datasets.disable_progress_bars()
         transformers.utils.logging.disable_progress_bar()
@@ -29,9 +29,9 @@ def keep_bars_to_terminals() -> None:
 
 
 class Phase:
-    """How far a phase before the first step has come: it counts up to `total`, or without end where that is None.
+    """The progress of a phase before the first step, shown by the first training process.
 
-    The first training process shows it.
+    It counts up to `total`; None means that the total is not known.
     """
 
     def __init__(self, name: str, total: int | None = None, unit: str = " files") -> None:
@@ -53,7 +53,7 @@ class Phase:
         self.bar.close()
 
     def update(self, count: int) -> None:
-        """So many more."""
+        """Add `count` to the progress."""
         self.count += count
         self.bar.update(count)
         if self.prints_lines and time.perf_counter() - self.last_line >= SECONDS_BETWEEN_LINES:

@@ -1,4 +1,4 @@
-"""How a script ends on an error: one line for what its user can mend, a traceback for anything else."""
+"""Ends a script on an error: with one line if the user can solve the problem, with a traceback otherwise."""
 
 import os
 import re
@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-TRACEBACK = "CONVNEXTV2_TRACEBACK"  # environment variable: every error with its traceback
-INTERRUPTED = 130  # what a shell makes of SIGINT
-LAUNCHER_SECONDS = 10.0  # in which a launcher ends the other training processes of a run that failed
+TRACEBACK = "CONVNEXTV2_TRACEBACK"  # environment variable: show the traceback of every error
+INTERRUPTED = 130  # a shell's exit code for SIGINT
+LAUNCHER_SECONDS = 10.0  # time for the launcher to end the other training processes of a failed run
 LESS_MEMORY = (
     "Give smaller `--per_device_train_batch_size` and larger `--gradient_accumulation_steps`, or "
     "`--activation_checkpointing true`; in an evaluation smaller `--per_device_eval_batch_size`."
@@ -26,14 +26,14 @@ FRAME = re.compile(r'\s*File "(?P<file>.+)", line \d+, in ')
 
 @contextmanager
 def told_in_a_line() -> Iterator[None]:
-    """End the program with exit code 1 and one line on stderr where our code, or the system, refuses something.
+    """On an error that our code raised on purpose or the system raised, exit with code 1 and one line on stderr.
 
-    Of several training processes one says it. Once a process has ended, its launcher ends the others: those that may
-    have failed for the same reason, or for the end of another one, wait for that first.
+    Only one of several training processes prints the line. When a process ends, its launcher ends the others. A process
+    that may have failed for the same reason, or because another one ended, first gives the launcher time to do so.
     """
     try:
         yield
-    except KeyboardInterrupt:  # which all processes get
+    except KeyboardInterrupt:  # all training processes receive it
         if is_first_process():
             end("interrupted", INTERRUPTED)
         sys.exit(INTERRUPTED)
@@ -47,7 +47,7 @@ def told_in_a_line() -> Iterator[None]:
 
 
 def end(text: str, code: int) -> NoReturn:
-    """Write a line to stderr after the program's name, and end it; not the first training process: after a while."""
+    """Write the program's name and a text to stderr, and exit; all but the first training process wait before that."""
     if not is_first_process():
         time.sleep(LAUNCHER_SECONDS)
     print(f"{Path(sys.argv[0]).name}: {text}", file=sys.stderr, flush=True)
@@ -55,13 +55,13 @@ def end(text: str, code: int) -> NoReturn:
 
 
 def is_first_process() -> bool:
-    """Whether this is the first training process on this machine, by what the launcher has set; before any import."""
+    """Whether this is the first training process on this machine, by the launcher's variable; needs no import."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def message_for_user(error: Exception) -> str | None:
-    """What to tell of an error that our code raised on purpose, or the system (a file, a disk); None for a bug."""
-    if WORKER.match(str(error)):  # a data loader worker hands its error on as text
+    """The message of an error that our code raised on purpose or the system raised (a file, a disk); None for a bug."""
+    if WORKER.match(str(error)):  # PyTorch passes a data loader worker's error on as text
         return message_of_worker(str(error))
     if type(error).__name__ == "OutOfMemoryError":  # of torch, which is not imported here
         return f"{str(error).partition('. ')[0]}. {LESS_MEMORY}"
@@ -71,7 +71,7 @@ def message_for_user(error: Exception) -> str | None:
 
 
 def message_of_worker(report: str) -> str | None:
-    """The same of the traceback that PyTorch makes of an error in a data loader worker."""
+    """As `message_for_user`, from the traceback text that PyTorch makes of an error in a data loader worker."""
     lines = report.splitlines()
     last = max((number for number, line in enumerate(lines) if FRAME.match(line)), default=None)
     if last is None:
@@ -86,5 +86,5 @@ def message_of_worker(report: str) -> str | None:
 
 
 def is_deliberate(file: str, source: str | None) -> bool:
-    """Whether this line of a file is a `raise` of our own."""
+    """Whether this line of a file is a `raise` statement in our own code."""
     return (source or "").startswith("raise ") and any(Path(file).is_relative_to(folder) for folder in OURS)

@@ -1,4 +1,4 @@
-"""Signals that stop a run, and the terminal that may go away: SIGHUP says so, and then writing to it fails."""
+"""Handles the signals that stop a run, and a terminal that closes: SIGHUP arrives, then writing to it fails."""
 
 import contextlib
 import errno
@@ -12,20 +12,20 @@ from types import FrameType
 from typing import Any, TextIO
 
 STOPPED = 75  # exit code after a signal: EX_TEMPFAIL, "try again"
-# Windows has no SIGHUP: there, closing a console or Ctrl-Break is SIGBREAK.
+# Windows has no SIGHUP; there, closing the console or pressing Ctrl-Break sends SIGBREAK.
 STOPPING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGBREAK") if hasattr(signal, name))
 GO_ON = "the same command with --resume_from_checkpoint latest goes on"
 BEFORE = "before the first step: there is nothing to save. The same command starts again."
 AFTER = f"while the result was being written; {GO_ON}."
-GONE = (errno.EIO, errno.EPIPE, errno.EINVAL)  # of a closed terminal, of a pipe without a reader, of one on Windows
+GONE = (errno.EIO, errno.EPIPE, errno.EINVAL)  # closed terminal; pipe without a reader; the same on Windows
 Handlers = dict[signal.Signals, Any]
 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """What a run is wrapped in: outside its steps a signal ends it with a word; its terminal may go away.
+    """Wrap a run: outside its steps, a signal ends it with a message, and it survives the loss of its terminal.
 
-    Afterwards signals do what they did before.
+    At the end, the former signal handlers are restored.
     """
     before = handle({number: signal.getsignal(number) for number in STOPPING})
     end_at_once(BEFORE)
@@ -35,45 +35,46 @@ def stoppable() -> Iterator[None]:
         yield
     finally:
         for stream in (sys.stdout, sys.stderr):
-            stream.flush()  # what is left would be an error at the very end
+            stream.flush()  # unwritten text could raise an error when Python exits
         sys.stdout, sys.stderr = streams
         handle(before)
 
 
 def handled() -> list[signal.Signals]:
-    """The signals that stop a run: not SIGHUP where it is ignored, as `nohup` has it."""
+    """The signals that stop a run: SIGINT, and each other one that is not ignored, as SIGHUP is under `nohup`."""
     return [number for number in STOPPING if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN]
 
 
 def handle(handlers: Handlers) -> Handlers:
-    """Have signals do this; what they did before is returned."""
+    """Set the signal handlers, and return the former ones."""
     return {number: signal.signal(number, handler) for number, handler in handlers.items()}
 
 
 def end_at_once(said: str) -> None:
-    """Let a signal end the program with exit code 75, and the main process say at which moment.
+    """From now on, let a signal end the program: the main process prints `said` and exits with code 75.
 
-    The others may be waiting for it inside a library, where Python's handlers do not run: they end without a word.
+    The other training processes end without a message: they may be waiting for the main process inside a library, where
+    Python's signal handlers do not run.
     """
     main = int(os.environ.get("RANK", "0")) == 0
     handle(dict.fromkeys(handled(), partial(leave, said) if main else signal.SIG_DFL))
 
 
 def leave(said: str, number: int, frame: FrameType | None) -> None:
-    """End the program; a second signal ends it even if this one is held up."""
+    """End the program; a second signal ends it at once if this handler is blocked."""
     handle(dict.fromkeys(handled(), signal.SIG_DFL))
     say(f"{signal.Signals(number).name} {said}")
     sys.exit(STOPPED)
 
 
 def say(text: str) -> None:
-    """Write past Python's streams, which a signal may have interrupted in the middle of a line."""
+    """Write directly to stderr, since a signal may have interrupted Python's stream in the middle of a line."""
     with contextlib.suppress(OSError):
         os.write(2, f"\n{text}\n".encode())
 
 
 class Lasting:
-    """A text stream that goes on into nothing once its terminal is closed or its reader has ended."""
+    """A text stream that discards its output once its terminal is closed or its pipe has no reader."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -100,5 +101,5 @@ class Lasting:
 
 
 def lasting(stream: TextIO) -> TextIO:
-    """The stream as one that nobody has to read."""
+    """Wrap a stream in `Lasting`, unless it is wrapped already."""
     return stream if isinstance(stream, Lasting) else Lasting(stream)  # type: ignore[return-value]
