@@ -1,1 +1,1 @@
-"""What a run asks of its machine: memory, and a disk with room."""
+"""The machine of a run: its memory and its disk."""

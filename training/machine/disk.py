@@ -1,4 +1,4 @@
-"""Writing what a run leaves behind, to a disk that may be full."""
+"""Writes the files of a run, with clear errors when the disk is full."""
 
 import os
 from collections.abc import Iterator
@@ -12,10 +12,11 @@ PROBE = bytes(1 << 20)
 
 @contextmanager
 def writing(path: Path, partial: Path | None = None) -> Iterator[None]:
-    """Say which file or folder could not be written, as an `OSError`, and how to go on.
+    """Turn a failure to write `path` into an `OSError` that names the path, gives the reason and says how to go on.
 
-    `partial` is the folder that it is written into first. `torch.save` gives every failure as a `RuntimeError`, without
-    the system's reason; so does a data loader worker that dies meanwhile. The disk itself is asked which it was.
+    `partial` is the folder that the files are written to first. `torch.save` raises a `RuntimeError` without the
+    system's reason for every failure, and a data loader worker that dies meanwhile raises one too. A test write to the
+    disk tells the two apart.
     """
     try:
         yield
@@ -36,7 +37,7 @@ def cannot_write(path: Path, error: Exception) -> OSError:
 
 
 def refusal_of(path: Path, partial: Path | None) -> OSError | None:
-    """Why the system writes no more to the last file of `partial`, or no new one beside `path`; None if it does."""
+    """The error of a test write to the newest file in `partial` and to a new file next to `path`; None if both work."""
     files = [file for file in partial.rglob("*") if file.is_file()] if partial is not None else []
     last = sorted(files, key=lambda file: file.stat().st_mtime_ns)[-1:]
     probe = path.parent / ".probe"
