@@ -1,4 +1,4 @@
-"""What is drawn at random of each training image."""
+"""Settings of the random augmentation of training images."""
 
 from dataclasses import dataclass
 

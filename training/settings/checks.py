@@ -1,4 +1,4 @@
-"""Checks of settings: each raises a `ValueError` with the name, the value and the rule."""
+"""Checks of settings; each raises a `ValueError` that states the name, the value and the rule."""
 
 import math
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def check(name: str, value: Any, holds: bool, rule: str) -> None:
-    """Raise a ValueError that names the setting, its value and the rule, unless the rule holds."""
+    """Raise a `ValueError` that states the setting, its value and the rule, unless the rule holds."""
     if not holds:
         raise ValueError(f"`{name}` (={value}) must {rule}.")
 
@@ -48,11 +48,11 @@ def check_below_one(owner: Any, *names: str) -> None:
 
 
 def may_be_there(name: str) -> bool:
-    """Whether a name is a path that exists, or may be a Hub id or an address."""
+    """Whether a name is an existing path, or can be a Hub id or an address."""
     is_path = name.startswith(("/", ".", "~")) or name.count("/") > 1
     if not is_path or "://" in name:
         return True
     try:
         return Path(name).expanduser().exists()
-    except PermissionError:  # it is there, and what may not be read is named when it is read
+    except PermissionError:  # the path exists; reading it later raises a clear error
         return True

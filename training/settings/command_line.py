@@ -1,12 +1,16 @@
-"""Settings from a YAML file and from flags: an unknown key or a bad value is one clear line.
+"""Reads settings from YAML files and flags, and reports an unknown key or a bad value in one line.
 
-Nothing here imports PyTorch, so that a script tells a wrong flag before the seconds that its other imports take.
+This module does not import PyTorch, so that a script reports a wrong flag before its other imports, which take seconds.
 
-Why not `HfArgumentParser.parse_yaml_file`: it checks no types (1e-3 stays a text), takes no flags beside the file, and
-names no nearest key; its `args_file_flag` reads no YAML, tears texts at blanks, and passes over a missing file. Why not
-jsonargparse 4.53: a file goes before a flag that stands before it, no nearest key is named, and it refuses flags as the
-README writes them (`--streaming`, `--crop_scale 0.2 1`, `--mask-ratio`). `tests/training/settings/test_alternatives.py`
-shows it, and fails once it is no longer so.
+It does not use these alternatives:
+
+- `HfArgumentParser.parse_yaml_file` does not check types (1e-3 stays a string), accepts no flags in addition to the
+  file, and does not suggest the nearest key.
+- The `args_file_flag` of `HfArgumentParser` reads no YAML, splits strings at spaces, and ignores a missing file.
+- In jsonargparse 4.53, a file overrides a flag that stands before it; it suggests no nearest key, and it refuses flags
+  in the form of the README (`--streaming`, `--crop_scale 0.2 1`, `--mask-ratio`).
+
+`tests/training/settings/test_alternatives.py` shows these limits, and fails when one of them is gone.
 """
 
 import difflib
@@ -32,13 +36,13 @@ CONVNEXTV2_TRACEBACK=1 in the environment shows where an error comes from."""
 
 
 class Parser(HfArgumentParser):
-    """A parser whose errors are one line, said once: the usage of seventy flags would hide it."""
+    """A parser that prints an error as one line, once, without the usage: its seventy flags would hide the error."""
 
     def _add_dataclass_arguments(self, dtype: type) -> None:
         add_settings(self, dtype)
 
     def error(self, message: str) -> NoReturn:
-        message = re.sub(r"(--\w+)/--[\w-]+", r"\1", message)  # of two spellings, the first
+        message = re.sub(r"(--\w+)/--[\w-]+", r"\1", message)  # name a flag with two spellings by the first
         end(f"error: {message}", 2)
 
     def _print_message(self, message: str, file: object = None) -> None:
@@ -47,7 +51,10 @@ class Parser(HfArgumentParser):
 
 
 def parse_settings(kind: type[AnySettings], arguments: list[str], description: str | None = None) -> AnySettings:
-    """Settings from `--config file.yaml` and flags; flags go before the file. A bad one ends the program, code 2."""
+    """Read the settings from `--config file.yaml` and flags; flags override the file.
+
+    A wrong setting ends the program with exit code 2.
+    """
     parser = create_parser(kind, description)
     known = {option.removeprefix("--") for option in parser._option_string_actions} - {"config", "help", "-h"}
     try:
@@ -57,7 +64,7 @@ def parse_settings(kind: type[AnySettings], arguments: list[str], description: s
         from_files = [flag for file in found.config for flag in yaml_as_flags(Path(file), known)]
         flags = [flag for flag in rest if flag.startswith("--")]
         unknown = [flag for flag in flags if flag.split("=")[0].removeprefix("--") not in {*known, "config", "help"}]
-        if unknown:  # before what is missing, which may be there under a wrong name
+        if unknown:  # first, since a missing setting may be given under a wrong name
             raise ValueError(unknown_key(unknown[0], known))
         from_files = without_overridden(kind, from_files, flags)
         values = vars(parser.parse_args(from_files + rest))
@@ -68,7 +75,7 @@ def parse_settings(kind: type[AnySettings], arguments: list[str], description: s
 
 
 def create_parser(kind: type[Settings], description: str | None) -> Parser:
-    """A flag for each setting, and `--config`."""
+    """Create a parser with a flag for each setting, and `--config`."""
     parser = Parser(
         list(kind.owners().values()),  # type: ignore[arg-type]
         allow_abbrev=False,
@@ -88,7 +95,7 @@ def create_parser(kind: type[Settings], description: str | None) -> Parser:
 
 
 def without_overridden(kind: type[Settings], from_files: list[str], flags: list[str]) -> list[str]:
-    """The recipes' settings without those that would put a flag of the command line out of force; says which."""
+    """Remove the recipes' settings that would override another setting given as a flag, and print their names."""
     given = {flag.split("=")[0].removeprefix("--").replace("-", "_") for flag in flags}
     overriding = {fact.overridden_by: name for name, fact in kind.facts().items() if name in given}
     kept, keep = [], True
@@ -104,13 +111,13 @@ def without_overridden(kind: type[Settings], from_files: list[str], flags: list[
 
 @cache
 def say_once(text: str) -> None:
-    """Print a line to stderr, once, from the first training process."""
+    """Print a line to stderr in the first training process; the same line is printed only once."""
     if is_first_process():
         print(text, file=sys.stderr, flush=True)
 
 
 def yaml_as_flags(file: Path, known: set[str]) -> list[str]:
-    """The file's settings as flags, so that the same parser checks their types (YAML reads 1e-4 as a string)."""
+    """Convert the settings of a file to flags, so that the parser checks their types (YAML reads 1e-4 as a string)."""
     check("config", file, file.is_file(), "be a YAML file")
     try:
         settings = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
@@ -127,7 +134,7 @@ def yaml_as_flags(file: Path, known: set[str]) -> list[str]:
 
 
 def unknown_key(key: str, known: set[str]) -> str:
-    """The message for a key that no setting has, with the nearest one that there is."""
+    """The error message for an unknown key, which suggests the nearest known key."""
     name = str(key).split("=")[0].removeprefix("--")
     near = difflib.get_close_matches(name.replace("-", "_"), sorted(known), n=1)
     return f"`{name}` is not a setting." + (f" Did you mean `{near[0]}`?" if near else " See --help.")

@@ -1,4 +1,4 @@
-"""Which images a run reads, and how."""
+"""Settings of the images that a run reads."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from training.settings.checks import check, check_at_least, check_below_one, check_finite, may_be_there
 from training.settings.fields import REQUIRED, operation, recipe
 
-FILE_BUILDERS = {".parquet": "parquet", ".tar": "webdataset", ".arrow": "arrow"}  # of `datasets`, by ending
+FILE_BUILDERS = {".parquet": "parquet", ".tar": "webdataset", ".arrow": "arrow"}  # extension: `datasets` builder
 
 
 @dataclass(kw_only=True)
@@ -45,13 +45,13 @@ class DataSettings:
         check("check_images", self.check_images, checked, "be true with `skip_bad_images`, unless streaming")
 
     def check_splits(self, name: str, split: str | None, other: str) -> None:
-        """Raise if a second split is wanted of files, which are one: it would be the same images again."""
+        """Raise if the settings name a second split and the data set is files: its images would be the same ones."""
         two = split not in (None, other) and Path(self.dataset_name).suffix in FILE_BUILDERS
         rule = f"not be given beside split `{other}` where `dataset_name` (={self.dataset_name}) names files"
         check(name, split, not two, f"{rule}: name the folder that has those of both")
 
     def named_splits(self) -> list[str]:
-        """The splits that these settings name."""
+        """The names of the splits in these settings."""
         named = (getattr(self, field, None) for field in ("train_split", "eval_split"))
         return sorted({name for name in named if name})
 
@@ -145,8 +145,8 @@ class ValidateDataSettings(LabelledDataSettings):
 
 
 def check_background(background: str | None) -> None:
-    """Raise unless a background that is given is a colour, or none."""
+    """Raise if a background is given that is neither a colour nor `none`."""
     if background is not None:
-        from hf_convnextv2.images import background_color  # its package imports PyTorch
+        from hf_convnextv2.images import background_color  # imported here: its package imports PyTorch
 
         background_color(background)

@@ -1,4 +1,4 @@
-"""How often and by what a model is evaluated."""
+"""Settings of the evaluation: metrics, interval and protocols."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What FCMAE pre-training hides and predicts (paper, section 3 and Table 8)."""
+"""Settings of FCMAE pre-training: masking, decoder and prediction targets (paper, section 3 and Table 8)."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -1,23 +1,23 @@
-"""What is known of a setting beside its type and default, said at its field."""
+"""Metadata of a setting in addition to its type and default, declared at its dataclass field."""
 
 import copy
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, field, fields
 from typing import Any, Literal, NamedTuple
 
-REQUIRED = MISSING  # as a default: the setting must be given
+REQUIRED = MISSING  # the default of a setting that must be given
 OnResume = Literal["refuse", "report", "ignore"]
 
 
 class About(NamedTuple):
-    """What a field says of its setting.
+    """The metadata of a setting.
 
-    affects_result: whether weights or figures depend on it, so that the model card shows it.
-    on_resume: what a resumed run does with another value than before: refuse it, report it, or ignore it. It is refused
-        where the order of the images or the shapes of the weights follow from it: by `check_order` in data/batches.py
-        and by `ARCHITECTURE` in run/checkpoints.py.
-    overridden_by: the setting that puts this one out of force when it is given.
-    unused_with: another setting, and its values with which this one has no effect.
+    affects_result: whether the weights or the metrics depend on the setting; if so, the model card shows it.
+    on_resume: what a resumed run does with a changed value: refuse it, report it, or ignore it. A change is refused if
+        the setting determines the order of the images (by `check_order` in data/batches.py) or the shapes of the
+        weights (by `ARCHITECTURE` in run/checkpoints.py).
+    overridden_by: another setting; if that one is given, this one has no effect.
+    unused_with: another setting, and the values of that one with which this one has no effect.
     """
 
     affects_result: bool
@@ -34,12 +34,12 @@ def recipe(
     overridden_by: str | None = None,
     unused_with: tuple[str, tuple[Any, ...]] | None = None,
 ) -> Any:
-    """A field that the result of a run depends on."""
+    """Declare a setting that the result of a run depends on."""
     return _field(default, help, About(True, on_resume, overridden_by, unused_with))
 
 
 def operation(default: Any, help: str) -> Any:
-    """A field of where, how often and with what a run works: the result is the same with any value."""
+    """Declare a setting that does not change the result of a run, e.g. a folder, an interval or a number of workers."""
     return _field(default, help, About(False, "ignore"))
 
 
@@ -51,21 +51,21 @@ def _field(default: Any, help: str, about: About) -> Any:
 
 
 def about(setting: Field[Any]) -> About:
-    """What a field says of its setting; a field that says nothing is an error."""
+    """The metadata of a field; raises a `ValueError` if the field has none."""
     if "about" not in setting.metadata:
         raise ValueError(f"`{setting.name}` must be declared with `recipe(...)` or `operation(...)`.")
     return setting.metadata["about"]
 
 
 def facts_of(owner: type) -> dict[str, About]:
-    """What each field of a dataclass says, by the field's name."""
+    """The metadata of each field of a dataclass, by the field's name."""
     return {setting.name: about(setting) for setting in fields(owner)}
 
 
 def in_force(values: Mapping[str, Any], facts: Mapping[str, About]) -> list[str]:
-    """Names of the settings that the result of a run with these `values` depends on.
+    """The names of the settings that the result of a run with these `values` depends on.
 
-    0 and False are values as others are; None leaves the choice to another setting or to the model.
+    A setting counts if its value is 0 or False, but not if it is None: another setting or the model then decides.
     """
     return [name for name, fact in facts.items() if _is_in_force(name, fact, values)]
 

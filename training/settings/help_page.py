@@ -1,4 +1,4 @@
-"""The page that `--help` prints: settings in groups, each with what it takes and its default, once."""
+"""The output of `--help`: the settings in groups, each with the type of its value and its default."""
 
 import argparse
 import copy
@@ -14,7 +14,7 @@ SWITCH = "BOOL"
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """One spelling of each flag, and one default after each text unless the text says it."""
+    """Shows one spelling of each flag, and adds the default to a help text that does not state it."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **{"max_help_position": 34, **options})
@@ -25,14 +25,14 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         return ", ".join(names) + values
 
     def _expand_help(self, action: argparse.Action) -> str:
-        text = action.help or ""  # without the `%` patterns of argparse: a text may hold one
+        text = action.help or ""  # argparse would expand `%`, which a text may contain
         if "(default: " in text or action.dest == "help" or action.nargs == 0:
             return text
         return f"{text} ({'required' if action.required else f'default: {shown(action.default)}'})"
 
 
 def shown(default: Any) -> str:
-    """A default as it is typed."""
+    """A default value, in the form in which a user types it."""
     if default is None:
         return "none"
     if isinstance(default, bool):
@@ -41,11 +41,14 @@ def shown(default: Any) -> str:
 
 
 def add_settings(parser: argparse.ArgumentParser, owner: type) -> None:
-    """A group for the dataclass, with a flag for each field as `HfArgumentParser` makes it."""
+    """Add a group for the dataclass, with the flag that `HfArgumentParser` makes for each field.
+
+    The docstring of the dataclass is the title of the group.
+    """
     group: Any = parser.add_argument_group((inspect.getdoc(owner) or "").rstrip("."))
     types = get_type_hints(owner)
     for field in dataclasses.fields(owner):
-        plain = copy.copy(field)  # of metadata, `HfArgumentParser` allows none but its own
+        plain = copy.copy(field)  # `HfArgumentParser` accepts only its own keys as metadata
         plain.type, plain.metadata = types[field.name], MappingProxyType({"help": field.metadata["help"]})
         HfArgumentParser._parse_dataclass_field(group, plain)
         describe(parser._option_string_actions[f"--{field.name}"])
@@ -54,6 +57,6 @@ def add_settings(parser: argparse.ArgumentParser, owner: type) -> None:
 
 
 def describe(action: argparse.Action) -> None:
-    """Say what a flag takes, rather than its own name again."""
+    """Show the type of a flag's value as its placeholder, instead of the flag's name."""
     if action.choices is None:
         action.metavar = SWITCH if action.const is True else PLACEHOLDERS.get(action.type)

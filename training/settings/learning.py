@@ -1,4 +1,4 @@
-"""How long and how fast a run learns."""
+"""Settings of the training length, the learning rate and the optimizer."""
 
 from dataclasses import dataclass
 from typing import Literal

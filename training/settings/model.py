@@ -1,4 +1,4 @@
-"""Which model a run starts from, and what it sees of an image."""
+"""Settings of the model: its weights, its size and its input images."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Where a run works, what it keeps, and where it goes in the end."""
+"""Settings of a run: processes, output folder, checkpoints and upload to the Hub."""
 
 from dataclasses import dataclass
 
@@ -80,8 +80,8 @@ class HubSettings:
 
 
 def check_scalable(mixed_precision: str | None) -> None:
-    """Raise if fp16 is asked for without a device that computes with it."""
+    """Raise if fp16 is requested without an accelerator."""
     if mixed_precision == "fp16":
-        import torch  # here, since it takes seconds: other settings are checked without it
+        import torch  # imported here: it takes seconds, and other settings do not need it
 
         check("mixed_precision", mixed_precision, torch.accelerator.is_available(), "be no or bf16 on a CPU")

@@ -1,4 +1,4 @@
-"""All settings of each script: one dataclass for each owner, filled from one flat set of names."""
+"""The settings of each script, grouped into one dataclass for each owner, and created from one flat set of names."""
 
 import inspect
 from dataclasses import MISSING, Field, dataclass, fields
@@ -27,10 +27,11 @@ from training.settings.run import CheckpointSettings, HubSettings, ProcessSettin
 
 @dataclass(frozen=True)
 class Record:
-    """What a run writes down of its settings.
+    """The settings that a run stores.
 
-    values: every setting by its name, as plain data. recipe: names of those that the result depends on.
-    compared: names of those whose change a resumed run reports.
+    values: every setting by its name, as plain data.
+    recipe: the names of the settings that the result depends on.
+    compared: the names of the settings whose changes a resumed run reports.
     """
 
     task: str
@@ -40,10 +41,10 @@ class Record:
 
 
 class Settings:
-    """The settings of a script, each with its owner: `settings.data.streaming`, `settings.run.output_dir`.
+    """The settings of a script, grouped by owner: `settings.data.streaming`, `settings.run.output_dir`.
 
-    They are created by their names alone, `PretrainSettings(dataset_name=..., output_dir=...)`, since these are flags
-    and keys of recipes, which know nothing of owners.
+    The constructor takes the settings without their owners, `PretrainSettings(dataset_name=..., output_dir=...)`: flags
+    and keys of recipes have no owner either.
     """
 
     task: ClassVar[str]
@@ -58,36 +59,36 @@ class Settings:
 
     @classmethod
     def owners(cls) -> dict[str, type]:
-        """The dataclass of each part, by the name of the attribute."""
+        """The dataclass of each group of settings, by the name of its attribute."""
         hints = get_type_hints(cls)
         return {part: hints[part] for part in inspect.get_annotations(cls)}
 
     @classmethod
     def fields(cls) -> list[Field[Any]]:
-        """The fields of all parts."""
+        """The fields of all owners."""
         return [field for owner in cls.owners().values() for field in fields(owner)]
 
     @classmethod
     def facts(cls) -> dict[str, About]:
-        """What every field says of its setting, by the setting's name."""
+        """The metadata of every setting, by the setting's name."""
         return {name: fact for owner in cls.owners().values() for name, fact in facts_of(owner).items()}
 
     def check(self) -> None:
-        """Raise a `ValueError` where settings of different owners do not go together."""
+        """Raise a `ValueError` if settings of different owners contradict each other."""
 
     def values(self) -> dict[str, Any]:
-        """Every setting by its name."""
+        """The value of every setting, by its name."""
         parts = ((part, owner) for part, owner in self.owners().items())
         return {
             field.name: getattr(getattr(self, part), field.name) for part, owner in parts for field in fields(owner)
         }
 
     def replace(self, **changes: Any) -> Self:
-        """The same settings but for these."""
+        """A copy of the settings with these changes."""
         return type(self)(**{**self.values(), **changes})
 
     def record(self) -> Record:
-        """What the run writes down of them."""
+        """The record of the settings that the run stores."""
         values, facts = self.values(), self.facts()
         compared = [name for name, fact in facts.items() if fact.affects_result and fact.on_resume != "ignore"]
         return Record(self.task, values, in_force(values, facts), compared)
@@ -104,9 +105,9 @@ class Settings:
 
 
 class TrainingSettings(Settings):
-    """What every training run has settings for, whatever it trains.
+    """The owners that every training run has.
 
-    For types alone: each script names its owners itself, in the order of `--help`.
+    This class only serves type checking: each script lists its own owners, in the order of `--help`.
     """
 
     data: TrainingDataSettings
