@@ -1,4 +1,4 @@
-"""The endless batches of a training process. Training processes share no images, and a resumed run loses none.
+"""The endless batches of a training process: processes share no images, and a resume continues where the run stopped.
 
 This module does not use `StatefulDataLoader` of torchdata 0.11, which Accelerate's `use_stateful_dataloader` calls:
 

@@ -32,7 +32,7 @@ class BadImageError(ValueError):
 
 
 class WrongChannelsError(ValueError):
-    """An image has other channels than the model. No setting skips such images: most images have the same channels."""
+    """An image has other channels than the model. No setting skips it: most images of the data set are then alike."""
 
 
 class Decoded(NamedTuple):
@@ -146,9 +146,9 @@ def pages_to_array(picture: Image.Image) -> np.ndarray:
 
 
 def deep_to_array(picture: Image.Image, largest: float, num_channels: int, background: str) -> tuple[np.ndarray, bool]:
-    """A grey picture of more than 8 bits as `(H, W, C)` in [0, 1], and whether it is transparent somewhere.
+    """A grey picture of more than 8 bits as `(H, W, C)` in [0, 1], and whether any pixel was transparent.
 
-    Pillow's own conversions would clip the values.
+    The latter is False with four channels, which keep the transparency. Pillow's own conversions would clip the values.
     """
     pixels = np.repeat(np.atleast_3d(np.asarray(picture)) / largest, min(num_channels, 3), axis=-1)
     alpha = alpha_of(picture)

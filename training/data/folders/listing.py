@@ -50,7 +50,7 @@ class Run(NamedTuple):
 
 @dataclass
 class Listing:
-    """The content of a folder, in the alphabetical order of the files' paths; hidden folders are not listed."""
+    """The content of a folder, in the order of the files' paths as strings; hidden folders are not walked."""
 
     root: str
     images: list[Run] = field(default_factory=list)
