@@ -87,7 +87,7 @@ def check_files(paths: pa.ChunkedArray, data: DataSettings, arguments: dict[str,
         is_known = store.rows_of(paths, stamps) >= 0
         check_unknown(paths.filter(pa.array(~is_known)), stamps.where(~is_known), store, data, arguments)
     rows = store.rows_of(paths)
-    if (rows < 0).any():  # this is not the first machine, and it has its own disk
+    if (rows < 0).any():  # this is another machine, which has its own disk
         unknown = paths.filter(pa.array(rows < 0))
         check_unknown(unknown, stamps_of(unknown), store, data, arguments)
         rows = store.rows_of(paths)
