@@ -1,1 +1,1 @@
-"""Speed and memory, measured against the peers."""
+"""Benchmarks of speed and memory against other libraries."""

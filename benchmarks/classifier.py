@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def compare(size: str, what: str, settings: tuple[int, int, str, str], rounds: int) -> Row:
-    """The peers do without checkpointing, so that its row shows what it saves and costs.
+    """Compare with the other libraries. They run without checkpointing, so that its row shows its saving and its cost.
 
     `settings`: batch size, image size, device and dtype.
     """

@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def watch(process: subprocess.Popen[bytes], log: Path) -> list[Row]:
-    """MiB of the run and its workers since the last line of its log, most and mean, for every line."""
+    """For every line of the log: the peak and mean MiB of the run and its workers since the line before."""
     rows: list[Row] = []
     held: list[float] = []
     while process.poll() is None:
@@ -67,12 +67,12 @@ def watch(process: subprocess.Popen[bytes], log: Path) -> list[Row]:
 
 
 def losses(log: Path) -> list[dict[str, Any]]:
-    """The lines of a log that are of training."""
+    """The lines of a log that report training steps."""
     return [line for line in read_metrics(log) if "data_wait" in line]
 
 
 def memory_of(number: int) -> float:
-    """MiB of physical memory of a process and its children; what several share counts once for each."""
+    """MiB of physical memory of a process and its children. Memory that several share counts once for each."""
     try:
         process = psutil.Process(number)
         return sum(each.memory_info().rss for each in (process, *process.children(recursive=True))) / 2**20

@@ -23,7 +23,7 @@ from benchmarks.shared.photographs import photographs
 from training.data.folders.listing import list_folder
 from training.data.folders.rows import image_rows
 
-LINKS = 60_000  # to a file; ext4 allows 65,000
+LINKS = 60_000  # hard links to one file; ext4 allows 65,000
 LOAD = (
     "import json, sys, time; from datasets import disable_progress_bars, load_dataset; "
     "disable_progress_bars(); start = time.perf_counter(); load_dataset('imagefolder', data_dir=sys.argv[1]); "
@@ -76,7 +76,7 @@ def as_row(count: str, what: str, run: str, phases: dict[str, Any]) -> Row:
 
 
 def write_folder(folder: Path, count: int) -> None:
-    """So many links to photographs, dealt to the folders of classes."""
+    """Write `count` links to photographs, distributed over the class folders."""
     num_classes = min(1000, count // 100)
     for label in range(num_classes):
         (folder / f"class_{label:04d}").mkdir(parents=True)
@@ -100,7 +100,7 @@ def start_of(folder: Path, cache: Path, processes: int, num_workers: int) -> dic
 
 
 def stock_load(folder: Path, cache: Path, limit: int) -> float | str:
-    """Seconds of `load_dataset`, or that it takes longer than `limit`."""
+    """The seconds of `load_dataset`, or a text if it takes longer than `limit` seconds."""
     environment = {**os.environ, "HF_DATASETS_CACHE": str(cache)}
     command = [sys.executable, "-c", LOAD, str(folder)]
     try:
@@ -111,7 +111,7 @@ def stock_load(folder: Path, cache: Path, limit: int) -> float | str:
 
 
 def plain_walk(folder: Path) -> float:
-    """Seconds that the names alone take."""
+    """The seconds that listing the file names takes."""
     start = time.perf_counter()
     for _, _, names in os.walk(folder):
         sorted(names)
@@ -119,7 +119,7 @@ def plain_walk(folder: Path) -> float:
 
 
 def prepare_rows(folder: str, cache: str) -> Call:
-    """The rows of the folder, for their memory."""
+    """A call that lists the rows of the folder, to measure its memory."""
     os.environ["HF_DATASETS_CACHE"] = cache
     return lambda: image_rows(list_folder(folder), "train", ["train"])
 

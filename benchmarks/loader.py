@@ -58,7 +58,7 @@ def write_photographs(folder: Path, shape: tuple[int, int], count: int) -> None:
 
 
 def measure(folder: str, size: str, stored: str, reduced: bool, views: int, args: Any) -> Row:
-    """Images a second of the loader alone (all cores idle beside it), of the step alone, and of both together."""
+    """Images per second of the loader alone (the other cores are idle), of the step alone, and of both together."""
     config = ConvNextV2FCMAEConfig.from_size(size, image_size=args.image_size, num_visible_sets=views)
     model, batch_size = ConvNextV2ForPreTraining(config).train(), args.batch_size // views
     batches = loader(folder, config, reduced, batch_size, args)

@@ -13,7 +13,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 DOCS = Path(__file__).parent.parent / "docs"
-# Result file, the columns of a ratio and of its peer's name, and which rows.
+# Result file, the columns of the ratio and of the compared library's name, and the rows to draw.
 PEERS = (
     ("classifier", "times Transformers", "Transformers"),
     ("classifier", "times timm", "timm"),
@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def draw_speed(path: Path) -> None:
-    """A bar for each case and peer, with the least and greatest ratio of the rounds."""
+    """Draw a bar for each case and compared library, with the smallest and largest ratio of the rounds."""
     bars = [(label(row), peer, row[column]) for file, column, peer in PEERS for row in rows(file) if shown(row)]
     names = list(dict.fromkeys(name for name, _, _ in bars))
     colors = {"Transformers": "tab:orange", "timm": "tab:blue", "masked-dense": "tab:green"}
@@ -60,7 +60,7 @@ def label(row: dict[str, Any]) -> str:
 
 
 def draw_scaling(path: Path) -> None:
-    """Milliseconds and MiB of a step against each quantity that grows, with the bound's line."""
+    """Draw milliseconds and MiB of a step against each quantity that grows, with a line for the bound."""
     measured = rows("scaling")
     axes_of = list(dict.fromkeys(row["grown"] for row in measured))
     figure, axes = plt.subplots(2, len(axes_of), figsize=(4 * len(axes_of), 5.6), layout="constrained", squeeze=False)
@@ -81,7 +81,7 @@ def draw_scaling(path: Path) -> None:
 
 
 def draw_endurance(path: Path) -> None:
-    """MiB of a long run and its loading process, and the share of its time that waited for data."""
+    """Draw MiB of a long run and its data loader worker, and the share of the time spent waiting for data."""
     measured = rows("endurance")
     steps = [row["step"] for row in measured]
     figure, (memory, waiting) = plt.subplots(2, 1, figsize=(8, 4.5), layout="constrained", sharex=True)

@@ -27,7 +27,7 @@ def main() -> None:
     grown = {"image size": args.image_sizes, "batch": args.batch_sizes, "mask ratio": args.mask_ratios}
     settings = [(axis, DEFAULTS | {axis: value}) for axis, values in grown.items() for value in values]
     seconds = [{"step": [], "products": []} for _ in settings]
-    for _ in range(args.passes):  # over all settings again and again: a slow minute of the machine is no cliff then
+    for _ in range(args.passes):  # repeat all settings: a slow minute then affects them all
         for (axis, setting), spent in zip(settings, seconds, strict=True):
             for name, values in apart(measure, case_of(args.size, setting), args.rounds).items():
                 spent[name] += values

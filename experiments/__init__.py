@@ -1,1 +1,1 @@
-"""The demo and the studies: what they train on, how they compare, what they draw."""
+"""The demo and the studies: their data, comparisons and plots."""

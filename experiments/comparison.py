@@ -13,7 +13,7 @@ from training.evaluation.pictures import COLORS, draw_confusion, label_axes, plo
 
 
 def distinct_colors(count: int) -> Sequence[Any]:
-    """A color for each of any number of curves."""
+    """`count` colors that can be told apart."""
     return COLORS[:count] if count <= len(COLORS) else colormaps["turbo"](np.linspace(0.05, 0.95, count)).tolist()
 
 

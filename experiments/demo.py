@@ -27,7 +27,7 @@ PRETRAINED, SCRATCH = "FCMAE pre-training", "random weights"
 
 
 def main() -> None:
-    """Make the data, train three models, compare the two classifiers, write and print the report."""
+    """Write the data, train three models, compare the two classifiers, and write and print the report."""
     options = parse_options()
     output, started = Path(options.output_dir), time.perf_counter()
     print("Writing the photographs of solar cells as parquet ...", flush=True)
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def parse_options() -> argparse.Namespace:
-    """The demo's few flags; everything else is in its two recipes."""
+    """The demo's flags. All other settings are in its two recipes."""
     parser = argparse.ArgumentParser(prog="python -m experiments.demo", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--output_dir", default="out/demo")
     parser.add_argument("--pretrain_steps", type=int, help="optimizer steps of pre-training (default: the recipe's)")
@@ -66,12 +66,12 @@ def parse_options() -> argparse.Namespace:
 
 
 def steps(count: int | None) -> list[str]:
-    """The flags for a number of steps, a tenth of them warm-up, if one is asked for."""
+    """The flags for a number of steps, with a tenth of them as warm-up. Empty without a number."""
     return [] if count is None else ["--max_train_steps", str(count), "--warmup_steps", str(count // 10)]
 
 
 def compare(output: Path, photographs: Dataset) -> dict[str, Any]:
-    """Figures and pictures of both classifiers on the held-out photographs, and the answer of `pipeline` to a few."""
+    """Metrics and pictures of both classifiers on the held-out photographs, and `pipeline`'s answers for a few."""
     labels = np.array(photographs["label"])
     folders = {PRETRAINED: output / "classifier", SCRATCH: output / "scratch"}
     scores = {name: defect_scores(folder, photographs) for name, folder in folders.items()}
@@ -92,13 +92,13 @@ def compare(output: Path, photographs: Dataset) -> dict[str, Any]:
 
 
 def loss_range(folder: Path) -> dict[str, float]:
-    """First and last logged loss of a run."""
+    """The first and the last logged loss of a run."""
     values = series(read_metrics(folder / "metrics.jsonl"), "loss")[1]
     return {"first": values[0], "last": values[-1]}
 
 
 def print_report(report: dict[str, Any], output: Path) -> None:
-    """Say what was made, how good it is and where it lies."""
+    """Print what the demo wrote, the accuracies, and the output folder."""
     images, loss, seconds = report["images"], report["pretraining_loss"], report["seconds"]
     held_out = f"{images['test']} held out, {images['test_defective']} of them defective"
     print(f"\n{images['train']} photographs to train on; {held_out}.")

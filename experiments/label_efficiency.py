@@ -3,10 +3,10 @@
     make study
     python -m experiments.label_efficiency --fractions 0.1 1 --seeds 0 --output_dir out/study_short
 
-Fine-tuning from FCMAE and from random weights, nearest neighbours and a linear probe on the frozen features of both,
-and, to show how hard the task is, a logistic regression on statistics of the pixels alone; each with the same labelled
-images, drawn anew for each seed. All figures are balanced accuracies on photographs by which nothing was trained or
-chosen. The same command goes on where a run was stopped.
+The study compares fine-tuning from FCMAE and from random weights, and nearest neighbours and a linear probe on the
+frozen features of both. A logistic regression on pixel statistics shows how hard the task is. All methods get the same
+labelled images, which are drawn anew for each seed. All results are balanced accuracies on photographs that were not
+used to train anything or to choose a setting. After a stop, the same command resumes the study.
 """
 
 import argparse
@@ -41,12 +41,12 @@ from training.settings.data import ValidateDataSettings
 RECIPE = "pretrain_small_images"
 FINETUNED, SCRATCH, PIXELS = "fine-tuned from FCMAE", "fine-tuned from random weights", "statistics of the pixels"
 PROBE, NEIGHBOURS = "linear probe", "20 nearest neighbours"
-Features = dict[str, tuple[Tensor, Tensor]]  # of a split: (N, C) and labels (N,)
+Features = dict[str, tuple[Tensor, Tensor]]  # by split: features (N, C) and labels (N,)
 Scores = dict[str, dict[str, float]]  # by method, then by share of the labels and seed
 
 
 def main() -> None:
-    """Pre-train once, then every method at every share of the labels and seed; write table, plot and figures."""
+    """Pre-train once, run every method for each share of the labels and each seed, write table, plot and results."""
     options = parse_options()
     output = Path(options.output_dir)
     if not (output / "data/labelled/test.parquet").is_file():
@@ -85,7 +85,7 @@ def main() -> None:
 
 
 def parse_options() -> argparse.Namespace:
-    """The study's few flags; the rest is in the demo's recipes."""
+    """The study's flags. All other settings are in the demo's recipes."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.label_efficiency", description=(__doc__ or "").split("\n")[0]
     )
@@ -98,7 +98,7 @@ def parse_options() -> argparse.Namespace:
 
 
 def keep_apart(output: Path, pretrain_epochs: float | None) -> None:
-    """Raise if the folder holds a study with another length of pre-training, whose classifiers would be taken."""
+    """Raise if the folder holds a study with another length of pre-training: its classifiers would be reused."""
     started = read_json(output / "study.json")
     if started and started["pretrain_epochs"] != pretrain_epochs:
         raise SystemExit(f"`output_dir` (={output}) holds a study of {started}. Give this one a folder of its own.")
@@ -113,7 +113,7 @@ def photographs_of(output: Path, split: str) -> Dataset:
 
 
 def pretrain(output: Path, folder: Path, flags: Sequence[str], jobs: int = 1) -> Path:
-    """The FCMAE model of all training photographs, which never sees a label."""
+    """Pre-train an FCMAE model on all training photographs, without labels."""
     if not (folder / "model.safetensors").is_file():
         run = [f"--dataset_name={output}/data/unlabelled", f"--output_dir={folder}", "--checkpointing_steps=200"]
         launch("pretrain", RECIPE, *run, "--resume_from_checkpoint=latest", *flags, at_a_time=jobs)
@@ -130,7 +130,7 @@ def save_untrained(pretrained: Path, folder: Path, seed: int = 0) -> Path:
 
 
 def features_of(folder: Path, photographs: dict[str, Dataset]) -> Features:
-    """Frozen features and labels of both splits."""
+    """The frozen features and the labels of both splits."""
     model = ConvNextV2Model.from_pretrained(folder)
     model.config.id2label = dict(enumerate(photographs["train"].features["label"].names))
     transform = EvaluationTransform(AutoImageProcessor.from_pretrained(folder))
@@ -151,7 +151,7 @@ def pixel_statistics(photographs: Dataset) -> tuple[Tensor, Tensor]:
 
 
 def draw(labels: Sequence[int], share: float, seed: int) -> np.ndarray:
-    """Indices of a share of the images with the same share of each class."""
+    """Draw the indices of a share of the images, with the same share of each class."""
     everything = np.arange(len(labels))
     if share == 1:
         return everything
@@ -159,7 +159,7 @@ def draw(labels: Sequence[int], share: float, seed: int) -> np.ndarray:
 
 
 def frozen_scores(splits: Features, chosen: np.ndarray, seed: int) -> dict[str, float]:
-    """Balanced accuracies of what needs no fine-tuning, knowing the labels of the chosen images."""
+    """Balanced accuracies of the methods without fine-tuning, fitted on the labels of the chosen images."""
     (train, train_labels), (test, labels) = splits["train"], splits["test"]
     known = train[chosen], train_labels[chosen], test, int(train_labels.max()) + 1
     scores = {PROBE: linear_probe_scores(*known, strength=1.0, seed=seed), NEIGHBOURS: knn_scores(*known, 20, 0.07)}
@@ -171,7 +171,7 @@ def score(labels: Any, predicted: Any) -> float:
 
 
 def write_subset(output: Path, train: Dataset, chosen: np.ndarray, name: str) -> Path:
-    """A data set of the chosen images, for the fine-tuning script."""
+    """Write a data set of the chosen images for the fine-tuning script."""
     folder = output / "subsets" / name
     if not (folder / "train.parquet").is_file():
         folder.mkdir(parents=True, exist_ok=True)
@@ -181,7 +181,7 @@ def write_subset(output: Path, train: Dataset, chosen: np.ndarray, name: str) ->
 
 
 def finetune(subset: Path, test: Dataset, name: str, seed: int, start: Sequence[str], jobs: int) -> float:
-    """Balanced accuracy of a classifier that is trained on a subset, for as many steps as its size asks for."""
+    """The balanced accuracy of a classifier trained on a subset, for a number of steps that grows with its size."""
     folder = subset.parents[1] / "runs" / f"{subset.name}-{name.replace(' ', '_')}"
     if not (folder / "model.safetensors").is_file():
         count = parquet.read_metadata(subset / "train.parquet").num_rows
@@ -193,7 +193,7 @@ def finetune(subset: Path, test: Dataset, name: str, seed: int, start: Sequence[
 
 
 def predicted_labels(folder: Path, photographs: Dataset) -> list[int]:
-    """What `pipeline` answers, with stock Transformers, as anyone would use the folder."""
+    """The labels that `pipeline` predicts with the folder, in stock Transformers."""
     classifier: Any = pipeline("image-classification", model=str(folder), device="cpu")
     answers = classifier(list(photographs["image"]), batch_size=32, top_k=1)
     return [classifier.model.config.label2id[row[0]["label"]] for row in answers]

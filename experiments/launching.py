@@ -13,14 +13,14 @@ TRAINING = Path(__file__).resolve().parents[1] / "training"
 def launch(script: str, recipe: str, *flags: str, at_a_time: int = 1) -> float:
     """Run `training/{script}.py` with a recipe through `accelerate launch`; return the seconds that it took.
 
-    `at_a_time` such runs share the cores.
+    The cores are divided among `at_a_time` runs.
     """
     paths = os.path.relpath(TRAINING / f"{script}.py"), os.path.relpath(TRAINING / f"recipes/{recipe}.yaml")
-    # Unless told, `accelerate launch` computes with one core only where there is no GPU.
+    # By default, `accelerate launch` uses one core only on a machine without a GPU.
     threads = ["--num_cpu_threads_per_process", str(max((os.cpu_count() or 1) // at_a_time, 1))]
     command = [*threads, paths[0], "--config", paths[1], *flags]
     print(f"\n$ accelerate launch {shlex.join(command)}", flush=True)
     started = time.perf_counter()
     if code := subprocess.run([sys.executable, "-m", "accelerate.commands.launch", *command]).returncode:
-        sys.exit(code)  # the script has said why
+        sys.exit(code)  # the script has printed the reason
     return time.perf_counter() - started

@@ -1,8 +1,8 @@
-"""Natural photographs for studies of pre-training: crops of 43 photographs, whose label is the one that each is from.
+"""Natural photographs for studies of pre-training: crops of 43 photographs. A crop's label is its photograph.
 
-The photographs come in Debian packages, which are fetched when a study runs (lomiri: CC-BY-4.0, CC-BY-SA and CC0;
-plasma: LGPL-3 and CC-BY-SA-4.0; mate: GPL-2+ and CC-BY-SA-4.0; palapeli: several free licences). Nothing of them is
-kept in this repository.
+The photographs are part of Debian packages, which are downloaded when a study runs (lomiri: CC-BY-4.0, CC-BY-SA and
+CC0; plasma: LGPL-3 and CC-BY-SA-4.0; mate: GPL-2+ and CC-BY-SA-4.0; palapeli: several free licences). This repository
+does not contain them.
 """
 
 import subprocess
@@ -14,7 +14,7 @@ from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PILImage
 from sklearn.model_selection import train_test_split
 
-# Package, pattern of its pictures, and what is drawn or painted and so left out.
+# Package, pattern of its pictures, and the pictures to leave out because they are drawn or painted.
 PACKAGES = {
     "lomiri-wallpapers-16.04": ("usr/share/backgrounds/*.*", ("analogpattern", "umang")),
     "lomiri-wallpapers-20.04": ("usr/share/backgrounds/Kleiber*", ()),
@@ -26,7 +26,7 @@ PLASMA_PHOTOGRAPHS = (
     *("BytheWater", "ColdRipple", "ColorfulCups", "DarkestHour", "EveningGlow", "FallenLeaf", "Grey", "Kite"),
     *("OneStandsOut", "Path", "Volna", "summer_1am"),
 )
-LONG_SIDE = 1280  # pixels of a photograph before it is cut
+LONG_SIDE = 1280  # pixels of a photograph's longer side, at most, before it is cut into crops
 CROP = 96
 CROPS_EACH, TEST_SHARE = 64, 0.25
 
@@ -34,7 +34,7 @@ CROPS_EACH, TEST_SHARE = 64, 0.25
 def write_natural_photographs(folder: Path) -> None:
     """Write `unlabelled/train.parquet` and `labelled/{train,test}.parquet`: 64 crops of each photograph, 16 to test.
 
-    The crops are 96 pixels wide and do not overlap. Which are taken, and which are held out, is the same every time.
+    The crops are 96 pixels wide and do not overlap. Their choice and the split are the same every time.
     """
     photographs = find_photographs(fetch(folder / "packages"))
     rows: dict[str, list[tuple[PILImage.Image, int]]] = {"train": [], "test": []}
@@ -56,7 +56,7 @@ def write_natural_photographs(folder: Path) -> None:
 
 
 def fetch(folder: Path) -> Path:
-    """The Debian packages unpacked, not installed; needs `apt-get` and `dpkg-deb`."""
+    """Download and unpack the Debian packages without installing them. Needs `apt-get` and `dpkg-deb`."""
     for name in PACKAGES:
         if (folder / name).is_dir():
             continue
@@ -77,7 +77,7 @@ def fetch(folder: Path) -> Path:
 
 
 def find_photographs(folder: Path) -> dict[str, Path]:
-    """Name and file of each photograph, the largest file where there are several sizes of one."""
+    """The name and file of each photograph. If there are several sizes of one, take the largest file."""
     found: dict[str, Path] = {}
     for package, (pattern, left_out) in PACKAGES.items():
         for file in sorted((folder / package).glob(pattern), key=lambda file: file.stat().st_size):
@@ -89,7 +89,7 @@ def find_photographs(folder: Path) -> dict[str, Path]:
 
 
 def cut(file: Path) -> list[PILImage.Image]:
-    """The photograph, at most `LONG_SIDE` pixels long, as crops of `CROP` pixels that do not overlap."""
+    """Shrink the photograph to at most `LONG_SIDE` pixels, and cut it into crops of `CROP` pixels without overlap."""
     with PILImage.open(file) as picture:
         small = picture.convert("RGB")
         small.thumbnail((LONG_SIDE, LONG_SIDE), PILImage.Resampling.BICUBIC)

@@ -1,4 +1,4 @@
-"""How good a two-class classifier is on held-out images, and whether one is better than another."""
+"""Metrics of a two-class classifier on held-out images, and comparison of two classifiers."""
 
 import numpy as np
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, roc_auc_score
@@ -7,7 +7,7 @@ THRESHOLD = 0.5
 
 
 def two_class_metrics(labels: np.ndarray, scores: np.ndarray) -> dict[str, float | list[list[int]]]:
-    """Figures for labels (N,) of 0 and 1 and probabilities (N,) of class 1; rows of the matrix are the true classes."""
+    """Metrics for labels (N,) of 0 and 1 and probabilities (N,) of class 1. Rows of the matrix are the true classes."""
     predicted = scores >= THRESHOLD
     return {
         "accuracy": float(accuracy_score(labels, predicted)),
@@ -20,10 +20,10 @@ def two_class_metrics(labels: np.ndarray, scores: np.ndarray) -> dict[str, float
 def balanced_accuracy_gain(
     labels: np.ndarray, scores: np.ndarray, other: np.ndarray, num_resamples: int = 2000
 ) -> dict[str, float]:
-    """Balanced accuracy of `scores` less that of `other`, with a 95 % interval from resampling the images in pairs."""
+    """Balanced accuracy of `scores` minus that of `other`, with a 95 % interval from a paired bootstrap of images."""
     random = np.random.default_rng(0)
     members = [np.flatnonzero(labels == label) for label in (0, 1)]
-    # The mean over classes of the share of right answers is balanced accuracy: resample within each class.
+    # Balanced accuracy is the mean of the classes' shares of correct predictions, so resample within each class.
     right, other_right = ((some >= THRESHOLD) == labels for some in (scores, other))
     gains = right.astype(float) - other_right  # (N,), 1 where only the first is right, -1 where only the other is
     resampled = [gains[random.choice(of_class, (num_resamples, len(of_class)))].mean(axis=1) for of_class in members]
@@ -33,7 +33,7 @@ def balanced_accuracy_gain(
 
 
 def verdict(gain: dict[str, float], name: str, other: str) -> str:
-    """Which of two classifiers is better on these images, in words that the interval bears."""
+    """A statement which of two classifiers is better on these images, no stronger than the interval supports."""
     points = {key: f"{100 * value:+.1f}" for key, value in gain.items()}
     interval = f"{points['gain']} points of balanced accuracy, 95 % interval {points['low']} to {points['high']}"
     if gain["low"] <= 0 <= gain["high"]:

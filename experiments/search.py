@@ -2,9 +2,9 @@
 
     python -m experiments.search
 
-On the training photographs of the study alone: three tenths of them are set apart as a validation part, pre-training
-and fine-tuning get the others. A setting is worth the mean balanced accuracy, over seeds, of classifiers that were
-fine-tuned from it with a quarter of the labels. The same command goes on where a run was stopped.
+The search uses only the training photographs of the study: three tenths of them are the validation part, pre-training
+and fine-tuning get the others. The score of a setting is the mean balanced accuracy, over seeds, of classifiers that
+are fine-tuned from it with a quarter of the labels. After a stop, the same command resumes the search.
 """
 
 import argparse
@@ -34,7 +34,7 @@ Candidate = dict[str, Any]
 
 
 def main() -> None:
-    """Along each axis keep the best; write every figure."""
+    """Keep the best value of each setting, one setting after another, and write all scores."""
     parser = argparse.ArgumentParser(prog="python -m experiments.search", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--output_dir", default="out/search")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def write_validation_part(output: Path) -> None:
-    """The study's training photographs in two parts, under the names that its functions read."""
+    """Write the study's training photographs in two parts, under the names that the study's functions read."""
     write_solar_cells(output / "all/data")
     photographs = photographs_of(output / "all", "train")
     parts = train_test_split(
@@ -75,7 +75,7 @@ def write_validation_part(output: Path) -> None:
 
 
 def try_out(output: Path, candidate: Candidate, options: argparse.Namespace) -> list[float]:
-    """Balanced accuracies on the validation part, one for each seed; what was tried before is not trained again."""
+    """Balanced accuracies on the validation part, one for each seed. Candidates tried before are not trained again."""
     name = name_of(candidate)
     flags = [*normalization_flags(), *flags_of(candidate)]
     pretrained = pretrain(output, output / "pretrain" / name, flags, options.jobs)

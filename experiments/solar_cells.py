@@ -1,8 +1,8 @@
 """The demo's images: 2,624 electroluminescence photographs of solar cells, some of them defective.
 
 They come with the package `elpv-dataset` (CC BY-NC-SA 4.0: Deitsch, Buerhop-Lutz et al., "Segmentation of photovoltaic
-module cells in uncalibrated electroluminescence images", Machine Vision and Applications 32, 2021), which is fetched
-when the demo is installed. Nothing of it is kept in this repository.
+module cells in uncalibrated electroluminescence images", Machine Vision and Applications 32, 2021), which is
+downloaded when the demo is installed. This repository does not contain them.
 """
 
 from io import BytesIO
@@ -47,9 +47,9 @@ def write_solar_cells(folder: Path) -> dict[str, int]:
 
 
 def scratch_flags(pretraining: str = "pretrain_demo") -> list[str]:
-    """What fine-tuning from random weights needs beside its recipe: the pre-trained model's shape, one learning rate.
+    """The extra flags of fine-tuning from random weights: the pre-trained model's shape, one rate for all layers.
 
-    Lower rates for lower layers keep what pre-training taught them; random weights have nothing to keep.
+    Lower learning rates for lower layers preserve what pre-training taught them; random weights do not need that.
     """
     recipe = yaml.safe_load((RECIPES / f"{pretraining}.yaml").read_text())
     shape = [f"--{key}={recipe[key]}" for key in ("model_size", "patch_size", "num_stages") if key in recipe]
@@ -57,13 +57,13 @@ def scratch_flags(pretraining: str = "pretrain_demo") -> list[str]:
 
 
 def normalization_flags() -> list[str]:
-    """Mean and deviation of these photographs, for a recipe that is not theirs."""
+    """Flags with mean and standard deviation of these photographs, for a recipe made for other images."""
     recipe = yaml.safe_load((RECIPES / "pretrain_demo.yaml").read_text())
     return [part for key in ("image_mean", "image_std") for part in (f"--{key}", *map(str, recipe[key]))]
 
 
 def defect_scores(folder: Path, photographs: Dataset) -> np.ndarray:
-    """Probability (N,) of a defect by `pipeline`, with stock Transformers, as anyone would use the folder."""
+    """The probability (N,) of a defect that `pipeline` predicts with the folder, in stock Transformers."""
     classifier = pipeline("image-classification", model=str(folder), device="cpu")
     answers = classifier(list(photographs["image"]), batch_size=32, top_k=None)
     return np.array([next(row["score"] for row in rows if row["label"] == CLASS_NAMES[1]) for rows in answers])

@@ -3,10 +3,10 @@
     make study-views
     python -m experiments.views --photographs natural
 
-The first arm is FCMAE on one view of each image. The others run for as many steps as fit into its time, by the rates
-measured first: all arms in turns, on the same cores. Each is judged by nearest neighbours and a linear probe on its
-frozen features, and by fine-tuning, with a quarter of the labels; the seed is that of pre-training, of the drawn labels
-and of fine-tuning. The same command goes on where a run was stopped.
+The first arm is FCMAE on one view of each image. The other arms run for as many steps as fit into its time. To compute
+them, the study first measures the speed of all arms in turns, on the same cores. Each arm is evaluated by nearest
+neighbours and a linear probe on its frozen features, and by fine-tuning, with a quarter of the labels. One seed sets
+pre-training, the drawn labels and fine-tuning. After a stop, the same command resumes the study.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from experiments.natural_photographs import write_natural_photographs
 from experiments.solar_cells import normalization_flags, scratch_flags, write_solar_cells
 from training.evaluation.pictures import read_metrics, series
 
-BATCH_SIZE = 64  # of the recipe: views a step, in every arm
+BATCH_SIZE = 64  # views in a step, as in the recipe, for every arm
 ONE_VIEW, UNTRAINED = "one view", "no pre-training"
 FOUR_VIEWS = ("--num_visible_sets=4", f"--per_device_train_batch_size={BATCH_SIZE // 4}")
 ARMS: dict[str, tuple[str, ...]] = {
@@ -53,7 +53,7 @@ SOURCES = {"solar": (write_solar_cells, normalization_flags()), "natural": (writ
 
 
 def main() -> None:
-    """Data, rates, every arm with every seed, table and figures."""
+    """Write the data, measure the speeds, run every arm with every seed, and write table and results."""
     options = parse_options()
     torch.set_num_threads(max(torch.get_num_threads() // options.jobs, 1))
     output = Path(options.output_dir or f"out/views_{options.photographs}")
@@ -93,7 +93,7 @@ def main() -> None:
 
 
 def parse_options() -> argparse.Namespace:
-    """The study's few flags."""
+    """The study's flags."""
     parser = argparse.ArgumentParser(prog="python -m experiments.views", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--output_dir", help="(default: out/views_solar or out/views_natural)")
     parser.add_argument("--photographs", choices=sorted(SOURCES), default="solar")
@@ -104,7 +104,7 @@ def parse_options() -> argparse.Namespace:
 
 
 def plan(output: Path, options: argparse.Namespace, normalization: Sequence[str], num_images: int) -> dict[str, Any]:
-    """Seconds of the first arm's epochs, rates of all arms, and their steps in that time."""
+    """The seconds that the first arm's epochs take, the speeds of all arms, and their numbers of steps in that time."""
     known = read_json(output / "steps.json")
     if not known:
         rates = measure_rates(output, normalization, options.jobs)
@@ -115,7 +115,7 @@ def plan(output: Path, options: argparse.Namespace, normalization: Sequence[str]
 
 
 def measure_rates(output: Path, normalization: Sequence[str], jobs: int) -> dict[str, float]:
-    """Steps a second of each arm: the median of short runs in turns, as many at a time as in the study."""
+    """Steps per second of each arm: the median of short runs in turns, with as many at a time as in the study."""
 
     def rate(case: tuple[int, str]) -> float:
         index, arm = case
@@ -140,7 +140,7 @@ def measure_rates(output: Path, normalization: Sequence[str], jobs: int) -> dict
 
 
 def last_figures(folder: Path) -> dict[str, float]:
-    """What the pre-training's log ends with: the loss, and the diversity of the last stage's features."""
+    """The last logged loss of pre-training, and the last logged diversity of the last stage's features."""
     if not (folder / "metrics.jsonl").is_file():
         return {}
     log = read_metrics(folder / "metrics.jsonl")

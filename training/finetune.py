@@ -10,7 +10,7 @@ from training.console.errors import told_in_a_line
 from training.settings.command_line import parse_settings
 from training.settings.scripts import FinetuneSettings
 
-if __name__ == "__main__":  # before the imports below, which take seconds: a wrong setting is told at once
+if __name__ == "__main__":  # before the imports below, which take seconds: reports a wrong setting at once
     settings = parse_settings(FinetuneSettings, sys.argv[1:], __doc__)
 
 from typing import Any
@@ -75,14 +75,14 @@ def main(settings: FinetuneSettings) -> None:
 
 
 def class_names_of(data: FinetuneDataSettings, num_labels: int | None) -> list[str]:
-    """Names of the classes to train; images are not touched."""
+    """The names of the classes to train. No image is read."""
     return resolve_labels(load_source(data, data.train_split, None), data.label_column, num_labels)
 
 
 def create_model(
     settings: ClassifierSettings, augmentation: FinetuneAugmentationSettings, names: list[str]
 ) -> ConvNextV2ForImageClassification:
-    """A new classifier of the named size, or one on stored weights; its head is new unless it has the same classes."""
+    """A new classifier of the named size, or one with stored weights. Other classes than stored get a new head."""
     fresh = settings.model_name_or_path is None
     head_scale = settings.head_init_scale
     if head_scale is None:
@@ -92,7 +92,7 @@ def create_model(
         "id2label": dict(enumerate(names)),
         "label2id": {name: label for label, name in enumerate(names)},
         "head_init_scale": head_scale,
-        "problem_type": "single_label_classification",  # so that the loss need not check mixup's labels
+        "problem_type": "single_label_classification",  # else the loss infers it from mixup's labels
     }
     if settings.drop_path_rate is not None:
         arguments["drop_path_rate"] = settings.drop_path_rate
@@ -116,7 +116,7 @@ def create_model(
 
 
 def load_sources(data: FinetuneDataSettings, model_config: ConvNextV2Config) -> tuple[Source, Source | None]:
-    """The images to train on, and those to evaluate on if there are any, with their labels checked."""
+    """The images to train on, and those to evaluate on if there are any. Their labels are checked."""
     source = load_images(data, data.train_split, data.max_train_samples, model_config.num_channels)
     eval_source = None
     say_what_is_left_out(data, source)
@@ -140,7 +140,7 @@ def create_samples(
     model: ConvNextV2ForImageClassification,
     processor: Any,
 ) -> Samples:
-    """How the rows of the source become augmented images with a class."""
+    """The transform from rows of the source to augmented images with a class."""
     size = image_size_of(model.config)
     transform, enough = finetuning_transform(augmentation, size, processor), enough_for_crops(augmentation, size)
     return labelled_samples(data, source, model.config, transform, enough=enough)
@@ -156,7 +156,7 @@ def create_eval_loader(
 
 
 def told(results: dict[str, Any], answers: Answers | None, names: list[str]) -> str:
-    """What the run says of its classifier in the end."""
+    """The message about the classifier that the run prints at its end."""
     if answers is None:
         return "Nothing was held out to measure the accuracy on: `--eval_split` or `--train_val_split` does so."
     return f"{table_in_words(answers, names)}\n{in_words(results)}"

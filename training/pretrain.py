@@ -10,7 +10,7 @@ from training.console.errors import told_in_a_line
 from training.settings.command_line import parse_settings
 from training.settings.scripts import PretrainSettings
 
-if __name__ == "__main__":  # before the imports below, which take seconds: a wrong setting is told at once
+if __name__ == "__main__":  # before the imports below, which take seconds: reports a wrong setting at once
     settings = parse_settings(PretrainSettings, sys.argv[1:], __doc__)
 
 from functools import partial
@@ -37,7 +37,7 @@ DECODER_SETTINGS = ("num_visible_sets", "decoder_hidden_size", "decoder_num_hidd
 TARGET_SETTINGS = ("target_type", "feature_target_on", "feature_loss", "feature_loss_weight")
 LOSS_PARTS = ("pixel_loss", "feature_loss")
 NUM_RECONSTRUCTIONS = 8  # images
-NUM_PICTURES = 20  # of them in a run
+NUM_PICTURES = 20  # pictures of reconstructions in a run
 
 
 def main(settings: PretrainSettings) -> None:
@@ -77,7 +77,7 @@ def main(settings: PretrainSettings) -> None:
 
 
 def create_frozen_teacher(settings: TargetSettings) -> FrozenTeacher | None:
-    """The model whose features are predicted, if one is named."""
+    """The frozen model whose features are predicted, if the settings name one."""
     name = settings.teacher_name_or_path
     return None if name is None else FrozenTeacher(name, settings.feature_target_layers, settings.teacher_revision)
 
@@ -85,7 +85,7 @@ def create_frozen_teacher(settings: TargetSettings) -> FrozenTeacher | None:
 def create_model(
     settings: TrainedModelSettings, fcmae: FCMAESettings, targets: TargetSettings, teacher: FrozenTeacher | None = None
 ) -> ConvNextV2ForPreTraining:
-    """A new model of the named size, or one whose encoder (and decoder, if it has one) is loaded."""
+    """A new model of the named size, or one with stored weights for the encoder (and the decoder, if stored)."""
     arguments: dict[str, Any] = {"mask_ratio": fcmae.mask_ratio, "norm_pix_loss": fcmae.norm_pix_loss}
     arguments["feature_target_dim"] = teacher.num_channels(settings.image_size) if teacher is not None else None
     for owner, names in ((fcmae, DECODER_SETTINGS), (targets, TARGET_SETTINGS)):
@@ -100,7 +100,7 @@ def create_model(
     if targets.target_type is None and model.config.target_type == "pixel":
         for name in ("feature_target_on", "feature_loss", "feature_loss_weight"):
             check(name, getattr(targets, name), getattr(targets, name) is None, "come with `target_type`")
-    num_cells(model)  # refuse a size that does not fit before any image is read
+    num_cells(model)  # raise for an image size that does not fit before reading images
     if settings.activation_checkpointing:
         model.activation_checkpointing_enable()
     return model
@@ -109,7 +109,7 @@ def create_model(
 def start_of_features(
     settings: TrainedModelSettings, targets: TargetSettings, num_channels: int | None
 ) -> dict[str, Any]:
-    """How to load a model that may have learned another teacher's features: that head starts anew then."""
+    """Arguments for loading a model. If it has learned another teacher's features, its feature head starts anew."""
     name = settings.model_name_or_path or ""
     with model_named(name):
         stored = ConvNextV2FCMAEConfig.from_pretrained(name, revision=settings.model_revision or "main")
@@ -124,7 +124,11 @@ def start_of_features(
 
 
 def num_cells(model: ConvNextV2ForPreTraining) -> int:
-    """Cells of an image; raises unless they fill it and leave some visible and some hidden, or each set one."""
+    """The number of cells of an image.
+
+    Raises an error unless the cells fill the image exactly and the mask leaves visible and hidden cells, or, with
+    several visible sets, at least one cell for each set.
+    """
     size, cell = image_size_of(model.config), model.config.cell_size
     rule = f"be a multiple of {cell}, the size of a cell (`patch_size` * 2 ** (`num_stages` - 1))"
     check("image_size", size, size >= cell and size % cell == 0, rule)
@@ -144,7 +148,7 @@ def create_samples(
     model: ConvNextV2ForPreTraining,
     processor: Any,
 ) -> Samples:
-    """How the rows of the sources become images with noise for their masks."""
+    """The transform from rows of the sources to images with noise for their masks."""
     size = image_size_of(model.config)
     transform, enough = pretraining_transform(augmentation, size, processor), enough_for_crops(augmentation, size)
     return make_samples(data, source, model.config.num_channels, transform, num_cells=num_cells(model), enough=enough)

@@ -14,7 +14,7 @@ from training.console.errors import told_in_a_line
 from training.settings.command_line import parse_settings
 from training.settings.scripts import ValidateSettings
 
-if __name__ == "__main__":  # before the imports below, which take seconds: a wrong setting is told at once
+if __name__ == "__main__":  # before the imports below, which take seconds: reports a wrong setting at once
     settings = parse_settings(ValidateSettings, sys.argv[1:], __doc__)
 
 import json
@@ -49,7 +49,7 @@ from training.settings.model import ModelSettings
 
 
 def main(settings: ValidateSettings) -> dict[str, Any]:
-    """Evaluate by the protocols asked for; print the figures and return them."""
+    """Evaluate with the requested protocols, print the results and return them."""
     keep_bars_to_terminals()
     waiting = InitProcessGroupKwargs(timeout=timedelta(seconds=settings.processes.ddp_timeout))
     accelerator = Accelerator(mixed_precision=settings.processes.mixed_precision, kwargs_handlers=[waiting])
@@ -74,7 +74,7 @@ def main(settings: ValidateSettings) -> dict[str, Any]:
 
 
 def save_results(folder: Path, results: dict[str, Any], answers: Answers | None, names: list[str]) -> None:
-    """Write eval_results.json and the figures of each class."""
+    """Write eval_results.json and the results for each class."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "eval_results.json", results)
     if answers is not None:
@@ -105,7 +105,7 @@ def classify(
 def evaluate_features(
     accelerator: Accelerator, data: ValidateDataSettings, settings: ModelSettings, protocols: ProtocolSettings
 ) -> dict[str, Any]:
-    """Accuracies of k nearest neighbours and of a linear probe, which know `train_split` by frozen features."""
+    """Accuracies of k nearest neighbours and of a linear probe, fitted on the frozen features of `train_split`."""
     model = load_weights(ConvNextV2Model, settings, protocols.use_ema, FEATURES)
     processor = load_processor(settings, data.background, model)
     assert data.eval_split is not None
@@ -134,7 +134,7 @@ def evaluate_features(
 
 
 def load_classifier(settings: ModelSettings, use_ema: bool) -> ConvNextV2ForImageClassification:
-    """The classifier of a folder or Hub id; a model without a trained head is an error."""
+    """Load the classifier of a folder or Hub id. Raises an error for a model without a trained head."""
     name = settings.model_name_or_path or ""
     with model_named(name):
         stored = AutoConfig.from_pretrained(name, revision=settings.model_revision).architectures or []
@@ -144,13 +144,13 @@ def load_classifier(settings: ModelSettings, use_ema: bool) -> ConvNextV2ForImag
 
 
 def load_weights(model_class: Any, settings: ModelSettings, use_ema: bool, expected: Expected) -> Any:
-    """A model of the class, with the weights of the folder or Hub id."""
+    """Create a model of the class with the weights of the folder or Hub id."""
     name = settings.model_name_or_path or ""
     arguments: dict[str, Any] = {"dtype": torch.float32}
     if use_ema:
         stored = {"state_dict": averaged_weights(Path(name)), "config": AutoConfig.from_pretrained(name)}
         model = load_pretrained(model_class, None, expected, **stored, **arguments)
-        if settings.num_channels:  # `from_pretrained` adapts what it reads from a folder alone
+        if settings.num_channels:  # `from_pretrained` adapts only weights read from a folder
             model.set_num_channels(settings.num_channels)
         return model
     if settings.num_channels:
@@ -159,9 +159,9 @@ def load_weights(model_class: Any, settings: ModelSettings, use_ema: bool, expec
 
 
 def load_processor(settings: ModelSettings, background: str | None, model: Any) -> Any:
-    """The image processor saved with the model, or one for the settings that differ from it.
+    """The image processor saved with the model, changed where the settings differ from it.
 
-    For the official repositories: resize and crop of the table that their reference accuracies were measured with.
+    For the official repositories, it uses the resize and crop with which their reference accuracies were measured.
     """
     name = settings.model_name_or_path or ""
     checkpoint = find_repository(name)

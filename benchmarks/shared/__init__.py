@@ -1,1 +1,1 @@
-"""What several benchmarks measure with and measure."""
+"""Timing functions and workloads that several benchmarks share."""

@@ -1,4 +1,4 @@
-"""The classifier in the three libraries, with the same architecture, and what is timed of it."""
+"""The classifier in the three libraries, with the same architecture, and the calls that are timed."""
 
 from typing import Any
 

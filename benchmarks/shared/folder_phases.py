@@ -1,4 +1,4 @@
-"""One start on a folder of images for `benchmarks.folders`: seconds of its phases to a file.
+"""One start on a folder of images for `benchmarks.folders`. Writes the seconds of each phase to a file.
 
 python -m benchmarks.shared.folder_phases FOLDER OUTPUT NUM_WORKERS
 """
@@ -24,7 +24,7 @@ from training.settings.scripts import PretrainSettings
 
 
 def main(folder: str, output: str, num_workers: str) -> None:
-    """List, check, load and train one step as `training/pretrain.py` does, with a model of no size."""
+    """List, check, load and train one step as `training/pretrain.py` does, with a tiny model."""
     settings = PretrainSettings(
         dataset_name=folder,
         output_dir="unused",
@@ -61,7 +61,7 @@ def main(folder: str, output: str, num_workers: str) -> None:
 
 @contextmanager
 def timed(phases: dict[str, float], name: str) -> Iterator[None]:
-    """Note how many seconds this takes; and of the processor, with the processes that have ended in it."""
+    """Record the wall-clock and CPU seconds of the block. CPU seconds include processes that ended within it."""
     wall, before = time.perf_counter(), os.times()
     yield
     after = os.times()

@@ -1,7 +1,7 @@
 """Timing of contenders that take turns in one process, and the peak memory of each in a process of its own.
 
-Each case has a fresh process: the heap that earlier cases leave behind would change what later ones pay for memory, and
-on a CPU fresh pages can cost an elementwise pass more than its arithmetic.
+Each case has a fresh process: the heap left by earlier cases would change the cost of memory in later ones, and on a
+CPU, allocating fresh pages can cost an elementwise operation more than its arithmetic.
 """
 
 import argparse
@@ -26,7 +26,7 @@ Row = dict[str, Any]
 
 
 class Ratio(NamedTuple):
-    """How many times as fast, over the rounds."""
+    """How many times as fast one contender is as another, over the rounds."""
 
     median: float
     least: float
@@ -54,7 +54,7 @@ def times_as_fast(slow: Sequence[float], fast: Sequence[float]) -> Ratio:
 
 
 def apart(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What `function(*arguments)` returns, called in a fresh process with as many threads."""
+    """Call `function(*arguments)` in a fresh process with the same number of threads, and return its result."""
     context = multiprocessing.get_context("spawn")
     connection, remote = context.Pipe()
     process = context.Process(target=_answer, args=(remote, torch.get_num_threads(), function, arguments))
@@ -71,12 +71,12 @@ def _answer(connection: Connection, threads: int, function: Callable[..., Any], 
 
 
 def peak_memory(prepare: Callable[..., Call], *arguments: Any, calls: int = 3) -> float:
-    """MiB above what a process of its own holds when `prepare` has made model and batch, over a few calls."""
+    """Peak MiB of a few calls in a process of their own, above its memory after `prepare` has made model and batch."""
     return apart(_peak_of, prepare, arguments, calls)
 
 
 def seconds_of(call: Call) -> float:
-    """Seconds of one call; on an accelerator, those between two of its events."""
+    """The seconds of one call. On an accelerator, they are measured between two of its events."""
     if not torch.accelerator.is_available():
         start = time.perf_counter()
         call()
@@ -104,7 +104,10 @@ def _peak_of(prepare: Callable[..., Call], arguments: tuple[Any, ...], calls: in
 
 
 def _forget_peak() -> int:
-    """The resident bytes; the peak so far is forgotten where the system can (Linux), as making the model is no call."""
+    """Reset the peak memory, so that making the model does not count, and return the resident bytes.
+
+    Only Linux can reset the peak; elsewhere the peak so far is returned.
+    """
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     return _peak()
@@ -147,7 +150,7 @@ def report(rows: list[Row], output: str) -> None:
 
 
 def describe_machine() -> dict[str, str]:
-    """What ran the benchmark, in words."""
+    """A description of the machine and the libraries that ran the benchmark."""
     import timm
     import transformers
 

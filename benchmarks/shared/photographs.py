@@ -1,9 +1,9 @@
-"""Photographs that are installed with a package, so that nothing is downloaded."""
+"""Photographs that an installed package contains, so that nothing is downloaded."""
 
 from PIL import Image
 from skimage import data
 
 
 def photographs() -> list[Image.Image]:
-    """Three of scikit-image's, in colour, about 500 pixels wide."""
+    """Three colour photographs of scikit-image, about 500 pixels wide."""
     return [Image.fromarray(picture()) for picture in (data.astronaut, data.chelsea, data.coffee)]

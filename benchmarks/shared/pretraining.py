@@ -1,7 +1,7 @@
-"""An FCMAE step three ways: packed visible cells, masked-dense and dense, with the same GELU + GRN, float32 or less.
+"""An FCMAE step in three forms: packed visible cells, masked-dense, dense; with the same GELU + GRN, float32 or less.
 
-Masked-dense is the dense encoder with the mask multiplied before and after every convolution and inside GRN. Dense
-sees all cells: what the classifier's encoder costs.
+Masked-dense is the dense encoder, multiplied by the mask before and after every convolution and inside GRN. Dense
+computes all cells, as the classifier's encoder does, and has the same cost.
 """
 
 from collections.abc import Callable
@@ -22,9 +22,9 @@ NUM_VIEWS = 4
 
 
 def fused_mlp(x: Tensor, layer: Any, visible: Tensor) -> Tensor:
-    """The package's fused MLP with the mask inside GRN, at the least cost: as a channel that carries the first bias.
+    """The package's fused MLP with the mask inside GRN. The mask is an input channel that carries the first bias.
 
-    Hidden positions are zero before GELU and so in the energy.
+    This is the cheapest way: hidden positions are zero before GELU, and so they add nothing to GRN's energy.
     """
     up, grn, down = layer.pwconv1, layer.grn, layer.pwconv2
     x = torch.cat([x * visible, visible.expand(*x.shape[:-1], 1)], dim=-1).flatten(1, 2)
@@ -38,9 +38,9 @@ def fused_mlp(x: Tensor, layer: Any, visible: Tensor) -> Tensor:
 def prepare(
     name: str, size: str, batch_size: int, image_size: int = 224, mask_ratio: float = 0.6, device: str = "cpu"
 ) -> Call:
-    """A call of forward, backward and forgetting the gradients: "packed encoder", "masked-dense step" and so on.
+    """A call that runs forward and backward and drops the gradients: "packed encoder", "masked-dense step" and so on.
 
-    "step on views" is one on `NUM_VIEWS` complementary views of each image, the others are on one.
+    "step on views" uses `NUM_VIEWS` complementary views of each image, the others use one view.
     """
     torch.manual_seed(0)
     sets: dict[str, Any] = {"num_visible_sets": NUM_VIEWS} if name == "step on views" else {"mask_ratio": mask_ratio}

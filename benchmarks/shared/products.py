@@ -1,4 +1,4 @@
-"""The bound: a call's matrix products and convolutions alone, run again with nothing between them."""
+"""The lower bound of a call's time: its matrix products and convolutions alone, run again without other operations."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -17,9 +17,9 @@ Layout = tuple[str, tuple[int, ...], tuple[int, ...], torch.dtype, str]
 
 
 def products_of(call: Callable[[], object]) -> Callable[[], object]:
-    """A call that does the products of `call`, on tensors of the same shapes and strides, and nothing else.
+    """A call that runs only the products of `call`, on tensors of the same shapes and strides.
 
-    It is faster than they are inside `call`: what one of them reads may still lie in the cache from its last turn.
+    The products are faster here than inside `call`: their inputs may still be in the cache from the run before.
     """
     with _Recorder() as recorder:
         call()
@@ -38,7 +38,7 @@ def products_of(call: Callable[[], object]) -> Callable[[], object]:
 
 
 class _Recorder(TorchDispatchMode):
-    """Counts the products by what they were called with."""
+    """Counts the products, grouped by their arguments."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,14 +53,14 @@ class _Recorder(TorchDispatchMode):
 
 
 def _describe(value: Any, place: str) -> Any:
-    """A tensor as its layout, with its place among the arguments, as a product must not write to what it reads."""
+    """Describe a tensor by its layout and its place among the arguments: a product must not write to its inputs."""
     if isinstance(value, Tensor):
         return place, tuple(value.shape), value.stride(), value.dtype, str(value.device)
     return tuple(value) if isinstance(value, list) else value
 
 
 def _make(described: Any, made: dict[Layout, Tensor]) -> Any:
-    """The arguments back from their description; a tensor of a layout is made once."""
+    """Create the arguments from their description. Equal descriptions share one tensor."""
     if not isinstance(described, tuple):
         return described
     if len(described) != 5 or not isinstance(described[3], torch.dtype):

@@ -1,1 +1,1 @@
-"""Metrics, figures of each class, frozen features, published figures and pictures."""
+"""Metrics, results for each class, frozen features, published accuracies and pictures."""

@@ -1,4 +1,4 @@
-"""Frozen features of images, and what they are worth without fine-tuning: nearest neighbours and a linear probe."""
+"""Frozen features of images, and their evaluation without fine-tuning: k nearest neighbours and a linear probe."""
 
 from typing import Any
 
@@ -14,12 +14,12 @@ from torch.utils.data import DataLoader
 
 from training.evaluation.metrics import TopAccuracy
 
-QUERIES = 1024  # whose distances to all neighbours are held at a time
+QUERIES = 1024  # images whose similarities to all training images are in memory at a time
 
 
 @torch.no_grad()
 def extract_features(accelerator: Accelerator, model: nn.Module, loader: DataLoader[Any]) -> tuple[Tensor, Tensor]:
-    """The average of the last map `(N, C)` and the label `(N,)` of every image, in every process, on the CPU."""
+    """The mean of the last feature map `(N, C)` and the label `(N,)` of every image, in every process, on the CPU."""
     model.eval()
     features, labels = [], []
     for batch in loader:
@@ -34,15 +34,15 @@ def extract_features(accelerator: Accelerator, model: nn.Module, loader: DataLoa
 def knn_scores(
     train: Tensor, train_labels: Tensor, queries: Tensor, num_labels: int, k: int, temperature: float
 ) -> Tensor:
-    """Votes `(Q, num_labels)` of the k nearest images by cosine, weighted by exp(cosine / temperature).
+    """Votes `(Q, num_labels)` of the k nearest images by cosine similarity, weighted by exp(cosine / temperature).
 
-    The k-nearest-neighbour evaluation of self-supervised features (arXiv 1805.01978, section 3.4).
+    This is the k-nearest-neighbour evaluation of self-supervised features (arXiv 1805.01978, section 3.4).
     """
     train, votes = normalize(train), one_hot(train_labels, num_labels).float()
     scores = []
     for part in normalize(queries).split(QUERIES):
         similarity, index = (part @ train.T).topk(min(k, len(train)), dim=1)  # (q, k)
-        weights = ((similarity - 1) / temperature).exp()  # the same up to a factor, and finite
+        weights = ((similarity - 1) / temperature).exp()  # equal up to a constant factor, and finite
         scores.append((votes[index] * weights[..., None]).sum(dim=1))
     return torch.cat(scores)
 
@@ -52,7 +52,7 @@ def linear_probe_scores(
 ) -> Tensor:
     """Log-probabilities `(Q, num_labels)` of a logistic regression on standardised features.
 
-    `strength` is the inverse of its L2 penalty (`C` of scikit-learn). A class without a training image gets none.
+    `strength` is the inverse of its L2 penalty (`C` of scikit-learn). A class without training images gets -inf.
     """
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000, random_state=seed))
     probe.fit(train.numpy(), train_labels.numpy())
@@ -62,6 +62,6 @@ def linear_probe_scores(
 
 
 def top_accuracies(scores: Tensor, labels: Tensor) -> dict[str, float]:
-    """Share of images whose class has the highest score, and one of the five highest."""
+    """Top-1 and top-5 accuracy: the share of images whose class has the highest score, or one of the five highest."""
     ranked = scores.topk(min(5, scores.shape[1]), dim=1).indices
     return TopAccuracy(keep_in_memory=True).compute(predictions=ranked, references=labels) or {}

@@ -1,9 +1,10 @@
-"""Metrics behind the interface of `evaluate`: ours needs no network, any other is loaded by name.
+"""Metrics with the interface of `evaluate`. `TopAccuracy` needs no network; any other metric is loaded by name.
 
-Why a metric of our own: those of `evaluate` are downloaded, and none is a top-5 accuracy. `top_k_accuracy_score` of
-scikit-learn refuses two classes as we have them, warns of five or fewer, and needs all scores of all images where five
-class numbers do. `tests/training/evaluation/test_alternatives.py` shows it, and fails once it is no longer so.
-torchmetrics 1.9 refuses a top-5 of fewer than five classes.
+The package has its own metric because those of `evaluate` are downloaded, and none of them is a top-5 accuracy.
+scikit-learn's `top_k_accuracy_score` rejects our scores for two classes, warns for five classes or fewer, and needs all
+scores of all images, where `TopAccuracy` needs five class numbers for each image. torchmetrics 1.9 rejects a top-5
+accuracy of fewer than five classes. `tests/training/evaluation/test_alternatives.py` checks the statements about
+scikit-learn, and fails when one of them is no longer true.
 """
 
 from collections.abc import Callable
@@ -20,11 +21,11 @@ from torch.utils.data import DataLoader
 
 from training.evaluation.per_class import Answers
 
-AVERAGED = ("f1", "precision", "recall")  # these need to know how to average over more than two classes
+AVERAGED = ("f1", "precision", "recall")  # metrics that need the argument `average` for more than two classes
 
 
 class TopAccuracy(evaluate.Metric):
-    """Share of examples whose class is the first, or among the first five, of the ranked predictions."""
+    """Top-1 and top-5 accuracy: the share of examples whose class is the best, or among the five best, predictions."""
 
     def _info(self) -> evaluate.MetricInfo:
         features = Features({"predictions": List(Value("int64")), "references": Value("int64")})
@@ -41,9 +42,9 @@ class TopAccuracy(evaluate.Metric):
 
 
 class Evaluator:
-    """Evaluates a classifier on a loader; metrics by name are loaded once, before training.
+    """Evaluates a classifier on a loader. Metrics that are given by name are loaded once, before training.
 
-    `answers` are those of the last evaluation.
+    `answers` holds the true and predicted classes of the last evaluation.
     """
 
     def __init__(self, names: list[str] | None) -> None:
@@ -55,7 +56,7 @@ class Evaluator:
             except Exception as error:
                 raise ValueError(f"`metrics` (={name}) must be a metric that `evaluate.load` finds: {error}") from error
 
-    # Accelerate draws a seed for the loader of a stream: training goes on as if there had been no evaluation.
+    # Accelerate draws a seed for the loader of a stream. The fork keeps the random state of training unchanged.
     @torch.random.fork_rng(devices=[])
     @torch.no_grad()
     def __call__(
@@ -67,7 +68,7 @@ class Evaluator:
     ) -> dict[str, float]:
         """`eval_accuracy`, `eval_accuracy_top5`, `eval_loss` and the metrics asked for, over all processes.
 
-        Beside them `eval_majority_accuracy`, that of always giving the class that most of the images are of. Nothing if
+        `eval_majority_accuracy` is the accuracy of always predicting the most frequent class. The result is empty if
         `is_stopped` becomes true after a batch, in all processes.
         """
         model.eval()
@@ -99,7 +100,7 @@ class Evaluator:
 
 
 def in_words(results: dict[str, Any]) -> str:
-    """The figures of an evaluation in a line."""
+    """The results of an evaluation as one line of text."""
     majority = f"always the largest class: {percent(results['eval_majority_accuracy'])}"
     words = [f"accuracy {percent(results['eval_accuracy'])} ({majority})"]
     if results["eval_accuracy_top5"] < 1:  # with five classes or fewer it is always 1
@@ -111,5 +112,5 @@ def in_words(results: dict[str, Any]) -> str:
 
 
 def percent(share: float) -> str:
-    """A share as it is printed."""
+    """A share as the text of a percentage."""
     return f"{100 * share:.1f} %"

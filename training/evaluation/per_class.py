@@ -1,4 +1,4 @@
-"""How well a classifier knows each class, and which it takes for which: a table, a list and a picture."""
+"""Results of a classifier for each class, and its confusions of classes: a table, a list and a picture."""
 
 import csv
 import io
@@ -14,28 +14,28 @@ from conversion.files import write_text
 from conversion.model_folder import CONFUSION_MATRIX, CONFUSIONS, MOST_CONFUSED, PER_CLASS
 from training.evaluation.pictures import save_confusion_matrix, save_most_confused
 
-MOST_IN_MATRIX = 50  # classes in a picture that can be read
-MOST_PRINTED, WORST_PRINTED = 20, 10  # classes in a terminal: all of a few, the worst of many
+MOST_IN_MATRIX = 50  # classes: a larger confusion matrix is not readable
+MOST_PRINTED, WORST_PRINTED = 20, 10  # up to 20 classes are all printed; of more, only the 10 worst
 FIGURES = ("precision", "recall", "f1")
 
 
 @dataclass
 class Answers:
-    """Classes of the evaluated images as numbers `(N,)`: those that are true, and those that the model gave."""
+    """The true and the predicted class numbers `(N,)` of the evaluated images."""
 
     references: np.ndarray
     predictions: np.ndarray
 
     @property
     def majority_accuracy(self) -> float:
-        """The accuracy of always giving the class that most of the images are of."""
+        """The accuracy of always predicting the most frequent class."""
         return float(np.bincount(self.references).max() / len(self.references))
 
 
 def class_table(answers: Answers, names: Sequence[str]) -> list[dict[str, Any]]:
-    """A row for each class: images, precision, recall and F1 as shares; None where there is nothing to divide by."""
+    """A row for each class: images, precision, recall and F1 as shares. A share is None if its divisor is zero."""
     labels = range(len(names))
-    undefined: Any = np.nan  # scikit-learn's stubs know the words alone
+    undefined: Any = np.nan  # scikit-learn's type stubs only allow strings
     columns: Any = precision_recall_fscore_support(
         answers.references, answers.predictions, labels=labels, zero_division=undefined
     )
@@ -47,7 +47,7 @@ def class_table(answers: Answers, names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def confusions(answers: Answers, names: Sequence[str]) -> list[dict[str, Any]]:
-    """How many images of a class got which other one, the most frequent pair first."""
+    """For each pair of true and wrongly predicted class, the number of images. The most frequent pair comes first."""
     pairs, counts = np.unique(np.stack((answers.references, answers.predictions)), axis=1, return_counts=True)
     images = np.bincount(answers.references)
     rows = []
@@ -60,7 +60,7 @@ def confusions(answers: Answers, names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def save_class_figures(folder: Path, answers: Answers | None, names: Sequence[str]) -> None:
-    """Write the table, the list of confusions and a picture of them; without answers, leave none of an earlier run."""
+    """Write the table, the list of confusions and their picture. Without answers, delete those of an earlier run."""
     for file in (PER_CLASS, CONFUSIONS, CONFUSION_MATRIX, MOST_CONFUSED):
         (folder / file).unlink(missing_ok=True)
     if answers is None:
@@ -77,7 +77,7 @@ def save_class_figures(folder: Path, answers: Answers | None, names: Sequence[st
 
 
 def write_csv(file: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """A table with a header that appears whole; what is None stays empty."""
+    """Write a table with a header atomically. Values that are None become empty fields."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
@@ -91,7 +91,7 @@ def worst(rows: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, An
 
 
 def table_in_words(answers: Answers, names: Sequence[str]) -> str:
-    """The table as text: every class of a few, the worst of many."""
+    """The table as text: all classes if they are few, else the worst ones."""
     rows: Sequence[Mapping[str, Any]] = class_table(answers, names)
     title = "class"
     if len(rows) > MOST_PRINTED:

@@ -1,4 +1,4 @@
-"""Pictures of a run: its loss curves, its reconstructions, and which classes it mixes up."""
+"""Pictures of a run: loss curves, reconstructions and confusion matrices."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure  # not pyplot: no window system, no global state, nothing to close
+from matplotlib.figure import Figure  # pyplot needs figures closed, has global state and may open windows
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
@@ -19,9 +19,9 @@ from hf_convnextv2.modeling_fcmae import ConvNextV2ForPreTrainingOutput
 
 COLORS = ("#1f6f8b", "#d1682c", "#6b4c9a", "#4b8b3b")
 HIDDEN_GRAY = 0.5
-WITH_SHARES = 10  # classes of a confusion matrix with shares beside the counts
-MOST_PAIRS = 25  # of classes that were mixed up
-LONGEST_NAME = 28  # letters of a class's name
+WITH_SHARES = 10  # up to this many classes, a confusion matrix shows shares as well as counts
+MOST_PAIRS = 25  # pairs of confused classes in a picture
+LONGEST_NAME = 28  # characters of a class name in a label
 
 
 def read_metrics(metrics_jsonl: Path) -> list[dict[str, Any]]:
@@ -64,9 +64,9 @@ def save_reconstructions(
     image_std: Sequence[float],
     output: Path,
 ) -> None:
-    """Draw one row an image: what the encoder sees in its first view, the reconstruction of the rest, and the original.
+    """Draw one row for each image: the visible cells of its first view, the reconstruction of the rest, the original.
 
-    `outputs` are the model's for `pixel_values` (B, C, H, W), which are normalised.
+    `outputs` are the model's outputs for the normalised `pixel_values` (B, C, H, W).
     """
     assert outputs.logits is not None and outputs.mask is not None
     mask = outputs.mask[: len(pixel_values)]
@@ -83,14 +83,14 @@ def save_reconstructions(
 
 
 def plot_series(axes: Axes, lines: Sequence[Mapping[str, Any]], key: str, label: str, color: str, **style: Any) -> None:
-    """Draw what the lines hold of `key` against their steps; nothing if no line holds it."""
+    """Draw the values of `key` against their steps. Draw nothing if no line holds `key`."""
     steps, values = series(lines, key)
     if steps:
         axes.plot(steps, values, label=label, color=color, **{"markersize": 3, "linewidth": 1.4, **style})
 
 
 def label_axes(axes: Axes, label: str) -> None:
-    """Name the axes of a curve over steps and set the house look."""
+    """Label the axes of a curve over steps, and set the common style."""
     axes.set(xlabel="step", ylabel=label)
     axes.grid(color="0.92")
     axes.set_axisbelow(True)
@@ -100,7 +100,7 @@ def label_axes(axes: Axes, label: str) -> None:
 
 
 def save_confusion_matrix(counts: np.ndarray, names: Sequence[str], output: Path) -> None:
-    """Draw how many images `(C, C)` of each class, by rows, got which one; for up to about fifty classes."""
+    """Draw a confusion matrix `(C, C)`, with a row for each true class. Readable for up to about fifty classes."""
     side = 2.5 + 0.55 * len(names) if len(names) <= WITH_SHARES else 3 + 0.34 * len(names)
     figure = Figure(figsize=(side, side), layout="constrained")
     draw_confusion(figure.subplots(), counts, names)
@@ -108,7 +108,7 @@ def save_confusion_matrix(counts: np.ndarray, names: Sequence[str], output: Path
 
 
 def draw_confusion(axes: Axes, counts: np.ndarray, names: Sequence[str]) -> None:
-    """The counts, on the colour of their share of the row; beside few classes the share as well."""
+    """Draw the counts on a colour that shows their share of the row. With few classes, write the share as well."""
     shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     is_small = len(names) <= WITH_SHARES
@@ -124,7 +124,7 @@ def draw_confusion(axes: Axes, counts: np.ndarray, names: Sequence[str]) -> None
 
 
 def save_most_confused(confused: Sequence[Mapping[str, Any]], output: Path) -> None:
-    """Draw the pairs of classes that were mixed up most often: rows with names and numbers of both, and `images`."""
+    """Draw the most frequent confusions. Each row of `confused` has names and numbers of both classes, and `images`."""
     shown = confused[:MOST_PAIRS]
     figure = Figure(figsize=(9, 1 + 0.26 * len(shown)), layout="constrained")
     axes = figure.subplots()
@@ -140,23 +140,23 @@ def save_most_confused(confused: Sequence[Mapping[str, Any]], output: Path) -> N
 
 
 def drawable(name: str, number: int) -> str:
-    """A class's name as a label, or its number if the font lacks letters of the name."""
+    """A class name as a label, or the class number if the font lacks characters of the name."""
     text = " ".join(name.split())
     font = get_font(findfont("DejaVu Sans"))
     if not all(font.get_char_index(ord(letter)) for letter in text):
         return f"class {number}"
     short = text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 1]}\N{HORIZONTAL ELLIPSIS}"
-    return short.replace("$", r"\$")  # which would start a formula
+    return short.replace("$", r"\$")  # a bare $ would start a formula
 
 
 def save_figure(figure: Figure, output: Path) -> None:
-    """Write the picture, making its folder."""
+    """Write the picture, and create its folder if needed."""
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=110)
 
 
 def _picture_grid(columns: Mapping[str, np.ndarray]) -> Figure:
-    """Each column in one axes: with an axes for each picture, drawing eight took twice as long."""
+    """Draw each column of pictures in a single axes: with an axes for each, drawing eight took twice as long."""
     rows, height, width = next(iter(columns.values())).shape[:3]
     side = 2.0  # inches
     layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
@@ -171,7 +171,7 @@ def _picture_grid(columns: Mapping[str, np.ndarray]) -> Figure:
 
 
 def _as_pictures(pixel_values: Tensor, image_mean: Sequence[float], image_std: Sequence[float]) -> np.ndarray:
-    """Normalised (B, C, H, W) to displayable (B, H, W, 3): the first three channels, or the first one in grey."""
+    """Convert normalised (B, C, H, W) to displayable (B, H, W, 3): the first three channels, or the first as grey."""
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (image_mean, image_std))
     pictures = (pixel_values.detach().float().cpu() * std + mean).clamp(0, 1)
     shown = pictures[:, :3] if pictures.shape[1] >= 3 else pictures[:, :1].expand(-1, 3, -1, -1)
@@ -179,7 +179,7 @@ def _as_pictures(pixel_values: Tensor, image_mean: Sequence[float], image_std: S
 
 
 def _upsample_mask(mask: Tensor, size: Sequence[int], cell_size: int) -> Tensor:
-    """(B, L), 1 = hidden, to bool (B, H, W), True = hidden."""
+    """Convert a mask (B, L), 1 = hidden, to a bool mask (B, H, W), True = hidden."""
     height, width = size
     grid = mask.detach().cpu().bool().view(-1, height // cell_size, width // cell_size)
     return grid.repeat_interleave(cell_size, 1).repeat_interleave(cell_size, 2)

@@ -1,4 +1,4 @@
-"""A measured accuracy beside what others measured with the same checkpoint."""
+"""Comparison of a measured accuracy with accuracies that others measured with the same checkpoint."""
 
 from pathlib import Path
 
@@ -11,14 +11,14 @@ NAMES = {"eval_accuracy": "top-1", "eval_accuracy_top5": "top-5"}
 
 
 def known_checkpoint(name: str) -> Checkpoint | None:
-    """The official checkpoint that a Hub id, or a folder that `conversion.convert` wrote, stands for."""
+    """The official checkpoint of a Hub id, or of a folder that `conversion.convert` wrote."""
     if Path(name).is_dir():
         return checkpoint_table().get(str(read_provenance(Path(name)).get("checkpoint")))
     return find_repository(name)
 
 
 def intervals(results: dict[str, float]) -> dict[str, list[float]]:
-    """95 % confidence interval (Wilson) of each accuracy, as shares."""
+    """The 95 % confidence interval (Wilson) of each accuracy, as shares."""
     samples = int(results["eval_samples"])
     found = {}
     for name in NAMES:
@@ -30,7 +30,7 @@ def intervals(results: dict[str, float]) -> dict[str, list[float]]:
 
 
 def comparison(results: dict[str, float], checkpoint: Checkpoint | None) -> str:
-    """A table: what was measured, with its interval, and others' figures on ImageNet-1k's 50,000 validation images."""
+    """A table of the measured accuracy with its interval, and others' on ImageNet-1k's 50,000 validation images."""
     bounds, samples = intervals(results), int(results["eval_samples"])
     header = f"{'accuracy in %':34}" + "".join(f"{NAMES[name]:>26}" for name in NAMES if name in results)
     cells = [

@@ -1,1 +1,1 @@
-"""Models before they are trained: created or loaded, with their teachers and optimizer."""
+"""Everything a model needs before training: creation or loading, teachers, optimizer and moving average."""

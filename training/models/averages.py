@@ -1,4 +1,4 @@
-"""The average of the weights over a run, and what a run saves of them."""
+"""The moving average of the weights, and the final model that a run saves."""
 
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
 def create_ema(model: nn.Module, decay: float, accelerator: Accelerator) -> AveragedModel | None:
-    """An exponential moving average of the weights, if there is to be one; make it before the model is prepared."""
+    """Create the exponential moving average of the weights, or None without one. Call it before `prepare`."""
     if not decay:
         return None
     kind = accelerator.distributed_type
@@ -25,7 +25,7 @@ def create_ema(model: nn.Module, decay: float, accelerator: Accelerator) -> Aver
 
 
 def update_average(ema: AveragedModel | None, model: nn.Module) -> None:
-    """Take the weights of the model into the average, if there is one."""
+    """Update the moving average with the model's weights, if there is one."""
     if ema is not None:
         ema.update_parameters(model)
 
@@ -33,9 +33,9 @@ def update_average(ema: AveragedModel | None, model: nn.Module) -> None:
 def final_model(
     model_class: type[Model], accelerator: Accelerator, trained: nn.Module, ema: AveragedModel | None
 ) -> Model:
-    """What a run saves: the averaged weights, or the trained ones, gathered where they are spread over processes.
+    """The model that a run saves: the averaged weights, or the trained ones, gathered if they are sharded.
 
-    To be called in every process; the main process gets the whole model.
+    Call it in every process. The main process gets the whole model.
     """
     if ema is not None:
         return ema.module  # type: ignore[return-value]

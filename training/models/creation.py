@@ -1,4 +1,4 @@
-"""What both training scripts ask of a model before it is trained."""
+"""Settings of a model and its image processor, resolved before training by both training scripts."""
 
 import json
 from dataclasses import replace
@@ -20,7 +20,7 @@ BACKGROUND = "background"  # its name in preprocessor_config.json
 
 
 def load_arguments(settings: TrainedModelSettings) -> dict[str, Any]:
-    """Arguments of `from_size` for a new model, of `from_pretrained` for a stored one: only what is given."""
+    """Arguments of `from_size` for a new model, or of `from_pretrained` for a stored one. Omits unset settings."""
     given = {"image_size": settings.image_size, "num_channels": settings.num_channels}
     if settings.model_name_or_path is None:
         given |= {"patch_size": settings.patch_size, "num_stages": settings.num_stages}
@@ -28,13 +28,13 @@ def load_arguments(settings: TrainedModelSettings) -> dict[str, Any]:
         for name in ("patch_size", "num_stages"):
             value = getattr(settings, name)
             check(name, value, value is None, "not be given with `model_name_or_path`: it follows from the weights")
-        # A checkpoint in half precision is trained in single precision all the same.
+        # A checkpoint in half precision is also trained in single precision.
         given |= {"revision": settings.model_revision, "dtype": torch.float32}
     return {name: value for name, value in given.items() if value is not None}
 
 
 def image_size_of(model_config: ConvNextV2Config) -> int:
-    """Side of the square that the model is trained on."""
+    """Side length in pixels of the square images that the model is trained on."""
     size = model_config.image_size
     if not isinstance(size, int):
         check("image_size", size, size[0] == size[1], "be square for training; give `--image_size`")
@@ -43,9 +43,9 @@ def image_size_of(model_config: ConvNextV2Config) -> int:
 
 
 def with_background(data: Data, settings: ModelSettings) -> Data:
-    """The settings with the background of transparent images: as given, else that of the weights, else white.
+    """The settings with a resolved background for transparent images: as given, else that of the weights, else white.
 
-    Says so where one is given that is not that of the weights.
+    Prints a message if the given background differs from the one that the weights were trained with.
     """
     stored = stored_processor(settings).get(BACKGROUND) if settings.model_name_or_path else None
     given = data.background or stored or DEFAULT_BACKGROUND
@@ -56,10 +56,10 @@ def with_background(data: Data, settings: ModelSettings) -> Data:
 
 
 def create_processor(settings: ModelSettings, background: str | None, model_config: ConvNextV2Config) -> Any:
-    """The image processor that training follows and that is saved with the model.
+    """Create the image processor that training uses and saves with the model.
 
-    Mean and deviation are those given, else those saved with the weights to start from, else ImageNet's. A stock class
-    that does not know the background keeps it all the same: who loads the folder finds it there.
+    Mean and standard deviation are those given, else those saved with the initial weights, else ImageNet's. The
+    background is saved even by a stock class that does not use it, so that it can be read from the folder.
     """
     stored = stored_processor(settings) if settings.model_name_or_path else {}
     overrides: dict[str, Any] = {BACKGROUND: background or DEFAULT_BACKGROUND}
@@ -75,7 +75,7 @@ def create_processor(settings: ModelSettings, background: str | None, model_conf
 
 
 def stored_processor(settings: ModelSettings) -> dict[str, Any]:
-    """The image processor's settings in a model's folder or repository, if it has any."""
+    """The image processor's settings from a model's folder or repository. Empty if it has none."""
     file = cached_file(
         settings.model_name_or_path or "",
         "preprocessor_config.json",

@@ -1,4 +1,4 @@
-"""Looking at what the layers of a model return."""
+"""Access to the outputs of a model's layers."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 @contextmanager
 def hooked(modules: list[nn.Module], look: Callable[[Tensor], None]) -> Iterator[None]:
-    """Show what the modules return to a function, meanwhile."""
+    """Within the block, call `look` with each output of the modules."""
 
     def after(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         look(output)

@@ -1,4 +1,4 @@
-"""Loading weights to start from: what a task draws anew on purpose is a line, anything else that differs an error."""
+"""Loading initial weights. Layers that a task initialises anew are printed; any other missing weight is an error."""
 
 import logging
 import re
@@ -19,22 +19,22 @@ DECODER = r"^decoder\."
 
 
 class Expected(NamedTuple):
-    """Patterns of weights that a task draws anew where the source lacks them, and of those that it has no use for."""
+    """Patterns of weights that a task initialises anew if the source lacks them, and of weights that it ignores."""
 
     new: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
-    is_told: bool = True  # which are new
+    is_told: bool = True  # whether to print which layers are new
 
 
 FINETUNING = Expected(new=(HEAD, FINAL_NORM), unused=(DECODER,))
 PRETRAINING = Expected(new=(DECODER,), unused=(HEAD, FINAL_NORM))
-FEATURES = Expected(new=(FINAL_NORM,), unused=(HEAD, DECODER), is_told=False)  # which are taken before that norm
+FEATURES = Expected(new=(FINAL_NORM,), unused=(HEAD, DECODER), is_told=False)  # features are taken before that norm
 NOTHING = Expected()
 
 
 @contextmanager
 def model_named(name: str | None) -> Iterator[None]:
-    """Say which setting names a model that cannot be found, as a `ValueError`."""
+    """Turn the `OSError` for a model that cannot be found into a `ValueError` that names the setting."""
     try:
         yield
     except OSError as error:
@@ -45,10 +45,11 @@ def model_named(name: str | None) -> Iterator[None]:
 
 
 def load_pretrained(model_class: type[PreTrainedModel], name: str | None, expected: Expected, **arguments: Any) -> Any:
-    """`model_class.from_pretrained(name, **arguments)`, with the report of Transformers reduced to what matters.
+    """`model_class.from_pretrained(name, **arguments)`, with one line instead of Transformers' report of the weights.
 
     Raises:
-        ValueError: if other weights than those expected would be drawn anew, or some of the encoder left out.
+        ValueError: if weights other than the expected ones would be initialised anew, or if encoder weights of the
+            source would not be used.
     """
     with model_named(name), held_report():
         loaded: Any = model_class.from_pretrained(name, output_loading_info=True, **arguments)
@@ -67,17 +68,17 @@ def load_pretrained(model_class: type[PreTrainedModel], name: str | None, expect
 
 
 def matches(key: str, patterns: Iterable[str]) -> bool:
-    """Whether a weight's name is one of the patterns."""
+    """Whether a weight's name matches one of the patterns."""
     return any(re.search(pattern, key) for pattern in patterns)
 
 
 def layers(keys: Iterable[str]) -> str:
-    """The layers of weights in words: `classifier.weight` and `classifier.bias` are one."""
+    """The names of the layers that weights belong to, as text: `classifier.weight` and `.bias` are one layer."""
     return ", ".join(sorted({key.rpartition(".")[0] or key for key in keys}))
 
 
 class HeldReports(logging.Filter):
-    """Keeps reports of a loading instead of letting them through."""
+    """A logging filter that keeps the reports about loaded weights instead of passing them on."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +93,7 @@ class HeldReports(logging.Filter):
 
 @contextmanager
 def held_report() -> Iterator[None]:
-    """Hold back the table that Transformers logs of a loading; show it after all if the loading fails."""
+    """Hold back the table of loaded weights that Transformers logs, and show it only if loading fails."""
     held = HeldReports()
     logger.addFilter(held)
     try:

@@ -1,4 +1,4 @@
-"""AdamW's parameter groups (weight decay by kind of layer, layer-wise learning rates) and the schedule."""
+"""AdamW's parameter groups (weight decay by layer type, layer-wise learning rates) and the learning-rate schedule."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -20,9 +20,9 @@ STAGE = re.compile(r"encoder\.stages\.(\d+)\.(?:downsampling_layer|layers\.(\d+)
 
 
 def decayed_parameters(model: nn.Module, decay_grn_and_mask_token: bool = False) -> set[str]:
-    """Names of the parameters that decay: weights of linear and convolution layers.
+    """Names of the parameters with weight decay: the weights of linear and convolution layers.
 
-    The official pre-training decays all that is not a vector, which adds GRN and the mask token.
+    The official pre-training code decays every parameter that is not a vector, which adds GRN and the mask token.
     """
     if decay_grn_and_mask_token:
         return {name for name, parameter in model.named_parameters() if parameter.ndim > 1}
@@ -31,11 +31,12 @@ def decayed_parameters(model: nn.Module, decay_grn_and_mask_token: bool = False)
 
 
 def layer_id(name: str, depths: list[int], decay_type: Literal["single", "group"]) -> int:
-    """Position of a parameter's layer, counted from the input; the head's is `last_layer_id`.
+    """The index of a parameter's layer, counted from the input. The head has the index `last_layer_id`.
 
-    single: a layer is a block; stem and downsampling share the id of the block that follows. group (the paper, for
-    Base and Large): stem, each stage, and each three blocks of the last but one stage. As in the official code, the ids
-    of the last stage and the head are 12 and 13 in smaller models too, so that their lower layers learn as slowly.
+    single: each block is a layer; the stem and each downsampling layer share the index of the block that follows.
+    group (used by the paper for Base and Large): the stem, each stage, and every three blocks of the third stage are a
+    layer. As in the official code, the last stage and the head have the indices 12 and 13 in smaller models too, so
+    that their lower layers learn as slowly as those of the larger models.
     """
     stage, block = find_block(name)
     if stage is None:
@@ -46,13 +47,13 @@ def layer_id(name: str, depths: list[int], decay_type: Literal["single", "group"
     long_stage, last_stage = len(depths) - 2, len(depths) - 1
     if stage == last_stage:
         return last_layer_id(depths, decay_type) - 1
-    if block is None:  # downsampling: with the first group of its stage, but alone before the long one
+    if block is None:  # downsampling: in the first group of its stage
         return stage + 1
     return stage + 1 + block // 3 if stage == long_stage else stage + 1
 
 
 def last_layer_id(depths: list[int], decay_type: Literal["single", "group"]) -> int:
-    """The id of the final norm and the head, whose learning rate is not reduced."""
+    """The index of the final norm and the head, whose learning rate is not reduced."""
     if decay_type == "single":
         return sum(depths) + 1
     groups = ceil(depths[-2] / 3) if len(depths) > 1 else 0
@@ -60,7 +61,7 @@ def last_layer_id(depths: list[int], decay_type: Literal["single", "group"]) -> 
 
 
 def find_block(name: str) -> tuple[int | None, int | None]:
-    """Stage and block of a parameter; no stage for stem and head, no block for downsampling."""
+    """Stage and block of a parameter. The stage is None for stem and head, the block is None for downsampling."""
     match = STAGE.search(name)
     if match is None:
         return None, None
@@ -70,7 +71,7 @@ def find_block(name: str) -> tuple[int | None, int | None]:
 def parameter_groups(
     model: nn.Module, learning_rate: float, weight_decay: float, decayed: set[str], scale: Callable[[str], float]
 ) -> list[dict[str, Any]]:
-    """Groups of AdamW: each trainable parameter in exactly one, by its learning-rate scale and decay."""
+    """AdamW's parameter groups, by learning-rate factor and decay. Each trainable parameter is in exactly one group."""
     groups: dict[tuple[float, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -91,7 +92,7 @@ def create_optimizer(
     decayed: set[str],
     scale: Callable[[str], float] = lambda name: 1.0,
 ) -> AdamW:
-    """AdamW over the groups; `scale` gives a parameter's share of the learning rate by its name."""
+    """Create AdamW over the groups. `scale` maps a parameter's name to the factor of its learning rate."""
     groups = parameter_groups(model, learning_rate, settings.weight_decay, decayed, scale)
     return AdamW(groups, lr=learning_rate, betas=(settings.adam_beta1, settings.adam_beta2))
 
@@ -99,19 +100,19 @@ def create_optimizer(
 def layer_scale(
     depths: list[int], decay: float, decay_type: Literal["single", "group"] = "single"
 ) -> Callable[[str], float]:
-    """A parameter's share of the learning rate: `decay` for each layer between it and the head."""
+    """The learning-rate factor of a parameter: `decay` to the power of the number of layers between it and the head."""
     last = last_layer_id(depths, decay_type)
     return lambda name: decay ** (last - layer_id(name, depths, decay_type))
 
 
 @contextmanager
 def keep_settings(optimizer: torch.optim.Optimizer, schedule: LambdaLR) -> Iterator[None]:
-    """Let a checkpoint that is loaded meanwhile bring moments and step, but not its learning rates, decay and betas."""
+    """Within the block, loading a checkpoint restores moments and step, but not learning rates, decay and betas."""
     groups = [{k: v for k, v in group.items() if k not in ("params", "lr")} for group in optimizer.param_groups]
     base_rates = list(schedule.base_lrs)
     yield
     schedule.base_lrs = base_rates
-    schedule._last_lr = [  # as the schedule computes it itself
+    schedule._last_lr = [  # by the schedule's own formula
         rate * factor(schedule.last_epoch) for rate, factor in zip(base_rates, schedule.lr_lambdas, strict=True)
     ]
     for group, settings, rate in zip(optimizer.param_groups, groups, schedule._last_lr, strict=True):
@@ -121,7 +122,7 @@ def keep_settings(optimizer: torch.optim.Optimizer, schedule: LambdaLR) -> Itera
 def create_schedule(
     optimizer: torch.optim.Optimizer, learning_rate: float, min_learning_rate: float, warmup_steps: int, max_steps: int
 ) -> LambdaLR:
-    """Linear warm-up from 0, then a cosine to the minimum, both scaled with each group's learning rate."""
+    """Linear warm-up from 0, then cosine decay to the minimum. Both are scaled with each group's learning rate."""
     return get_cosine_with_min_lr_schedule_with_warmup(
         optimizer, warmup_steps, max_steps, min_lr_rate=min_learning_rate / learning_rate
     )

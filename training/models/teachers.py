@@ -1,6 +1,7 @@
-"""Teachers, whose features of whole images a model learns to predict: its own average, or another frozen model.
+"""Teachers: models whose features of whole images the student learns to predict.
 
-B images, F channels of the features, h w the grid of the student's cells.
+The teacher is the moving average of the student itself, or another frozen model.
+Shapes: B images, F channels of the features, h w the grid of the student's cells.
 """
 
 from math import isqrt
@@ -20,7 +21,7 @@ from training.models.hooks import hooked
 from training.settings.checks import check
 from training.settings.fcmae import TargetSettings
 
-DEFAULT_SIZE = 224  # pixels, of images that the model does not know the size of
+DEFAULT_SIZE = 224  # image size in pixels for models that do not define one
 
 
 class AverageTeacher(nn.Module):
@@ -29,25 +30,25 @@ class AverageTeacher(nn.Module):
     def __init__(self, model: ConvNextV2ForPreTraining, settings: TargetSettings, max_steps: int) -> None:
         super().__init__()
         self.average = AveragedModel(model.convnextv2).eval().requires_grad_(False)
-        self.average.update_parameters(model.convnextv2)  # the first time, they are copied
+        self.average.update_parameters(model.convnextv2)  # the first update copies the weights
         self.decays, self.max_steps = settings.teacher_decay, max_steps
         self.num_layers = settings.feature_target_layers
         depth = model.config.depths[-1]
         check("feature_target_layers", self.num_layers, self.num_layers <= depth, f"be at most {depth}, the last stage")
 
     def decay(self, step: int) -> float:
-        """Of the average, from the first of `teacher_decay` to the second over the run."""
+        """The moving average's decay. Over the run, it goes from the first to the second value of `teacher_decay`."""
         first, last = self.decays
         return first + (last - first) * step / self.max_steps
 
     @torch.no_grad()
     def update(self, model: ConvNextV2ForPreTraining, step: int) -> None:
-        """Take in the student's weights after `step` steps."""
+        """Update the moving average with the student's weights after `step` steps."""
         self.average.multi_avg_fn = get_ema_multi_avg_fn(self.decay(step))
         self.average.update_parameters(model.convnextv2)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """`(B, F, h, w)`: mean over the last blocks' outputs."""
+        """The teacher's features `(B, F, h, w)`: the mean of the last blocks' outputs."""
         found: list[Tensor] = []
         with hooked(list(self.average.module.encoder.stages[-1].layers[-self.num_layers :]), found.append):  # type: ignore[union-attr,index]
             self.average(pixel_values)
@@ -55,7 +56,7 @@ class AverageTeacher(nn.Module):
 
 
 class FrozenTeacher(nn.Module):
-    """Any vision backbone of Transformers, which gets images as its own image processor makes them."""
+    """Any frozen vision backbone of Transformers, with images of its image processor's size and statistics."""
 
     def __init__(self, name: str, num_layers: int, revision: str | None = None) -> None:
         super().__init__()
@@ -76,12 +77,12 @@ class FrozenTeacher(nn.Module):
         self.statistics = [torch.tensor(v).view(1, -1, 1, 1) for v in statistics]
 
     def check(self, holds: bool, rule: str) -> None:
-        """Raise unless the rule holds for this model."""
+        """Raise a `ValueError` unless the rule holds for this model."""
         check("teacher_name_or_path", self.name, holds, rule)
 
     @torch.no_grad()
     def num_channels(self, image_size: int | None) -> int:
-        """Channels of the features; raises unless they are the same each time."""
+        """The number of feature channels. Raises if two calls of the model give different features."""
         side = self.size or image_size or DEFAULT_SIZE
         image = torch.rand(1, self.statistics[0].shape[1], side, side)
         features = self.features(image)
@@ -90,7 +91,7 @@ class FrozenTeacher(nn.Module):
         return features.shape[1]
 
     def prepare(self, pixel_values: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-        """Images normalised by the student's statistics `(1, C, 1, 1)`, to the teacher's size and its statistics."""
+        """Resize and normalise images for the teacher, from the student's mean and deviation `(1, C, 1, 1)`."""
         pixels = pixel_values.float() * std + mean
         if self.size is not None and pixels.shape[-1] != self.size:
             pixels = F.interpolate(pixels, size=(self.size, self.size), mode="bilinear", antialias=True)
@@ -98,7 +99,7 @@ class FrozenTeacher(nn.Module):
         return (pixels - teacher_mean) / teacher_std
 
     def features(self, pixel_values: Tensor) -> Tensor:
-        """The mean of the last layers' maps `(B, F, rows, columns)`, of square images."""
+        """The mean of the last layers' feature maps `(B, F, rows, columns)`, for square images."""
         outputs = self.model(pixel_values=pixel_values, output_hidden_states=self.num_layers > 1)
         layers = [outputs.last_hidden_state]
         if self.num_layers > 1:
@@ -111,13 +112,13 @@ class FrozenTeacher(nn.Module):
         return x if x.ndim == 4 else self.tokens_as_map(x, pixel_values.shape[-1])
 
     def tokens_as_map(self, x: Tensor, image_size: int) -> Tensor:
-        """Tokens `(B, T, F)` as a square map, without the class, distillation and register tokens before them."""
+        """Reshape tokens `(B, T, F)` to a square map, without the leading class, distillation and register tokens."""
         config: Any = self.model.config
         patch = getattr(config, "patch_stride", None) or getattr(config, "patch_size", None)
         patch = patch if patch is None or isinstance(patch, int) else patch[0]
         prefixes = sorted({0, 1, 2, 1 + (getattr(config, "num_register_tokens", None) or 0)})
         sides = {prefix: isqrt(max(x.shape[1] - prefix, 0)) for prefix in prefixes}
-        # Patches may be merged from layer to layer, two by two.
+        # Some models merge patches, 2 x 2 into one, from layer to layer.
         possible = {image_size // patch >> level for level in range(8)} if patch else set(sides.values())
         fits = [(p, side) for p, side in sides.items() if side in possible - {0} and side * side == x.shape[1] - p]
         self.check(bool(fits), f"have a token for each patch of an image, not {x.shape[1]} for {image_size} pixels")
@@ -126,7 +127,7 @@ class FrozenTeacher(nn.Module):
 
 
 def side_of(processor: Any) -> int | None:
-    """Pixels of the square images that an image processor makes; None if it leaves the size to the model."""
+    """Side length in pixels of the square images of an image processor. None if it does not define a size."""
     size = (processor.crop_size if getattr(processor, "do_center_crop", None) else None) or processor.size or {}
     return size.get("height") or size.get("shortest_edge") if getattr(processor, "do_resize", True) else None
 
@@ -134,7 +135,7 @@ def side_of(processor: Any) -> int | None:
 def create_average_teacher(
     model: ConvNextV2ForPreTraining, settings: TargetSettings, max_steps: int, accelerator: Accelerator
 ) -> AverageTeacher | None:
-    """The model's own teacher, if features are to be predicted; make it before the model is prepared."""
+    """Create the moving-average teacher, or None if no features are to be predicted. Call it before `prepare`."""
     if model.config.target_type == "pixel":
         return None
     kind, rule = accelerator.distributed_type, "be given with a kind of training that leaves a process parts of weights"
@@ -143,7 +144,7 @@ def create_average_teacher(
 
 
 class Targets:
-    """Batches as the model takes them: on its device, and with the teacher's features if there is one."""
+    """Prepares batches for the model: moves them to its device, and adds the teacher's features if there is one."""
 
     def __init__(
         self,
@@ -172,7 +173,7 @@ class Targets:
 
     @torch.no_grad()
     def of(self, pixel_values: Tensor) -> Tensor:
-        """`(B, F, h, w)`, once for an image, whatever the number of its views."""
+        """The teacher's features `(B, F, h, w)`, computed once for each image, whatever its number of views."""
         with self.accelerator.autocast():
             if isinstance(self.teacher, FrozenTeacher):
                 features = self.teacher.features(self.teacher.prepare(pixel_values, *self.statistics))

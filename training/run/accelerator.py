@@ -13,7 +13,7 @@ from training.settings.run import RunSettings
 
 
 def create_accelerator(settings: RunSettings, gradient_accumulation_steps: int, seed: int) -> Accelerator:
-    """The accelerator of a run, with the same seed in every process for the same initial weights."""
+    """Create the accelerator of a run, with the same seed in all training processes for the same initial weights."""
     keep_bars_to_terminals()
     if settings.full_determinism:
         enable_full_determinism(seed)
@@ -31,7 +31,7 @@ def create_accelerator(settings: RunSettings, gradient_accumulation_steps: int, 
 
 
 def tell_batch_size(accelerator: Accelerator, images_per_pass: int) -> None:
-    """Give DeepSpeed the size of a batch, which it would read from a loader that Accelerate prepares: ours is none."""
+    """Tell DeepSpeed the batch size: it reads it from a loader that Accelerate prepares, and our batches have none."""
     plugin = accelerator.state.deepspeed_plugin
     if plugin is not None:
         plugin.deepspeed_config.update({"train_micro_batch_size_per_gpu": images_per_pass})

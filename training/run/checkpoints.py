@@ -1,9 +1,11 @@
-"""Checkpoints of a run: written whole or not at all, known if damaged, and taken up only by the run they belong to.
+"""Checkpoints of a run. They are written atomically, damage is detected, and only a matching run resumes from them.
 
-`checkpoint-{step}` holds what Accelerate saves (model, optimizer, schedule, averaged weights, random states of every
-process), configuration and image processor, `progress_{process}.json` with the place in the data and the losses not
-logged yet, and, written last, `training_state.json` with the step, what the run is, how long its logs are, size and
-SHA-256 of every other file, and a SHA-256 of all this.
+`checkpoint-{step}` holds:
+- what Accelerate saves: model, optimizer, schedule, averaged weights, random states of every training process;
+- the model's configuration and the image processor;
+- `progress_{process}.json`: the position in the data, and the losses that are not logged yet;
+- `training_state.json`, written last: the step, the settings that identify the run, the number of lines of its logs,
+  size and SHA-256 of every other file, and a SHA-256 of this file's own content.
 """
 
 import copy
@@ -32,27 +34,27 @@ from training.settings.scripts import Record
 NAME = re.compile(r"checkpoint-(\d+)")
 STATE = "training_state.json"
 LOGS = ("metrics.jsonl", "bad_images.jsonl")
-# What the shapes of the weights follow from.
+# The settings that determine the shapes of the weights.
 ARCHITECTURE = ("model_type", "hidden_sizes", "depths", "num_channels", "patch_size", "use_grn", "num_labels")
 ARCHITECTURE += ("decoder_hidden_size", "decoder_num_hidden_layers", "fusion_stages")
 ARCHITECTURE += ("target_type", "feature_target_on", "feature_target_dim")
 
-OLDER = {"background": "none"}  # what a checkpoint was written with that is older than the setting
+OLDER = {"background": "none"}  # the values that hold for checkpoints written before these settings existed
 
 
 class Resumed(NamedTuple):
-    """The step that a run goes on after, and what each process that wrote the checkpoint kept of its progress."""
+    """The step after which a run continues, and the progress that each training process saved in the checkpoint."""
 
     step: int
     progress: list[dict[str, Any]]
 
     def of(self, name: str) -> list[dict[str, Any]]:
-        """One part of every process's progress; nothing at the start of a run."""
+        """One part of the progress, for every training process. Empty at the start of a run."""
         return [progress[name] for progress in self.progress]
 
 
 class Checkpoints:
-    """The checkpoints of a run: what `accelerator` has prepared or registered for checkpointing, and the progress."""
+    """Saves and loads a run's checkpoints: all that `accelerator` prepared or registered, and the progress."""
 
     def __init__(
         self,
@@ -67,7 +69,7 @@ class Checkpoints:
         self.accelerator = accelerator
         self.processor = processor
         self.model_config = copy.deepcopy(model.config)
-        self.model_config.architectures = [type(model).__name__]  # with it, `from_pretrained` knows a checkpoint too
+        self.model_config.architectures = [type(model).__name__]  # so that `from_pretrained` can load a checkpoint
         self.folder = folder
         self.schedule = CheckpointSchedule(settings)
         self.saved_step: int | None = None
@@ -91,7 +93,11 @@ class Checkpoints:
         }
 
     def resume(self) -> Resumed:
-        """Load the checkpoint that the settings name; of `latest`, the newest that is not damaged, if there is any."""
+        """Load the checkpoint that the settings name. `latest` is the newest undamaged one; without any, start anew.
+
+        Raises:
+            ValueError: if the checkpoint is damaged, belongs to another model or cannot be loaded.
+        """
         chosen = [self.choose() if self.accelerator.is_main_process else None]
         path = broadcast_object_list(chosen)[0]
         if path is None:
@@ -103,13 +109,13 @@ class Checkpoints:
         progress = [json.loads(progress_file(path, rank).read_text()) for rank in range(state["num_processes"])]
         try:
             self.accelerator.load_state(str(path))
-        except Exception as error:  # each of its files has a reader with errors of its own
+        except Exception as error:  # each file format raises its own errors
             raise ValueError(
                 f"`resume_from_checkpoint` (={path}) must be of this run, but cannot be loaded: {error}. Resume from "
                 "another one, or with the settings that it was written with."
             ) from error
-        # Accelerate counts forward passes on; counted in those of another `gradient_accumulation_steps`, the next
-        # optimizer step would come in the middle.
+        # Accelerate restores its count of forward passes. After a change of `gradient_accumulation_steps`, that count
+        # would place the next optimizer step in the middle of an accumulation.
         self.accelerator.step = 0
         if self.accelerator.is_main_process:
             self.take_up(state["step"], state["logs"] if path.parent.resolve() == self.folder.resolve() else {})
@@ -118,7 +124,7 @@ class Checkpoints:
         return Resumed(state["step"], progress)
 
     def take_up(self, step: int, logs: dict[str, int]) -> None:
-        """Leave nothing of what the run wrote after a step: it comes again."""
+        """Cut the logs and put later checkpoints aside, since the run repeats everything after `step`."""
         for name in LOGS:
             cut_lines(self.folder / name, logs.get(name, 0))
         for partial in self.folder.glob(".checkpoint-*.partial"):
@@ -130,7 +136,7 @@ class Checkpoints:
             print(f"{later} is of a part of the run that is done again: it is {aside.name} now.", flush=True)
 
     def choose(self) -> Path | None:
-        """The checkpoint to load, found to be as it was written; None to start afresh."""
+        """The checkpoint to load, after a check for damage. None to start from the beginning."""
         if self.resume_from is None:
             return None
         if self.resume_from == "latest":
@@ -141,7 +147,7 @@ class Checkpoints:
         return path
 
     def newest_whole(self) -> Path | None:
-        """The newest checkpoint that is not damaged; says which ones are."""
+        """The newest checkpoint that is not damaged. Prints a warning for each damaged one."""
         paths = numbered_folders(self.folder)
         for path in reversed(paths):
             damage = find_damage(path)
@@ -153,9 +159,9 @@ class Checkpoints:
         return None
 
     def check_state(self, path: Path, state: dict[str, Any]) -> None:
-        """Raise if the checkpoint is of another model; say so if it is of a run with other data or another length."""
+        """Raise if the checkpoint belongs to another model. Print each difference in the run's data or length."""
         for name, value in self.state["architecture"].items():
-            stored = state["architecture"].get(name, value)  # a checkpoint may be older than the setting
+            stored = state["architecture"].get(name, value)  # old checkpoints may lack the setting
             if stored != value:
                 raise ValueError(
                     f"`resume_from_checkpoint` (={path}) must be of the model that is trained, but its "
@@ -173,17 +179,17 @@ class Checkpoints:
                 print(f"{path} was written with `{name}` {stored}; it is {value} now.", flush=True)
 
     def is_late(self) -> bool:
-        """Whether the main process's clock asks for a checkpoint."""
+        """Whether a checkpoint is due by the clock of the main process."""
         return self.accelerator.is_main_process and self.schedule.is_late()
 
     def is_due(self, step: int) -> bool:
-        """Whether a checkpoint belongs to this step."""
+        """Whether a checkpoint is due at this step."""
         return self.schedule.is_due(step)
 
     def save(self, step: int, **progress: dict[str, Any]) -> None:
         """Write `checkpoint-{step}` under a temporary name, rename it, and delete the oldest beyond the limit.
 
-        `progress` is what this process keeps; the others give theirs.
+        `progress` is the progress of this training process. Every training process has to make the call.
         """
         final = self.folder / f"checkpoint-{step}"
         partial = self.folder / f".{final.name}.partial"
@@ -214,7 +220,7 @@ class Checkpoints:
             )
 
     def complete(self, partial: Path, final: Path, state: dict[str, Any]) -> None:
-        """Add what the main process knows; give the checkpoint its name once all of it is on the disk."""
+        """Add the main process's files, then rename the checkpoint once all of it is on the disk."""
         self.model_config.save_pretrained(partial)
         self.processor.save_pretrained(partial)
         logs = [self.folder / name for name in LOGS if (self.folder / name).is_file()]
@@ -238,7 +244,7 @@ def describe_files(folder: Path) -> dict[str, list[Any]]:
 
 
 def find_damage(checkpoint: Path) -> str:
-    """How a checkpoint differs from what was written; nothing if it does not."""
+    """A description of how a checkpoint is damaged. Empty if it is not."""
     if not (checkpoint / STATE).is_file():
         return f"it has no {STATE}"
     try:
@@ -260,36 +266,36 @@ def find_damage(checkpoint: Path) -> str:
 
 
 def digest_of(state: dict[str, Any]) -> str:
-    """SHA-256 of a state as JSON, which reads and writes the same."""
+    """SHA-256 of a state as JSON. The text stays the same when the JSON is read and written again."""
     return hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
 
 def describe_architecture(config: PreTrainedConfig) -> dict[str, Any]:
-    """The settings that the weights' shapes follow from, as JSON has them."""
+    """The settings that determine the weights' shapes, converted to JSON types."""
     settings = {name: getattr(config, name, None) for name in ARCHITECTURE}
     return json.loads(json.dumps(settings))
 
 
 def compared_settings(record: Record, model_config: PreTrainedConfig) -> dict[str, Any]:
-    """The settings that a resumed run compares, as JSON has them; those left open are the model's."""
+    """The settings that a resumed run compares, in JSON types. The model's configuration gives those that are None."""
     given = {name: record.values[name] for name in record.compared}
     resolved = {name: getattr(model_config, name, None) if value is None else value for name, value in given.items()}
     return json.loads(json.dumps(resolved))
 
 
 def numbered_folders(folder: Path, after: int = -1) -> list[Path]:
-    """What is called a checkpoint, by step; each was whole when it got its name."""
+    """The folders named `checkpoint-{step}`, by step. Each was complete when it got its name."""
     found = {int(match[1]): path for path in folder.glob("checkpoint-*") if (match := NAME.fullmatch(path.name))}
     return [found[step] for step in sorted(found) if step > after]
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """The state of a checkpoint of ours."""
+    """The content of a checkpoint's `training_state.json`."""
     return json.loads((path / STATE).read_text(encoding="utf-8"))
 
 
 def averaged_weights(checkpoint: Path) -> dict[str, Tensor]:
-    """The moving average in a checkpoint, named as the raw weights are."""
+    """The moving average in a checkpoint, with the names of the model's weights."""
     for file in sorted(checkpoint.glob("custom_checkpoint_*.pkl")):
         state = torch.load(file, map_location="cpu", weights_only=True)
         if "n_averaged" in state:
@@ -302,7 +308,7 @@ def count_lines(log: Path) -> int:
 
 
 def cut_lines(log: Path, count: int) -> None:
-    """Keep the first lines of a log, without one that a crash left half written; say so if there are fewer."""
+    """Keep the first `count` lines of a log and drop a line that a crash cut off. Warn if the log has fewer lines."""
     if not log.is_file():
         return
     stored = log.read_bytes().splitlines(keepends=True)

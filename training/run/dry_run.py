@@ -1,4 +1,4 @@
-"""What a dry run prints: the plan of a run and what a few steps of it measured, as a page or as JSON."""
+"""The output of a dry run: the plan of a run and the measurements of a few steps, as text or as JSON."""
 
 import dataclasses
 import json
@@ -19,14 +19,14 @@ from training.settings.run import RunSettings
 from training.settings.scripts import Record
 
 MOST_NAMES = 10  # classes
-SLOW_DATA = 0.1  # share of the time waited for data that is worth a word
+SLOW_DATA = 0.1  # share of the time spent waiting for data from which on the dry run gives advice
 UNITS = (("days", 86400), ("h", 3600), ("min", 60), ("s", 1))
-STDOUT: list[TextIO] = []  # the one that JSON goes to while all else is printed to stderr
+STDOUT: list[TextIO] = []  # the original stdout, for the JSON alone, while everything else is printed to stderr
 
 
 @contextmanager
 def json_alone(settings: RunSettings) -> Iterator[None]:
-    """Let nothing but the JSON that is asked for reach stdout."""
+    """If JSON is asked for, send all other output to stderr, so that stdout holds nothing but the JSON."""
     if not settings.json:
         yield
         return
@@ -48,7 +48,7 @@ def print_plan(
     measured: dict[str, Any],
     eval_source: Source | None = None,
 ) -> None:
-    """Print what is known of a run before it starts, and what a few steps of it measured."""
+    """Print the plan of a run, and what was measured over a few of its steps."""
     if not accelerator.is_main_process:
         return
     resolved = {
@@ -82,7 +82,7 @@ def learning_rates(model: nn.Module, optimizer: Any) -> dict[str, float]:
 
 
 def layer_of(name: str) -> str:
-    """A parameter's layer: stem, downsampling or block of a stage, or what is outside the encoder."""
+    """The name of a parameter's layer: stem, downsampling or block of a stage, or a module outside the encoder."""
     parts = name.split(".")
     if "layers" in parts:
         return ".".join(parts[: parts.index("layers") + 2])
@@ -91,7 +91,7 @@ def layer_of(name: str) -> str:
 
 
 def page(found: dict[str, Any]) -> str:
-    """What there is to know, a subject a line."""
+    """The plan and the measurements as text, with one line for each subject."""
     lines = [
         ("Data", data_line(found)),
         ("Classes", classes_line(found["classes"])),
@@ -110,7 +110,7 @@ def page(found: dict[str, Any]) -> str:
 
 
 def data_line(found: dict[str, Any]) -> str:
-    """How much there is to train and to evaluate on."""
+    """The number of images to train and to evaluate on."""
     settings = found["settings"]
     names = [settings["dataset_name"], *(settings.get("mixed_dataset_names") or [])]
     sources = [f"{amount(source)} of `{settings['train_split']}`" for source in found["data"]]
@@ -121,12 +121,12 @@ def data_line(found: dict[str, Any]) -> str:
 
 
 def amount(source: dict[str, Any]) -> str:
-    """Images of a source, or shards of a stream."""
+    """The number of images of a source, or of shards of a stream."""
     return f"a stream of {source['shards']:,} shards" if source["streamed"] else f"{source['examples']:,} images"
 
 
 def classes_line(classes: list[str] | None) -> str:
-    """How many classes, and the first of them."""
+    """The number of classes, and the names of the first ones."""
     if classes is None:
         return ""
     more = ", ..." if len(classes) > MOST_NAMES else ""
@@ -134,7 +134,7 @@ def classes_line(classes: list[str] | None) -> str:
 
 
 def model_line(found: dict[str, Any]) -> str:
-    """What is trained, from where, on images of which size."""
+    """The model, the weights it starts from, and the image size."""
     settings, size = found["settings"], found["image"]["size"]
     height, width = (size, size) if isinstance(size, int) else size
     start = settings["model_name_or_path"]
@@ -144,7 +144,7 @@ def model_line(found: dict[str, Any]) -> str:
 
 
 def machine_line(found: dict[str, Any]) -> str:
-    """Training processes and what they compute with."""
+    """The number of training processes, their device and precision."""
     number, device = found["processes"]["number"], found["device"]
     processes = "1 training process" if number == 1 else f"{number} training processes ({found['processes']['type']})"
     workers = f"`--num_workers {found['settings']['num_workers']}`"
@@ -172,7 +172,7 @@ def rate_line(found: dict[str, Any]) -> str:
 
 
 def layer_lines(rates: dict[str, float]) -> Iterator[str]:
-    """The highest learning rate of neighbouring layers that share it; nothing where all layers do."""
+    """The highest learning rates, one for each group of neighbouring layers. Nothing if all layers share one rate."""
     if len(set(rates.values())) == 1:
         return
     for rate, layers in groupby(rates, key=lambda layer: rates[layer]):
@@ -181,7 +181,7 @@ def layer_lines(rates: dict[str, float]) -> Iterator[str]:
 
 
 def memory_line(found: dict[str, Any]) -> str:
-    """What a training process holds."""
+    """The memory that a training process uses."""
     held, most = (found["memory"][name] for name in ("weights_gradients_and_optimizer_MiB", "peak_MiB"))
     where = "of the whole process" if found["device"]["type"] == "cpu" else "of the device"
     return f"{most:,.0f} MiB {where} at most, {held:,.1f} MiB of it weights, gradients, optimizer and averages"
@@ -194,14 +194,14 @@ def time_line(found: dict[str, Any]) -> str:
 
 
 def waiting_line(found: dict[str, Any]) -> str:
-    """The share of the time in which no image is ready, and what would help."""
+    """The share of the time spent waiting for data, with advice where it is large."""
     share, workers = found["data_wait"], found["settings"]["num_workers"]
     advice = f": try more `--num_workers` than {workers}, or smaller files" if share > SLOW_DATA else ""
     return f"{100 * share:.0f} % of the time for images{advice}"
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the two largest units that it takes."""
+    """Seconds as text, in the two largest units that apply."""
     parts, left = [], round(seconds)
     for unit, size in UNITS:
         count, left = divmod(left, size)

@@ -1,4 +1,4 @@
-"""Evaluations of a classifier in the course of its training."""
+"""Evaluation of a classifier during its training."""
 
 from typing import Any
 
@@ -12,7 +12,8 @@ from training.run.training_run import TrainingRun
 class PeriodicEvaluation:
     """Evaluates every `interval` optimizer steps (None: after each epoch) and at the end, if there is a loader.
 
-    A stop does not wait for an evaluation: the checkpoint goes first, and the resumed run begins with the evaluation.
+    A stop signal skips or cancels the evaluation: the run saves a checkpoint and ends, and the resumed run begins with
+    the evaluation.
     """
 
     def __init__(
@@ -25,7 +26,7 @@ class PeriodicEvaluation:
             self.evaluate_first()
 
     def evaluate_first(self) -> None:
-        """The evaluation that the stop of the run before did not wait for; a stop in it leaves the run as it was."""
+        """Run the evaluation that the previous run skipped at its stop. A stop meanwhile ends the run unchanged."""
         run = self.run
         with run.logged.paused():
             self.results = self.evaluator(run.accelerator, self.model, self.loader, run.stop.is_asked)
@@ -36,7 +37,7 @@ class PeriodicEvaluation:
 
     @property
     def model(self) -> nn.Module:
-        """What is evaluated: the averaged weights if there are any."""
+        """The model to evaluate: the averaged weights if there are any, else the trained ones."""
         return self.run.model if self.run.ema is None else self.run.ema.module
 
     def after_step(self) -> None:
@@ -57,7 +58,11 @@ class PeriodicEvaluation:
             run.interrupt()
 
     def at_end(self, final: nn.Module) -> dict[str, Any]:
-        """The figures of the final model: those of the last step, unless a stop or a resume came between."""
+        """The metrics of the final model.
+
+        They are those of the evaluation after the last step. If a stop cancelled it, or this process made none since
+        the run resumed, the model is evaluated now.
+        """
         put_off = self.run.put_off
         if self.loader is not None and (put_off or not self.results):
             self.results = self.evaluator(self.run.accelerator, final, self.loader)

@@ -31,10 +31,10 @@ NEVER = torch.iinfo(torch.int32).max
 
 
 class TrainingLog:
-    """Writes metrics.jsonl, the progress and the trackers; stops at a loss that is not finite.
+    """Writes metrics.jsonl, the progress and the trackers, and stops the run at a loss that is not finite.
 
-    Losses are read when a line is due, so that no step waits for the device. `parts` are the names of those that the
-    loss is made of, if they are to be logged.
+    Losses are copied from the device only when a line is due, so that the other steps do not wait for the device.
+    `parts` names the components of the loss that are logged too.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class TrainingLog:
         self.progress = Progress(plan, start.step, accelerator.is_main_process)
 
     def add(self, loss: Tensor, outputs: Mapping[str, Tensor] | None = None) -> None:
-        """Take in the loss of one forward pass of the step under way, and its parts from the outputs."""
+        """Add the loss of one forward pass of the current step, and its components from the model's outputs."""
         self.losses.add(loss, *(outputs[name] for name in self.parts if outputs is not None))
         self.note_if_bad(loss.detach(), self.step + 1)
 
@@ -74,7 +74,7 @@ class TrainingLog:
         self.first_bad = torch.where(value.isfinite(), self.first_bad, self.first_bad.clamp(max=step))
 
     def end_step(self, learning_rate: float | Tensor, grad_norm: Tensor | float | None) -> None:
-        """Close an optimizer step; write a line if one is due."""
+        """Count an optimizer step, and write a line if one is due."""
         self.step += 1
         if isinstance(grad_norm, DTensor):
             grad_norm = grad_norm.full_tensor()
@@ -102,9 +102,12 @@ class TrainingLog:
         self.write(line)
 
     def bad_images(self) -> dict[str, int]:
-        """Bad and transparent images of the streams of all processes so far; new bad ones go to bad_images.jsonl.
+        """Count the bad and transparent images in all processes' streams so far; add new bad ones to bad_images.jsonl.
 
-        Every reader may meet the same one: in another epoch it has other files.
+        A bad image counts once, though several data loader workers may meet it: they read other files in each epoch.
+
+        Raises:
+            ValueError: if there are more than `max_bad_images`.
         """
         if not self.batches.readers:
             return {}
@@ -121,7 +124,7 @@ class TrainingLog:
         return {"bad_images": count, "transparent_images": self.count_transparent(sum(each[2] for each in found))}
 
     def count_transparent(self, count: int) -> int:
-        """Transparent images that the streams gave so far; says once what becomes of them."""
+        """The number of transparent images so far. Prints once how such images are handled."""
         if count and not self.told_of_transparency and self.accelerator.is_main_process:
             images = self.step * self.plan.total_batch_size
             self.progress.say(f"{count:,} of the first {images:,} images are transparent: {self.fate_of_transparency}.")
@@ -129,11 +132,14 @@ class TrainingLog:
         return count
 
     def state_dict(self) -> dict[str, Any]:
-        """The losses of this process that are not logged yet, and those that all have logged, as JSON has them."""
+        """In JSON types: this process's sums since the last line, and all processes' sums up to that line."""
         return {"window": self.losses.since_last_line(), "total": self.losses.total}
 
     def check_finite(self, model: nn.Module | None = None) -> None:
-        """Raise if a loss, a gradient or a weight of `model` is NaN or infinite, in any process: before saving it."""
+        """Raise a `FloatingPointError` if a loss, gradient or weight of `model` is NaN or infinite in any process.
+
+        The run calls it before it saves anything.
+        """
         if model is not None:
             own = (weight.to_local() if isinstance(weight, DTensor) else weight for weight in model.parameters())
             finite = torch.stack([weight.isfinite().all() for weight in own]).all()
@@ -147,7 +153,7 @@ class TrainingLog:
             )
 
     def write(self, values: dict[str, Any]) -> None:
-        """One line of metrics.jsonl, at full precision; what is not finite becomes null."""
+        """Write one line of metrics.jsonl, at full precision, with null for values that are not finite."""
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
         line = {"step": self.step, "epoch": self.plan.epoch(self.step), **finite}
         if self.accelerator.is_main_process:
@@ -155,13 +161,13 @@ class TrainingLog:
         track(self.accelerator, {k: v for k, v in line.items() if isinstance(v, int | float)}, self.step)
 
     def write_evaluation(self, results: dict[str, Any]) -> None:
-        """A line of metrics.jsonl for an evaluation, which is told, too."""
+        """Write a line of metrics.jsonl for an evaluation, and print its results."""
         self.write(results)
         self.progress.say(f"evaluation after step {self.step:,}: {in_words(results)}")
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave evaluation and saving out of the images per second."""
+        """Leave the time of this block, an evaluation or a checkpoint, out of the images per second."""
         before = time.perf_counter()
         yield
         seconds = time.perf_counter() - before
@@ -169,7 +175,10 @@ class TrainingLog:
         self.paused_seconds += seconds
 
     def results(self) -> dict[str, Any]:
-        """Close the progress bar; figures of this run (since its last resume) for all_results.json and the card."""
+        """Close the progress bar, and return the metrics of this run for all_results.json and the model card.
+
+        `train_runtime` and `images_per_second` count from the last resume.
+        """
         self.progress.close()
         seconds = time.perf_counter() - self.started
         images = (self.step - self.start_step) * self.plan.total_batch_size
@@ -185,13 +194,16 @@ class TrainingLog:
 
 
 def named_before(states: list[dict[str, Any]]) -> set[tuple[int, ...]]:
-    """The bad images that are in the log already, by the `state_dict` of every process's batches."""
+    """The keys of the bad images that are already logged, from the `state_dict` of every process's batches."""
     met = {tuple(key) for state in states for _, _, _, bad in state["readers"] for key in bad}
     return met - {tuple(key) for state in states for key, _ in state["problems"]}
 
 
 def resumed_losses(states: list[dict[str, Any]], rank: int, num_processes: int) -> tuple[list[float], list[float]]:
-    """Sums of the losses not logged yet, this process's own, and of those logged, everybody's; empty for none."""
+    """This process's loss sums since the last line, and all processes' sums up to that line. Empty at the start.
+
+    With another number of processes than before, the main process gets the sums of all since the last line.
+    """
     if not states:
         return [], []
     if len(states) == num_processes:
@@ -201,6 +213,6 @@ def resumed_losses(states: list[dict[str, Any]], rank: int, num_processes: int) 
 
 
 def append(file: Path, lines: list[str]) -> None:
-    """Add lines to a log."""
+    """Append lines to a log."""
     with writing(file), file.open("a", encoding="utf-8") as log:
         log.writelines(f"{line}\n" for line in lines)

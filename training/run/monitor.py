@@ -1,4 +1,4 @@
-"""What a pre-training run shows of itself now and then: fixed images reconstructed, and how diverse features are."""
+"""Regular checks of a pre-training run: reconstructions of a few fixed images, and the diversity of the features."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ from training.run.trackers import show_picture
 
 
 class Monitor:
-    """Looks at a few fixed images; every process takes part, since a model may be spread over all of them."""
+    """Runs the model on a few fixed images. Every process has to call it: the weights may be sharded over all."""
 
     def __init__(
         self,
@@ -29,12 +29,12 @@ class Monitor:
     ) -> None:
         self.accelerator = accelerator
         self.model = model
-        self.read_images = read_images  # when they are first looked at: a dry run does not
+        self.read_images = read_images  # called at the first use, so that a dry run does not read them
         self.processor = processor
 
     @cached_property
     def images(self) -> Batch:
-        """The images and the noise of their masks, on the device."""
+        """The images and the noise that determines their masks, on the device."""
         images = self.read_images()
         return {name: images[name].to(self.accelerator.device) for name in ("pixel_values", "noise")}
 
@@ -49,7 +49,10 @@ class Monitor:
         return {f"feature_diversity_stage{stage}": value for stage, value in enumerate(diversity, start=1)}
 
     def save_picture(self, model: ConvNextV2ForPreTraining, file: Path) -> None:
-        """Draw what a model paints from the first view of each image, if it does; the main process writes it."""
+        """Draw the model's reconstructions from the first view of each image, if it makes any.
+
+        The main process writes the file.
+        """
         if model.config.target_type == "feature":
             return
         with evaluating(model):
@@ -61,10 +64,10 @@ class Monitor:
 
 @torch.no_grad()
 def feature_diversity(model: ConvNextV2ForPreTraining, pixel_values: Tensor) -> list[float]:
-    """Mean cosine distance between the channels of each stage's last block, of whole images (paper, section 3.1).
+    """Mean cosine distance between the channels of each stage's last block, on whole images (paper, section 3.1).
 
-    Of the 4C channels after GRN, or after GELU without it: 0.5 where channels have nothing to do with each other on
-    average, towards 0 where they all become the same, as in a collapse.
+    The channels are the 4C channels after GRN, or after GELU without GRN. The distance is 0.5 if the channels are
+    orthogonal on average, and goes towards 0 if they all become the same, as in a feature collapse.
     """
     blocks: list[Any] = [stage.layers[-1] for stage in model.convnextv2.encoder.stages]  # type: ignore[union-attr]
     modules = [block.grn if block.grn is not None else block.act for block in blocks]
@@ -75,15 +78,15 @@ def feature_diversity(model: ConvNextV2ForPreTraining, pixel_values: Tensor) -> 
 
 
 def cosine_distance(features: Tensor) -> float:
-    """Mean of (1 - cosine) / 2 over all pairs of channels, and over images, of `(B, H, W, C)`."""
+    """Mean of (1 - cosine) / 2 over all pairs of channels and over the images of features `(B, H, W, C)`."""
     channels = nn.functional.normalize(features.float().flatten(1, 2), dim=1)  # (B, H * W, C)
-    # The mean of all products is the squared length of the mean channel.
+    # The mean of the products of all pairs is the squared norm of the mean channel.
     return ((1 - channels.mean(dim=2).square().sum(dim=1)) / 2).mean().item()
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """A model in evaluation mode without gradients, then in the mode that it was in."""
+    """Put a model into evaluation mode without gradients, and restore its mode afterwards."""
     was_training = model.training
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""The output folder of a run: claimed before training, filled after it, uploaded on request."""
+"""The output folder of a run: checked and created before training, filled after it, uploaded on request."""
 
 import json
 import os
@@ -33,20 +33,20 @@ class OutputFolder:
         self.resume_from = settings.checkpoints.resume_from_checkpoint
 
     def check(self) -> None:
-        """Raise if the folder holds something else, or an earlier run that is neither resumed nor to be overwritten.
+        """Raise if the folder holds other files, or an earlier run that is neither resumed nor to be overwritten.
 
-        Also if the licence asked for is not one that the result may have, or the result could not be pushed.
+        Raise as well if the result may not have the licence asked for, or could not be pushed to the Hub.
         """
         self.license()
         self.check_writable()
-        # What is left of a start that was killed at its first file is no run yet.
+        # A run that was killed while writing its first file leaves a .partial file only: that does not count as a run.
         held = [path for path in self.path.iterdir() if path.suffix != ".partial"] if self.path.is_dir() else []
         if held and not self.overwrite:
             self.check_taken_up()
         self.check_hub()
 
     def check_writable(self) -> None:
-        """Raise if the folder cannot be made or written into."""
+        """Raise if the folder cannot be created or written to."""
         check("output_dir", self.path, self.path.is_dir() or not self.path.exists(), "be a folder")
         existing = next(path for path in (self.path.absolute(), *self.path.absolute().parents) if path.exists())
         effective = {"effective_ids": True} if os.access in os.supports_effective_ids else {}
@@ -54,7 +54,7 @@ class OutputFolder:
         check("output_dir", self.path, writable, f"be writable, but {existing} is not")
 
     def check_taken_up(self) -> None:
-        """Raise unless what the folder holds is a run of this script that is to be resumed."""
+        """Raise unless the folder holds a run of the same script, and that run is to be resumed."""
         if not self.holds_run():
             raise ValueError(
                 f"`output_dir` (={self.path}) must be empty or hold a run of this script, but it holds something else. "
@@ -67,7 +67,7 @@ class OutputFolder:
             )
 
     def check_hub(self) -> None:
-        """Raise if the result could not be pushed: no token, a wrong one, a name of somebody else's."""
+        """Raise if the result could not be pushed: no token, a wrong token, or another user's namespace."""
         if not self.hub.push_to_hub or self.hub.hub_model_id is None:
             return
         hub = Hub(exist_ok=True, private=self.hub.hub_private_repo)
@@ -76,14 +76,14 @@ class OutputFolder:
             hub.check(repo_id)
 
     def license(self) -> str:
-        """The licence of the trained weights: as asked for, else that of the weights they start from."""
+        """The licence of the trained weights: the one asked for, else the licence of the initial weights."""
         asked, inherited = self.hub.license, inherited_license(self.start.model_name_or_path, self.start.model_revision)
         allowed = inherited != OFFICIAL_LICENSE or asked in (None, OFFICIAL_LICENSE)
         check("license", asked, allowed, f"be {inherited}, as that of `model_name_or_path`")
         return asked or inherited
 
     def holds_run(self) -> bool:
-        """Whether the folder was claimed by a run of the same script."""
+        """Whether a run of the same script has written its settings into the folder."""
         try:
             marker = json.loads((self.path / SETTINGS).read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
@@ -91,11 +91,14 @@ class OutputFolder:
         return isinstance(marker, dict) and marker.get("run") == self.record.task
 
     def claim(self) -> None:
-        """Make the folder, write the run's settings; without a resume, drop an earlier run's checkpoints and logs."""
+        """Create the folder and write the run's settings.
+
+        Unless the run resumes, delete the checkpoints and logs of an earlier run.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / RESULTS).unlink(missing_ok=True)  # from here on the run is not finished
+        (self.path / RESULTS).unlink(missing_ok=True)  # without this file, the run counts as unfinished
         for name in ("final", "checkpoint-", SETTINGS, RESULTS, CARD, *LOGS):
-            for left in self.path.glob(f".{name}*.partial"):  # by a run that was killed
+            for left in self.path.glob(f".{name}*.partial"):  # left by a run that was killed
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
         if self.resume_from is None and self.holds_run():
             for checkpoint in (*numbered_folders(self.path), *self.path.glob("superseded-checkpoint-*")):
@@ -105,7 +108,7 @@ class OutputFolder:
         write_json(self.path / SETTINGS, {**self.notes(), **self.record.values, "license": self.license()})
 
     def notes(self) -> dict[str, Any]:
-        """For the card: which settings are paths of this machine, and which ones the result depends on."""
+        """For the model card: which settings are paths on this machine, and which settings the result depends on."""
         values = self.record.values
         local = [name for name in SOURCES if values.get(name) and not is_hub_id(values[name])]
         local += [name for name in values.get("mixed_dataset_names") or [] if not is_hub_id(name)]
@@ -115,13 +118,13 @@ class OutputFolder:
         return notes
 
     def holds_all(self, max_steps: int) -> bool:
-        """Whether the folder holds the whole run that `--resume_from_checkpoint latest` asks for."""
+        """Whether `--resume_from_checkpoint latest` is set and the folder already holds the finished run."""
         if self.resume_from != "latest" or not (self.path / CARD).is_file():
             return False
         return read_json(self.path / RESULTS).get("total_steps") == max_steps
 
     def push(self) -> None:
-        """Publish the folder if asked to; a pre-training model's encoder too, in a repository of its own."""
+        """Upload the folder if asked to. The encoder of a pre-training model also gets a repository of its own."""
         repo_id, private = self.hub.hub_model_id, self.hub.hub_private_repo
         if not self.hub.push_to_hub or repo_id is None:
             return
@@ -134,12 +137,12 @@ class OutputFolder:
 
 
 def save_model(folder: Path, model: PreTrainedModel, processor: Any, results: dict[str, Any]) -> None:
-    """Weights, config, image processor and all_results.json: complete under another name first, then moved."""
+    """Write weights, configuration, image processor and all_results.json to a temporary folder, then move them."""
     with partial_path(folder / "final") as partial:
         with writing(folder, partial):
             model.save_pretrained(partial)
             processor.save_pretrained(partial)
             write_json(partial / RESULTS, results)
-        # The last one says that the run is whole.
+        # all_results.json comes last: it marks the run as finished.
         for file in sorted(partial.iterdir(), key=lambda file: (file.name == RESULTS, file.name)):
             os.replace(file, folder / file.name)

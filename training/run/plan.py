@@ -1,4 +1,4 @@
-"""How long a run is and how fast it learns, resolved from its settings and the size of its data."""
+"""The number of steps and the learning rate of a run, computed from its settings and the size of its data."""
 
 from dataclasses import dataclass
 from math import ceil
@@ -13,7 +13,7 @@ class Plan:
 
     num_samples: int | None
     total_batch_size: int
-    steps_per_epoch: float | None  # None: a stream that does not say how long it is
+    steps_per_epoch: float | None  # None: a stream of unknown length
     max_steps: int
     warmup_steps: int
     learning_rate: float
@@ -31,7 +31,7 @@ class Plan:
         return self.num_samples is not None and self._epochs_ended(step) > self._epochs_ended(step - 1)
 
     def _epochs_ended(self, step: int) -> int:
-        """In whole numbers: 11 steps of 1.1 are 9 in floats, and not 10."""
+        """The number of complete epochs, in integers: as floats, 11 steps at 1.1 steps per epoch give 9, not 10."""
         assert self.num_samples is not None
         return step * self.total_batch_size // self.num_samples
 
@@ -39,9 +39,10 @@ class Plan:
 def make_plan(
     schedule: ScheduleSettings, images_per_pass: int, num_samples: int | None, num_processes: int, num_views: int = 1
 ) -> Plan:
-    """Steps from epochs, and the learning rate from its base: lr = base * total batch / 256.
+    """Compute the steps from the epochs, and the learning rate from its base: lr = base * total batch / 256.
 
-    The learning rate counts each of an image's `num_views`, an epoch does not (as FastConvMAE's figures imply).
+    For the learning rate, the total batch counts each of an image's `num_views`. For the length of an epoch, an image
+    counts once (as FastConvMAE's figures imply).
     """
     total = images_per_pass * schedule.gradient_accumulation_steps * num_processes
     steps_per_epoch = None if num_samples is None else num_samples / total
@@ -51,7 +52,7 @@ def make_plan(
         check("max_train_steps", max_steps, max_steps is not None, rule)
         known = warmup_steps is not None or not schedule.warmup_epochs
         check("warmup_steps", warmup_steps, known, "be given instead of `warmup_epochs`: the epoch's length is unknown")
-    # First times, then by, so that whole epochs of whole batches stay whole numbers.
+    # Multiply before dividing, so that whole epochs of whole batches give whole numbers.
     max_steps = max_steps or ceil(schedule.num_train_epochs * (num_samples or 0) / total)
     if warmup_steps is None:
         warmup_steps = round(schedule.warmup_epochs * (num_samples or 0) / total)

@@ -1,4 +1,4 @@
-"""How a run shows where it is: a bar in a terminal, lines anywhere else."""
+"""The progress display of a run: a progress bar in a terminal, lines of text anywhere else."""
 
 import time
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from training.run.plan import Plan
 
 
 class Progress:
-    """Steps and epochs of a run that starts after `step` steps: in a bar, or in a line whenever something is logged."""
+    """Shows the steps and epochs of a run that starts after `step` steps, in a bar or in a line for each log entry."""
 
     def __init__(self, plan: Plan, step: int, is_shown: bool) -> None:
         self.plan = plan
@@ -30,7 +30,7 @@ class Progress:
             self.bar.update()
 
     def log(self, line: Mapping[str, Any]) -> None:
-        """Show the loss, images per second and share of time waited for data of a logged line."""
+        """Show the loss, the images per second and the share of the time spent waiting for data of a logged line."""
         loss, rate = f"{line['loss']:.4f}", f"{line['images_per_second']:.0f}"
         if self.bar is not None:
             self.bar.set_postfix({"loss": loss, "images/s": rate, "data_wait": f"{line['data_wait']:.0%}"})
@@ -41,18 +41,18 @@ class Progress:
         self.say(", ".join(part for part in parts if part))
 
     def epoch(self) -> str:
-        """How many epochs are done, of how many; nothing for a stream that does not say how long it is."""
+        """The number of epochs done and in total. Empty for a stream of unknown length."""
         done, total = self.plan.epoch(self.step), self.plan.epoch(self.plan.max_steps)
         return "" if done is None else f"epoch {done:.2f} of {f'{total:.2f}'.removesuffix('.00')}"
 
     def say(self, text: str) -> None:
-        """Print beside the bar, if there is one."""
+        """Print without breaking the bar, if there is one."""
         if self.bar is not None:
             self.bar.write(text)
         elif self.is_shown:
             print(text, flush=True)
 
     def close(self) -> None:
-        """Leave the bar as it is."""
+        """Close the bar and leave it on the screen."""
         if self.bar is not None:
             self.bar.close()

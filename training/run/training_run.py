@@ -1,4 +1,4 @@
-"""A training run: what every task needs around its steps, from the output folder to the card."""
+"""A training run: everything that all training scripts share, from the output folder to the model card."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -37,11 +37,11 @@ from training.settings.scripts import TrainingSettings
 
 
 class RunOver(Exception):
-    """Nothing is left to do: the end of a dry run, or of a run whose folder holds all of it."""
+    """Nothing is left to do: a dry run has ended, or the output folder already holds the finished run."""
 
 
 class TrainingRun:
-    """What is done around the steps of a training run; the steps themselves are the script's.
+    """Everything around the steps of a training run. The script writes the steps themselves:
 
         with TrainingRun(settings) as run:
             run.make_plan(num_samples)
@@ -53,8 +53,8 @@ class TrainingRun:
                 run.update()                       # clip, optimizer, averages, schedule, log
             run.finish(run.final_model(Model), results, add_files)
 
-    In a dry run the loop takes a few steps, and the block ends after them with the plan printed. It also ends at
-    `begin` where the folder holds the whole run already.
+    In a dry run, the loop takes a few steps, prints the plan and leaves the `with` block. `begin` also leaves the block
+    if the output folder already holds the finished run.
     """
 
     accelerator: Accelerator
@@ -68,7 +68,7 @@ class TrainingRun:
         self.stack = ExitStack()
         self.step = 0
         self.stopped = self.late = self.interrupted = False
-        self.put_off = False  # whether the evaluation that is due after this step is left to the resumed run
+        self.put_off = False  # whether the resumed run has to make the evaluation that is due after this step
         self.log: TrainingLog | None = None
 
     def __enter__(self) -> Self:
@@ -92,11 +92,11 @@ class TrainingRun:
         return self.output.path
 
     def main_process_first(self) -> AbstractContextManager[None]:
-        """Let the main process go through a block before the others, which find what it has kept."""
+        """Let the main process run a block before the others, so that they find the files that it has cached."""
         return self.accelerator.main_process_first()
 
     def make_plan(self, num_samples: int | None, num_views: int = 1) -> Plan:
-        """How long the run is and how fast it learns; `num_samples` of a stream may be unknown."""
+        """Compute the number of steps and the learning rate. `num_samples` is None for a stream of unknown length."""
         images_per_pass, world = self.settings.data.per_device_train_batch_size, self.accelerator.num_processes
         self.plan = make_plan(self.settings.schedule, images_per_pass, num_samples, world, num_views)
         return self.plan
@@ -109,9 +109,10 @@ class TrainingRun:
         scale: Callable[[str], float] = lambda name: 1.0,
         teacher: AverageTeacher | FrozenTeacher | None = None,
     ) -> None:
-        """Create optimizer, schedule and average; hand over to Accelerate; seed each process apart.
+        """Create optimizer, schedule and moving average; prepare them with Accelerate; seed each process differently.
 
-        `decayed` names the parameters with weight decay, `scale` gives a parameter's share of the learning rate.
+        `decayed` names the parameters with weight decay. `scale` maps a parameter's name to the factor of its learning
+        rate.
         """
         plan, settings = self.plan, self.settings
         self.own_model, self.processor, self.teacher = model, processor, teacher
@@ -119,10 +120,10 @@ class TrainingRun:
         minimum = settings.schedule.min_learning_rate
         self.schedule = create_schedule(optimizer, plan.learning_rate, minimum, plan.warmup_steps, plan.max_steps)
         self.ema = create_ema(model, settings.optimizer.ema_decay, self.accelerator)
-        self.learning_rates = learning_rates(model, optimizer)  # which sharded training could not tell any more
+        self.learning_rates = learning_rates(model, optimizer)  # before `prepare`: sharding hides them
         tell_batch_size(self.accelerator, settings.data.per_device_train_batch_size)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        # The schedule is not prepared: Accelerate would step it once for each process.
+        # The schedule is not prepared: a prepared schedule would step once for each process.
         average = teacher if isinstance(teacher, AverageTeacher) else None
         states = (state for state in (self.schedule, self.ema, average) if state is not None)
         self.accelerator.register_for_checkpointing(*states)
@@ -138,10 +139,10 @@ class TrainingRun:
         eval_source: Source | None = None,
         loss_parts: Sequence[str] = (),
     ) -> None:
-        """Load the checkpoint that is asked for, take the output folder, and have the data loader workers load.
+        """Load the checkpoint that is asked for, claim the output folder, and start the data loader workers.
 
         Raises:
-            RunOver: where the folder holds the whole run.
+            RunOver: if the output folder already holds the finished run.
         """
         # The background may come from the weights that training starts from: record the resolved value.
         self.settings = self.settings.replace(background=data.background)
@@ -161,7 +162,7 @@ class TrainingRun:
         self.stop = StopSignal(self.accelerator, self.train_batches, self.settings.run.ddp_timeout)
 
     def resume(self) -> Resumed:
-        """Load the checkpoint that is asked for, and take the output folder."""
+        """Load the checkpoint that is asked for, and claim the output folder."""
         checkpoints, model, processor = self.settings.checkpoints, self.own_model, self.processor
         self.checkpoints = Checkpoints(
             self.accelerator, self.folder, checkpoints, self.record, model, processor, self.plan
@@ -176,7 +177,7 @@ class TrainingRun:
         return start
 
     def end_if_finished(self) -> None:
-        """Leave a folder that holds the whole run as it is, but for an upload that may have failed."""
+        """If the folder already holds the finished run, end, after uploading it again in case the upload failed."""
         if not self.output.holds_all(self.plan.max_steps):
             return
         if self.accelerator.is_main_process:
@@ -186,7 +187,9 @@ class TrainingRun:
         raise RunOver
 
     def steps(self) -> Iterator[int]:
-        """Numbers of the optimizer steps to take, from 1; between two of them the run is saved or left if it is time.
+        """Yield the numbers of the optimizer steps to take, counted from 1.
+
+        After a step, save a checkpoint if one is due, and end the program if a stop was asked for.
 
         Raises:
             RunOver: at the end of a dry run.
@@ -206,7 +209,7 @@ class TrainingRun:
         self.logged.check_finite(self.own_model)
 
     def steps_of_trial(self) -> Iterator[int]:
-        """The steps of a dry run, which prints the plan after them."""
+        """Yield the steps of a dry run, then print the plan and raise `RunOver`."""
         self.own_model.train()
         trial = Trial(self.train_batches, self.plan, self.passes_per_step, self.settings.data.num_workers)
         for self.step in trial.steps():
@@ -218,23 +221,23 @@ class TrainingRun:
         raise RunOver
 
     def batches(self) -> Iterator[dict[str, Any]]:
-        """The batches of one optimizer step, on the device; gradients are averaged over processes after the last."""
+        """Yield the batches of one optimizer step, on the device. After the last one, processes average gradients."""
         found = islice(self.train_batches, self.passes_per_step)
         for batch in found if self.is_dry else self.stop.batches(found):
             with self.accelerator.accumulate(self.model):
                 yield send_to_device(batch, self.accelerator.device)  # type: ignore[misc]
-        if not self.is_dry and self.stop.gave_up:  # the wait for the first batch: the step is not taken
+        if not self.is_dry and self.stop.gave_up:  # a stop ended the wait for the first batch: skip the step
             leave_run(self.accelerator, self.checkpoints, self.step - 1, self.save)
 
     def backward(self, loss: Tensor, parts: Any = None) -> None:
-        """Take the gradient of the loss of one pass; `parts` holds what the loss is made of, by name, for the log."""
+        """Compute the gradients of one pass's loss. `parts` holds the loss's components by name, for the log."""
         self.accelerator.backward(loss)
         if self.log is not None:
             self.log.add(loss, parts)
 
     def update(self) -> None:
-        """Take the optimizer step with all that follows it: averages, the log, the schedule, whether to stop."""
-        limit = self.settings.optimizer.max_grad_norm  # without one, the norm is only measured, for the log
+        """Take the optimizer step, then update moving averages, log and schedule, and check for a stop signal."""
+        limit = self.settings.optimizer.max_grad_norm  # without a limit, the norm is only computed for the log
         grad_norm = None
         if self.accelerator.sync_gradients:
             grad_norm = self.accelerator.clip_grad_norm_(self.model.parameters(), limit or torch.inf)
@@ -245,43 +248,43 @@ class TrainingRun:
             self.teacher.update(self.own_model, self.step)  # type: ignore[arg-type]
         if self.log is None:
             return
-        # The last group is the head's, whose rate no layer decay reduces.
+        # The last group belongs to the head, whose learning rate is not reduced by layer decay.
         self.log.end_step(self.schedule.get_last_lr()[-1], grad_norm)
         self.schedule.step()
         self.stopped, self.late = self.stop.after_step(self.checkpoints.is_late())
 
     def is_due(self, interval: int | None) -> bool:
-        """Whether what is done every `interval` steps (None: at the end of an epoch), and at the very end, is due."""
+        """Whether something done every `interval` steps (None: after each epoch) and after the last step is due now."""
         return self.log is not None and self.plan.is_due(self.step, interval)
 
     def write(self, figures: Callable[[], dict[str, Any]]) -> None:
-        """Log what `figures` finds, which takes time of its own."""
+        """Log the result of `figures`, and leave the time it takes out of the images per second."""
         with self.logged.paused():
             self.logged.write(figures())
 
     def leave(self) -> NoReturn:
-        """End the program after the current step, with a checkpoint, and say how to go on."""
+        """Save a checkpoint after the current step, print how to resume, and end the program."""
         leave_run(self.accelerator, self.checkpoints, self.step, self.save)
 
     def interrupt(self) -> None:
-        """Stop after an evaluation that a stop has broken off: the resumed run begins with it."""
+        """Stop the run because a signal cancelled an evaluation. The resumed run begins with that evaluation."""
         self.stopped = self.put_off = self.interrupted = True
 
     def save(self, step: int) -> None:
-        """Write a checkpoint, unless a number is not finite."""
+        """Write a checkpoint. Raises a `FloatingPointError` instead if a loss, gradient or weight is not finite."""
         self.logged.check_finite(self.own_model)
         progress = {"batches": self.train_batches.state_dict(), "log": self.logged.state_dict()}
         with self.logged.paused():
             self.checkpoints.save(step, **progress, due={"evaluation": self.put_off})
 
     def final_model(self, model_class: type[Any]) -> Any:
-        """What the run saves: the averaged weights if there are any. To be called in every process."""
+        """The model to save: the averaged weights if there are any, else the trained ones. Call it in every process."""
         return final_model(model_class, self.accelerator, self.model, self.ema)
 
     def finish(self, model: Any, results: dict[str, Any], add_files: Callable[[Path], None]) -> None:
-        """Write the folder that `from_pretrained` loads, with pictures and card, and upload it if asked to.
+        """Write the folder that `from_pretrained` loads, with pictures and model card, and upload it if asked to.
 
-        `add_files` writes what belongs to the task; the main process calls it.
+        The main process calls `add_files`, which writes the files that only this task has.
         """
         if self.accelerator.is_main_process:
             save_model(self.folder, model, self.processor, {**results, **self.logged.results()})

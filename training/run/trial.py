@@ -1,4 +1,4 @@
-"""Trying out a few steps of a run: how long one takes, what it waits for and how much memory it holds."""
+"""Measurement of a few steps for a dry run: time per step, time spent waiting for data, and memory."""
 
 import time
 from collections.abc import Generator, Iterable, Iterator
@@ -13,11 +13,11 @@ from training.machine.memory import peak_memory
 from training.run.plan import Plan
 
 WARM_UP, MEASURED = 2, 5  # forward passes, at least
-PREFETCHED = 2  # batches that a data loader worker has ready
+PREFETCHED = 2  # batches that a data loader worker loads ahead
 
 
 class Trial:
-    """Numbers of the steps to take, of which the last ones are measured; the weights are not those of a run then."""
+    """Gives the numbers of the steps to take, and measures the last ones. The steps change the weights."""
 
     def __init__(self, batches: TrainBatches, plan: Plan, passes_per_step: int, num_workers: int) -> None:
         self.batches, self.plan = batches, plan
@@ -26,13 +26,16 @@ class Trial:
         self.measured: dict[str, float] = {}
 
     def steps(self) -> Iterator[int]:
-        """Steps to take; after the last one, time, images per second, share of the wait for data, hours of the run."""
+        """Yield the steps to take. After the last one, `measured` holds the results:
+
+        seconds per step, images per second, share of the time spent waiting for data, and hours of the whole run.
+        """
         at_a_time = max(self.num_workers, 1)
         yield from self.take(WARM_UP)
         self.drain()
-        yield from self.take(at_a_time)  # until the workers load ahead again, if they are fast enough
+        yield from self.take(at_a_time)  # until the workers have loaded ahead again, if they can
         start, waited_before = time.perf_counter(), self.batches.seconds_waited
-        steps = yield from self.take(at_a_time * ceil(MEASURED / at_a_time))  # they may deliver in turns
+        steps = yield from self.take(at_a_time * ceil(MEASURED / at_a_time))  # one from each worker
         seconds = time.perf_counter() - start
         self.measured = {
             "seconds_per_step": seconds / steps,
@@ -42,7 +45,10 @@ class Trial:
         }
 
     def take(self, least_passes: int) -> Generator[int, None, int]:
-        """As many steps as make so many forward passes; how many that were, when the device is done with them."""
+        """Yield the steps that make at least `least_passes` forward passes.
+
+        Returns the number of these steps, once the device has finished them.
+        """
         steps = ceil(least_passes / self.passes_per_step)
         for _ in range(steps):
             self.step += 1
@@ -52,13 +58,16 @@ class Trial:
         return steps
 
     def drain(self) -> None:
-        """Throw away as many batches as are loaded ahead: a step that finds them ready does not wait for data."""
+        """Discard the batches that were loaded ahead: steps that use them would not wait for data."""
         for _ in range(PREFETCHED * self.num_workers):
             next(self.batches)
 
 
 def memory(trained: nn.Module, optimizer: Any, others: Iterable[nn.Module]) -> dict[str, float]:
-    """MiB of one process: what weights, gradients, optimizer, averages and teacher take, and the most held so far."""
+    """Memory of one process in MiB: the sum of weights, gradients, optimizer and `others`, and the peak so far.
+
+    `others` are the moving average and the teacher.
+    """
     weights = sum(parameter.nbytes for parameter in trained.parameters())
     states = optimizer.state.values()
     moments = sum(value.nbytes for state in states for value in state.values() if hasattr(value, "nbytes"))

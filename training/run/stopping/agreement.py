@@ -1,4 +1,4 @@
-"""What training processes tell each other at the end of a step, without waiting for their devices."""
+"""Flags that training processes exchange at the end of a step, without waiting for their devices."""
 
 import time
 from datetime import timedelta
@@ -8,15 +8,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-SLOW_STEP = 0.25  # seconds; next to such a step a message between processes takes no time
+SLOW_STEP = 0.25  # seconds; compared with such a step, the time of a message between processes is negligible
 
 
 class Agreement:
-    """Flags that any process may raise: all processes see the same ones after the same call.
+    """Flags that any training process may set. After the same call, all processes see the same flags.
 
-    They go from processor to processor, whatever connects the devices, while the next step computes, and are read after
-    it. Where steps are slow, the answer is waited for at once, so that it never comes later than some tenths of a
-    second after the step under way.
+    The flags are exchanged between the CPUs (gloo) while the devices compute the next step, and are read after that
+    step. If steps are slow, the call waits for the answer, so that a flag is seen at most some tenths of a second after
+    the current step.
     """
 
     def __init__(self, num_processes: int, timeout: float) -> None:
@@ -28,7 +28,7 @@ class Agreement:
         self.called_at = time.monotonic()
 
     def __call__(self, *flags: bool) -> tuple[bool, ...]:
-        """Whether any process has raised each flag, as of this call or, where steps are fast, of the one before."""
+        """Whether any process has set each flag: in this call, or in the previous one if steps are fast."""
         if self.group is None:
             return flags
         now = time.monotonic()
@@ -43,7 +43,7 @@ class Agreement:
         return tuple(any(message[place] for message in read) for place in range(len(flags)))
 
     def read(self, left: int) -> list[list[int]]:
-        """The answers to all messages but the last `left`."""
+        """Wait for the answers to all messages but the last `left`, and return them."""
         read = []
         while len(self.sent) > left:
             work, message = self.sent.pop(0)
@@ -52,5 +52,5 @@ class Agreement:
         return read
 
     def finish(self) -> None:
-        """Wait for what is under way: every process has sent it."""
+        """Wait for all pending messages. Every process has sent them, so the wait ends."""
         self.read(0)

@@ -1,4 +1,4 @@
-"""Stopping on a signal: what is trained is saved first, in every process after the same step, and it is said."""
+"""Stopping on a signal: all training processes stop after the same step, save a checkpoint and print a message."""
 
 import _thread
 import signal
@@ -18,19 +18,20 @@ from training.run.checkpoints import Checkpoints
 from training.run.stopping.agreement import Agreement
 from training.run.trackers import end_training
 
-PATIENCE = 1.0  # seconds that a stop leaves to a batch that is waited for
-SAME_SIGNAL = 2.0  # seconds within which a signal is the same one, passed on by a launcher
+PATIENCE = 1.0  # seconds that a step still waits for its first batch after a stop signal
+SAME_SIGNAL = 2.0  # seconds within which a second signal counts as the first one, passed on by a launcher
 Item = TypeVar("Item")
 
 
 class WaitEnded(BaseException):
-    """Raised out of a wait by a signal; no library takes it for an error of its own."""
+    """Raised by a signal to end a wait. It is a `BaseException`, so that no library catches it as an error."""
 
 
 class StopSignal:
-    """Notes SIGTERM, SIGHUP or Ctrl-C, for every process to stop after the same step; a second Ctrl-C acts at once.
+    """Notes SIGTERM, SIGHUP or Ctrl-C, so that all processes stop after the same step. A second Ctrl-C ends at once.
 
-    Launchers pass on signals that the process got itself, so that the same one comes twice.
+    A launcher may pass on a signal that the training process has also received directly: the same signal then arrives
+    twice.
     """
 
     def __init__(self, accelerator: Accelerator, batches: TrainBatches, timeout: float) -> None:
@@ -44,7 +45,12 @@ class StopSignal:
         handle(dict.fromkeys(handled(), self.receive))
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """Note the signal; end the program if it is a Ctrl-C some time after the first."""
+        """Note the signal. End the program at a Ctrl-C that comes more than `SAME_SIGNAL` after the first signal.
+
+        Raises:
+            WaitEnded: if a step still waits for its first batch `PATIENCE` after the first signal.
+            KeyboardInterrupt: at the second Ctrl-C.
+        """
         now = time.monotonic()
         if self.received_at is None:
             self.received_at = now
@@ -59,14 +65,14 @@ class StopSignal:
             raise KeyboardInterrupt
 
     def limit_wait(self) -> None:
-        """Once a stop is asked for, wait only a little longer for the batch that a step begins with."""
+        """After a stop signal, limit the wait for a step's first batch to `PATIENCE`."""
         if self.waits and self.received_at is not None:
             self.timer = threading.Timer(PATIENCE, self.wake)
             self.timer.daemon = True
             self.timer.start()
 
     def wake(self) -> None:
-        """Send the main thread a signal, which ends the system call that it waits in, if it still does."""
+        """If the main thread still waits, send it a signal, which ends the system call that it waits in."""
         if self.waits and hasattr(signal, "pthread_kill"):
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
         elif self.waits:
@@ -74,9 +80,9 @@ class StopSignal:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Around a wait for a batch; `WaitEnded` if a stop is asked for before anything of the step is done.
+        """Enclose a wait for a batch. A stop signal ends the wait for the first batch of a step by `WaitEnded`.
 
-        Several processes wait all the same: the others may have begun the step.
+        With several training processes, the wait goes on: the others may have begun the step.
         """
         self.waits = self.at_start and self.accelerator.num_processes == 1
         self.limit_wait()
@@ -88,7 +94,7 @@ class StopSignal:
                 self.timer.cancel()
 
     def batches(self, batches: Iterable[Item]) -> Iterator[Item]:
-        """The batches of a step; none if the wait for the first was ended by a stop, and `gave_up` then."""
+        """Yield the batches of a step. If a stop ends the wait for the first one, yield none and set `gave_up`."""
         self.at_start = True
         try:
             for batch in batches:
@@ -98,7 +104,10 @@ class StopSignal:
             return
 
     def after_step(self, late: bool) -> tuple[bool, bool]:
-        """Whether to stop, and whether any process finds a checkpoint `late`; the same in all processes."""
+        """Whether to stop, and whether `late` (a checkpoint is due by the clock) is set in any process.
+
+        All processes get the same answer.
+        """
         stopped, now_late = self.agree(self.received_at is not None, late)
         save, self.late = self.late or now_late, False
         if stopped:
@@ -106,18 +115,18 @@ class StopSignal:
         return stopped, save
 
     def is_asked(self) -> bool:
-        """Whether to stop in the middle of what follows a step; the same in all processes."""
+        """Whether to stop during the work between two steps, such as an evaluation. The same in all processes."""
         stopped, self.late = self.after_step(False)
         return stopped
 
     def close(self) -> None:
-        """Note no more signals: what follows the steps is ended by one."""
+        """Stop noting signals. After the last step, a signal ends the program at once."""
         self.agree.finish()
         end_at_once(AFTER)
 
 
 def leave_run(accelerator: Accelerator, checkpoints: Checkpoints, step: int, save: Callable[[int], None]) -> NoReturn:
-    """End a run that was stopped after this step, with a checkpoint, and say how to go on."""
+    """Save a checkpoint if this step has none, print how to resume, and end the program."""
     if step and checkpoints.saved_step != step:
         save(step)
     if accelerator.is_main_process:
