@@ -57,10 +57,12 @@ def main(settings: PretrainSettings) -> None:
         targets = Targets(teacher, run.accelerator, model.config, settings.targets, processor)
         decayed = decayed_parameters(model, settings.optimizer.decay_grn_and_mask_token)
         run.prepare(model, processor, decayed, teacher=teacher)
-        shown = partial(first_samples, sources[0], samples, data, NUM_RECONSTRUCTIONS)
-        monitor = Monitor(run.accelerator, model, shown, processor)
         parts = LOSS_PARTS if model.config.target_type == "pixel+feature" else ()
         run.begin(data, sources, samples, Collator(), data.mixture_weights or [1], loss_parts=parts)
+        shown = partial(first_samples, sources[0], samples, data, NUM_RECONSTRUCTIONS)
+        monitor = Monitor(run.accelerator, model, shown, processor)
+        if not run.is_dry:
+            monitor.read()
 
         interval = settings.fcmae.reconstruction_steps or max(1, plan.max_steps // NUM_PICTURES)
         for step in run.steps():

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +28,14 @@ class Monitor:
     ) -> None:
         self.accelerator = accelerator
         self.model = model
-        self.read_images = read_images  # called at the first use, so that a dry run does not read them
+        self.read_images = read_images
         self.processor = processor
 
-    @cached_property
-    def images(self) -> Batch:
-        """The images and the noise that determines their masks, on the device."""
+    def read(self) -> None:
+        """Read the images, before the first step: later, a process that has forked would wait for a remote source."""
         images = self.read_images()
-        return {name: images[name].to(self.accelerator.device) for name in ("pixel_values", "noise")}
+        # The images and the noise that determines their masks.
+        self.images = {name: images[name].to(self.accelerator.device) for name in ("pixel_values", "noise")}
 
     def __call__(self, folder: Path, step: int) -> dict[str, float]:
         """Write `reconstructions/step-{step}.png`, show it to the trackers, and return the diversity by stage."""
