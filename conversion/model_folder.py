@@ -21,17 +21,21 @@ CARD = "README.md"
 # Of the evaluation of each class.
 PER_CLASS, CONFUSIONS = "eval_per_class.csv", "eval_confusions.csv"
 CONFUSION_MATRIX, MOST_CONFUSED = "confusion_matrix.png", "most_confused.png"
+PREDICTIONS = "predictions.png"  # of a segmentation model
 
 MADE_BY_CONVERSION = {"source", "layout", "sha256", "dtype", "is_cast", "notes", "stored_as", "made_sha256"}
 
 
 def read_config(folder: Path) -> ConvNextV2Config:
-    """The model's configuration.
+    """The model's configuration; of a model that has a ConvNeXt V2 backbone, the backbone's with the model's classes.
 
     Raises:
         ValueError: if it is not one of ConvNeXt V2's.
     """
     config = read_json(folder / "config.json")
+    if "backbone_config" in config:
+        labels = {name: config[name] for name in ("id2label", "label2id") if name in config}
+        config = {**config["backbone_config"], **labels}
     config_class = ConvNextV2FCMAEConfig if config.get("model_type") == FCMAE_MODEL_TYPE else ConvNextV2Config
     try:
         return config_class.from_dict(config)

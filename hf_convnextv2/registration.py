@@ -33,6 +33,11 @@ def register() -> None:
             _replace(auto_class._model_mapping._extra_content, config_class, model_class)
 
 
+def is_registered() -> bool:
+    """Whether `register()` is in force."""
+    return bool(_replaced)
+
+
 def unregister() -> None:
     """Undo `register()`: the Auto classes return exactly what they returned before it."""
     while _replaced:

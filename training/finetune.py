@@ -15,14 +15,13 @@ if __name__ == "__main__":  # before the imports below, which take seconds: repo
 
 from typing import Any
 
-from datasets import Dataset
 from torch.utils.data import DataLoader
 
 from hf_convnextv2 import ConvNextV2Config, ConvNextV2ForImageClassification
+from training.data.held_out import load_train_and_eval
 from training.data.labels import check_labels, class_list, labelled_samples, resolve_labels
 from training.data.samples import Collator, Samples, eval_loader, load_images
 from training.data.sources import Source, load_source, num_examples
-from training.data.splits import check_split, say_what_is_left_out
 from training.data.transforms import BatchMixer, EvaluationTransform, enough_for_crops, finetuning_transform
 from training.evaluation.metrics import Evaluator, in_words
 from training.evaluation.per_class import Answers, save_class_figures, table_in_words
@@ -117,16 +116,7 @@ def create_model(
 
 def load_sources(data: FinetuneDataSettings, model_config: ConvNextV2Config) -> tuple[Source, Source | None]:
     """The images to train on, and those to evaluate on if there are any. Their labels are checked."""
-    source = load_images(data, data.train_split, data.max_train_samples, model_config.num_channels)
-    eval_source = None
-    say_what_is_left_out(data, source)
-    if data.eval_split is not None:
-        check_split(data, "eval_split", data.eval_split)
-        eval_source = load_images(data, data.eval_split, data.max_eval_samples, model_config.num_channels)
-    elif data.train_val_split:
-        assert isinstance(source, Dataset)
-        parts = source.train_test_split(test_size=data.train_val_split, seed=data.seed)
-        source, eval_source = parts["train"], parts["test"]
+    source, eval_source = load_train_and_eval(data, load_images, model_config.num_channels)
     for part in (source, eval_source):
         if part is not None:
             check_labels(part, data.label_column, class_list(model_config))

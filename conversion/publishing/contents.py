@@ -41,6 +41,11 @@ class CardContents:
         """The settings that the result depends on."""
         return read_recipe(self.settings)
 
+    @property
+    def schedule(self) -> str:
+        """The schedule of the learning rate; earlier runs knew no other than the cosine."""
+        return self.settings.get("lr_scheduler_type", "cosine")
+
     @cached_property
     def license(self) -> str:
         """The licence asked for, or that the run or the conversion noted, or that of the weights it started from."""

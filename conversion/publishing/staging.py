@@ -7,6 +7,8 @@ from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 
+import torch
+from transformers import UperNetConfig, UperNetForSemanticSegmentation
 from transformers.dynamic_module_utils import get_relative_import_files
 
 import hf_convnextv2
@@ -22,6 +24,8 @@ from conversion.model_folder import (
     RESULTS,
     SETTINGS,
     WEIGHT_PATTERNS,
+    parameter_sizes,
+    read_config,
     weight_files,
 )
 from conversion.model_weights import from_state_dict
@@ -42,7 +46,7 @@ AUTO_MAP = {
 
 
 def check_folder(folder: Path) -> str:
-    """The kind of model that the folder holds: encoder, classifier or fcmae; raises unless it is complete."""
+    """The kind of model that the folder holds: encoder, classifier, fcmae or segmenter; raises unless it is complete."""
     if not folder.is_dir():
         raise ValueError(f"`folder` (={folder}) must be a folder that exists.")
     fixes = {
@@ -54,10 +58,28 @@ def check_folder(folder: Path) -> str:
             raise ValueError(f"`folder` (={folder}) must hold {file}. {fix}")
     if not weight_files(folder):
         raise ValueError(f"`folder` (={folder}) must hold the weights as safetensors. {fixes['config.json']}")
+    if read_json(folder / "config.json").get("model_type") == UperNetConfig.model_type:
+        check_segmenter(folder)
+        return "segmenter"
     source = read_checkpoint(str(folder))
     if not str(source.config.get("model_type", "")).startswith("convnextv2"):
         raise ValueError(f"`folder` (={folder}) must hold a `convnextv2` or `convnextv2_fcmae` model for Transformers.")
     return from_state_dict(source.tensors, source.config).kind
+
+
+def check_segmenter(folder: Path) -> None:
+    """Raise unless the folder holds the weights of the UPerNet that its configuration describes, and no others."""
+    read_config(folder)  # raises unless the backbone is a ConvNeXt V2
+    with torch.device("meta"):
+        model = UperNetForSemanticSegmentation(UperNetConfig.from_pretrained(folder))
+    expected = {name: weight.numel() for name, weight in model.state_dict().items()}
+    stored = parameter_sizes(folder)
+    wrong = sorted(name for name in expected.keys() | stored.keys() if expected.get(name) != stored.get(name))
+    if wrong:
+        raise ValueError(
+            f"`folder` (={folder}) must hold the weights that its config.json describes, but {len(wrong)} differ, "
+            f"e.g. `{wrong[0]}`."
+        )
 
 
 def stage(folder: Path, target: Path, publication: Publication) -> Path:

@@ -2,7 +2,7 @@
 
 import itertools
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import IterableDataset as TorchIterableDataset
 
 from hf_convnextv2.images import DEFAULT_BACKGROUND
-from training.data.decoding import BadImageError, Enough, decode_image, fate_of_transparency
+from training.data.decoding import BadImageError, Decoded, Enough, decode_image, fate_of_transparency
 from training.data.image_check import check_images, refuse_bad_images, transparency_note
 from training.data.overview import print_overview
 from training.data.retry import read_on
@@ -22,7 +22,7 @@ from training.data.sources import Source, array_dtype, find_source, limit, num_e
 from training.data.transforms import BatchMixer, Transform
 from training.data.workers import worker_options
 from training.settings.checks import check
-from training.settings.data import DataSettings, LabelledDataSettings, PretrainDataSettings
+from training.settings.data import DataSettings, EvaluatedDataSettings, PretrainDataSettings
 
 Batch = dict[str, Any]  # tensors; from a stream, also its reader's state, problems and transparent images
 
@@ -48,8 +48,7 @@ class Samples:
 
         Crop, flip and noise depend only on the seed and the key. Errors call an image without a path `name`.
         """
-        value, background = row[self.image_column], self.background
-        image, is_transparent = decode_image(value, self.num_channels, name, self.dtype, self.enough, background)
+        image, is_transparent = self.decode(row, name)
         sample: dict[str, Any] = {"seed": sample_seed(self.seed, *key), "is_transparent": is_transparent}
         with seeded(sample["seed"]):
             sample["pixel_values"] = self.transform(image)
@@ -58,6 +57,16 @@ class Samples:
         if self.label_column is not None:
             sample["labels"] = self.label(row[self.label_column])
         return sample
+
+    def decode(self, row: dict[str, Any], name: str) -> Decoded:
+        """The image of a row."""
+        value, background = row[self.image_column], self.background
+        return decode_image(value, self.num_channels, name, self.dtype, self.enough, background)
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that are read."""
+        return [column for column in (self.image_column, self.label_column) if column]
 
     def label(self, value: Any) -> int:
         """The model's class for a value of the label column; raises a `ValueError` if there is none."""
@@ -72,8 +81,7 @@ class MapSamples(TorchDataset[dict[str, Any]]):
     """Concatenated map-style sources, indexed by (epoch, index) in training and by index in evaluation."""
 
     def __init__(self, sources: Sequence[Dataset], samples: Samples) -> None:
-        columns = [column for column in (samples.image_column, samples.label_column) if column]
-        self.source = concatenate_datasets([source.select_columns(columns) for source in sources])
+        self.source = concatenate_datasets([source.select_columns(samples.columns) for source in sources])
         self.samples = samples
 
     def __len__(self) -> int:
@@ -186,9 +194,18 @@ def load_mixture(data: PretrainDataSettings, num_channels: int) -> list[Source]:
 
 def make_samples(data: DataSettings, source: Source, num_channels: int, transform: Transform, **fields: Any) -> Samples:
     """Create the `Samples` that turn the rows of this source into samples."""
-    dtype = array_dtype(source, data.image_column)
-    background = data.background or DEFAULT_BACKGROUND
-    return Samples(data.image_column, num_channels, dtype, transform, data.seed, background=background, **fields)
+    return Samples(**sample_fields(data, source, num_channels), transform=transform, **fields)
+
+
+def sample_fields(data: DataSettings, source: Source, num_channels: int) -> dict[str, Any]:
+    """The fields of `Samples` that follow from the settings and the source."""
+    return {
+        "image_column": data.image_column,
+        "num_channels": num_channels,
+        "dtype": array_dtype(source, data.image_column),
+        "seed": data.seed,
+        "background": data.background or DEFAULT_BACKGROUND,
+    }
 
 
 def first_samples(source: Source, samples: Samples, data: DataSettings, count: int) -> Batch:
@@ -201,10 +218,12 @@ def first_samples(source: Source, samples: Samples, data: DataSettings, count: i
     return Collator()(first)
 
 
-def eval_loader(source: Source, samples: Samples, data: LabelledDataSettings) -> DataLoader[Any]:
+def eval_loader(
+    source: Source, samples: Samples, data: EvaluatedDataSettings, collate: Callable[..., Batch] | None = None
+) -> DataLoader[Any]:
     """A loader of one pass over a split, in order, for `accelerator.prepare` and `gather_for_metrics`."""
     batch_size = data.per_device_eval_batch_size
-    options: dict[str, Any] = {"collate_fn": Collator(), "generator": torch.Generator()}
+    options: dict[str, Any] = {"collate_fn": collate or Collator(), "generator": torch.Generator()}
     if isinstance(source, Dataset):
         options |= worker_options(data.num_workers)
         return DataLoader(MapSamples([source], samples), batch_size, **options)

@@ -16,10 +16,11 @@ from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard
 
 from training.data.folders.listing import Listing, is_current, left_out, list_folder, not_images, refuse_mixture
+from training.data.folders.masks import mask_rows
 from training.data.folders.rows import array_rows, image_rows, metadata_of, stored_rows
 from training.data.folders.splits import divide, is_split
 from training.settings.checks import check
-from training.settings.data import FILE_BUILDERS, DataSettings
+from training.settings.data import FILE_BUILDERS, DataSettings, SegmentDataSettings
 
 Source = Dataset | IterableDataset
 NOT_ARRAYS = ("string", "large_string", "binary", "large_binary", "null", "dict")
@@ -52,8 +53,11 @@ def find_source(data: DataSettings, split: str) -> Found:
         found = Found(load_split(data, split, data.dataset_name, **options), [], [])
     source = found.source
     check_column(source, "image_column", data.image_column)
-    if isinstance(features_of(source).get(data.image_column), Image):
-        source = source.cast_column(data.image_column, Image(decode=False))
+    if isinstance(data, SegmentDataSettings):
+        check_column(source, "annotation_column", data.annotation_column)
+    for column in data.columns_of_images():
+        if isinstance(features_of(source).get(column), Image):
+            source = source.cast_column(column, Image(decode=False))
     return found._replace(source=source)
 
 
@@ -150,7 +154,7 @@ def local_splits(data: DataSettings) -> list[str] | None:
 def find_folder(data: DataSettings, folder: str, split: str) -> Found:
     """Load a split of a local folder; `datasets` reads a folder of other files than images and arrays."""
     asked = sorted({split, *data.named_splits()})
-    rows = stored_rows(folder, split, asked)
+    rows = None if isinstance(data, SegmentDataSettings) else stored_rows(folder, split, asked)
     if rows is not None:
         return Found(as_asked(rows.rows, data, split), [], [])
     listing = listing_of(folder)
@@ -167,7 +171,10 @@ def find_folder(data: DataSettings, folder: str, split: str) -> Found:
         unnamed = described.num_images - len(source) if isinstance(source, Dataset) else 0
         notes = [f"left out: {unnamed:,} images that the metadata files do not name"] if unnamed > 0 else []
         return Found(source, problems, notes + left_out(listing))
-    rows = image_rows(listing, split, asked)
+    if isinstance(data, SegmentDataSettings):
+        rows = mask_rows(listing, split, asked, data.annotation_column)
+    else:
+        rows = image_rows(listing, split, asked)
     return Found(as_asked(rows.rows, data, split), problems, rows.notes + left_out(listing))
 
 

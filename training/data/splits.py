@@ -9,7 +9,7 @@ from training.console.errors import is_first_process
 from training.data.folders.splits import split_name
 from training.data.sources import Source, local_splits
 from training.settings.checks import check
-from training.settings.data import FILE_BUILDERS, DataSettings, FinetuneDataSettings, ValidateDataSettings
+from training.settings.data import FILE_BUILDERS, DataSettings, HeldOutDataSettings, ValidateDataSettings
 
 HELD_OUT = ("validation", "val", "valid", "dev", "test", "testing", "eval", "evaluation")  # in order of preference
 
@@ -48,18 +48,18 @@ def check_split(data: DataSettings, setting: str, split: str) -> None:
         return
     names = named_by_datasets(data) if found is None else found
     fix = ". `--train_val_split 0.2` evaluates on a fifth of the training images instead"
-    fix = fix if isinstance(data, FinetuneDataSettings) and names == [data.train_split] else ""
+    fix = fix if isinstance(data, HeldOutDataSettings) and names == [data.train_split] else ""
     check(setting, split, split in names, f"be one of the splits of {folder}: {', '.join(names)}{fix}")
 
 
-def say_what_is_left_out(data: FinetuneDataSettings, source: Source) -> None:
+def say_what_is_left_out(data: HeldOutDataSettings, source: Source) -> None:
     """Print the held-out splits that a run without `eval_split` does not use."""
     found = {str(name) for name in source.info.splits or {}} | set(local_splits(data) or [])
     others = [name for name in HELD_OUT if name in found - {data.train_split}]
     if data.eval_split is None and others and is_first_process():
         which = ", ".join(f"`{name}`" for name in others)
         print(
-            f"Not used: {which} of {data.dataset_name}. `--eval_split {others[0]}` evaluates the classifier on it.",
+            f"Not used: {which} of {data.dataset_name}. `--eval_split {others[0]}` evaluates the model on it.",
             flush=True,
         )
 

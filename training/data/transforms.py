@@ -6,10 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
-from torchvision.tv_tensors import Image
+from torchvision.tv_tensors import Image, Mask
 
 from training.data.decoding import Enough
-from training.settings.augmentation import AugmentationSettings, FinetuneAugmentationSettings
+from training.settings.augmentation import (
+    AugmentationSettings,
+    FinetuneAugmentationSettings,
+    SegmentAugmentationSettings,
+)
 
 Transform = Callable[[Tensor], Tensor]
 CROP_ASPECT_RATIOS = (3 / 4, 4 / 3)  # width / height of a crop
@@ -42,6 +46,56 @@ def finetuning_transform(augmentation: FinetuneAugmentationSettings, image_size:
     if augmentation.random_erasing:
         steps.append(v2.RandomErasing(augmentation.random_erasing, value="random"))  # type: ignore[arg-type]
     return v2.Compose(steps)
+
+
+class SegmentationTransform:
+    """Random scale, crop and flip of an image and its labels, then changes of the image's colours and normalisation.
+
+    The crop always lies in the image: padding would change the features, since GRN computes its statistics over the
+    whole input.
+    """
+
+    def __init__(self, augmentation: SegmentAugmentationSettings, image_size: int, processor: Any) -> None:
+        smallest, largest = (round(scale * image_size) for scale in augmentation.scale_range)
+        sizes = list(range(smallest, largest + 1))  # of the shorter side
+        self.geometry = v2.Compose(
+            [
+                v2.RandomShortestSize(sizes, interpolation=InterpolationMode.BILINEAR, antialias=True),
+                v2.RandomCrop(image_size),
+                v2.RandomHorizontalFlip(augmentation.horizontal_flip),
+            ]
+        )
+        share = augmentation.photometric_distortion
+        self.colors = v2.Compose([*distortions(share), *normalise(processor)])
+
+    def __call__(self, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """`(C, H, W)` and `(H, W)` to `(C, size, size)` and `(size, size)`."""
+        image, labels = self.geometry(Image(image), Mask(labels))
+        return self.colors(image), labels.as_subclass(Tensor)
+
+
+def distortions(share: float) -> list[v2.Transform]:
+    """Changes of brightness, contrast, saturation and hue, each with a probability of `share`."""
+    if not share:
+        return []
+    changes: list[dict[str, Any]] = [
+        {"brightness": (0.875, 1.125)},
+        {"contrast": (0.5, 1.5)},
+        {"saturation": (0.5, 1.5)},
+        {"hue": (-0.05, 0.05)},
+    ]
+    return [v2.RandomApply([v2.ColorJitter(**change)], share) for change in changes]
+
+
+class PairEvaluationTransform:
+    """Applies the saved image processor to an image, as a pipeline does, and leaves its labels as they are."""
+
+    def __init__(self, processor: Any) -> None:
+        self.transform = EvaluationTransform(processor)
+
+    def __call__(self, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """`(C, H, W)` and `(H, W)` to `(C, h, w)` and `(H, W)`."""
+        return self.transform(image), labels
 
 
 def crop_and_flip(augmentation: AugmentationSettings, image_size: int) -> list[v2.Transform]:

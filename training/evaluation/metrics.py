@@ -98,6 +98,11 @@ class Evaluator:
             computed |= other.compute(**predictions, **options)
         return results | {f"eval_{key}": value for key, value in computed.items()}
 
+    @staticmethod
+    def in_words(results: dict[str, Any]) -> str:
+        """The results as one line of text."""
+        return in_words(results)
+
 
 def in_words(results: dict[str, Any]) -> str:
     """The results of an evaluation as one line of text."""

@@ -72,11 +72,11 @@ def save_reconstructions(
     mask = outputs.mask[: len(pixel_values)]
     reconstruction = model.reconstruct(pixel_values, outputs.logits[: len(pixel_values)], mask)
     hidden = _upsample_mask(mask, pixel_values.shape[-2:], model.config.cell_size)
-    original = _as_pictures(pixel_values, image_mean, image_std)
+    original = as_pictures(pixel_values, image_mean, image_std)
     masked = np.where(hidden.numpy()[..., None], HIDDEN_GRAY, original)
     columns = {
         f"visible to the encoder ({1 - mask.float().mean().item():.0%})": masked,
-        "reconstruction of the rest": _as_pictures(reconstruction, image_mean, image_std),
+        "reconstruction of the rest": as_pictures(reconstruction, image_mean, image_std),
         "original": original,
     }
     save_figure(_picture_grid(columns), output)
@@ -170,7 +170,7 @@ def _picture_grid(columns: Mapping[str, np.ndarray]) -> Figure:
     return figure
 
 
-def _as_pictures(pixel_values: Tensor, image_mean: Sequence[float], image_std: Sequence[float]) -> np.ndarray:
+def as_pictures(pixel_values: Tensor, image_mean: Sequence[float], image_std: Sequence[float]) -> np.ndarray:
     """Convert normalised (B, C, H, W) to displayable (B, H, W, 3): the first three channels, or the first as grey."""
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (image_mean, image_std))
     pictures = (pixel_values.detach().float().cpu() * std + mean).clamp(0, 1)

@@ -61,6 +61,13 @@ def create_processor(settings: ModelSettings, background: str | None, model_conf
     Mean and standard deviation are those given, else those saved with the initial weights, else ImageNet's. The
     background is saved even by a stock class that does not use it, so that it can be read from the folder.
     """
+    return create_image_processor(model_config, **processor_overrides(settings, background, model_config))
+
+
+def processor_overrides(
+    settings: ModelSettings, background: str | None, model_config: ConvNextV2Config
+) -> dict[str, Any]:
+    """The statistics and the background of an image processor, as far as settings or initial weights state them."""
     stored = stored_processor(settings) if settings.model_name_or_path else {}
     overrides: dict[str, Any] = {BACKGROUND: background or DEFAULT_BACKGROUND}
     for name in ("image_mean", "image_std"):
@@ -71,7 +78,7 @@ def create_processor(settings: ModelSettings, background: str | None, model_conf
             fits = len(values) == model_config.num_channels
             check(name, values, fits, f"have one number for each of the {model_config.num_channels} channels")
             overrides[name] = values
-    return create_image_processor(model_config, **overrides)
+    return overrides
 
 
 def stored_processor(settings: ModelSettings) -> dict[str, Any]:

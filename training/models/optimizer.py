@@ -1,7 +1,8 @@
 """AdamW's parameter groups (weight decay by layer type, layer-wise learning rates) and the learning-rate schedule."""
 
 import re
-from collections.abc import Callable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import ceil
 from typing import Any, Literal
@@ -10,12 +11,13 @@ import torch
 from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import get_cosine_with_min_lr_schedule_with_warmup
+from transformers import get_cosine_with_min_lr_schedule_with_warmup, get_polynomial_decay_schedule_with_warmup
 
 from training.settings.learning import OptimizerSettings
 
 DECAYED_LAYERS = (nn.Linear, nn.Conv2d)
 GROUPS_OF_BASE = 12
+DecayType = Literal["single", "group", "stage"]
 STAGE = re.compile(r"encoder\.stages\.(\d+)\.(?:downsampling_layer|layers\.(\d+))\.")
 
 
@@ -30,15 +32,20 @@ def decayed_parameters(model: nn.Module, decay_grn_and_mask_token: bool = False)
     return {f"{name}.weight" for name in layers}
 
 
-def layer_id(name: str, depths: list[int], decay_type: Literal["single", "group"]) -> int:
+def layer_id(name: str, depths: list[int], decay_type: DecayType) -> int:
     """The index of a parameter's layer, counted from the input. The head has the index `last_layer_id`.
 
     single: each block is a layer; the stem and each downsampling layer share the index of the block that follows.
     group (used by the paper for Base and Large): the stem, each stage, and every three blocks of the third stage are a
     layer. As in the official code, the last stage and the head have the indices 12 and 13 in smaller models too, so
     that their lower layers learn as slowly as those of the larger models.
+    stage (used by ConvNeXt's first version for UPerNet): all downsampling layers have the index 0, a stage is a layer,
+    and the head comes after as many layers as `group` would count.
     """
     stage, block = find_block(name)
+    if decay_type == "stage":
+        is_downsampling = "embeddings." in name or (stage is not None and block is None)
+        return 0 if is_downsampling else last_layer_id(depths, decay_type) if stage is None else stage + 1
     if stage is None:
         is_stem = "embeddings." in name
         return (1 if decay_type == "single" else 0) if is_stem else last_layer_id(depths, decay_type)
@@ -52,11 +59,13 @@ def layer_id(name: str, depths: list[int], decay_type: Literal["single", "group"
     return stage + 1 + block // 3 if stage == long_stage else stage + 1
 
 
-def last_layer_id(depths: list[int], decay_type: Literal["single", "group"]) -> int:
+def last_layer_id(depths: list[int], decay_type: DecayType) -> int:
     """The index of the final norm and the head, whose learning rate is not reduced."""
     if decay_type == "single":
         return sum(depths) + 1
     groups = ceil(depths[-2] / 3) if len(depths) > 1 else 0
+    if decay_type == "stage":
+        return len(depths) + groups
     return max(GROUPS_OF_BASE + 1, len(depths) + groups)
 
 
@@ -97,9 +106,7 @@ def create_optimizer(
     return AdamW(groups, lr=learning_rate, betas=(settings.adam_beta1, settings.adam_beta2))
 
 
-def layer_scale(
-    depths: list[int], decay: float, decay_type: Literal["single", "group"] = "single"
-) -> Callable[[str], float]:
+def layer_scale(depths: list[int], decay: float, decay_type: DecayType = "single") -> Callable[[str], float]:
     """The learning-rate factor of a parameter: `decay` to the power of the number of layers between it and the head."""
     last = last_layer_id(depths, decay_type)
     return lambda name: decay ** (last - layer_id(name, depths, decay_type))
@@ -120,9 +127,22 @@ def keep_settings(optimizer: torch.optim.Optimizer, schedule: LambdaLR) -> Itera
 
 
 def create_schedule(
-    optimizer: torch.optim.Optimizer, learning_rate: float, min_learning_rate: float, warmup_steps: int, max_steps: int
+    optimizer: torch.optim.Optimizer,
+    learning_rate: float,
+    min_learning_rate: float,
+    warmup_steps: int,
+    max_steps: int,
+    kind: Literal["cosine", "polynomial", "step"] = "cosine",
+    lr_steps: Sequence[int] = (),
 ) -> LambdaLR:
-    """Linear warm-up from 0, then cosine decay to the minimum. Both are scaled with each group's learning rate."""
-    return get_cosine_with_min_lr_schedule_with_warmup(
-        optimizer, warmup_steps, max_steps, min_lr_rate=min_learning_rate / learning_rate
-    )
+    """Linear warm-up from 0, then a decay; both are scaled with each group's learning rate.
+
+    cosine, polynomial (of power 1): to the minimum at `max_steps`.
+    step: a tenth after each of `lr_steps`.
+    """
+    if kind == "cosine":
+        minimum = min_learning_rate / learning_rate
+        return get_cosine_with_min_lr_schedule_with_warmup(optimizer, warmup_steps, max_steps, min_lr_rate=minimum)
+    if kind == "polynomial":
+        return get_polynomial_decay_schedule_with_warmup(optimizer, warmup_steps, max_steps, lr_end=min_learning_rate)
+    return LambdaLR(optimizer, lambda step: min(1, step / max(1, warmup_steps)) * 0.1 ** bisect_right(lr_steps, step))

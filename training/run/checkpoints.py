@@ -39,7 +39,11 @@ ARCHITECTURE = ("model_type", "hidden_sizes", "depths", "num_channels", "patch_s
 ARCHITECTURE += ("decoder_hidden_size", "decoder_num_hidden_layers", "fusion_stages")
 ARCHITECTURE += ("target_type", "feature_target_on", "feature_target_dim")
 
-OLDER = {"background": "none"}  # the values that hold for checkpoints written before these settings existed
+OLDER = {
+    "background": "none",
+    "lr_scheduler_type": "cosine",
+    "lr_step_epochs": [],
+}  # the values that hold for checkpoints written before these settings existed
 
 
 class Resumed(NamedTuple):

@@ -168,7 +168,10 @@ def rate_line(found: dict[str, Any]) -> str:
     """The schedule of the learning rate."""
     plan = found["plan"]
     warm_up = f"{plan['warmup_steps']:,} steps of warm-up to " if plan["warmup_steps"] else ""
-    return f"{warm_up}{plan['learning_rate']:.3g}, then a cosine to {found['settings']['min_learning_rate']:.3g}"
+    if plan["lr_steps"]:
+        return f"{warm_up}{plan['learning_rate']:.3g}, a tenth of it after each of the steps {plan['lr_steps']}"
+    kind = "a cosine" if found["settings"]["lr_scheduler_type"] == "cosine" else "a straight line"
+    return f"{warm_up}{plan['learning_rate']:.3g}, then {kind} to {found['settings']['min_learning_rate']:.3g}"
 
 
 def layer_lines(rates: dict[str, float]) -> Iterator[str]:

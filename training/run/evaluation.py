@@ -1,12 +1,23 @@
-"""Evaluation of a classifier during its training."""
+"""Evaluation of a model during its training."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
+from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import DataLoader
 
-from training.evaluation.metrics import Evaluator
 from training.run.training_run import TrainingRun
+
+
+class Evaluator(Protocol):
+    """Computes the metrics of a model on a loader; `in_words` puts them into a line of text."""
+
+    def __call__(
+        self, accelerator: Accelerator, model: nn.Module, loader: DataLoader[Any], is_stopped: Callable[[], bool] = ...
+    ) -> dict[str, Any]: ...
+
+    def in_words(self, results: dict[str, Any]) -> str: ...
 
 
 class PeriodicEvaluation:
@@ -32,7 +43,7 @@ class PeriodicEvaluation:
             self.results = self.evaluator(run.accelerator, self.model, self.loader, run.stop.is_asked)
         if not self.results:
             run.leave()
-        run.logged.write_evaluation(self.results)
+        run.logged.write_evaluation(self.results, self.evaluator.in_words(self.results))
         run.put_off = False
 
     @property
@@ -53,7 +64,7 @@ class PeriodicEvaluation:
             found = self.evaluator(run.accelerator, self.model, self.loader, run.stop.is_asked)
         if found:
             self.results = found
-            run.logged.write_evaluation(found)
+            run.logged.write_evaluation(found, self.evaluator.in_words(found))
         else:
             run.interrupt()
 
@@ -67,5 +78,5 @@ class PeriodicEvaluation:
         if self.loader is not None and (put_off or not self.results):
             self.results = self.evaluator(self.run.accelerator, final, self.loader)
             if put_off:
-                self.run.logged.write_evaluation(self.results)
+                self.run.logged.write_evaluation(self.results, self.evaluator.in_words(self.results))
         return self.results

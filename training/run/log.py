@@ -16,7 +16,6 @@ from torch.distributed.tensor import DTensor
 
 from training.data.batches import TrainBatches
 from training.data.decoding import fate_of_transparency
-from training.evaluation.metrics import in_words
 from training.machine.disk import writing
 from training.run.checkpoints import Resumed
 from training.run.losses import Losses
@@ -160,10 +159,10 @@ class TrainingLog:
             append(self.folder / "metrics.jsonl", [json.dumps(line)])
         track(self.accelerator, {k: v for k, v in line.items() if isinstance(v, int | float)}, self.step)
 
-    def write_evaluation(self, results: dict[str, Any]) -> None:
-        """Write a line of metrics.jsonl for an evaluation, and print its results."""
+    def write_evaluation(self, results: dict[str, Any], words: str) -> None:
+        """Write a line of metrics.jsonl for an evaluation, and print its results, `words`."""
         self.write(results)
-        self.progress.say(f"evaluation after step {self.step:,}: {in_words(results)}")
+        self.progress.say(f"evaluation after step {self.step:,}: {words}")
 
     @contextmanager
     def paused(self) -> Iterator[None]:

@@ -1,6 +1,6 @@
 """The number of steps and the learning rate of a run, computed from its settings and the size of its data."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 
 from training.settings.checks import check
@@ -17,6 +17,7 @@ class Plan:
     max_steps: int
     warmup_steps: int
     learning_rate: float
+    lr_steps: list[int] = field(default_factory=list)  # after which the learning rate is divided by 10
 
     def epoch(self, step: int) -> float | None:
         """Epochs done after `step` steps."""
@@ -60,4 +61,7 @@ def make_plan(
     learning_rate = schedule.learning_rate or schedule.base_learning_rate * total * num_views / 256
     minimum = schedule.min_learning_rate
     check("min_learning_rate", minimum, minimum <= learning_rate, f"be at most the learning rate, {learning_rate}")
-    return Plan(num_samples, total, steps_per_epoch, max_steps, warmup_steps, learning_rate)
+    rule = "be empty: the stream does not say how many examples it has, so the epoch's length is unknown"
+    check("lr_step_epochs", schedule.lr_step_epochs, not schedule.lr_step_epochs or num_samples is not None, rule)
+    lr_steps = [round(epoch * (num_samples or 0) / total) for epoch in schedule.lr_step_epochs]
+    return Plan(num_samples, total, steps_per_epoch, max_steps, warmup_steps, learning_rate, lr_steps)

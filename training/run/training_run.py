@@ -117,8 +117,8 @@ class TrainingRun:
         plan, settings = self.plan, self.settings
         self.own_model, self.processor, self.teacher = model, processor, teacher
         optimizer = create_optimizer(model, settings.optimizer, plan.learning_rate, decayed, scale)
-        minimum = settings.schedule.min_learning_rate
-        self.schedule = create_schedule(optimizer, plan.learning_rate, minimum, plan.warmup_steps, plan.max_steps)
+        rates = (plan.learning_rate, settings.schedule.min_learning_rate, plan.warmup_steps, plan.max_steps)
+        self.schedule = create_schedule(optimizer, *rates, settings.schedule.lr_scheduler_type, plan.lr_steps)
         self.ema = create_ema(model, settings.optimizer.ema_decay, self.accelerator)
         self.learning_rates = learning_rates(model, optimizer)  # before `prepare`: sharding hides them
         tell_batch_size(self.accelerator, settings.data.per_device_train_batch_size)

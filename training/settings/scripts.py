@@ -4,15 +4,20 @@ import inspect
 from dataclasses import MISSING, Field, dataclass, fields
 from typing import Any, ClassVar, Self, get_type_hints
 
-from training.settings.augmentation import FinetuneAugmentationSettings, PretrainAugmentationSettings
+from training.settings.augmentation import (
+    FinetuneAugmentationSettings,
+    PretrainAugmentationSettings,
+    SegmentAugmentationSettings,
+)
 from training.settings.checks import check
 from training.settings.data import (
     FinetuneDataSettings,
     PretrainDataSettings,
+    SegmentDataSettings,
     TrainingDataSettings,
     ValidateDataSettings,
 )
-from training.settings.evaluation import EvaluationSettings, ProtocolSettings
+from training.settings.evaluation import EvaluationSettings, ProtocolSettings, SegmentEvaluationSettings
 from training.settings.fcmae import FCMAESettings, TargetSettings
 from training.settings.fields import About, facts_of, in_force
 from training.settings.learning import (
@@ -20,8 +25,10 @@ from training.settings.learning import (
     OptimizerSettings,
     PretrainOptimizerSettings,
     ScheduleSettings,
+    SegmentOptimizerSettings,
+    SegmentScheduleSettings,
 )
-from training.settings.model import ClassifierSettings, ModelSettings, TrainedModelSettings
+from training.settings.model import ClassifierSettings, ModelSettings, SegmenterSettings, TrainedModelSettings
 from training.settings.run import CheckpointSettings, HubSettings, ProcessSettings, RunSettings
 
 
@@ -155,6 +162,28 @@ class FinetuneSettings(TrainingSettings):
         augmentable = not self.augmentation.randaugment_num_ops or self.model.num_channels in (None, 1, 3)
         rule = "be 0 unless images have 1 or 3 channels"
         check("randaugment_num_ops", self.augmentation.randaugment_num_ops, augmentable, rule)
+
+
+class SegmentSettings(TrainingSettings):
+    """Training a semantic segmentation model, from pre-trained weights or from scratch."""
+
+    task = "segment"
+
+    data: SegmentDataSettings
+    model: SegmenterSettings
+    augmentation: SegmentAugmentationSettings
+    schedule: SegmentScheduleSettings
+    optimizer: SegmentOptimizerSettings
+    evaluation: SegmentEvaluationSettings
+    run: RunSettings
+    checkpoints: CheckpointSettings
+    hub: HubSettings
+
+    def check(self) -> None:
+        share, channels = self.augmentation.photometric_distortion, self.model.num_channels
+        check("photometric_distortion", share, not share or channels in (None, 3), "be 0 unless images have 3 channels")
+        batch = self.data.per_device_train_batch_size
+        check("per_device_train_batch_size", batch, batch > 1, "be at least 2, as batch normalisation needs it")
 
 
 class ValidateSettings(Settings):

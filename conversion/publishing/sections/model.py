@@ -14,6 +14,7 @@ from hf_convnextv2.images import MODES, background_color
 
 HEADS = ("classifier.", "head.fc.", "head.weight", "head.bias")  # in every layout
 DECODERS = ("decoder.", "mask_token")
+DECODE_HEAD = "decode_head."  # of UPerNet
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,9 @@ class ModelSection:
 
     @cached_property
     def kind(self) -> str:
-        """A key of MODELS: encoder, classifier or fcmae."""
+        """encoder, classifier, fcmae or segmenter."""
+        if self.count_parameters(DECODE_HEAD):
+            return "segmenter"
         if self.count_parameters(DECODERS):
             return "fcmae"
         return "classifier" if self.count_parameters(HEADS) else "encoder"

@@ -9,7 +9,7 @@ from typing import Any
 from conversion.checkpoints import Checkpoint
 from conversion.files import read_csv, read_json
 from conversion.labels import IMAGENET_CLASSES
-from conversion.model_folder import CONFUSION_MATRIX, MOST_CONFUSED, PER_CLASS, RESULTS
+from conversion.model_folder import CONFUSION_MATRIX, MOST_CONFUSED, PER_CLASS, PREDICTIONS, RESULTS
 from conversion.publishing.sections.model import ModelSection
 from conversion.publishing.wording import format_cell, format_value
 
@@ -18,11 +18,15 @@ PICTURES = {
     "reconstructions.png": "What the encoder sees, the reconstruction, the original",
     CONFUSION_MATRIX: "True class against predicted class, evaluation images",
     MOST_CONFUSED: "Classes that were taken for another most often, evaluation images",
+    PREDICTIONS: "Evaluation images, their true classes and the prediction",
 }
 FIGURES = {
     "eval_accuracy": "top-1 accuracy, evaluation images",
     "eval_accuracy_top5": "top-5 accuracy, evaluation images",
     "eval_majority_accuracy": "accuracy of always giving the largest class, evaluation images",
+    "eval_mean_iou": "mean IoU, evaluation images",
+    "eval_mean_accuracy": "mean accuracy of the classes, evaluation images",
+    "eval_overall_accuracy": "pixel accuracy, evaluation images",
     "eval_loss": "loss, evaluation images",
     "eval_samples": "evaluation images",
     "train_loss": "training loss, mean of the run",
@@ -75,11 +79,12 @@ class ResultsSection:
 
     @cached_property
     def per_class(self) -> list[dict[str, str]]:
-        """Figures of each class as text; of many classes, those with the lowest F1."""
+        """Figures of each class as text; of many classes, those with the lowest F1 or IoU."""
         rows = read_csv(self.folder / PER_CLASS)
         if len(rows) > MOST_CLASSES:
-            with_images = [row for row in rows if row["images"] != "0"]
-            rows = sorted(with_images, key=lambda row: float(row["f1"] or 0))
+            amount, figure = ("pixels", "iou") if self.model.kind == "segmenter" else ("images", "f1")
+            there = [row for row in rows if row[amount] != "0"]
+            rows = sorted(there, key=lambda row: float(row[figure] or 0))
         return [{column: format_cell(column, value) for column, value in row.items()} for row in rows[:MOST_CLASSES]]
 
     @property

@@ -26,6 +26,7 @@ DOCUMENTS = {
     "LICENSE.md",
     "Thumbs.db",
     "desktop.ini",
+    "id2label.json",  # the names of classes, see folders/masks.py
 }
 KIND_NAMES = {"images": "images", "arrays": ".npy arrays", "tables": "data files"}
 ARCHIVES = {".zip", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"}

@@ -71,7 +71,7 @@ def stored_rows(root: str, split: str, asked: list[str]) -> FolderRows | None:
         return None
     found = json.loads(path.with_suffix(".json").read_text())
     unchanged = all(changed_at(os.path.join(found["root"], name)) == at for name, at in found["folders"].items())
-    return FolderRows(open_rows(path, found["classes"]), []) if unchanged else None
+    return FolderRows(open_rows(path, features_with(found["classes"])), []) if unchanged else None
 
 
 def rows_file(root: str, split: str, asked: list[str]) -> Path:
@@ -91,7 +91,7 @@ def image_rows(listing: Listing, split: str, asked: list[str]) -> FolderRows:
     found = {"root": listing.root, "folders": listing.folders, "classes": classes}
     write_json(path.with_suffix(".json"), found)
     notes = [*class_notes(own, classes, counts, split_name(split)), *other_splits(parts, own)]
-    return FolderRows(open_rows(path, classes), notes + empty_folders(listing))
+    return FolderRows(open_rows(path, features_with(classes)), notes + empty_folders(listing))
 
 
 def parts_of(listing: Listing, parts: list[Part], split: str) -> list[Part]:
@@ -125,14 +125,19 @@ def paths_of(listing: Listing, run: Run) -> pa.Array:
     return pc.binary_join_element_wise(pa.scalar(prefix), run.names, "")
 
 
-def open_rows(path: Path, classes: list[str]) -> Dataset:
-    """Open the rows as a memory-mapped file, so that all processes share the memory."""
+def features_with(classes: list[str]) -> Features:
+    """The types of the columns."""
     features = Features({"image": Image(decode=False)})
     if classes:
         features["label"] = ClassLabel(names=classes)
+    return features
+
+
+def open_rows(path: Path, features: Features) -> Dataset:
+    """Open the rows as a memory-mapped file, so that all processes share the memory."""
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "blake2b")
-    digest.update(json.dumps(classes).encode())
+    digest.update(repr(features).encode())
     table = MemoryMappedTable.from_file(str(path))
     return Dataset(table, info=DatasetInfo(features=features), fingerprint=digest.hexdigest()[:16])
 

@@ -1,0 +1,30 @@
+"""The images to train on, and those that are held out to evaluate on."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from datasets import Dataset
+
+from training.data.sources import Source
+from training.data.splits import check_split, say_what_is_left_out
+from training.settings.data import HeldOutDataSettings
+
+Data = TypeVar("Data", bound=HeldOutDataSettings)
+
+
+def load_train_and_eval(data: Data, load: Callable[..., Source], *arguments: Any) -> tuple[Source, Source | None]:
+    """The images to train on, and those to evaluate on if there are any.
+
+    `load(data, split, max_samples, *arguments)` loads a split. Images are held out by `eval_split` or by
+    `train_val_split`.
+    """
+    source = load(data, data.train_split, data.max_train_samples, *arguments)
+    say_what_is_left_out(data, source)
+    if data.eval_split is not None:
+        check_split(data, "eval_split", data.eval_split)
+        return source, load(data, data.eval_split, data.max_eval_samples, *arguments)
+    if data.train_val_split:
+        assert isinstance(source, Dataset)
+        parts = source.train_test_split(test_size=data.train_val_split, seed=data.seed)
+        return parts["train"], parts["test"]
+    return source, None

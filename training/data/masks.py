@@ -1,0 +1,128 @@
+"""Masks: images that hold a class number for each pixel."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from training.data.decoding import UNREADABLE, BadImageError
+from training.data.retry import read_file
+from training.settings.data import SegmentDataSettings
+
+MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")  # of Pillow: one number for each pixel
+LOSSY = ("JPEG", "MPO", "JPEG2000")
+IGNORED, IGNORED_OF_MANY = 255, -100  # the label of pixels without a class; the latter if 255 is a class
+
+
+class BadMaskError(BadImageError):
+    """A mask cannot be used; the message names it."""
+
+
+def decode_mask(value: Any, name: str) -> np.ndarray:
+    """The numbers `(H, W)` in a mask: `{"path", "bytes"}`, a path, bytes, or an array `(H, W)` or `(H, W, 1)`.
+
+    Errors call a mask without a path `name`.
+
+    Raises:
+        BadMaskError: if it is no image, has colours, or is stored with loss.
+    """
+    path, content = (value.get("path"), value.get("bytes")) if isinstance(value, dict) else (None, value)
+    if isinstance(content, str):
+        path, content = content, None
+    name = f"the mask {path or f'of {name}'}"
+    if content is None and path is None:
+        raise BadMaskError(f"{name} is empty.")
+    if not isinstance(content, bytes | None):
+        return checked_array(np.asarray(content), name)
+    try:
+        picture = Image.open(io.BytesIO(content if content is not None else read_file(path or "")))
+        mode, is_lossy = picture.mode, picture.format in LOSSY
+        array = np.asarray(picture) if mode in MODES else np.empty((0, 0))
+    except ConnectionError:
+        raise
+    except UNREADABLE as error:
+        raise BadMaskError(f"{name} cannot be read as an image: {error}") from error
+    if is_lossy:
+        raise BadMaskError(f"{name} is a {picture.format} file, whose compression changes class numbers: use PNG.")
+    if mode not in MODES:
+        raise BadMaskError(
+            f"{name} must hold one class number for each pixel (mode L, P or I), but its mode is {mode}."
+        )
+    return checked_array(array, name)
+
+
+def checked_array(array: np.ndarray, name: str) -> np.ndarray:
+    """An array of class numbers as `(H, W)`; raises a `BadMaskError` if it has another shape or other numbers."""
+    if array.ndim == 3 and 1 in (array.shape[0], array.shape[-1]):
+        array = array.squeeze(0 if array.shape[0] == 1 else -1)
+    if array.ndim != 2:
+        raise BadMaskError(f"{name} must have one number for each pixel, but its shape is {array.shape}.")
+    if array.dtype.kind not in "biu":
+        raise BadMaskError(f"{name} must hold integers, but holds {array.dtype}.")
+    return array
+
+
+@dataclass
+class MaskReader:
+    """Turns stored masks into labels `(H, W)` int64: the classes are 0 to `num_labels - 1`, and `ignored` is no class.
+
+    values: the stored number of each class; None: the class number itself.
+    """
+
+    num_labels: int
+    ignored: int
+    ignore_index: int
+    reduce_labels: bool = False
+    values: Sequence[int] | None = None
+
+    def __call__(self, value: Any, size: tuple[int, int], name: str) -> Tensor:
+        """The labels of a mask, for an image of a size `(H, W)`; raises a `BadMaskError` if they do not fit."""
+        stored = decode_mask(value, name)
+        if stored.shape != tuple(size):
+            raise BadMaskError(mismatch(name, size, stored.shape))
+        labels = class_numbers(stored, self.ignore_index, self.reduce_labels, self.values)
+        outside = np.unique(labels[labels >= self.num_labels])
+        if outside.size or (labels < -1).any():
+            raise BadMaskError(
+                f"the mask of {name} must hold classes below `num_labels` (={self.num_labels}), but holds "
+                f"{', '.join(map(str, outside[:5].tolist())) or 'other values than `mask_values`'}."
+            )
+        return torch.from_numpy(np.where(labels < 0, self.ignored, labels))
+
+
+def mismatch(name: str, image: Sequence[int], mask: Sequence[int]) -> str:
+    """The message about a mask that has another size than its image."""
+    sizes = f"{image[1]} x {image[0]} pixels and its mask {mask[1]} x {mask[0]}"
+    return f"{name} has {sizes}: both must have one size, the image after the rotation by its EXIF data."
+
+
+def class_numbers(
+    stored: np.ndarray, ignore_index: int, reduce_labels: bool = False, values: Sequence[int] | None = None
+) -> np.ndarray:
+    """Class numbers (int64) of stored numbers; -1: no class, -2: a number that is none of `values`."""
+    numbers = stored.astype(np.int64)
+    ignored = numbers == ignore_index
+    if values is not None:
+        order = np.argsort(values)
+        place = np.searchsorted(np.asarray(values)[order], numbers).clip(max=len(values) - 1)
+        found = order[place]
+        numbers = np.where(np.asarray(values)[found] == numbers, found, -2)
+    elif reduce_labels:
+        numbers = numbers - 1  # class 0 becomes -1: no class
+    numbers[ignored] = -1
+    return numbers
+
+
+def mask_reader(data: SegmentDataSettings, num_labels: int, ignored: int) -> MaskReader:
+    """The reader of the masks of a data set."""
+    return MaskReader(num_labels, ignored, data.ignore_index, data.reduce_labels, data.mask_values)
+
+
+def ignored_label(num_labels: int) -> int:
+    """The label of pixels without a class: 255 as everywhere, unless 255 is a class."""
+    return IGNORED if num_labels <= IGNORED else IGNORED_OF_MANY

@@ -1,0 +1,216 @@
+"""Images with masks as samples, and the check of the masks before training."""
+
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute creates its functions at import, where pyright does not see them)
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset, Features, List, Value
+from torch import Tensor, nn
+
+from training.data.column_check import Check, check_column
+from training.data.folders.listing import show
+from training.data.folders.masks import names_in
+from training.data.image_check import check_images, refuse_bad_images, transparency_note
+from training.data.masks import BadMaskError, MaskReader, class_numbers, decode_mask, mismatch
+from training.data.overview import print_overview
+from training.data.samples import Samples, sample_fields
+from training.data.sampling import sample_seed, seeded
+from training.data.sources import Source, find_source, limit, num_examples
+from training.settings.checks import check
+from training.settings.data import SegmentDataSettings
+
+PairTransform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+MOST_CLASSES = 12  # that are printed
+# The record of a mask: its problem (empty: none), its size, and each number in it with its pixels.
+RECORD = Features(
+    {
+        "problem": Value("string"),
+        "height": Value("int64"),
+        "width": Value("int64"),
+        "numbers": List(Value("int64")),
+        "pixels": List(Value("int64")),
+    }
+)
+
+
+@dataclass
+class SegmentationSamples(Samples):
+    """Turns a row of a source into an image and its labels `(H, W)`."""
+
+    annotation_column: str = ""
+    reader: MaskReader | None = None
+    transform_pair: PairTransform | None = None
+
+    @property
+    def columns(self) -> list[str]:
+        return [self.image_column, self.annotation_column]
+
+    def __call__(self, row: dict[str, Any], name: str, *key: int) -> dict[str, Any]:
+        """Return `pixel_values` and `labels`, transformed alike, and the sample's seed.
+
+        The transform depends only on the seed and the key. Errors call an image without a path `name`.
+        """
+        assert self.reader is not None and self.transform_pair is not None
+        image, is_transparent = self.decode(row, name)
+        labels = self.reader(
+            row[self.annotation_column], tuple(image.shape[-2:]), name_of(row[self.image_column], name)
+        )
+        seed = sample_seed(self.seed, *key)
+        with seeded(seed):
+            pixel_values, labels = self.transform_pair(image, labels)
+        return {"seed": seed, "is_transparent": is_transparent, "pixel_values": pixel_values, "labels": labels}
+
+
+def segmentation_samples(
+    data: SegmentDataSettings, source: Source, num_channels: int, reader: MaskReader, transform: PairTransform
+) -> SegmentationSamples:
+    """Create the samples of a source of images with masks."""
+    fields = sample_fields(data, source, num_channels)
+    pair: dict[str, Any] = {"annotation_column": data.annotation_column, "reader": reader, "transform_pair": transform}
+    return SegmentationSamples(**fields, transform=nn.Identity(), **pair)
+
+
+def name_of(value: Any, name: str) -> str:
+    """The path of an image if it has one, else `name`."""
+    path = value.get("path") if isinstance(value, dict) else value
+    return path if isinstance(path, str) and path else name
+
+
+class ClassCounts(NamedTuple):
+    """For each class, its pixels and the images that show it; the pixels without a class, and all pixels."""
+
+    pixels: np.ndarray
+    images: np.ndarray
+    ignored: int
+    total: int
+
+
+def class_names_of(data: SegmentDataSettings, num_labels: int | None) -> list[str]:
+    """The names of the classes to train.
+
+    They are those of id2label.json in a local folder, else `LABEL_0` and so on: `num_labels` of them, by default as
+    many as `mask_values`, or as the training masks hold. Images are not read.
+    """
+    names = names_in(data.dataset_name)
+    if names is not None:
+        fits = num_labels in (None, len(names))
+        check("num_labels", num_labels, fits, f"be {len(names)}, the classes in id2label.json")
+        return names
+    count = num_labels or (len(data.mask_values) if data.mask_values else None) or largest_class(data) + 1
+    return [f"LABEL_{number}" for number in range(count)]
+
+
+def largest_class(data: SegmentDataSettings) -> int:
+    """The largest class number in the masks of the training split."""
+    source = limit(find_source(data, data.train_split).source, data, data.max_train_samples)
+    rule = "be given: a stream does not say how many classes it has"
+    check("num_labels", None, isinstance(source, Dataset), rule)
+    assert isinstance(source, Dataset)
+    records = mask_records(source, data)
+    stored = sorted({number for numbers in records["numbers"].to_pylist() for number in numbers or []})
+    classes = class_numbers(np.array(stored, np.int64), data.ignore_index, data.reduce_labels)
+    classes = classes[classes >= 0]
+    rule = (
+        f"hold two classes or more, but the masks hold {', '.join(map(str, stored[:8])) or 'nothing'}, of which "
+        f"`ignore_index` (={data.ignore_index}) is no class. For black and white masks give `--mask_values 0 255`"
+    )
+    check("annotation_column", data.annotation_column, len(classes) > 1, rule)
+    return int(classes.max())
+
+
+def mask_records(source: Dataset, data: SegmentDataSettings) -> pa.Table:
+    """The record of each mask of a source."""
+    return check_column(source, data.annotation_column, Check("masks", RECORD, check_mask, {}), data)
+
+
+def check_mask(value: Any, index: int) -> dict[str, Any]:
+    """The record of a mask."""
+    try:
+        mask = decode_mask(value, f"example {index}")
+    except BadMaskError as error:
+        return {"problem": str(error), "height": 0, "width": 0, "numbers": [], "pixels": []}
+    numbers, pixels = np.unique(mask, return_counts=True)
+    (height, width), found = mask.shape, {"numbers": numbers.astype(int).tolist(), "pixels": pixels.tolist()}
+    return {"problem": "", "height": height, "width": width, **found}
+
+
+def load_pairs(
+    data: SegmentDataSettings, split: str, max_samples: int | None, num_channels: int, names: Sequence[str]
+) -> Source:
+    """Load a split, check its images and masks (map-style only, with `check_images`), and print an overview.
+
+    Pairs of which one cannot be used are left out if the settings allow it; otherwise a `ValueError` is raised.
+    """
+    whole, problems, notes = find_source(data, split)
+    refuse_bad_images(problems, data)
+    source = limit(whole, data, max_samples)
+    if isinstance(source, Dataset) and data.check_images:
+        checked = check_images(source, data, num_channels)
+        masks = mask_records(checked.source, data)
+        wrong = mask_problems(checked.source, masks, checked.sizes, data, len(names))
+        problems = [*problems, *checked.problems, *(problem for problem in wrong if problem)]
+        refuse_bad_images(problems, data)
+        good = np.array([not problem for problem in wrong], dtype=bool)
+        source = checked.source if good.all() else checked.source.select(np.flatnonzero(good))
+        check("dataset_name", data.dataset_name, len(source) > 0, f"hold images with masks in split `{split}`")
+        notes = [*notes, *transparency_note(checked, data)] if num_channels in (1, 3) else notes
+        notes = [*notes, *class_notes(count_classes(masks.filter(pa.array(good)), data, len(names)), names)]
+    print_overview(data, split, source, num_examples([whole], split, None), notes, problems)
+    return source
+
+
+def mask_problems(
+    source: Dataset, masks: pa.Table, sizes: np.ndarray, data: SegmentDataSettings, num_labels: int
+) -> list[str]:
+    """For each row, what is wrong with its mask: itself, its size, or its classes; empty if nothing is."""
+    found = []
+    known = ("problem", "height", "width", "numbers")
+    columns = [masks[name].to_pylist() for name in known]
+    for row, (problem, height, width, numbers) in enumerate(zip(*columns, strict=True)):
+        name = name_of(source[row][data.image_column], f"example {row}")
+        if not problem and (height, width) != tuple(sizes[row]):
+            problem = mismatch(name, sizes[row].tolist(), (height, width))
+        if not problem:
+            stored = np.array(numbers, np.int64)
+            classes = class_numbers(stored, data.ignore_index, data.reduce_labels, data.mask_values)
+            outside = stored[(classes >= num_labels) | (classes == -2)]
+            allowed = data.mask_values or f"`num_labels` (={num_labels}) classes"
+            if outside.size:
+                listed = ", ".join(map(str, outside[:5].tolist()))
+                problem = f"the mask of {name} holds {listed}, which is none of {allowed}."
+        found.append(problem)
+    return found
+
+
+def count_classes(masks: pa.Table, data: SegmentDataSettings, num_labels: int) -> ClassCounts:
+    """Pixels and images of each class."""
+    pixels, images, ignored = np.zeros(num_labels, np.int64), np.zeros(num_labels, np.int64), 0
+    for numbers, counts in zip(masks["numbers"].to_pylist(), masks["pixels"].to_pylist(), strict=True):
+        classes = class_numbers(np.array(numbers, np.int64), data.ignore_index, data.reduce_labels, data.mask_values)
+        count, is_class = np.array(counts), classes >= 0
+        pixels[classes[is_class]] += count[is_class]
+        images[classes[is_class]] += 1
+        ignored += int(count[~is_class].sum())
+    return ClassCounts(pixels, images, ignored, int(pixels.sum()) + ignored)
+
+
+def class_notes(counts: ClassCounts, names: Sequence[str]) -> list[str]:
+    """Lines on the classes of a split: the share of the pixels and the images of each, and those that are missing."""
+    total = max(counts.total, 1)
+    shares = [
+        f"{show(name)} {100 * pixels / total:.1f} % ({images:,})"
+        for name, pixels, images in zip(names, counts.pixels, counts.images, strict=True)
+        if images
+    ]
+    more = f" and {len(shares) - MOST_CLASSES:,} more" if len(shares) > MOST_CLASSES else ""
+    notes = [f"share of the pixels (images) of each class: {', '.join(shares[:MOST_CLASSES])}{more}"]
+    if counts.ignored:
+        notes.append(f"ignored: {100 * counts.ignored / total:.1f} % of the pixels, which have no class")
+    missing = [show(name) for name, images in zip(names, counts.images, strict=True) if not images]
+    if missing:
+        notes.append(f"classes without a pixel: {', '.join(missing[:8])}{', ...' if len(missing) > 8 else ''}")
+    return notes

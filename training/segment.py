@@ -1,0 +1,93 @@
+"""Training UPerNet for semantic segmentation, on an encoder from FCMAE, from other weights, or from scratch.
+
+    accelerate launch training/segment.py --config training/recipes/segment_small_images.yaml \\
+        --model_name_or_path out/pretrain --dataset_name path/to/images --output_dir out/segmenter
+"""
+
+import sys
+
+from training.console.errors import told_in_a_line
+from training.settings.command_line import parse_settings
+from training.settings.scripts import SegmentSettings
+
+if __name__ == "__main__":  # before the imports below, which take seconds: reports a wrong setting at once
+    settings = parse_settings(SegmentSettings, sys.argv[1:], __doc__)
+
+from typing import Any
+
+from torch.utils.data import DataLoader
+from transformers import UperNetForSemanticSegmentation
+
+from training.data.held_out import load_train_and_eval
+from training.data.masks import mask_reader
+from training.data.samples import Collator, eval_loader
+from training.data.segmentation import class_names_of, load_pairs, segmentation_samples
+from training.data.sources import Source, num_examples
+from training.data.transforms import PairEvaluationTransform, SegmentationTransform
+from training.evaluation.segmentation import SegmentationEvaluator, collate_pairs
+from training.evaluation.segmentation_figures import save_figures, table_in_words
+from training.models.creation import image_size_of, with_background
+from training.models.optimizer import decayed_parameters, layer_scale
+from training.models.segmentation import create_segmentation_processor, create_segmenter
+from training.run.evaluation import PeriodicEvaluation
+from training.run.training_run import TrainingRun
+
+
+def main(settings: SegmentSettings) -> None:
+    """Train: classes, model, data, plan, loop with evaluations, save."""
+    with TrainingRun(settings) as run:
+        with run.main_process_first():
+            names = class_names_of(settings.data, settings.model.num_labels)
+        model = create_segmenter(settings.model, names)
+        encoder, ignored = model.config.backbone_config, model.config.loss_ignore_index
+        data = with_background(settings.data, settings.model)
+        processor = create_segmentation_processor(settings.model, data.background, encoder)
+        with run.main_process_first():
+            source, eval_source = load_train_and_eval(data, load_pairs, encoder.num_channels, names)
+        reader = mask_reader(data, len(names), ignored)
+        transform = SegmentationTransform(settings.augmentation, image_size_of(encoder), processor)
+        samples = segmentation_samples(data, source, encoder.num_channels, reader, transform)
+        held_out = create_eval_loader(settings, eval_source, model, processor)
+
+        run.make_plan(num_examples([source], data.train_split, data.max_train_samples))
+        optimizer = settings.optimizer
+        scale = layer_scale(list(encoder.depths), optimizer.layer_decay, optimizer.layer_decay_type)
+        run.prepare(model, processor, decayed_parameters(model), scale)
+        run.begin(data, [source], samples, Collator(), eval_source=eval_source)
+        evaluator = SegmentationEvaluator(len(names), ignored, settings.evaluation)
+        evaluation = PeriodicEvaluation(run, evaluator, held_out, settings.evaluation.eval_steps)
+
+        for _ in run.steps():
+            for batch in run.batches():
+                run.backward(run.model(**batch).loss)
+            run.update()
+            evaluation.after_step()
+
+        final = run.final_model(UperNetForSemanticSegmentation)
+        results = evaluation.at_end(final)
+        run.finish(final, results, lambda folder: save_figures(folder, evaluator, names, processor))
+        run.say(f"{told(results, evaluator, names)}\nSegmentation model in {run.folder}")
+
+
+def create_eval_loader(
+    settings: SegmentSettings, source: Source | None, model: UperNetForSemanticSegmentation, processor: Any
+) -> DataLoader[Any] | None:
+    """Batches of the images to evaluate on, if there are any."""
+    if source is None:
+        return None
+    data, channels = settings.data, model.config.backbone_config.num_channels
+    reader = mask_reader(data, model.config.num_labels, model.config.loss_ignore_index)
+    samples = segmentation_samples(data, source, channels, reader, PairEvaluationTransform(processor))
+    return eval_loader(source, samples, data, collate_pairs)
+
+
+def told(results: dict[str, Any], evaluator: SegmentationEvaluator, names: list[str]) -> str:
+    """The message about the model that the run prints at its end."""
+    if evaluator.confusion is None:
+        return "Nothing was held out to measure the mean IoU on: `--eval_split` or `--train_val_split` does so."
+    return f"{table_in_words(evaluator.confusion, names)}\n{evaluator.in_words(results)}"
+
+
+if __name__ == "__main__":
+    with told_in_a_line():
+        main(settings)
