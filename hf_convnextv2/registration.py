@@ -1,5 +1,7 @@
 """Auto classes: our own types on import, Transformers' `convnextv2` only when asked."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from transformers import AutoBackbone, AutoConfig, AutoModel, AutoModelForImageClassification, AutoModelForPreTraining
@@ -33,11 +35,6 @@ def register() -> None:
             _replace(auto_class._model_mapping._extra_content, config_class, model_class)
 
 
-def is_registered() -> bool:
-    """Whether `register()` is in force."""
-    return bool(_replaced)
-
-
 def unregister() -> None:
     """Undo `register()`: the Auto classes return exactly what they returned before it."""
     while _replaced:
@@ -46,6 +43,18 @@ def unregister() -> None:
             del registry[key]
         else:
             registry[key] = value
+
+
+@contextmanager
+def registered() -> Iterator[None]:
+    """Within the block, `register()` is in force; afterwards all is as before."""
+    was_registered = bool(_replaced)
+    register()
+    try:
+        yield
+    finally:
+        if not was_registered:
+            unregister()
 
 
 def register_own_types() -> None:

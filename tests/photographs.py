@@ -56,6 +56,39 @@ def write_parquet(root: Path, splits: dict[str, int], files: int = 2) -> Path:
     return root
 
 
+def write_masked_folder(root: Path, splits: dict[str, int]) -> Path:
+    """A folder of photographs and masks of three classes by brightness: `split/images/1.jpg`, `split/masks/1.png`."""
+    for split, count in splits.items():
+        for part in ("images", "masks"):
+            (root / split / part).mkdir(parents=True)
+        for name, picture in masked_names(count):
+            picture.save(root / split / "images" / f"{name}.jpg")
+            brightness_classes(picture).save(root / split / "masks" / f"{name}.png")
+    return root
+
+
+def write_masked_parquet(root: Path, splits: dict[str, int], files: int = 2) -> Path:
+    """The same as parquet with the columns `image` and `annotation`, `files` of them a split."""
+    root.mkdir(parents=True)
+    for split, count in splits.items():
+        pictures = [picture for _, picture in masked_names(count)]
+        rows = {"image": pictures, "annotation": [brightness_classes(picture) for picture in pictures]}
+        table = Dataset.from_dict(rows, features=Features({"image": Image(), "annotation": Image()}))
+        for i in range(files):
+            table.shard(files, i).to_parquet(root / f"{split}-{i:05d}-of-{files:05d}.parquet")
+    return root
+
+
+def masked_names(count: int) -> list[tuple[str, Pictures.Image]]:
+    """`count` photographs of each of `CLASSES` and their names."""
+    return [(f"{name}{i}", picture) for name in CLASSES for i, picture in enumerate(cut(name, count, 48))]
+
+
+def brightness_classes(picture: Pictures.Image) -> Pictures.Image:
+    """A mask: 0 where the picture is dark, 1, or 2 where it is bright."""
+    return Pictures.fromarray(np.digitize(np.asarray(picture.convert("L")), [80, 150]).astype(np.uint8))
+
+
 def write_tiny_fcmae(folder: Path) -> Path:
     """A pre-training model of 8 and 16 channels with cells of 8 pixels, for images of 32."""
     torch.manual_seed(0)

@@ -16,8 +16,8 @@ if __name__ == "__main__":  # before the imports below, which take seconds: repo
 from typing import Any
 
 from torch.utils.data import DataLoader
-from transformers import UperNetForSemanticSegmentation
 
+from hf_convnextv2.upernet import UperNetForSemanticSegmentation
 from training.data.held_out import load_train_and_eval
 from training.data.masks import mask_reader
 from training.data.samples import Collator, eval_loader
@@ -26,6 +26,7 @@ from training.data.sources import Source, num_examples
 from training.data.transforms import PairEvaluationTransform, SegmentationTransform
 from training.evaluation.segmentation import SegmentationEvaluator, collate_pairs
 from training.evaluation.segmentation_figures import save_figures, table_in_words
+from training.models.batch_norm import synchronise_batch_norm
 from training.models.creation import image_size_of, with_background
 from training.models.optimizer import decayed_parameters, layer_scale
 from training.models.segmentation import create_segmentation_processor, create_segmenter
@@ -38,7 +39,7 @@ def main(settings: SegmentSettings) -> None:
     with TrainingRun(settings) as run:
         with run.main_process_first():
             names = class_names_of(settings.data, settings.model.num_labels)
-        model = create_segmenter(settings.model, names)
+        model = synchronise_batch_norm(create_segmenter(settings.model, names), run.accelerator)
         encoder, ignored = model.config.backbone_config, model.config.loss_ignore_index
         data = with_background(settings.data, settings.model)
         processor = create_segmentation_processor(settings.model, data.background, encoder)

@@ -46,7 +46,7 @@ AUTO_MAP = {
 
 
 def check_folder(folder: Path) -> str:
-    """The kind of model that the folder holds: encoder, classifier, fcmae or segmenter; raises unless it is complete."""
+    """The kind of model in the folder: encoder, classifier, fcmae or segmenter; raises unless it is complete."""
     if not folder.is_dir():
         raise ValueError(f"`folder` (={folder}) must be a folder that exists.")
     fixes = {

@@ -29,6 +29,7 @@ from hf_convnextv2 import (
     ConvNextV2ForPreTraining,
     create_image_processor,
 )
+from hf_convnextv2.upernet import UperNetForSemanticSegmentation
 from tests.photographs import (
     apart,
     fcmae,
@@ -37,16 +38,19 @@ from tests.photographs import (
     message_of,
     quick_datasets,
     write_folder,
+    write_masked_folder,
+    write_masked_parquet,
     write_parquet,
 )
 from tests.small_models import small_config
-from training import finetune, pretrain, validate
+from training import finetune, pretrain, segment, validate
 from training.data.batches import TrainBatches
 from training.evaluation.metrics import TopAccuracy
 from training.evaluation.pictures import read_metrics
+from training.models.segmentation import create_segmenter
 from training.models.teachers import AverageTeacher
 from training.run.checkpoints import averaged_weights, digest_of, read_state
-from training.settings.scripts import FinetuneSettings, PretrainSettings, ValidateSettings
+from training.settings.scripts import FinetuneSettings, PretrainSettings, SegmentSettings, ValidateSettings
 
 __all__ = ["fcmae", "fresh_accelerate", "quick_datasets"]
 pytestmark = pytest.mark.usefixtures("quick_datasets", "fresh_accelerate")
@@ -60,7 +64,12 @@ def data(tmp_path_factory):
     """The same photographs as a folder and as parquet."""
     root = tmp_path_factory.mktemp("photographs")
     splits = {"train": 6, "test": 3}
-    return {"folder": write_folder(root / "folder", splits), "parquet": write_parquet(root / "parquet", splits)}
+    return {
+        "folder": write_folder(root / "folder", splits),
+        "parquet": write_parquet(root / "parquet", splits),
+        "masked folder": write_masked_folder(root / "masked_folder", splits),
+        "masked parquet": write_masked_parquet(root / "masked_parquet", splits),
+    }
 
 
 def pretrain_run(output, dataset, fcmae, **fields):
@@ -76,6 +85,14 @@ def finetune_run(output, dataset, **fields):
     settings |= {"mixup": 0.8, "cutmix": 1.0, "layer_decay": 0.9, "label_smoothing": 0.1, "image_size": 32}
     forget_accelerate()
     finetune.main(FinetuneSettings(**{**settings, **fields}))
+    return Path(output)
+
+
+def segment_run(output, dataset, **fields):
+    settings = {**RUN, **RECIPE, "dataset_name": str(dataset), "output_dir": str(output), "eval_split": "test"}
+    settings |= {"layer_decay": 0.9, "image_size": 32, "num_labels": 3, "decoder_hidden_size": 8}
+    forget_accelerate()
+    segment.main(SegmentSettings(**{**settings, **fields}))
     return Path(output)
 
 
@@ -285,13 +302,17 @@ def test_another_objective_is_named_on_resume(data, fcmae, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.parametrize("script", [pretrain, finetune])
+@pytest.mark.parametrize("script", [pretrain, finetune, segment])
 def test_a_run_stopped_by_a_signal_and_resumed_is_the_run_in_one_go(
     script, streaming, data, fcmae, tmp_path, monkeypatch
 ):
     if script is pretrain:
         keywords = {"dataset": data["parquet"], "fcmae": fcmae, "streaming": streaming}
         run = pretrain_run
+    elif script is segment:
+        keywords = {"dataset": data["masked parquet"], "num_stages": 3, "drop_path_rate": 0.3, "streaming": streaming}
+        keywords["eval_steps"] = 2
+        run = segment_run
     else:
         keywords = {"dataset": data["parquet"], "num_stages": 2, "drop_path_rate": 0.3, "streaming": streaming}
         keywords["eval_steps"] = 2  # due at the stop, too
@@ -638,11 +659,14 @@ def test_a_run_without_a_switch_is_the_same_run(plain_runs, data, tmp_path):
     assert losses == plain_runs[finetune_run][0] and torch.equal(weights, plain_runs[finetune_run][1])
 
 
-@pytest.mark.parametrize("script", [pretrain, finetune])
+@pytest.mark.parametrize("script", [pretrain, finetune, segment])
 def test_activation_checkpointing_is_switched_on(script, monkeypatch, fcmae):
     fields = {"output_dir": "out", "dataset_name": "x", "model_name_or_path": fcmae, "activation_checkpointing": True}
     if script is pretrain:
         model = pretrain_model(PretrainSettings(**fields))
+    elif script is segment:
+        fields |= {"image_size": 32, "auxiliary_loss_weight": 0}
+        model = create_segmenter(SegmentSettings(**fields).model, ["a", "b"]).backbone
     else:
         model = finetune_model(FinetuneSettings(image_size=32, **fields), ["a", "b"])
     assert model.is_gradient_checkpointing
@@ -871,7 +895,7 @@ def test_a_dry_run_is_a_page_that_names_classes_model_steps_memory_and_time(data
     assert len(lines) < 20 and not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("task", ["pretrain", "finetune"])
+@pytest.mark.parametrize("task", ["pretrain", "finetune", "segment"])
 def test_a_dry_run_takes_its_steps_as_training_does(task, data, fcmae, tmp_path, monkeypatch):
     calls = Counter()
 
@@ -893,6 +917,9 @@ def test_a_dry_run_takes_its_steps_as_training_does(task, data, fcmae, tmp_path,
         del fields["model_name_or_path"]
         counted(AverageTeacher, "update")
         pretrain_run(tmp_path / "out", **fields)
+    elif task == "segment":
+        counted(UperNetForSemanticSegmentation, "forward")
+        segment_run(tmp_path / "out", data["masked folder"], **fields, auxiliary_loss_weight=0)
     else:
         counted(ConvNextV2ForImageClassification, "forward")
         finetune_run(tmp_path / "out", data["folder"], **fields)

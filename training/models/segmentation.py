@@ -1,15 +1,13 @@
 """UPerNet on a ConvNeXt V2 backbone, as Transformers' own class, with the weights of a pre-trained encoder."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
-from transformers import SegformerImageProcessor, UperNetConfig, UperNetForSemanticSegmentation
+from transformers import SegformerImageProcessor, UperNetConfig
 from transformers.image_utils import PILImageResampling
 
-import hf_convnextv2
 from hf_convnextv2 import ConvNextV2Backbone, ConvNextV2Config
-from hf_convnextv2.registration import is_registered
+from hf_convnextv2.upernet import UperNetForSemanticSegmentation
 from training.data.masks import ignored_label
 from training.models.creation import image_size_of, load_arguments, processor_overrides
 from training.models.loading import DECODER, FINAL_NORM, HEAD, Expected, load_pretrained
@@ -30,7 +28,7 @@ def create_segmenter(settings: SegmenterSettings, names: Sequence[str]) -> UperN
         backbone_config=backbone.config,
         hidden_size=settings.decoder_hidden_size,
         use_auxiliary_head=has_auxiliary_head,
-        auxiliary_loss_weight=settings.auxiliary_loss_weight,
+        auxiliary_loss_weight=float(settings.auxiliary_loss_weight),
         auxiliary_channels=max(1, settings.decoder_hidden_size // 2),
         loss_ignore_index=ignored_label(len(names)),
         id2label=dict(enumerate(names)),
@@ -39,8 +37,7 @@ def create_segmenter(settings: SegmenterSettings, names: Sequence[str]) -> UperN
     rule = "be 0 for a backbone of fewer than three stages: the second head sees the third"
     has_stage = len(backbone.channels) > AUXILIARY_STAGE
     check("auxiliary_loss_weight", settings.auxiliary_loss_weight, has_stage or not has_auxiliary_head, rule)
-    with our_backbone():
-        model = UperNetForSemanticSegmentation(config)
+    model = UperNetForSemanticSegmentation(config)
     model.backbone.load_state_dict(backbone.state_dict())
     if settings.activation_checkpointing:
         model.backbone.activation_checkpointing_enable()
@@ -70,20 +67,8 @@ def create_backbone(settings: SegmenterSettings) -> ConvNextV2Backbone:
 def stage_names_of(settings: SegmenterSettings) -> list[str]:
     """The names of the stages of a stored encoder."""
     name, revision = settings.model_name_or_path or "", settings.model_revision or "main"
-    config: Any = hf_convnextv2.ConvNextV2Config.from_pretrained(name, revision=revision)
+    config: Any = ConvNextV2Config.from_pretrained(name, revision=revision)
     return list(config.stage_names[1:])
-
-
-@contextmanager
-def our_backbone() -> Iterator[None]:
-    """Within the block, Transformers' models create this package's backbone."""
-    was_registered = is_registered()
-    hf_convnextv2.register()
-    try:
-        yield
-    finally:
-        if not was_registered:
-            hf_convnextv2.unregister()
 
 
 def create_segmentation_processor(

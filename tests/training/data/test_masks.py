@@ -1,0 +1,254 @@
+"""Masks: read, paired with their images, and refused by name where they do not fit."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.photographs import message_of, quick_datasets, write_masked_folder, write_masked_parquet
+from training.data.masks import MaskReader, decode_mask
+from training.data.segmentation import class_names_of, load_pairs, segmentation_samples
+from training.data.transforms import SegmentationTransform
+from training.models.segmentation import create_segmentation_processor, create_segmenter
+from training.settings.augmentation import SegmentAugmentationSettings
+from training.settings.data import SegmentDataSettings
+from training.settings.model import SegmenterSettings
+
+__all__ = ["quick_datasets"]
+pytestmark = pytest.mark.usefixtures("quick_datasets")
+NAMES = ["dark", "middle", "bright"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_masked_folder(tmp_path / "folder", {"train": 2, "test": 1})
+
+
+def settings(folder, **fields):
+    return SegmentDataSettings(dataset_name=str(folder), num_workers=0, **fields)
+
+
+def load(folder, names=NAMES, **fields):
+    data = settings(folder, **fields)
+    return load_pairs(data, data.train_split, data.max_train_samples, 3, names)
+
+
+def mask_of(folder, name="coffee1"):
+    return folder / "train/masks" / f"{name}.png"
+
+
+def changed(file, change):
+    Image.fromarray(change(np.array(Image.open(file)))).save(file)
+
+
+def test_images_are_paired_with_the_masks_of_their_names(folder):
+    rows = load(folder)
+    pairs = [(row["image"]["path"], row["annotation"]["path"]) for row in rows]
+    assert len(pairs) == 6
+    for image, mask in pairs:
+        assert image.replace("/images/", "/masks/").replace(".jpg", ".png") == mask
+
+
+def test_folders_below_images_and_masks_and_splits_below_them_are_paired(folder, tmp_path):
+    other = tmp_path / "other"
+    for part, name in (("images", "images"), ("masks", "annotations")):
+        for split in ("train", "test"):
+            shutil.copytree(folder / split / part, other / name / split / "deep")
+    assert len(load(other)) == 6
+
+
+def test_the_start_counts_the_pixels_of_each_class(folder, capsys):
+    changed(mask_of(folder), lambda mask: np.full_like(mask, 255))
+    rows = load(folder)
+    pixels = np.concatenate([np.array(Image.open(row["annotation"]["path"])).ravel() for row in rows])
+    told = capsys.readouterr().out
+    for number, name in enumerate(NAMES):
+        assert f"{name} {100 * (pixels == number).mean():.1f} % (" in told
+    assert f"ignored: {100 * (pixels == 255).mean():.1f} % of the pixels" in told
+
+
+def test_a_class_without_a_pixel_is_named(folder, capsys):
+    load(folder, [*NAMES, "purple"])
+    assert "classes without a pixel: purple" in capsys.readouterr().out
+
+
+def damage_size(folder):
+    Image.open(mask_of(folder)).resize((20, 30), Image.Resampling.NEAREST).save(mask_of(folder))
+
+
+def damage_mode(folder):
+    Image.open(mask_of(folder)).convert("RGB").save(mask_of(folder))
+
+
+def damage_class(folder):
+    changed(
+        mask_of(folder), lambda mask: np.where(np.arange(mask.size).reshape(mask.shape) == 5, 7, mask).astype("uint8")
+    )
+
+
+def damage_file(folder):
+    mask_of(folder).write_bytes(mask_of(folder).read_bytes()[:60])
+
+
+def damage_text(folder):
+    mask_of(folder).write_text("not an image")
+
+
+def damage_lossy(folder):
+    Image.open(mask_of(folder)).save(mask_of(folder).with_suffix(".jpg"))
+    mask_of(folder).unlink()
+
+
+def damage_lonely_image(folder):
+    mask_of(folder).unlink()
+
+
+def damage_lonely_mask(folder):
+    (folder / "train/images/coffee1.jpg").unlink()
+
+
+def damage_two_images(folder):
+    Image.open(folder / "train/images/coffee1.jpg").save(folder / "train/images/coffee1.png")
+
+
+def damage_elsewhere(folder):
+    shutil.move(folder / "train/images/coffee1.jpg", folder / "train/coffee1.jpg")
+
+
+def damage_float(folder):
+    Image.fromarray(np.zeros((48, 48), np.float32)).save(mask_of(folder).with_suffix(".tif"))
+    mask_of(folder).unlink()
+
+
+def damage_empty(folder):
+    mask_of(folder).write_bytes(b"")
+
+
+DAMAGES = [
+    (damage_size, "coffee1.jpg has 48 x 48 pixels and its mask 20 x 30: both must have one size"),
+    (damage_mode, "coffee1.png must hold one class number for each pixel (mode L, P or I), but its mode is RGB."),
+    (damage_class, "coffee1.jpg holds 7, which is none of `num_labels` (=3) classes."),
+    (damage_file, "coffee1.png cannot be read as an image: "),
+    (damage_text, "coffee1.png cannot be read as an image: "),
+    (damage_lossy, "coffee1.jpg is a JPEG file, whose compression changes class numbers: use PNG."),
+    (damage_lonely_image, "must have a mask for each of its images, as in train/images/1.jpg with train/masks/1.png"),
+    (damage_lonely_mask, "must have a image for each of its masks"),
+    (damage_two_images, "must have one file for each name, but has both"),
+    (damage_elsewhere, "but train is neither `images` nor `masks`"),
+    (damage_float, "coffee1.tif must hold one class number for each pixel (mode L, P or I), but its mode is F."),
+    (damage_empty, "coffee1.png cannot be read as an image: "),
+]
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGES, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_damaged_annotation_is_named_before_training(damage, message, folder):
+    load(folder)  # as it was, it is accepted
+    damage(folder)
+    assert message in message_of(lambda: load(folder))
+
+
+def test_bad_masks_are_left_out_if_asked_to_and_named(folder, capsys):
+    damage_size(folder)
+    rows = load(folder, skip_bad_images=True)
+    assert len(rows) == 5 and not any("coffee1" in row["image"]["path"] for row in rows)
+    assert "coffee1.jpg has 48 x 48 pixels and its mask 20 x 30" in capsys.readouterr().out
+
+
+def test_the_classes_are_counted_in_the_masks_or_named_in_a_file(folder):
+    assert class_names_of(settings(folder), None) == ["LABEL_0", "LABEL_1", "LABEL_2"]
+    assert len(class_names_of(settings(folder), 7)) == 7
+    (folder / "id2label.json").write_text(json.dumps(dict(enumerate(NAMES))))
+    assert class_names_of(settings(folder), None) == NAMES
+    assert "`num_labels` (=2) must be 3" in message_of(lambda: class_names_of(settings(folder), 2))
+    (folder / "id2label.json").write_text('{"1": "sky"}')
+    assert "name the classes by their numbers" in message_of(lambda: class_names_of(settings(folder), None))
+
+
+def test_black_and_white_masks_are_told_how_to_be_read(folder):
+    for file in folder.glob("*/masks/*.png"):
+        changed(file, lambda mask: (255 * (mask > 0)).astype("uint8"))
+    assert "`--mask_values 0 255`" in message_of(lambda: class_names_of(settings(folder), None))
+    data = settings(folder, mask_values=[0, 255])
+    assert class_names_of(data, None) == ["LABEL_0", "LABEL_1"]
+    rows = load(folder, ["no", "yes"], mask_values=[0, 255])
+    reader = MaskReader(2, 255, data.ignore_index, values=[0, 255])
+    labels = np.stack([reader(row["annotation"], (48, 48), "x") for row in rows])
+    stored = np.stack([np.array(Image.open(row["annotation"]["path"])) for row in rows])
+    assert np.array_equal(labels, stored // 255) and set(np.unique(labels)) == {0, 1}
+
+
+def test_reduced_labels_ignore_class_0_and_count_from_the_next(tmp_path):
+    stored = np.array([[0, 1, 2], [3, 255, 1]], np.uint8)
+    reader = MaskReader(3, 255, 255, reduce_labels=True)
+    assert reader(stored, (2, 3), "x").tolist() == [[255, 0, 1], [2, 255, 0]]
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "1", "I", "I;16"])
+def test_masks_of_every_mode_hold_the_numbers_that_were_stored(mode, tmp_path):
+    numbers = np.array([[0, 1, 1], [1, 0, 1]])
+    dtype = {"L": np.uint8, "P": np.uint8, "1": bool, "I": np.int32, "I;16": np.uint16}[mode]
+    picture = Image.fromarray(numbers.astype(dtype))
+    if mode == "P":
+        picture.putpalette([255, 0, 0, 0, 255, 0])
+    picture.save(tmp_path / "mask.tif")
+    assert np.array_equal(decode_mask(str(tmp_path / "mask.tif"), "x").astype(int), numbers)
+    assert np.array_equal(decode_mask((tmp_path / "mask.tif").read_bytes(), "x").astype(int), numbers)
+
+
+def test_a_palette_mask_of_a_hub_data_set_and_a_stream_are_read_alike(tmp_path):
+    parquet = write_masked_parquet(tmp_path / "parquet", {"train": 2})
+    whole, stream = load(parquet), load(parquet, streaming=True)
+    reader = MaskReader(3, 255, 255)
+    samples = [reader(row["annotation"], (48, 48), "x") for row in whole]
+    streamed = [reader(row["annotation"], (48, 48), "x") for row in stream]
+    assert len(samples) == 6 and all(torch.equal(a, b) for a, b in zip(samples, streamed, strict=True))
+
+
+def transformed(folder, **changes):
+    """Training samples of a folder at 32 pixels, and the number of the images."""
+    model = create_segmenter(SegmenterSettings(image_size=32, num_stages=3, decoder_hidden_size=8), NAMES)
+    config = model.config.backbone_config
+    processor = create_segmentation_processor(SegmenterSettings(image_size=32), None, config)
+    augmentation = SegmentAugmentationSettings(**{"photometric_distortion": 0.0, **changes})
+    data, rows = settings(folder), load(folder)
+    transform = SegmentationTransform(augmentation, 32, processor)
+    return segmentation_samples(data, rows, 3, MaskReader(3, 255, 255), transform), rows, processor
+
+
+def test_image_and_mask_are_cropped_and_flipped_alike(folder):
+    samples, rows, processor = transformed(folder)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (processor.image_mean, processor.image_std))
+    crops, mirrored = set(), []
+    for epoch in range(8):
+        sample = samples(rows[epoch % len(rows)], "x", epoch, 0)
+        grey = (sample["pixel_values"] * std + mean).permute(1, 2, 0).numpy() * 255
+        brightness = np.asarray(Image.fromarray(grey.round().clip(0, 255).astype(np.uint8)).convert("L"))
+        expected = np.digitize(brightness, [80, 150])
+        agreement = (expected == sample["labels"].numpy()).mean()
+        mirrored.append((expected[:, ::-1] == sample["labels"].numpy()).mean())
+        assert agreement > 0.8  # edges differ by the interpolation
+        crops.add(sample["labels"].numpy().tobytes())
+    assert len(crops) == 8 and min(mirrored) < 0.7  # the control
+
+
+def test_crops_hold_no_padding_even_of_small_and_long_images(tmp_path):
+    for part, mode in (("images", "RGB"), ("masks", "L")):
+        (tmp_path / "train" / part).mkdir(parents=True)
+        for name, size in (("tiny", (5, 7)), ("long", (200, 6))):
+            noise = np.random.default_rng(0).integers(0, 3, (*size[::-1], 3 if mode == "RGB" else 1))
+            Image.fromarray(noise.astype(np.uint8).squeeze()).save(tmp_path / "train" / part / f"{name}.png")
+    samples, rows, _ = transformed(tmp_path, scale_range=[1.0, 1.5])
+    for row in rows:
+        labels = samples(row, "x", 0, 0)["labels"]
+        assert labels.shape == (32, 32) and labels.max() < 3
+
+
+def test_colours_change_without_the_labels(folder):
+    plain, rows, _ = transformed(folder)
+    changed_colours, _, _ = transformed(folder, photometric_distortion=1.0)
+    before, after = plain(rows[0], "x", 0, 0), changed_colours(rows[0], "x", 0, 0)
+    assert torch.equal(before["labels"], after["labels"])
+    assert not torch.allclose(before["pixel_values"], after["pixel_values"], atol=0.05)
