@@ -6,6 +6,7 @@ import shlex
 import tomllib
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from accelerate.commands.launch import launch_command_parser
@@ -14,9 +15,10 @@ from conversion import convert, publish
 from docs.hooks import SCRIPTS, help_of, read_help
 from tests.readme import PAGES, README, ROOT, blocks, commands
 from training.settings.command_line import parse_settings
-from training.settings.scripts import FinetuneSettings, PretrainSettings, ValidateSettings
+from training.settings.scripts import FinetuneSettings, PretrainSettings, SegmentSettings, ValidateSettings
 
-SETTINGS = {"pretrain": PretrainSettings, "finetune": FinetuneSettings, "validate": ValidateSettings}
+SETTINGS: dict[str, Any] = {"pretrain": PretrainSettings, "finetune": FinetuneSettings}
+SETTINGS |= {"segment": SegmentSettings, "validate": ValidateSettings}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MODULES = {"conversion.convert": convert, "conversion.publish": publish}
 LINKED = [*PAGES, ROOT / "CHANGELOG.md"]

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
@@ -10,23 +11,25 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from hf_convnextv2 import ConvNextV2Config
 from hf_convnextv2.configuration_convnextv2 import SIZES
-from tests.photographs import forget_accelerate, quick_datasets, write_folder, write_tiny_fcmae
-from training import finetune, pretrain
+from tests.photographs import forget_accelerate, quick_datasets, write_folder, write_masked_folder, write_tiny_fcmae
+from training import finetune, pretrain, segment
 from training.evaluation.pictures import read_metrics
 from training.models.optimizer import layer_scale
 from training.run.plan import make_plan
 from training.settings.command_line import parse_settings
-from training.settings.scripts import FinetuneSettings, PretrainSettings
+from training.settings.scripts import FinetuneSettings, PretrainSettings, SegmentSettings
 
 __all__ = ["quick_datasets"]
 FOLDER = Path(__file__).parents[2] / "training"
 RECIPES = sorted(path.stem for path in (FOLDER / "recipes").glob("*.yaml"))
+SCRIPTS: dict[str, Any] = {"pretrain": (pretrain, PretrainSettings), "finetune": (finetune, FinetuneSettings)}
+SCRIPTS |= {"segment": (segment, SegmentSettings)}
 IN_1K = ("atto", "femto", "pico", "nano", "tiny", "base", "large", "huge")
 IN_22K = ("nano", "tiny", "base", "large", "huge")
 
 
 def resolved(name, *flags):
-    kind = PretrainSettings if name.startswith("pretrain") else FinetuneSettings
+    kind = SCRIPTS[name.split("_")[0]][1]
     required = ["--dataset_name", "images", "--output_dir", "out"]
     return parse_settings(kind, [*required, "--config", str(FOLDER / f"recipes/{name}.yaml"), *flags])
 
@@ -116,13 +119,16 @@ def test_the_recipes_on_views_have_as_many_views_as_table_8_has_images(name):
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     root = tmp_path_factory.mktemp("recipes")
-    return write_folder(root / "images", {"train": 2, "test": 1, "validation": 1}), write_tiny_fcmae(root / "fcmae")
+    splits = {"train": 2, "test": 1, "validation": 1}
+    masked = write_masked_folder(root / "masked", splits)
+    return write_folder(root / "images", splits), masked, write_tiny_fcmae(root / "fcmae")
 
 
 @pytest.mark.usefixtures("quick_datasets")
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_takes_two_steps_at_a_tiny_size(name, images, tmp_path):
-    folder, fcmae = images
+    folder, masked, fcmae = images
+    folder = masked if name.startswith("segment") else folder
     flags = {"dataset_name": folder, "output_dir": tmp_path / "out", "model_name_or_path": fcmae, "image_size": 32}
     flags |= {"max_train_steps": 2, "warmup_steps": 1, "per_device_train_batch_size": 2, "num_workers": 0}
     flags |= {"gradient_accumulation_steps": 1, "mixed_precision": "no", "logging_steps": 1, "with_tracking": False}
@@ -130,10 +136,12 @@ def test_a_recipe_takes_two_steps_at_a_tiny_size(name, images, tmp_path):
     settings = yaml.safe_load((FOLDER / f"recipes/{name}.yaml").read_text())
     architecture = {"model_size", "patch_size", "num_stages", "decoder_hidden_size", "decoder_num_hidden_layers"}
     kept = {key: value for key, value in settings.items() if key not in architecture}
+    if name.startswith("segment"):
+        kept |= {"auxiliary_loss_weight": 0, "decoder_hidden_size": 8}  # the second head would need a third stage
     kept |= {"fusion_stages": ["stage1"]} if "fusion_stages" in kept else {}  # of the tiny model's two
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(kept))  # of the stored tiny model's architecture
     arguments = [part for key, value in flags.items() for part in (f"--{key}", str(value))]
-    script, kind = (pretrain, PretrainSettings) if name.startswith("pretrain") else (finetune, FinetuneSettings)
+    script, kind = SCRIPTS[name.split("_")[0]]
     forget_accelerate()
     script.main(parse_settings(kind, ["--config", str(tmp_path / "recipe.yaml"), *arguments]))
     lines = [line for line in read_metrics(tmp_path / "out/metrics.jsonl") if "loss" in line]

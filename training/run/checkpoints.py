@@ -21,10 +21,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from conversion.files import atomic_path, flush, sha256
 from training.machine.disk import writing
+from training.run.architecture import compared_settings, describe_architecture
 from training.run.checkpoint_schedule import CheckpointSchedule
 from training.run.plan import Plan
 from training.settings.checks import check
@@ -35,10 +36,6 @@ NAME = re.compile(r"checkpoint-(\d+)")
 STATE = "training_state.json"
 LOGS = ("metrics.jsonl", "bad_images.jsonl")
 # The settings that determine the shapes of the weights.
-ARCHITECTURE = ("model_type", "hidden_sizes", "depths", "num_channels", "patch_size", "use_grn", "num_labels")
-ARCHITECTURE += ("decoder_hidden_size", "decoder_num_hidden_layers", "fusion_stages")
-ARCHITECTURE += ("target_type", "feature_target_on", "feature_target_dim")
-
 OLDER = {
     "background": "none",
     "lr_scheduler_type": "cosine",
@@ -272,19 +269,6 @@ def find_damage(checkpoint: Path) -> str:
 def digest_of(state: dict[str, Any]) -> str:
     """SHA-256 of a state as JSON. The text stays the same when the JSON is read and written again."""
     return hashlib.sha256(json.dumps(state).encode()).hexdigest()
-
-
-def describe_architecture(config: PreTrainedConfig) -> dict[str, Any]:
-    """The settings that determine the weights' shapes, converted to JSON types."""
-    settings = {name: getattr(config, name, None) for name in ARCHITECTURE}
-    return json.loads(json.dumps(settings))
-
-
-def compared_settings(record: Record, model_config: PreTrainedConfig) -> dict[str, Any]:
-    """The settings that a resumed run compares, in JSON types. The model's configuration gives those that are None."""
-    given = {name: record.values[name] for name in record.compared}
-    resolved = {name: getattr(model_config, name, None) if value is None else value for name, value in given.items()}
-    return json.loads(json.dumps(resolved))
 
 
 def numbered_folders(folder: Path, after: int = -1) -> list[Path]:

