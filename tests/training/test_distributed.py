@@ -13,7 +13,7 @@ from accelerate.utils import set_seed
 from torch.testing import assert_close
 
 from hf_convnextv2 import ConvNextV2Config, ConvNextV2ForImageClassification
-from tests.photographs import CLASSES, VIEWS, write_parquet, write_tiny_fcmae
+from tests.photographs import CLASSES, VIEWS, write_masked_parquet, write_parquet, write_tiny_fcmae
 from training.evaluation.pictures import read_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -42,13 +42,19 @@ def write_tiny_classifier(folder: Path) -> Path:
     return folder
 
 
+# The tiny model has two stages; the batch normalisation of the head uses the statistics of all processes.
+SEGMENT = {"decoder_hidden_size": 8, "auxiliary_loss_weight": 0, "num_labels": 3, "image_size": 32, "eval_split": "test"}
+NUM_TESTED = {"segment": 21}  # images to evaluate on: no multiple of the processes' batches
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("views", [{}, VIEWS])
-def test_the_same_total_batch_gives_the_same_losses_in_one_two_and_three_processes(views, tmp_path):
+@pytest.mark.parametrize(("script", "fields"), [("pretrain", {}), ("pretrain", VIEWS), ("segment", SEGMENT)])
+def test_the_same_total_batch_gives_the_same_losses_in_one_two_and_three_processes(script, fields, tmp_path):
+    write = write_masked_parquet if script == "segment" else write_parquet
     settings = {
-        **views,
+        **fields,
         "model_name_or_path": write_tiny_fcmae(tmp_path / "fcmae"),
-        "dataset_name": write_parquet(tmp_path / "parquet", {"train": 9}),
+        "dataset_name": write(tmp_path / "parquet", {"train": 9, "test": 7}),
         "max_train_steps": STEPS,
         "checkpointing_steps": STEPS,
         "learning_rate": 1e-3,
@@ -56,17 +62,21 @@ def test_the_same_total_batch_gives_the_same_losses_in_one_two_and_three_process
         "num_workers": 1,
         "with_tracking": False,
     }
-    losses = {}
+    losses, results = {}, {}
     for processes in (1, 2, 3):
         output = tmp_path / str(processes)
         flags = {**settings, "output_dir": output, "per_device_train_batch_size": 6 // processes}
-        run(["training/pretrain.py", *(f"--{key}={value}" for key, value in flags.items())], processes, tmp_path)
+        run([f"training/{script}.py", *(f"--{key}={value}" for key, value in flags.items())], processes, tmp_path)
         state = json.loads((output / f"checkpoint-{STEPS}/training_state.json").read_text())
         assert state["num_processes"] == processes
         losses[processes] = [line["loss"] for line in read_metrics(output / "metrics.jsonl") if "loss" in line]
         assert len(losses[processes]) == STEPS
+        results[processes] = json.loads((output / "all_results.json").read_text())
+        assert results[processes].get("eval_samples") == NUM_TESTED.get(script)
     for processes in (2, 3):
         assert losses[processes] == pytest.approx(losses[1], rel=1e-5)
+        for name in ("eval_loss", "eval_mean_iou"):
+            assert results[processes].get(name) == pytest.approx(results[1].get(name), rel=1e-3)
     assert losses[1][0] != pytest.approx(losses[1][1], rel=1e-4)  # the control: steps differ by more
 
 
