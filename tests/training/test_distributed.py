@@ -43,7 +43,13 @@ def write_tiny_classifier(folder: Path) -> Path:
 
 
 # The tiny model has two stages; the batch normalisation of the head uses the statistics of all processes.
-SEGMENT = {"decoder_hidden_size": 8, "auxiliary_loss_weight": 0, "num_labels": 3, "image_size": 32, "eval_split": "test"}
+SEGMENT = {
+    "decoder_hidden_size": 8,
+    "auxiliary_loss_weight": 0,
+    "num_labels": 3,
+    "image_size": 32,
+    "eval_split": "test",
+}
 NUM_TESTED = {"segment": 21}  # images to evaluate on: no multiple of the processes' batches
 
 
