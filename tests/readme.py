@@ -12,6 +12,8 @@ from hf_convnextv2 import (
     create_image_processor,
 )
 from tests.small_models import small_fcmae_config
+from training.models.segmentation import create_segmentation_processor, create_segmenter
+from training.settings.model import SegmenterSettings
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -66,3 +68,8 @@ def make_stand_ins(folder: Path) -> None:
     config = small_fcmae_config()
     ConvNextV2ForPreTraining(config).save_pretrained(folder / "out/pretrain")
     create_image_processor(config).save_pretrained(folder / "out/pretrain")
+    settings = SegmenterSettings(image_size=32, num_stages=2, decoder_hidden_size=8, auxiliary_loss_weight=0)
+    segmenter = create_segmenter(settings, ["sky", "tree"])
+    segmenter.save_pretrained(folder / "out/segmenter")
+    processor = create_segmentation_processor(settings, None, segmenter.config.backbone_config)
+    processor.save_pretrained(folder / "out/segmenter")
