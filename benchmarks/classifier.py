@@ -2,7 +2,7 @@
 
     python -m benchmarks.classifier --cases atto:16 tiny:8 --device cuda --dtype bfloat16
 
-"of the bound" is the time of our matrix products and convolutions alone over that of the whole call.
+"of the bound" is the time of the matrix products and convolutions alone, divided by the time of the whole call.
 """
 
 from statistics import median

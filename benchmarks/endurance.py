@@ -1,9 +1,9 @@
-"""What a long pre-training run holds in memory, and how much of its time it waits for data: streamed photographs, atto.
+"""Memory of a long pre-training run on a stream, and the share of its time in which it waits for data (atto).
 
     python -m benchmarks.endurance
 
-The run is the training script's own, with checkpoints and pictures; its memory is that of the process and its workers,
-from the operating system, twice a second.
+Runs the training script itself, with checkpoints and pictures. Memory is that of the process and its workers, read
+from the operating system twice a second.
 """
 
 import subprocess

@@ -1,4 +1,4 @@
-"""How long a start takes on a folder of images, phase by phase, beside `load_dataset("imagefolder")` and a plain walk.
+"""Seconds from the start to the first step on a folder of images, by phase, beside `load_dataset("imagefolder")`.
 
     python -m benchmarks.folders
     python -m benchmarks.folders --files 10000 100000 1000000 --limit 900

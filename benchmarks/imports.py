@@ -1,7 +1,7 @@
 """Seconds to import the package against those to import the Transformers classes it needs, each in a fresh process.
 
-Compared by the processor time of the process, which other work on the machine changes least; and a first forward
-against a second one: nothing is compiled.
+The times are processor times, which other work on the machine changes least. A first forward pass is compared with a
+second one, to show that nothing is compiled.
 
     python -m benchmarks.imports
 """

@@ -1,10 +1,10 @@
-"""Whether images come as fast as a pre-training step uses them up: the script's own loader on a stream of parquet.
+"""Images per second of the training script's data loader on streamed parquet, beside those of a pre-training step.
 
     python -m benchmarks.loader --sizes atto --num_workers 1
 
-Photographs as JPEG, at ImageNet's usual size and as a camera stores them; "without" decodes those at full size. The
+The images are JPEG photographs, of ImageNet's usual size and of a camera's; "without" decodes them at full size. The
 share of a step that waits for data is measured with loader and step on the same cores. With several views of an image,
-a batch has as many views and so fewer images: each is decoded once for all its views.
+a batch holds the same number of views from fewer images, and each image is decoded once.
 """
 
 import io

@@ -1,5 +1,5 @@
-"""`pipeline("image-classification")` on photographs, before and after `hf_convnextv2.register()`: decoded images in,
-labels out, with resizing and all.
+"""`pipeline("image-classification")` on photographs, before and after `hf_convnextv2.register()`: from decoded
+images to labels, resizing included.
 
     python -m benchmarks.pipelines --sizes atto tiny --batch_size 8
 """

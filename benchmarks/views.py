@@ -2,9 +2,10 @@
 
     python -m benchmarks.views --sizes atto tiny base --batch_size 8
 
-At 224 pixels a view of four sees 12 or 13 of 49 cells, the one view at mask ratio 0.6 sees 19. The encoder is bound to
-49 / 19 = 2.58 times its cost for one view, the decoder to 4. "of the bound" is the time of the step's own products
-and convolutions alone over that of the whole step. Four steps are timed as four times one.
+At 224 pixels each of four views sees 12 or 13 of 49 cells, and the single view at mask ratio 0.6 sees 19. Compared with
+one view, the encoder costs at least 49 / 19 = 2.58 times as much and the decoder 4 times. "of the bound" is the time of
+the step's matrix products and convolutions alone, divided by that of the whole step. Four steps are timed as one, times
+four.
 """
 
 from statistics import median

@@ -13,6 +13,7 @@ from training.settings.scripts import PretrainSettings
 if __name__ == "__main__":  # before the imports below, which take seconds: reports a wrong setting at once
     settings = parse_settings(PretrainSettings, sys.argv[1:], __doc__)
 
+import math
 from functools import partial
 from typing import Any
 
@@ -37,7 +38,7 @@ DECODER_SETTINGS = ("num_visible_sets", "decoder_hidden_size", "decoder_num_hidd
 TARGET_SETTINGS = ("target_type", "feature_target_on", "feature_loss", "feature_loss_weight")
 LOSS_PARTS = ("pixel_loss", "feature_loss")
 NUM_RECONSTRUCTIONS = 8  # images
-NUM_PICTURES = 20  # pictures of reconstructions in a run
+NUM_PICTURES = 20  # pictures of reconstructions in a run, at most
 
 
 def main(settings: PretrainSettings) -> None:
@@ -64,7 +65,7 @@ def main(settings: PretrainSettings) -> None:
         if not run.is_dry:
             monitor.read()
 
-        interval = settings.fcmae.reconstruction_steps or max(1, plan.max_steps // NUM_PICTURES)
+        interval = settings.fcmae.reconstruction_steps or math.ceil(plan.max_steps / NUM_PICTURES)
         for step in run.steps():
             for batch in run.batches():
                 outputs = run.model(**targets(batch))

@@ -8,13 +8,15 @@ from training.settings.fields import recipe
 
 @dataclass(kw_only=True)
 class AugmentationSettings:
-    """Crop and flip of an image."""
+    """Augmentation of training images."""
 
-    crop_scale: list[float] = recipe([0.08, 1.0], "least and largest share of an image that a crop covers")
-    reduced_decoding: bool = recipe(
-        True, "decode JPEG images at 1/2, 1/4 or 1/8 of their size where every crop keeps the pixels it needs"
+    crop_scale: list[float] = recipe(
+        [0.08, 1.0], "smallest and largest share of the image area that a random crop covers"
     )
-    horizontal_flip: float = recipe(0.5, "probability of mirroring an image")
+    reduced_decoding: bool = recipe(
+        True, "decode JPEG images at 1/2, 1/4 or 1/8 of their size where no crop needs more pixels than that"
+    )
+    horizontal_flip: float = recipe(0.5, "probability of flipping an image horizontally")
 
     def __post_init__(self) -> None:
         check_finite(self)
@@ -25,23 +27,27 @@ class AugmentationSettings:
 
 @dataclass(kw_only=True)
 class PretrainAugmentationSettings(AugmentationSettings):
-    """Crop and flip of an image, in pre-training."""
+    """Augmentation of pre-training images."""
 
-    crop_scale: list[float] = recipe([0.2, 1.0], "least and largest share of an image that a crop covers")
+    crop_scale: list[float] = recipe(
+        [0.2, 1.0], "smallest and largest share of the image area that a random crop covers"
+    )
 
 
 @dataclass(kw_only=True)
 class FinetuneAugmentationSettings(AugmentationSettings):
-    """Crop and flip of an image, and what regularises a classifier."""
+    """Augmentation and label regularisation of fine-tuning."""
 
-    label_smoothing: float = recipe(0.0, "share of a label spread over all classes")
+    label_smoothing: float = recipe(0.0, "share of each label that is spread evenly over all classes")
     mixup: float = recipe(0.0, "alpha of mixup; 0: off")
-    cutmix: float = recipe(0.0, "alpha of cutmix; 0: off; with mixup: one of them for each batch")
-    randaugment_num_ops: int = recipe(0, "RandAugment's operations for each image; 0: off; 1 or 3 channels")
-    randaugment_magnitude: int = recipe(
-        9, "RandAugment's strength on torchvision's scale, 0 to 30", unused_with=("randaugment_num_ops", (0,))
+    cutmix: float = recipe(0.0, "alpha of cutmix; 0: off; with mixup, each batch gets one of the two")
+    randaugment_num_ops: int = recipe(
+        0, "RandAugment operations applied to each image; 0: off; needs images of 1 or 3 channels"
     )
-    random_erasing: float = recipe(0.0, "probability of erasing a rectangle")
+    randaugment_magnitude: int = recipe(
+        9, "strength of RandAugment on torchvision's scale, 0 to 30", unused_with=("randaugment_num_ops", (0,))
+    )
+    random_erasing: float = recipe(0.0, "probability of erasing a random rectangle of the image")
 
     def __post_init__(self) -> None:
         super().__post_init__()

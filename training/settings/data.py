@@ -11,7 +11,7 @@ FILE_BUILDERS = {".parquet": "parquet", ".tar": "webdataset", ".arrow": "arrow"}
 
 @dataclass(kw_only=True)
 class DataSettings:
-    """Which images, and how they are read."""
+    """Images and how they are read."""
 
     dataset_name: str = recipe(
         REQUIRED, "Hub id, folder of images (or .npy arrays), or parquet or webdataset files (a path or glob)"
@@ -22,16 +22,16 @@ class DataSettings:
     image_column: str = recipe("image", "column that holds the images")
     background: str | None = recipe(
         None,
-        "what transparent pixels lie on: a colour, as white, #ff8000 or 255,128,0; none: leave their transparency"
-        " out, which shows colours hidden there (default: the model's, else white)",
+        "colour that transparent pixels are composited on, e.g. white, #ff8000 or 255,128,0; none: ignore"
+        " transparency, which shows whatever colour is stored there (default: the model's, else white)",
     )
     check_images: bool = operation(True, "decode every image once before the start, unless streaming")
-    skip_bad_images: bool = operation(False, "leave out files that are no readable image instead of stopping")
+    skip_bad_images: bool = operation(False, "leave out files that cannot be read as an image instead of stopping")
     max_bad_images: int = operation(
-        100, "with skip_bad_images: stop when more than this many are found; of a stream, by one data loader worker"
+        100, "with skip_bad_images: stop when more than this many are found (streaming: by one data loader worker)"
     )
     num_workers: int = operation(2, "data loader workers of each training process")
-    seed: int = recipe(0, "seed of everything random", on_resume="refuse")
+    seed: int = recipe(0, "random seed", on_resume="refuse")
 
     def __post_init__(self) -> None:
         check_finite(self)
@@ -58,17 +58,17 @@ class DataSettings:
 
 @dataclass(kw_only=True)
 class TrainingDataSettings(DataSettings):
-    """Which images are trained on."""
+    """Training images."""
 
     train_split: str = recipe("train", "split to train on")
-    max_train_samples: int | None = recipe(None, "train on so many examples only (default: all)")
+    max_train_samples: int | None = recipe(None, "train on this many examples only (default: all)")
     shuffle_buffer_size: int = recipe(
         1000,
-        "streaming: examples among which the next one is drawn",
+        "with streaming: number of buffered examples from which the next one is drawn",
         on_resume="refuse",
         unused_with=("streaming", (False,)),
     )
-    per_device_train_batch_size: int = recipe(64, "images in a forward pass of one process", on_resume="ignore")
+    per_device_train_batch_size: int = recipe(64, "images per forward pass and process", on_resume="ignore")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,14 +77,14 @@ class TrainingDataSettings(DataSettings):
 
 @dataclass(kw_only=True)
 class PretrainDataSettings(TrainingDataSettings):
-    """Which images are trained on, of several data sets if they are mixed."""
+    """Training images, from one data set or a mixture."""
 
     mixed_dataset_names: list[str] | None = recipe(
-        None, "more data sets to mix with dataset_name, of the same columns and splits"
+        None, "further data sets to mix with dataset_name; they need the same columns and splits"
     )
     mixture_weights: list[float] | None = recipe(
         None,
-        "share of dataset_name and of each of these (default: each image once an epoch)",
+        "sampling weight of dataset_name and of each of mixed_dataset_names (default: every image once per epoch)",
         on_resume="refuse",
     )
 
@@ -103,12 +103,12 @@ class PretrainDataSettings(TrainingDataSettings):
 
 @dataclass(kw_only=True)
 class LabelledDataSettings(DataSettings):
-    """Which labelled images are evaluated on."""
+    """Labelled images for evaluation."""
 
     label_column: str = recipe("label", "column that holds the classes")
     eval_split: str | None = recipe(None, "split to evaluate on")
-    max_eval_samples: int | None = recipe(None, "evaluate on so many examples only (default: all)")
-    per_device_eval_batch_size: int = operation(64, "images in a forward pass of an evaluation")
+    max_eval_samples: int | None = recipe(None, "evaluate on this many examples only (default: all)")
+    per_device_eval_batch_size: int = operation(64, "images per forward pass of an evaluation")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -117,7 +117,7 @@ class LabelledDataSettings(DataSettings):
 
 @dataclass(kw_only=True)
 class FinetuneDataSettings(LabelledDataSettings, TrainingDataSettings):
-    """Which labelled images are trained and evaluated on."""
+    """Labelled images for training and evaluation."""
 
     train_val_split: float = recipe(
         0.0, "without eval_split: evaluate on this share of the training split", overridden_by="eval_split"
@@ -133,11 +133,11 @@ class FinetuneDataSettings(LabelledDataSettings, TrainingDataSettings):
 
 @dataclass(kw_only=True)
 class ValidateDataSettings(LabelledDataSettings):
-    """Which labelled images are evaluated on, and which ones knn and linear_probe know."""
+    """Labelled images for evaluation, and for fitting knn and linear_probe."""
 
     eval_split: str | None = recipe(None, "split to evaluate on (default: validation, else val, dev or test)")
-    train_split: str = recipe("train", "split of the images that knn and linear_probe know")
-    max_train_samples: int | None = recipe(None, "so many of them only (default: all)")
+    train_split: str = recipe("train", "split that knn and linear_probe are fitted on")
+    max_train_samples: int | None = recipe(None, "fit knn and linear_probe on this many examples only (default: all)")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -10,16 +10,16 @@ PROTOCOLS = ("classifier", "knn", "linear_probe")
 
 @dataclass(kw_only=True)
 class MetricSettings:
-    """What is measured."""
+    """Metrics."""
 
-    metrics: list[str] | None = operation(None, "more metrics by their name for `evaluate.load`, e.g. f1")
+    metrics: list[str] | None = operation(None, "further metrics, by their name for `evaluate.load`, e.g. f1")
 
 
 @dataclass(kw_only=True)
 class EvaluationSettings(MetricSettings):
-    """What is measured, and how often."""
+    """Evaluation during training."""
 
-    eval_steps: int | None = operation(None, "optimizer steps between evaluations (default: an epoch)")
+    eval_steps: int | None = operation(None, "optimizer steps between evaluations (default: one epoch)")
 
     def __post_init__(self) -> None:
         check_at_least(self, ("eval_steps",), 1)
@@ -27,16 +27,16 @@ class EvaluationSettings(MetricSettings):
 
 @dataclass(kw_only=True)
 class ProtocolSettings(MetricSettings):
-    """What is measured, of which weights, and by which protocols."""
+    """Metrics and evaluation protocols."""
 
     protocols: list[str] = recipe(
-        ["classifier"], "classifier; knn or linear_probe, on the frozen features of images in train_split"
+        ["classifier"], "classifier, knn or linear_probe; the last two are fitted on the frozen features of train_split"
     )
-    use_ema: bool = recipe(False, "of a training checkpoint: the averaged weights instead of the raw ones")
-    knn_neighbors: int = recipe(20, "neighbours that vote")
-    knn_temperature: float = recipe(0.07, "temperature of their weights")
-    linear_probe_strength: float = recipe(1.0, "inverse of the probe's L2 penalty, `C` of scikit-learn")
-    output_dir: str | None = operation(None, "folder for eval_results.json and the figures of each class")
+    use_ema: bool = recipe(False, "evaluate the averaged weights of a training checkpoint instead of the raw ones")
+    knn_neighbors: int = recipe(20, "number of neighbours that vote in knn")
+    knn_temperature: float = recipe(0.07, "temperature of the votes' weights in knn")
+    linear_probe_strength: float = recipe(1.0, "inverse of the L2 penalty of linear_probe, `C` of scikit-learn")
+    output_dir: str | None = operation(None, "folder for eval_results.json and the table of each class")
 
     def __post_init__(self) -> None:
         check_finite(self)

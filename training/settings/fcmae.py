@@ -11,24 +11,30 @@ WITHOUT_FEATURES = (None, "pixel")  # values of `target_type`
 
 @dataclass(kw_only=True)
 class FCMAESettings:
-    """FCMAE: what is hidden of an image, and the decoder."""
+    """FCMAE masking and decoder."""
 
-    mask_ratio: float | None = recipe(None, "share of the cells hidden from the encoder (default: 0.6, or 1 - 1/K)")
-    num_visible_sets: int | None = recipe(
-        None, "K > 1: share the cells out to K views of an image, trained on in one pass (default: the model's, 1)"
+    mask_ratio: float | None = recipe(
+        None, "share of cells hidden from the encoder (default: 0.6; with K visible sets: 1 - 1/K)"
     )
-    norm_pix_loss: bool = recipe(True, "regress pixels normalised in each cell")
+    num_visible_sets: int | None = recipe(
+        None,
+        "K > 1: divide the cells among K views of an image and train on all of them in one pass (default: the"
+        " model's, 1)",
+    )
+    norm_pix_loss: bool = recipe(True, "predict pixels normalised within each cell")
     decoder_hidden_size: int | None = recipe(
-        None, "width of the decoder (default: the model's, 512)", on_resume="refuse"
+        None, "channels of the decoder (default: the model's, 512)", on_resume="refuse"
     )
     decoder_num_hidden_layers: int | None = recipe(
         None, "blocks of the decoder (default: the model's, 1)", on_resume="refuse"
     )
     fusion_stages: list[str] | None = recipe(
-        None, "earlier stages that the decoder sees too, e.g. stage1 stage2 (default: none)", on_resume="refuse"
+        None,
+        "earlier stages whose features the decoder receives too, e.g. stage1 stage2 (default: none)",
+        on_resume="refuse",
     )
     reconstruction_steps: int | None = operation(
-        None, "optimizer steps between pictures of the same images' reconstruction (default: 20 of them in a run)"
+        None, "optimizer steps between saved pictures of reconstructions (default: at most 20 pictures per run)"
     )
 
     def __post_init__(self) -> None:
@@ -40,21 +46,21 @@ class FCMAESettings:
 
 @dataclass(kw_only=True)
 class TargetSettings:
-    """What is predicted: pixels, or features of a teacher."""
+    """Prediction target: pixels, or the features of a teacher."""
 
-    target_type: str | None = recipe(
-        None, "pixel, feature or pixel+feature: what is predicted (default: pixel)", on_resume="refuse"
-    )
+    target_type: str | None = recipe(None, "pixel, feature or pixel+feature (default: pixel)", on_resume="refuse")
     feature_target_on: str | None = recipe(
-        None, "predict the features of visible or masked cells (default: visible)", on_resume="refuse"
+        None, "cells whose features are predicted: visible or masked (default: visible)", on_resume="refuse"
     )
     feature_loss: str | None = recipe(None, "smooth_l1, mse or cosine (default: smooth_l1)")
-    feature_loss_weight: float | None = recipe(None, "weight of the features' loss (default: 1)")
+    feature_loss_weight: float | None = recipe(None, "weight of the feature loss (default: 1)")
     feature_target_layers: int = recipe(
-        1, "average the teacher's last so many layers", unused_with=("target_type", WITHOUT_FEATURES)
+        1,
+        "number of the teacher's last layers whose features are averaged",
+        unused_with=("target_type", WITHOUT_FEATURES),
     )
     feature_target_norm: Literal["layer_norm", "none"] = recipe(
-        "layer_norm", "how the features are normalised", unused_with=("target_type", WITHOUT_FEATURES)
+        "layer_norm", "normalisation of the features", unused_with=("target_type", WITHOUT_FEATURES)
     )
     teacher_name_or_path: str | None = recipe(
         None, "frozen vision model whose features are predicted (default: the average of the model's own weights)"
@@ -62,7 +68,7 @@ class TargetSettings:
     teacher_revision: str | None = recipe(None, "revision of the teacher on the Hub (default: main)")
     teacher_decay: list[float] = recipe(
         [0.999, 0.9999],
-        "decay of that average, at first and at last",
+        "decay of the average of the model's own weights, at the start and at the end of the run",
         overridden_by="teacher_name_or_path",
         unused_with=("target_type", WITHOUT_FEATURES),
     )

@@ -9,25 +9,23 @@ from training.settings.fields import recipe
 
 @dataclass(kw_only=True)
 class ScheduleSettings:
-    """The length of a run and its learning rate."""
+    """Length of the run and learning rate schedule."""
 
-    gradient_accumulation_steps: int = recipe(1, "forward passes for an optimizer step", on_resume="ignore")
+    gradient_accumulation_steps: int = recipe(1, "forward and backward passes per optimizer step", on_resume="ignore")
     num_train_epochs: float = recipe(100, "passes over the data", on_resume="ignore", overridden_by="max_train_steps")
-    max_train_steps: int | None = recipe(
-        None, "optimizer steps (default: as num_train_epochs says)", on_resume="ignore"
-    )
+    max_train_steps: int | None = recipe(None, "optimizer steps (default: from num_train_epochs)", on_resume="ignore")
     base_learning_rate: float = recipe(
         1.5e-4,
-        "learning rate for a total batch of 256; scaled linearly",
+        "learning rate for a total batch of 256, scaled linearly to the actual one",
         on_resume="ignore",
         overridden_by="learning_rate",
     )
     learning_rate: float | None = recipe(
-        None, "absolute learning rate (default: as base_learning_rate says)", on_resume="ignore"
+        None, "learning rate, not scaled (default: from base_learning_rate)", on_resume="ignore"
     )
-    min_learning_rate: float = recipe(0.0, "learning rate at the end of the cosine")
+    min_learning_rate: float = recipe(0.0, "learning rate at the end of the cosine schedule")
     warmup_epochs: float = recipe(0.0, "epochs of linear warm-up", overridden_by="warmup_steps")
-    warmup_steps: int | None = recipe(None, "optimizer steps of linear warm-up (default: as warmup_epochs says)")
+    warmup_steps: int | None = recipe(None, "optimizer steps of linear warm-up (default: from warmup_epochs)")
 
     def __post_init__(self) -> None:
         check_finite(self)
@@ -38,13 +36,13 @@ class ScheduleSettings:
 
 @dataclass(kw_only=True)
 class OptimizerSettings:
-    """AdamW and the average of the weights."""
+    """AdamW and weight averaging."""
 
-    weight_decay: float = recipe(0.05, "decay of the weights of linear and convolution layers")
+    weight_decay: float = recipe(0.05, "weight decay of linear and convolution layers")
     adam_beta1: float = recipe(0.9, "AdamW's first beta")
     adam_beta2: float = recipe(0.999, "AdamW's second beta")
-    max_grad_norm: float | None = recipe(None, "clip the gradient's norm to this (default: no clipping)")
-    ema_decay: float = recipe(0.0, "average the weights with this decay and save the average; 0: off")
+    max_grad_norm: float | None = recipe(None, "largest gradient norm; a larger one is clipped (default: no clipping)")
+    ema_decay: float = recipe(0.0, "decay of a moving average of the weights, which becomes the final model; 0: off")
 
     def __post_init__(self) -> None:
         check_finite(self)
@@ -55,19 +53,21 @@ class OptimizerSettings:
 
 @dataclass(kw_only=True)
 class PretrainOptimizerSettings(OptimizerSettings):
-    """AdamW and the average of the weights, in pre-training."""
+    """AdamW and weight averaging in pre-training."""
 
     adam_beta2: float = recipe(0.95, "AdamW's second beta")
-    decay_grn_and_mask_token: bool = recipe(False, "decay GRN and the mask token too, as the official pre-training")
+    decay_grn_and_mask_token: bool = recipe(
+        False, "weight decay on GRN and the mask token too, as in the official code"
+    )
 
 
 @dataclass(kw_only=True)
 class FinetuneOptimizerSettings(OptimizerSettings):
-    """AdamW and the average of the weights, with learning rates by layer."""
+    """AdamW, layer-wise learning rates and weight averaging."""
 
-    layer_decay: float = recipe(1.0, "factor of the learning rate from one layer to the one below")
+    layer_decay: float = recipe(1.0, "factor on the learning rate from one layer to the one below it")
     layer_decay_type: Literal["single", "group"] = recipe(
-        "single", "a layer is a block (single) or three (group)", unused_with=("layer_decay", (1.0,))
+        "single", "what counts as a layer: one block (single) or three (group)", unused_with=("layer_decay", (1.0,))
     )
 
     def __post_init__(self) -> None:

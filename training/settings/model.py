@@ -10,14 +10,14 @@ MODEL_SIZES = ("atto", "femto", "pico", "nano", "tiny", "small", "base", "large"
 
 @dataclass(kw_only=True)
 class ModelSettings:
-    """The weights to start from, and what the model sees of an image."""
+    """Model weights and input."""
 
     model_name_or_path: str | None = recipe(None, "weights to start from: a folder or a Hub id")
     model_revision: str | None = recipe(None, "revision of the model on the Hub (default: main)")
-    image_size: int | None = recipe(None, "side of the square the model sees, in pixels (default: the model's)")
+    image_size: int | None = recipe(None, "side of the square input image, in pixels (default: the model's)")
     num_channels: int | None = recipe(
         None,
-        "channels of an image (default: the model's); 4: with opacity; others: arrays",
+        "channels of an image; 4: RGB and opacity; neither 1, 3 nor 4: from arrays (default: the model's)",
         on_resume="refuse",
     )
     image_mean: list[float] | None = recipe(None, "mean of each channel (default: ImageNet's)")
@@ -37,7 +37,7 @@ class ModelSettings:
 
 @dataclass(kw_only=True)
 class TrainedModelSettings(ModelSettings):
-    """The model that is trained: new, or with stored weights."""
+    """Model: a new one or stored weights."""
 
     model_size: str = recipe(
         "atto",
@@ -47,7 +47,7 @@ class TrainedModelSettings(ModelSettings):
     )
     patch_size: int | None = recipe(
         None,
-        "without model_name_or_path: side of the stem's patches (default: 4)",
+        "without model_name_or_path: side of the stem's patches, in pixels (default: 4)",
         on_resume="refuse",
         overridden_by="model_name_or_path",
     )
@@ -67,10 +67,10 @@ class TrainedModelSettings(ModelSettings):
 
 @dataclass(kw_only=True)
 class ClassifierSettings(TrainedModelSettings):
-    """The classifier that is trained."""
+    """Classifier."""
 
-    num_labels: int | None = recipe(None, "number of classes (default: as the label column says)", on_resume="refuse")
-    drop_path_rate: float | None = recipe(None, "stochastic depth of the last block (default: the model's)")
+    num_labels: int | None = recipe(None, "number of classes (default: from the label column)", on_resume="refuse")
+    drop_path_rate: float | None = recipe(None, "rate of stochastic depth in the last block (default: the model's)")
     head_init_scale: float | None = recipe(
         None, "factor on the head's initial weights (default: 0.001 with model_name_or_path, else 1)"
     )

@@ -8,11 +8,11 @@ from training.settings.fields import REQUIRED, operation, recipe
 
 @dataclass(kw_only=True)
 class ProcessSettings:
-    """What the training processes compute with."""
+    """Precision and processes."""
 
     mixed_precision: str | None = recipe(None, "no, fp16 or bf16 (default: as `accelerate config` says)")
     ddp_timeout: int = operation(
-        7200, "seconds that processes wait for each other: the first one checks all images alone"
+        7200, "seconds that processes wait for each other, e.g. while the first one checks all images"
     )
 
     def __post_init__(self) -> None:
@@ -24,16 +24,23 @@ class ProcessSettings:
 
 @dataclass(kw_only=True)
 class RunSettings(ProcessSettings):
-    """Where a run works, and what it tells."""
+    """Output, logging and processes."""
 
     output_dir: str = operation(REQUIRED, "folder for checkpoints, metrics and the final model")
-    overwrite_output_dir: bool = operation(False, "start afresh in a folder that holds an earlier run of this script")
-    full_determinism: bool = recipe(False, "deterministic algorithms on a GPU too, for a resume to the bit; slower")
-    dry_run: bool = operation(False, "try a few steps, print plan, time and memory as a page, and write nothing")
-    json: bool = operation(False, "with dry_run: print all of it as JSON instead")
+    overwrite_output_dir: bool = operation(
+        False, "start a new run in a folder that holds an earlier run of this script"
+    )
+    full_determinism: bool = recipe(
+        False, "use deterministic algorithms on a GPU too, so that a resumed run is bit-identical; slower"
+    )
+    dry_run: bool = operation(False, "try a few steps, print the plan, times and memory, and write nothing")
+    json: bool = operation(False, "with dry_run: print everything as JSON instead")
     logging_steps: int = operation(50, "optimizer steps between lines of metrics.jsonl")
-    with_tracking: bool = operation(True, "also log to Accelerate's trackers")
-    report_to: str = operation("tensorboard", "tracker of with_tracking: tensorboard, wandb, trackio, ..., or all")
+    with_tracking: bool = operation(True, "also log to the trackers of report_to")
+    report_to: str = operation(
+        "tensorboard",
+        "trackers that with_tracking logs to, as Accelerate names them: tensorboard, wandb, trackio, ..., or all",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -44,17 +51,20 @@ class RunSettings(ProcessSettings):
 
 @dataclass(kw_only=True)
 class CheckpointSettings:
-    """When a run is saved, and what it goes on from."""
+    """Checkpoints and resuming."""
 
     checkpointing_steps: int | None = operation(None, "optimizer steps between checkpoints")
     checkpointing_minutes: float = operation(
         10,
-        "save a checkpoint when the last one is so old, or later where saving would take over 5 % of the time; 0: off",
+        "minutes between checkpoints, or more where saving would take over 5 % of the time; 0: off",
     )
     checkpoints_total_limit: int | None = operation(
-        None, "keep only so many, the newest (default: all of checkpointing_steps, and of the others the newest two)"
+        None,
+        "keep only this many checkpoints, the newest (default: all by checkpointing_steps, the newest two by minutes)",
     )
-    resume_from_checkpoint: str | None = operation(None, "a checkpoint folder, or `latest` (none there: start afresh)")
+    resume_from_checkpoint: str | None = operation(
+        None, "checkpoint folder, or `latest`, which starts a new run where there is no checkpoint"
+    )
 
     def __post_init__(self) -> None:
         check_finite(self)
@@ -64,15 +74,17 @@ class CheckpointSettings:
 
 @dataclass(kw_only=True)
 class HubSettings:
-    """What is published, where, and what its card says."""
+    """Publishing on the Hub."""
 
-    push_to_hub: bool = operation(False, "upload the final folder in one commit")
+    push_to_hub: bool = operation(False, "upload the final folder to the Hub in one commit")
     hub_model_id: str | None = operation(None, "repository on the Hub, e.g. me/name")
-    hub_private_repo: bool = operation(False, "make that repository a private one")
+    hub_private_repo: bool = operation(False, "create the repository as a private one")
     license: str | None = operation(
-        None, "licence of the trained weights (default: that of the weights it starts from; else none is stated)"
+        None, "licence of the trained weights (default: that of the weights the run starts from, else none is stated)"
     )
-    data_note: str | None = operation(None, "for the model card: what the images are, whose, and under which licence")
+    data_note: str | None = operation(
+        None, "sentence for the model card on the images: what they show, their source and licence"
+    )
 
     def __post_init__(self) -> None:
         named = bool(self.hub_model_id) or not self.push_to_hub
