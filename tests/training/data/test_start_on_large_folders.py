@@ -98,7 +98,7 @@ def test_several_processes_find_what_one_finds(folder, monkeypatch, tmp_path):
     for workers in (0, 2):
         monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / f"cache_{workers}")
         messages.append(message_of(lambda: load(folder, num_workers=workers)))  # noqa: B023
-    assert messages[0] == messages[1] and "1 files cannot be read" in messages[0]
+    assert messages[0] == messages[1] and "1 file cannot be read" in messages[0]
 
 
 def test_another_training_process_takes_what_the_first_one_found(folder, decoded, monkeypatch):
