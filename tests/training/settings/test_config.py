@@ -304,5 +304,5 @@ def test_the_names_of_trackers_targets_and_losses_are_those_that_accelerate_and_
         ("feature_loss", FEATURE_LOSSES),
     ):
         for choice in choices:
-            features = {"target_type": "feature"} if name != "target_type" else {}
+            features = {"target_type": "pixel+feature", "feature_target_on": "masked"}
             assert getattr(ConvNextV2FCMAEConfig(**{**features, name: choice}), name) == choice
