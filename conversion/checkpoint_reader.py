@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from conversion.checkpoints import Checkpoint, checkpoint_table, download, find_file, find_repository
-from conversion.error_text import first_line
+from conversion.command_line import first_line
 from conversion.files import read_json, sha256
 from conversion.layouts import without_prefix
 from conversion.model_folder import PROCESSOR, SETTINGS, read_provenance

@@ -7,8 +7,42 @@ python -m conversion.convert out/classifier out/official --to official --with_pt
 python -m conversion.convert --list
 """
 
-import argparse
 import sys
+
+from conversion.command_line import Parser
+
+WITH_SCRIPTS = ("official", "official-minkowski")  # layouts of the official code
+TARGETS = ("transformers", "ours", *WITH_SCRIPTS, "timm", "mmpretrain")
+DTYPES = ("float32", "float16", "bfloat16")
+MODEL_SIZES = ("atto", "femto", "pico", "nano", "tiny", "small", "base", "large", "huge")
+
+
+def create_parser() -> Parser:
+    """The parser of the command line."""
+    parser = Parser("python -m conversion.convert", __doc__)
+    parser.add_argument("source", nargs="?", help="a file, a folder, a Hub id, timm:NAME or a name that --list shows")
+    parser.add_argument("output_dir", nargs="?", help="the folder to write, which must not exist")
+    parser.add_argument("--to", choices=TARGETS, help="layout of the result (default: what Transformers loads)")
+    parser.add_argument("--dtype", choices=DTYPES, help="data type of the result (default: the source's)")
+    parser.add_argument("--model_size", choices=MODEL_SIZES, help="expected size (default: as the tensors say)")
+    parser.add_argument("--num_labels", type=int, help="expected number of classes (default: as the tensors say)")
+    parser.add_argument("--image_size", type=int, help="side of the images in pixels (default: as the source says)")
+    parser.add_argument("--labels", help="file with the names of the classes: JSON, or one name a line")
+    parser.add_argument("--use_ema", action="store_true", help="take the moving average that a trainer stored")
+    parser.add_argument("--license", help="licence of the weights, e.g. apache-2.0 (default: as the source says)")
+    parser.add_argument(
+        "--verify", nargs="?", const=True, metavar="PHOTO", help="run source and result on the same photograph"
+    )
+    parser.add_argument(
+        "--with_pt", action="store_true", help="also write model.pt for the official scripts (with --to official)"
+    )
+    parser.add_argument("--list", action="store_true", help="print the table of official checkpoints")
+    return parser
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds: reports a wrong flag at once
+    create_parser().parse_args(sys.argv[1:])
+
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,14 +60,10 @@ from conversion.model_weights import ModelWeights, encoder_of, from_state_dict, 
 from conversion.verify import compare_outputs
 from hf_convnextv2.configuration_convnextv2 import SIZES
 
-WITH_SCRIPTS = ("official", "official-minkowski")  # layouts of the official code
-TARGETS = ("transformers", "ours", *WITH_SCRIPTS, "timm", "mmpretrain")
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line: a bad input ends it with one line and code 2, and nothing is written."""
-    parser = _parser()
+    parser = create_parser()
     options = parser.parse_args(arguments)
     if options.list:
         print(list_checkpoints())
@@ -79,7 +109,7 @@ def convert(
     _complete_config(weights, stored, image_size, labels)
     processor = image_processor_of(stored, weights.config)
     layout = LAYOUTS[_layout_name(weights, to)]
-    cast = DTYPES.get(dtype or "")
+    cast: torch.dtype | None = getattr(torch, dtype) if dtype else None
     check = None
     if verify:
         photo = None if verify is True else Path(verify)
@@ -101,33 +131,6 @@ def _check_request(output: Path, to: str | None, image_size: int | None, with_pt
         raise ValueError(
             f"`--with_pt` must come with `--to {'` or `--to '.join(WITH_SCRIPTS)}`, whose scripts read it."
         )
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m conversion.convert",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("source", nargs="?", help="a file, a folder, a Hub id, timm:NAME or a name that --list shows")
-    parser.add_argument("output_dir", nargs="?", help="the folder to write, which must not exist")
-    parser.add_argument("--to", choices=TARGETS, help="layout of the result (default: what Transformers loads)")
-    parser.add_argument("--dtype", choices=DTYPES, help="data type of the result (default: the source's)")
-    parser.add_argument("--model_size", choices=SIZES, help="expected size (default: as the tensors say)")
-    parser.add_argument("--num_labels", type=int, help="expected number of classes (default: as the tensors say)")
-    parser.add_argument("--image_size", type=int, help="side of the images in pixels (default: as the source says)")
-    parser.add_argument("--labels", help="file with the names of the classes: JSON, or one name a line")
-    parser.add_argument("--use_ema", action="store_true", help="take the moving average that a trainer stored")
-    parser.add_argument("--license", help="licence of the weights, e.g. apache-2.0 (default: as the source says)")
-    parser.add_argument(
-        "--verify", nargs="?", const=True, metavar="PHOTO", help="run source and result on the same photograph"
-    )
-    parser.add_argument(
-        "--with_pt", action="store_true", help="also write model.pt for the official scripts (with --to official)"
-    )
-    parser.add_argument("--list", action="store_true", help="print the table of official checkpoints")
-    return parser
 
 
 def _known_settings(source: StoredCheckpoint, model_size: str | None, num_labels: int | None) -> dict[str, Any]:

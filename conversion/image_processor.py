@@ -6,7 +6,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import ConvNextImageProcessor
 
 from conversion.checkpoint_reader import StoredCheckpoint
-from conversion.error_text import one_line
+from conversion.command_line import one_line
 from hf_convnextv2 import ConvNextV2Config, create_image_processor
 
 DEFAULT_SIZE = 224

@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 
-from conversion.error_text import one_line
+from conversion.command_line import one_line
 from hf_convnextv2 import (
     ConvNextV2Config,
     ConvNextV2ForImageClassification,

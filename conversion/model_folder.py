@@ -7,7 +7,7 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import safe_open
 
-from conversion.error_text import one_line
+from conversion.command_line import one_line
 from conversion.files import read_json, sha256
 from hf_convnextv2 import ConvNextV2Config, ConvNextV2FCMAEConfig
 from hf_convnextv2.configuration_convnextv2 import FCMAE_MODEL_TYPE

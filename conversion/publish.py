@@ -5,8 +5,34 @@ python -m conversion.publish out/pretrain --repo_id me/name --with_code   # and 
 python -m conversion.publish out/classifier --repo_id me/name --dry_run   # only write the card and list the files
 """
 
-import argparse
 import sys
+
+from conversion.command_line import Parser
+
+
+def create_parser() -> Parser:
+    """The parser of the command line."""
+    parser = Parser("python -m conversion.publish", __doc__)
+    parser.add_argument("folder", help="a folder of a model: a training run's output_dir or a conversion's")
+    parser.add_argument("--repo_id", required=True, help="repository on the Hub, e.g. me/name")
+    parser.add_argument("--private", action="store_true", help="make a new repository a private one")
+    parser.add_argument("--exist_ok", action="store_true", help="commit to a repository that already holds a model")
+    parser.add_argument("--create_pr", action="store_true", help="open a pull request instead of committing")
+    parser.add_argument("--revision", help="branch to commit to, made if it is not there (default: main)")
+    parser.add_argument("--commit_message", help="message of the commit")
+    parser.add_argument("--license", help="licence of the weights (default: as the folder's card says)")
+    parser.add_argument("--with_code", action="store_true", help="put the code of a pre-training model beside it")
+    parser.add_argument(
+        "--encoder_repo_id", help="repository of a pre-training model's encoder (default: NAME-encoder)"
+    )
+    parser.add_argument("--skip_encoder", action="store_true", help="do not publish a pre-training model's encoder")
+    parser.add_argument("--dry_run", action="store_true", help="write the card, list the files, upload nothing")
+    return parser
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds: reports a wrong flag at once
+    create_parser().parse_args(sys.argv[1:])
+
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +48,7 @@ from conversion.publishing.staging import check_folder, stage, stage_encoder
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line: what cannot be published ends it with one line and code 2."""
-    parser = _parser()
+    parser = create_parser()
     options = vars(parser.parse_args(arguments))
     try:
         publish(options.pop("folder"), options.pop("repo_id"), **options)
@@ -132,30 +158,6 @@ def _upload(hub: Hub, staged: dict[str, Path], commit_message: str | None) -> li
     for address in addresses:
         print(f"Published: {address}")
     return addresses
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m conversion.publish",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("folder", help="a folder of a model: a training run's output_dir or a conversion's")
-    parser.add_argument("--repo_id", required=True, help="repository on the Hub, e.g. me/name")
-    parser.add_argument("--private", action="store_true", help="make a new repository a private one")
-    parser.add_argument("--exist_ok", action="store_true", help="commit to a repository that already holds a model")
-    parser.add_argument("--create_pr", action="store_true", help="open a pull request instead of committing")
-    parser.add_argument("--revision", help="branch to commit to, made if it is not there (default: main)")
-    parser.add_argument("--commit_message", help="message of the commit")
-    parser.add_argument("--license", help="licence of the weights (default: as the folder's card says)")
-    parser.add_argument("--with_code", action="store_true", help="put the code of a pre-training model beside it")
-    parser.add_argument(
-        "--encoder_repo_id", help="repository of a pre-training model's encoder (default: NAME-encoder)"
-    )
-    parser.add_argument("--skip_encoder", action="store_true", help="do not publish a pre-training model's encoder")
-    parser.add_argument("--dry_run", action="store_true", help="write the card, list the files, upload nothing")
-    return parser
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from transformers import ConvNextV2Config as StockConfig
 
 import hf_convnextv2
 from conversion.checkpoint_reader import StoredCheckpoint
-from conversion.error_text import one_line
+from conversion.command_line import one_line
 from conversion.inferred_config import size_of
 from conversion.layouts import MMPRETRAIN, OFFICIAL, OURS, TIMM, Layout
 from conversion.model_weights import ModelWeights

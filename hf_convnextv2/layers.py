@@ -88,7 +88,7 @@ class ConvNextV2Layer(GradientCheckpointingLayer):
         self.act = ACT2FN[config.hidden_act]
         self.grn = ConvNextV2GRN(4 * dim) if config.use_grn else None
         self.pwconv2 = nn.Linear(4 * dim, dim)
-        self.drop_path = ConvNextV2DropPath(drop_path) if drop_path > 0 else None
+        self.drop_path = ConvNextV2DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, features: Tensor, cells: PackedCells | None = None) -> Tensor:
         """`(N, C, H, W)` to the same shape."""
@@ -103,14 +103,13 @@ class ConvNextV2Layer(GradientCheckpointingLayer):
         if self.grn is not None:
             x = call(self.grn, x, None if cells is None else cells.row_groups)
         x = self.pwconv2(x).permute(0, 3, 1, 2)
-        if self.drop_path is not None:
-            x = call(self.drop_path, x, None if cells is None else cells.groups)
-        return x
+        return call(self.drop_path, x, None if cells is None else cells.groups)
 
     def _fused(self, x: Tensor, features: Tensor, cells: PackedCells | None) -> Tensor:
         """The branch and the residual `features` in one function; all are `(N, H, W, C)`."""
         groups = ((x.shape[0], x.shape[1] * x.shape[2]),) if cells is None else cells.row_groups
-        factor = None if self.drop_path is None else self.drop_path.draw(count_views(groups), x)
+        drop_path = self.drop_path
+        factor = drop_path.draw(count_views(groups), x) if isinstance(drop_path, ConvNextV2DropPath) else None
         out = fused_mlp(
             x.reshape(-1, x.shape[-1]),
             groups,
@@ -131,7 +130,7 @@ class ConvNextV2Layer(GradientCheckpointingLayer):
             return False
         if self.grn is None or not is_plain(self.grn, ConvNextV2GRN) or not is_plain(self.act, GELUActivation):
             return False
-        return self.drop_path is None or is_plain(self.drop_path, ConvNextV2DropPath)
+        return is_plain(self.drop_path, nn.Identity) or is_plain(self.drop_path, ConvNextV2DropPath)
 
 
 class ConvNextV2Embeddings(nn.Module):

@@ -214,7 +214,8 @@ class ConvNextV2Model(ConvNextV2PreTrainedModel):
         if pixel_values is None:
             raise ValueError("`pixel_values` (=None) must be a tensor (batch, channels, height, width).")
         asked = self._asked_for_maps(output_hidden_states)
-        maps = self.encoder(self.embeddings(pixel_values), output_hidden_states=bool(asked))
+        keywords = {"output_hidden_states": True} if asked else {}  # none for a module that wraps the encoder
+        maps = self.encoder(self.embeddings(pixel_values), **keywords)
         pooled = self.layernorm(maps[-1].mean([-2, -1])) if self.layernorm is not None else None
         return BaseModelOutputWithPoolingAndNoAttention(
             last_hidden_state=maps[-1], pooler_output=pooled, hidden_states=self._select_maps(maps, asked)
@@ -294,7 +295,10 @@ class ConvNextV2ForImageClassification(ConvNextV2PreTrainedModel):
                 Transformers' Trainer takes every argument by the name of "label" for a column of the data, so this one
                 is not in the signature.
         """
-        outputs = self.convnextv2(pixel_values, output_hidden_states=output_hidden_states, return_dict=True)
+        # Given only where they differ from the defaults: a module that wraps the encoder takes none.
+        keywords: dict[str, Any] = {} if self.config.return_dict else {"return_dict": True}
+        keywords |= {} if output_hidden_states is None else {"output_hidden_states": output_hidden_states}
+        outputs = self.convnextv2(pixel_values, **keywords)
         logits = self.classifier(outputs.pooler_output)
         loss = None
         if labels is not None:

@@ -21,7 +21,7 @@ from hf_convnextv2 import ConvNextV2Config, ConvNextV2ForImageClassification
 from training.data.held_out import load_train_and_eval
 from training.data.labels import check_labels, class_list, labelled_samples, resolve_labels
 from training.data.samples import Collator, Samples, eval_loader, load_images
-from training.data.sources import Source, load_source, num_examples
+from training.data.sources import Source, find_source, num_examples
 from training.data.transforms import BatchMixer, EvaluationTransform, enough_for_crops, finetuning_transform
 from training.evaluation.metrics import Evaluator, in_words
 from training.evaluation.per_class import Answers, save_class_figures, table_in_words
@@ -75,7 +75,8 @@ def main(settings: FinetuneSettings) -> None:
 
 def class_names_of(data: FinetuneDataSettings, num_labels: int | None) -> list[str]:
     """The names of the classes to train. No image is read."""
-    return resolve_labels(load_source(data, data.train_split, None), data.label_column, num_labels)
+    found = find_source(data, data.train_split)
+    return resolve_labels(found.source, data.label_column, num_labels, found.notes)
 
 
 def create_model(

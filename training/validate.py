@@ -1,4 +1,4 @@
-"""Evaluating a ConvNeXt V2 classifier, ours or stock Transformers', or the frozen features of any ConvNeXt V2.
+"""Evaluate a ConvNeXt V2 classifier, or the frozen features of any ConvNeXt V2 model.
 
     accelerate launch training/validate.py --model_name_or_path out/classifier \\
         --dataset_name path/to/images

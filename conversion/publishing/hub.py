@@ -8,7 +8,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
-from conversion.error_text import first_line
+from conversion.command_line import first_line
 from conversion.files import sha256
 from conversion.model_folder import CARD
 from conversion.publishing.hub_ids import check_repo_id

@@ -6,7 +6,7 @@ import yaml
 from huggingface_hub import metadata_load
 from transformers.utils.hub import cached_file
 
-from conversion.error_text import one_line
+from conversion.command_line import one_line
 from conversion.files import read_json
 from conversion.model_folder import CARD, SETTINGS
 from conversion.publishing.earlier_runs import has_license_of_nobody

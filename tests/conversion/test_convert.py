@@ -130,6 +130,20 @@ def test_a_trainers_checkpoint_becomes_a_pretraining_folder_and_its_encoder_a_pl
     assert all(torch.equal(back[n.removeprefix("module.")], tensor) for n, tensor in stored.items())
 
 
+@torch.no_grad()
+def test_a_trainers_arguments_say_whether_its_model_predicts_normalised_pixels(tmp_path, capsys):
+    model = awake(ConvNextV2ForPreTraining(small_fcmae_config(norm_pix_loss=False)))
+    arguments = argparse.Namespace(mask_ratio=0.6, norm_pix_loss=False, input_size=64)
+    source = save(tmp_path, {"model": state_dict("official-minkowski", model), "args": arguments})
+    assert run(source, tmp_path / "out", capsys=capsys)[0] == 0
+    loaded = ConvNextV2ForPreTraining.from_pretrained(tmp_path / "out")
+    pixel_values, noise = 3 * torch.randn(2, 3, 64, 64) + 1, torch.rand(2, 4)
+    out = loaded(pixel_values, noise=noise)
+    hidden = out.mask[..., None].bool().expand_as(out.logits)
+    expected = (out.logits - model.patchify(pixel_values))[hidden].square().mean()  # of the pixels as they are
+    torch.testing.assert_close(out.loss, expected, rtol=1e-5, atol=0)
+
+
 def test_what_only_pre_training_has_is_left_out_of_an_encoder_and_refused_by_a_trainer_without_it(tmp_path, capsys):
     settings = {"num_visible_sets": 4, "fusion_stages": ["stage1"], "target_type": "pixel+feature"}
     model = awake(ConvNextV2ForPreTraining(small_fcmae_config(**settings)))
@@ -263,6 +277,20 @@ def test_image_statistics_go_to_timm_and_back(tmp_path, capsys):
     assert run(tmp_path / "timm", tmp_path / "back", capsys=capsys)[0] == 0
     back = AutoImageProcessor.from_pretrained(tmp_path / "back")
     assert (list(back.image_mean), list(back.image_std)) == tuple(statistics.values())
+
+
+@pytest.mark.parametrize("size", [224, 384, 512])
+def test_timm_prepares_images_for_the_folder_written_for_it_as_transformers_does(tmp_path, capsys, size):
+    """Of 384 pixels and more, a photograph is warped to a square; below, its sides are cut."""
+    source = save(tmp_path, state_dict("official"))
+    for to in ("timm", "transformers"):
+        assert run(source, tmp_path / to, "--to", to, "--image_size", size, capsys=capsys)[0] == 0
+    loaded = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True)
+    photograph = Image.fromarray(skimage.data.chelsea()[:260, :400])
+    actual = timm.data.create_transform(**timm.data.resolve_model_data_config(loaded))(photograph)
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "transformers", backend="pil")
+    expected = processor(photograph, return_tensors="pt").pixel_values[0]
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
 
 
 def test_an_official_file_is_known_by_its_name(tmp_path, capsys):

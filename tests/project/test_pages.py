@@ -128,7 +128,7 @@ def is_module(words: list[str]) -> bool:
         return False
     flags = [word.removeprefix("--") for word in words[3:] if word.startswith("--")]
     if words[2] in MODULES:
-        return {f"--{flag}" for flag in flags} <= set(MODULES[words[2]]._parser()._option_string_actions)
+        return {f"--{flag}" for flag in flags} <= set(MODULES[words[2]].create_parser()._option_string_actions)
     return all(re.search(rf'\b{flag}=|"--{flag}"', file.read_text()) for flag in flags)
 
 
@@ -203,7 +203,7 @@ def launcher_flags() -> set[str]:
 def known_flags() -> set[str]:
     """Of the training scripts, conversion, publishing and `accelerate launch`."""
     settings = {f"--{row.name}" for script in SCRIPTS for rows in read_help(help_of(script)).values() for row in rows}
-    modules = {flag for module in MODULES.values() for flag in module._parser()._option_string_actions}
+    modules = {flag for module in MODULES.values() for flag in module.create_parser()._option_string_actions}
     return settings | modules | launcher_flags() | {"--help"}
 
 

@@ -106,6 +106,14 @@ def test_the_pretraining_recipes_have_the_settings_of_table_8_for_every_size(nam
     assert (config.adam_beta1, config.adam_beta2, config.mask_ratio, config.norm_pix_loss) == (0.9, 0.95, 0.6, True)
 
 
+def test_pretraining_without_a_recipe_has_the_optimizer_the_crops_and_the_learning_rate_of_table_8():
+    plain = parse_settings(PretrainSettings, ["--dataset_name", "images", "--output_dir", "out"])
+    table = resolved("pretrain_atto")
+    assert plain.optimizer == table.optimizer and plain.augmentation == table.augmentation
+    assert plain.schedule.base_learning_rate == table.schedule.base_learning_rate
+    assert plain.fcmae.norm_pix_loss and table.fcmae.norm_pix_loss
+
+
 @pytest.mark.parametrize("name", ["pretrain_fast_atto", "pretrain_fast_fusion", "pretrain_fast_teacher"])
 def test_the_recipes_on_views_have_as_many_views_as_table_8_has_images(name):
     config = values_of(name)

@@ -229,6 +229,18 @@ def test_evaluating_more_often_leaves_the_training_as_it_is(streaming, data, tmp
     assert losses[0] == losses[1]
 
 
+def test_paths_are_dropped_in_every_step_of_a_model_that_was_loaded_and_is_evaluated(data, fcmae, tmp_path):
+    """A loaded model is in evaluation mode, and so is an evaluated one where no average is evaluated in its place."""
+    losses = []
+    for rate, eval_steps in ((0.5, 4), (0.5, 1), (0.0, 4)):
+        fields = {"drop_path_rate": rate, "eval_steps": eval_steps, "ema_decay": 0.0, "model_name_or_path": fcmae}
+        fields["head_init_scale"] = 1.0  # with a head of nearly 0, the first losses would all be alike
+        folder = finetune_run(tmp_path / f"{rate}-{eval_steps}", data["folder"], **fields)
+        losses.append(dict(row for row in figures(folder, "loss") if row[1] is not None))
+    whole, evaluated, without = losses
+    assert evaluated == whole and all(whole[step] != without[step] for step in (1, 2, 3, 4))
+
+
 def test_the_saved_weights_are_the_average_and_the_checkpoint_keeps_the_raw_ones(data, fcmae, tmp_path):
     raw = pretrain_run(tmp_path / "raw", data["folder"], fcmae, ema_decay=0.0, checkpointing_steps=1)
     averaged = pretrain_run(tmp_path / "averaged", data["folder"], fcmae, checkpointing_steps=4)

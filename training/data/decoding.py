@@ -182,7 +182,10 @@ def array_to_tensor(array: np.ndarray, num_channels: int, name: str, picture: Im
         array = array / 65535
     if array.dtype.kind != "f":
         raise WrongChannelsError(f"`dtype` (={array.dtype}) of {name} must be uint8, uint16 or a float type.")
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+    pixels = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+    if not pixels.isfinite().all():
+        raise BadImageError(f"{name} holds values that are NaN or infinite: replace them, e.g. by the mean.")
+    return pixels
 
 
 def fate_of_transparency(data: DataSettings) -> str:

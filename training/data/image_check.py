@@ -68,6 +68,7 @@ def refuse_bad_images(problems: list[str], data: DataSettings) -> None:
     count, most = len(problems), data.max_bad_images
     listed = "\n  ".join(problems[:20]) + ("\n  ..." if count > 20 else "")
     if problems and not data.skip_bad_images:
-        raise ValueError(f"{count} files cannot be read as images; `--skip_bad_images` skips them:\n  {listed}")
+        files = "1 file" if count == 1 else f"{count:,} files"
+        raise ValueError(f"{files} cannot be read as images; `--skip_bad_images` skips such files:\n  {listed}")
     if count > most:
         raise ValueError(f"`max_bad_images` (={most}) must be at least {count} to skip these:\n  {listed}")

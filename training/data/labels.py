@@ -1,5 +1,6 @@
 """Finds the classes of a data set, matches them with the model's by name, and checks them before training."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -38,14 +39,18 @@ def holds_strings(source: Source, column: str) -> bool:
     return getattr(features_of(source)[column], "dtype", None) in STRINGS
 
 
-def check_label_column(source: Source, column: str) -> None:
-    """Raise unless the column exists and holds classes: integers, booleans or names."""
+def check_label_column(source: Source, column: str, notes: Sequence[str] = ()) -> None:
+    """Raise unless the column exists and holds classes: integers, booleans or names.
+
+    Of the `notes` on a folder, the error repeats those that say why it has no classes.
+    """
     columns = list(features_of(source))
     rule = f"be a column of the data set, which has {', '.join(columns)}"
     if columns == ["image"]:
         rule += (
             "; images in a folder get it from the folders they are in, two or more, at the same depth: train/cat/1.jpg"
         )
+        rule += "".join(f". {note}" for note in notes if note.startswith("no classes"))
     check("label_column", column, column in columns, rule)
     feature = features_of(source)[column]
     dtype = str(getattr(feature, "dtype", type(feature).__name__))
@@ -53,13 +58,13 @@ def check_label_column(source: Source, column: str) -> None:
     check("label_column", column, is_class, f"hold integers or class names, but holds {dtype}")
 
 
-def resolve_labels(source: Source, column: str, num_labels: int | None) -> list[str]:
+def resolve_labels(source: Source, column: str, num_labels: int | None, notes: Sequence[str] = ()) -> list[str]:
     """The names of the classes to train.
 
     They are the column's own names, then `LABEL_0`, `LABEL_1` and so on up to `num_labels` names. A column without
     names has `num_labels` classes (default: the largest label + 1).
     """
-    check_label_column(source, column)
+    check_label_column(source, column, notes)
     names = class_names(source, column)
     countable = names is not None or not holds_strings(source, column)
     check("label_column", column, countable, "hold integers or a ClassLabel to train on a stream: names need the whole")

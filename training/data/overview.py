@@ -23,7 +23,7 @@ def print_overview(
     lines = [f"Split {split} of {data.dataset_name}: {size_of(source, found)}{classes_of(data, source)}"]
     lines += [f"  {note}" for note in [*notes, *known_splits(source, split)]]
     if problems:
-        lines.append(f"Skipping {len(problems):,} files that cannot be read as images:")
+        lines.append(f"Skipping {len(problems):,} file{'s' * (len(problems) > 1)} that cannot be read as images:")
         lines += [f"  {problem}" for problem in problems]
     print("\n".join(lines), flush=True)
 

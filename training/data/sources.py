@@ -17,8 +17,8 @@ from huggingface_hub import DatasetCard
 
 from training.data.folders.listing import Listing, is_current, left_out, list_folder, not_images, refuse_mixture
 from training.data.folders.masks import mask_rows
-from training.data.folders.rows import array_rows, image_rows, metadata_of, stored_rows
-from training.data.folders.splits import divide, is_split
+from training.data.folders.rows import array_rows, image_rows, metadata_of, split_at, stored_rows
+from training.data.folders.splits import divide, is_split, split_name
 from training.settings.checks import check
 from training.settings.data import FILE_BUILDERS, DataSettings, SegmentDataSettings
 
@@ -163,7 +163,7 @@ def find_folder(data: DataSettings, folder: str, split: str) -> Found:
         return Found(as_asked(array_rows(listing, split), data, split), [], left_out(listing))
     if not listing.images or has_own_splits(folder):
         return Found(load_data_files(data, listing, folder, split), [], [])
-    problems = not_images(listing)
+    problems = not_images(listing, lambda name: split_at(name, asked) not in (None, split, split_name(split)))
     described = metadata_of(listing, split, asked)
     if described.files:
         files = {split: [glob.escape(file) for file in described.files]}

@@ -13,7 +13,6 @@ It does not use these alternatives:
 `tests/training/settings/test_alternatives.py` shows these limits, and fails when one of them is gone.
 """
 
-import difflib
 import re
 import sys
 from functools import cache
@@ -23,6 +22,7 @@ from typing import NoReturn, TypeVar
 import yaml
 from transformers import HfArgumentParser
 
+from conversion.command_line import nearest
 from training.console.errors import end, is_first_process
 from training.settings.checks import check
 from training.settings.help_page import HelpFormatter, add_settings
@@ -30,8 +30,8 @@ from training.settings.scripts import Settings
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
 USAGE = "%(prog)s [--config RECIPE.yaml] [--SETTING VALUE ...]"
-EPILOG = """Every setting is also a key of a recipe, and a hyphen does for an underscore.
-A setting that is true or false may stand alone: then it is true.
+EPILOG = """Every setting is also a key of a recipe. Flags may have hyphens instead of underscores.
+A flag that takes true or false means true if it stands alone.
 CONVNEXTV2_TRACEBACK=1 in the environment shows where an error comes from."""
 
 
@@ -89,7 +89,7 @@ def create_parser(kind: type[Settings], description: str | None) -> Parser:
         action="append",
         default=[],
         metavar="RECIPE.yaml",
-        help="file of settings; flags go before it, and of several files the last (default: none)",
+        help="file of settings; flags override it, and a later file overrides an earlier one (default: none)",
     )
     return parser
 
@@ -136,5 +136,4 @@ def yaml_as_flags(file: Path, known: set[str]) -> list[str]:
 def unknown_key(key: str, known: set[str]) -> str:
     """The error message for an unknown key, which suggests the nearest known key."""
     name = str(key).split("=")[0].removeprefix("--")
-    near = difflib.get_close_matches(name.replace("-", "_"), sorted(known), n=1)
-    return f"`{name}` is not a setting." + (f" Did you mean `{near[0]}`?" if near else " See --help.")
+    return f"`{name}` is not a setting.{nearest(name, known)}"

@@ -1,7 +1,9 @@
 """Settings of the images that a run reads."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import Any
 
 from training.settings.checks import check, check_at_least, check_below_one, check_finite, may_be_there
 from training.settings.fields import REQUIRED, operation, recipe
@@ -28,7 +30,7 @@ class DataSettings:
     check_images: bool = operation(True, "decode every image once before the start, unless streaming")
     skip_bad_images: bool = operation(False, "leave out files that cannot be read as an image instead of stopping")
     max_bad_images: int = operation(
-        100, "with skip_bad_images: stop when more than this many are found (streaming: by one data loader worker)"
+        100, "with skip_bad_images: stop if there are more than this many; a stream counts them by data loader worker"
     )
     num_workers: int = operation(2, "data loader workers of each training process")
     seed: int = recipe(0, "random seed", on_resume="refuse")
@@ -182,6 +184,14 @@ class ValidateDataSettings(LabelledDataSettings):
 def check_background(background: str | None) -> None:
     """Raise if a background is given that is neither a colour nor `none`."""
     if background is not None:
-        from hf_convnextv2.images import background_color  # imported here: its package imports PyTorch
+        module_alone("hf_convnextv2", "images").background_color(background)
 
-        background_color(background)
+
+def module_alone(package: str, name: str) -> Any:
+    """A module of a package without the package itself, which imports PyTorch."""
+    (folder,) = find_spec(package).submodule_search_locations  # type: ignore[union-attr,misc]
+    spec = spec_from_file_location(f"{package}_{name}", Path(folder) / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

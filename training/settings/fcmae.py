@@ -1,11 +1,15 @@
 """Settings of FCMAE pre-training: masking, decoder and prediction targets (paper, section 3 and Table 8)."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 from training.settings.checks import check, check_at_least, check_finite
 from training.settings.fields import operation, recipe
 
+TARGET_TYPES = ("pixel", "feature", "pixel+feature")
+CELLS = ("visible", "masked")
+FEATURE_LOSSES = ("smooth_l1", "mse", "cosine")
 WITHOUT_FEATURES = (None, "pixel")  # values of `target_type`
 
 
@@ -42,6 +46,9 @@ class FCMAESettings:
         check("mask_ratio", self.mask_ratio, self.mask_ratio is None or 0 < self.mask_ratio < 1, "be in (0, 1)")
         counts = ("num_visible_sets", "decoder_hidden_size", "decoder_num_hidden_layers", "reconstruction_steps")
         check_at_least(self, counts, 1)
+        stages = self.fusion_stages
+        named = all(re.fullmatch(r"stage\d+", stage) for stage in stages or [])
+        check("fusion_stages", stages, named, "be names of stages: stage1, stage2, ...")
 
 
 @dataclass(kw_only=True)
@@ -76,6 +83,10 @@ class TargetSettings:
     def __post_init__(self) -> None:
         check_finite(self)
         check_at_least(self, ("feature_target_layers",), 1)
+        choices = {"target_type": TARGET_TYPES, "feature_target_on": CELLS, "feature_loss": FEATURE_LOSSES}
+        for name, known in choices.items():
+            value = getattr(self, name)
+            check(name, value, value is None or value in known, f"be one of {', '.join(known)}")
         decays = self.teacher_decay
         ordered = len(decays) == 2 and 0 <= decays[0] <= decays[1] < 1
         check("teacher_decay", decays, ordered, "be two numbers, 0 <= first <= last < 1")

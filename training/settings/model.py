@@ -17,7 +17,7 @@ class ModelSettings:
     image_size: int | None = recipe(None, "side of the square input image, in pixels (default: the model's)")
     num_channels: int | None = recipe(
         None,
-        "channels of an image; 4: RGB and opacity; neither 1, 3 nor 4: from arrays (default: the model's)",
+        "channels of an image; 4 are RGB and opacity, other numbers than 1, 3 and 4 need arrays (default: the model's)",
         on_resume="refuse",
     )
     image_mean: list[float] | None = recipe(None, "mean of each channel (default: ImageNet's)")
@@ -63,6 +63,11 @@ class TrainedModelSettings(ModelSettings):
         super().__post_init__()
         check("model_size", self.model_size, self.model_size in MODEL_SIZES, f"be one of {', '.join(MODEL_SIZES)}")
         check_at_least(self, ("patch_size", "num_stages"), 1)
+        channels = self.num_channels or (3 if self.model_name_or_path is None else None)
+        for name in ("image_mean", "image_std"):
+            values = getattr(self, name)
+            fits = None in (values, channels) or len(values) == channels
+            check(name, values, fits, f"have one number for each of the {channels} channels")
 
 
 @dataclass(kw_only=True)

@@ -1,9 +1,24 @@
 """Settings of a run: processes, output folder, checkpoints and upload to the Hub."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 
 from training.settings.checks import check, check_at_least, check_finite
 from training.settings.fields import REQUIRED, operation, recipe
+
+# Accelerate's trackers by their names, each with the packages of which it needs one.
+TRACKERS = {
+    "aim": ("aim",),
+    "clearml": ("clearml",),
+    "comet_ml": ("comet_ml",),
+    "dvclive": ("dvclive",),
+    "mlflow": ("mlflow",),
+    "swanlab": ("swanlab",),
+    "tensorboard": ("tensorboard", "tensorboardX"),
+    "trackio": ("trackio",),
+    "wandb": ("wandb",),
+}
 
 
 @dataclass(kw_only=True)
@@ -45,6 +60,9 @@ class RunSettings(ProcessSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check("output_dir", self.output_dir, bool(self.output_dir), "be given")
+        folder = Path(self.output_dir)
+        check("output_dir", self.output_dir, folder.is_dir() or not folder.exists(), "be a folder")
+        check_tracker(self.report_to, self.with_tracking)
         check("json", self.json, self.dry_run or not self.json, "come with `dry_run`")
         check_at_least(self, ("logging_steps",), 1)
 
@@ -56,7 +74,7 @@ class CheckpointSettings:
     checkpointing_steps: int | None = operation(None, "optimizer steps between checkpoints")
     checkpointing_minutes: float = operation(
         10,
-        "minutes between checkpoints, or more where saving would take over 5 % of the time; 0: off",
+        "largest age of the last checkpoint, in minutes; more if saving would take over 5 % of the time; 0: off",
     )
     checkpoints_total_limit: int | None = operation(
         None,
@@ -97,3 +115,11 @@ def check_scalable(mixed_precision: str | None) -> None:
         import torch  # imported here: it takes seconds, and other settings do not need it
 
         check("mixed_precision", mixed_precision, torch.accelerator.is_available(), "be no or bf16 on a CPU")
+
+
+def check_tracker(name: str, is_used: bool) -> None:
+    """Raise unless Accelerate has a tracker of this name, and its package is installed if it is used."""
+    check("report_to", name, name == "all" or name in TRACKERS, f"be all or one of {', '.join(TRACKERS)}")
+    packages = TRACKERS.get(name, ())
+    rule = f"be installed: `pip install {packages[0] if packages else name}`, or `--with_tracking false`"
+    check("report_to", name, not is_used or name == "all" or any(map(find_spec, packages)), rule)

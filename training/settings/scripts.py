@@ -31,6 +31,8 @@ from training.settings.learning import (
 from training.settings.model import ClassifierSettings, ModelSettings, SegmenterSettings, TrainedModelSettings
 from training.settings.run import CheckpointSettings, HubSettings, ProcessSettings, RunSettings
 
+DEFAULT_PATCH_SIZE, DEFAULT_NUM_STAGES = 4, 4  # of a new model
+
 
 @dataclass(frozen=True)
 class Record:
@@ -141,6 +143,13 @@ class PretrainSettings(TrainingSettings):
     run: RunSettings
     checkpoints: CheckpointSettings
     hub: HubSettings
+
+    def check(self) -> None:
+        model, size = self.model, self.model.image_size
+        if model.model_name_or_path is None and size is not None:
+            cell = (model.patch_size or DEFAULT_PATCH_SIZE) * 2 ** ((model.num_stages or DEFAULT_NUM_STAGES) - 1)
+            rule = f"be a multiple of {cell}, the size of a cell (`patch_size` * 2 ** (`num_stages` - 1))"
+            check("image_size", size, size >= cell and size % cell == 0, rule)
 
 
 class FinetuneSettings(TrainingSettings):

@@ -96,6 +96,15 @@ def test_a_file_that_is_no_picture_is_a_bad_image(kind):
         decode_image({"bytes": bad_file(kind, cut("coffee", 1)[0]), "path": None}, 3, "photo")
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_array_with_a_number_that_is_not_finite_is_a_bad_image(value):
+    array = np.zeros((4, 5, 2), np.float32)
+    decode_image(array, 2, "raster", "float32")
+    array[1, 2, 0] = value
+    with pytest.raises(BadImageError, match=r"raster holds values that are NaN or infinite"):
+        decode_image(array, 2, "raster", "float32")
+
+
 @pytest.mark.parametrize("kind", UNUSUAL)
 def test_an_unusual_picture_shows_what_the_photograph_shows(kind):
     photograph = cut("coffee", 1, 64)[0]

@@ -165,6 +165,13 @@ def test_an_epoch_of_a_stream_has_an_order_of_its_own(numbers):
     assert again == keys != other_seed
 
 
+def test_the_images_of_one_file_come_in_another_order_in_each_epoch(numbers):
+    """Where there is one file, no order of files hides that its images would come as before."""
+    keys = keys_of(batches_of(settings(numbers[1], streaming=True)), 3 * COUNT // 4)
+    orders = [[number for e, number in keys if e == epoch][:32] for epoch in (0, 1, 2)]
+    assert all(sorted(order) != order for order in orders) and len({tuple(order) for order in orders}) == 3
+
+
 def test_a_process_reads_other_files_of_a_stream_in_another_epoch(numbers):
     keys = keys_of(batches_of(settings(numbers[8], streaming=True), 0, 2), 26)
     read = [frozenset(number for e, number in keys if e == epoch) for epoch in range(4)]

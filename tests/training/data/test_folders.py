@@ -5,11 +5,13 @@ import os
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, load_dataset
+from PIL import Image as Pictures
+from PIL import features as pillow
 
 from tests.photographs import cut, message_of, quick_datasets
 from training.data.labels import resolve_labels
 from training.data.samples import load_images, load_mixture
-from training.data.sources import load_source
+from training.data.sources import find_source, load_source
 from training.settings.scripts import FinetuneSettings, PretrainSettings
 
 __all__ = ["quick_datasets"]
@@ -247,6 +249,34 @@ def test_mixed_folders_are_each_checked(tmp_path):
     assert len(load_mixture(config, 3)[0]) == 8
     (second / "x/notes.txt").write_text("notes")
     assert "notes.txt" in message_of(lambda: load_mixture(settings(first, mixed_dataset_names=[str(second)]), 3))
+
+
+def test_files_that_cannot_be_images_are_told_with_the_split_that_they_lie_in(tmp_path, capsys):
+    root = fill(tmp_path / "images", *classes("train/", "x", "y"), *classes("test/", "x", "y"))
+    for place in ("train/x/notes", "test/y/remark"):
+        (root / f"{place}.txt").write_text("text")
+    listed(root, skip_bad_images=True)
+    train = capsys.readouterr().out
+    listed(root, "test", skip_bad_images=True)
+    test = capsys.readouterr().out
+    assert "notes.txt: has no extension of an image" in train and "remark.txt" not in train
+    assert "remark.txt: has no extension of an image" in test and "notes.txt" not in test
+    assert "Skipping 1 file that" in train
+
+
+def test_why_a_folder_gives_no_classes_is_part_of_the_error(tmp_path):
+    uneven = fill(tmp_path / "uneven", *classes("train/", "x", "y"), "train/loose.jpg")
+    same = fill(tmp_path / "same", "train/x/2020/1.jpg", "train/y/2020/1.jpg")
+    for root, reason in ((uneven, "train/loose.jpg"), (same, "the folders right above the images are all called 2020")):
+        found = find_source(settings(root), "train")
+        assert reason in message_of(lambda found=found: resolve_labels(found.source, "label", None, found.notes))
+
+
+@pytest.mark.skipif(not pillow.check("avif"), reason="this Pillow reads no AVIF")
+def test_every_kind_of_image_that_pillow_reads_by_its_extension_counts_as_one(tmp_path):
+    root = fill(tmp_path / "images", *classes("", "x", "y"))
+    Pictures.open(root / "x/0.jpg").save(root / "x/2.avif")
+    assert len(listed(root)) == 5
 
 
 @pytest.mark.parametrize("names", [("1.jpg", "2.jpg"), ("x/1.jpg", "y/deeper/1.jpg"), ("x/1.jpg", "x/2.jpg")])

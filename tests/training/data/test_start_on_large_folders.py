@@ -1,6 +1,8 @@
 """What a start finds out is kept: files are decoded once, folders walked once, by one training process."""
 
 import os
+import shutil
+import time
 
 import pytest
 
@@ -98,7 +100,7 @@ def test_several_processes_find_what_one_finds(folder, monkeypatch, tmp_path):
     for workers in (0, 2):
         monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / f"cache_{workers}")
         messages.append(message_of(lambda: load(folder, num_workers=workers)))  # noqa: B023
-    assert messages[0] == messages[1] and "1 files cannot be read" in messages[0]
+    assert messages[0] == messages[1] and "1 file cannot be read" in messages[0]
 
 
 def test_another_training_process_takes_what_the_first_one_found(folder, decoded, monkeypatch):
@@ -129,6 +131,17 @@ def test_a_run_walks_a_folder_once_until_it_changes(folder, monkeypatch):
     assert sorted(seen) == sorted(str(path) for path in [folder, *folder.rglob("*")] if path.is_dir())
     (folder / "test/coffee/0.jpg").rename(folder / "test/coffee/1.jpg")
     assert "coffee/1.jpg" in str(load_images(config, "test", None, 3)[2])
+
+
+def test_an_image_that_is_added_without_a_change_of_the_folders_time_is_found_where_that_time_is_recent(folder):
+    """Some file systems store that time in steps of 2 s: two changes within one of them leave it as it is."""
+    changed = folder / "train/coffee"
+    now = time.time_ns()
+    os.utime(changed, ns=(now, now))
+    assert len(load(folder)) == 9
+    shutil.copy(changed / "0.jpg", changed / "new.jpg")
+    os.utime(changed, ns=(now, now))
+    assert len(load(folder)) == 10
 
 
 def test_a_phase_says_how_far_it_is_where_nobody_watches(monkeypatch, capsys):

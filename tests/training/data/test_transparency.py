@@ -147,6 +147,18 @@ def test_a_streamed_run_counts_transparent_images_and_says_so_once(num_workers, 
     assert len(told) == 1
 
 
+def test_the_count_of_transparent_images_goes_on_where_a_streamed_run_is_resumed(folder, fcmae, tmp_path):
+    fields = {"streaming": True, "model_name_or_path": str(fcmae), "max_train_steps": 4, "checkpointing_steps": 2}
+    fields["output_dir"] = str(tmp_path)
+    counts = []
+    for start in (None, str(tmp_path / "checkpoint-2")):
+        forget_accelerate()
+        pretrain.main(settings(folder, **fields, resume_from_checkpoint=start))
+        lines = [line for line in read_metrics(tmp_path / "metrics.jsonl") if "loss" in line]
+        counts.append([(line["step"], line["transparent_images"]) for line in lines])
+    assert counts[0] == counts[1] and counts[0][1] == (2, 6) and counts[0][-1] == (4, 12)
+
+
 def test_the_background_goes_from_pretraining_to_the_classifier_its_evaluation_and_its_card(
     folder, fcmae, tmp_path, capsys
 ):

@@ -35,6 +35,14 @@ def test_the_interval_is_wilsons(hits, samples):
     assert found["eval_accuracy_ci95"] == pytest.approx(wilson(hits, samples), abs=1e-6)
 
 
+def test_the_interval_is_that_of_the_images_that_were_right_whatever_their_share_is_rounded_to():
+    """As floats, 29 of 100 times 100 is a little less than 29."""
+    assert 29 / 100 * 100 < 29
+    for hits in range(101):
+        found = intervals({"eval_accuracy_top5": hits / 100, "eval_samples": 100})
+        assert found["eval_accuracy_top5_ci95"] == pytest.approx(wilson(hits, 100), abs=1e-6)
+
+
 def test_references_stand_beside_the_measurement():
     results = {"eval_accuracy": 0.8295, "eval_accuracy_top5": 0.9629, "eval_samples": 50000}
     table = comparison(results, known_checkpoint("facebook/convnextv2-tiny-1k-224")).splitlines()

@@ -5,12 +5,15 @@ from collections.abc import Callable
 from multiprocessing import get_context
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch.distributed as dist
 
 from training.run.stopping import agreement
 from training.run.stopping.agreement import Agreement
+from training.run.stopping.stop import StopSignal
 
 pytestmark = pytest.mark.skipif(not hasattr(dist, "ProcessGroupGloo"), reason="PyTorch without gloo")
 STEPS = 8
@@ -81,3 +84,19 @@ def test_no_process_waits_for_another_that_is_within_the_same_step(tmp_path):
 def test_one_process_knows_at_once():
     agree = Agreement(1, timeout=1)
     assert agree(True, False) == (True, False) and agree(False, True) == (False, True)
+
+
+def test_a_checkpoint_that_is_due_before_an_evaluation_is_made_after_it_and_once(tmp_path, monkeypatch):
+    """The clock of the first process says so in step 1; the answer comes while both evaluate, in two batches."""
+    monkeypatch.setattr(agreement, "SLOW_STEP", 60)
+
+    def saved(rank, _):
+        accelerator: Any = SimpleNamespace(num_processes=2, is_main_process=rank == 0)
+        stop = StopSignal(accelerator, SimpleNamespace(), timeout=60)  # type: ignore[arg-type]
+        steps = [stop.after_step(late=rank == 0)]
+        assert not stop.is_asked() and not stop.is_asked()
+        steps += [stop.after_step(late=False) for _ in range(2)]
+        stop.close()
+        return [save for _, save in steps]
+
+    assert run_processes(saved, tmp_path) == [[False, True, False]] * 2

@@ -145,6 +145,31 @@ def test_a_process_that_may_fail_for_another_one_leaves_that_one_time_to_say_it(
     assert waited == [errors.LAUNCHER_SECONDS] * waits
 
 
+WRONG_FOR_ANY_MODEL = [
+    ["--report_to", "tensorbord"],
+    ["--background", "blurple"],
+    ["--target_type", "pixels"],
+    ["--feature_loss", "l1"],
+    ["--feature_target_on", "all"],
+    ["--fusion_stages", "stag1"],
+    ["--image_size", "50"],
+    ["--image_mean", "0.5", "0.5"],
+    ["--output_dir", "pyproject.toml"],
+]
+
+
+def test_a_value_that_is_wrong_for_any_model_is_told_before_torch_is_imported(tmp_path):
+    given = ["--dataset_name", str(tmp_path), "--output_dir", str(tmp_path / "out")]
+    wrong = ", ".join(str([*given, *flags]) for flags in WRONG_FOR_ANY_MODEL)
+    command = PARSE_ALL.format(scripts=("pretrain",), wrong=wrong)
+    root = Path(__file__).parents[3]
+    done = subprocess.run([sys.executable, "-c", command], cwd=root, capture_output=True, text=True, timeout=120)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("code") or line in ("True", "False")]
+    assert lines == [*["code 2"] * len(WRONG_FOR_ANY_MODEL), "False"]
+    for flags, line in zip(WRONG_FOR_ANY_MODEL, done.stderr.splitlines(), strict=True):
+        assert line.startswith(f"pretrain.py: error: `{flags[0].removeprefix('--')}` (=")
+
+
 def test_a_wrong_setting_and_help_are_told_before_torch_is_imported(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("learning_rat: 1\n")

@@ -8,6 +8,7 @@ from accelerate import Accelerator
 
 from tests.photographs import forget_accelerate
 from training.evaluation.pictures import read_metrics
+from training.run import log as run_log
 from training.run.checkpoints import Resumed
 from training.run.log import TrainingLog, resumed_losses
 from training.run.plan import make_plan
@@ -33,6 +34,22 @@ def test_a_line_has_the_mean_of_the_losses_since_the_last_one_and_the_results_th
     lines = [(line["step"], line["loss"]) for line in read_metrics(tmp_path / "metrics.jsonl")]
     assert lines == [(2, pytest.approx((1 + 2 + 3) / 3)), (4, pytest.approx((5 + 7 + 9 + 11) / 4))]
     assert log.results()["train_loss"] == pytest.approx((1 + 2 + 3 + 5 + 7 + 9 + 11) / 7)
+
+
+def test_the_time_of_an_evaluation_or_a_checkpoint_is_no_part_of_the_images_per_second(log, tmp_path, monkeypatch):
+    """Four images a step, of two seconds each, with a pause of a hundred in the middle."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(run_log, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    log.started = log.window_started = 0.0
+    for step in (1, 2, 3, 4):
+        clock.now += 2
+        log.add(torch.tensor(1.0))
+        log.end_step(0.1, None)
+        if step in (1, 3):
+            with log.paused():
+                clock.now += 100
+    rates = [line["images_per_second"] for line in read_metrics(tmp_path / "metrics.jsonl")]
+    assert rates == [pytest.approx(4 / 2)] * 2 and log.results()["images_per_second"] == pytest.approx(4 / 2)
 
 
 @pytest.mark.parametrize(("own", "others", "first"), [(3, None, 3), (None, 5, 5), (3, 5, 3), (5, 3, 3)])

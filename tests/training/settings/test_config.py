@@ -8,14 +8,18 @@ from typing import get_type_hints
 
 import pytest
 import yaml
+from accelerate.utils import LoggerType
 from transformers import HfArgumentParser
 
+from hf_convnextv2 import ConvNextV2FCMAEConfig
 from hf_convnextv2.configuration_convnextv2 import SIZES
 from tests.photographs import message_of
 from training.console import errors
 from training.settings.checks import may_be_there
 from training.settings.command_line import Parser, parse_settings, say_once
+from training.settings.fcmae import CELLS, FEATURE_LOSSES, TARGET_TYPES
 from training.settings.model import MODEL_SIZES
+from training.settings.run import TRACKERS
 from training.settings.scripts import FinetuneSettings, PretrainSettings, SegmentSettings, ValidateSettings
 
 CONFIGS = (PretrainSettings, FinetuneSettings, SegmentSettings, ValidateSettings)
@@ -291,3 +295,15 @@ def test_a_folder_that_may_not_be_looked_into_is_no_missing_one(monkeypatch):
 
     monkeypatch.setattr(Path, "exists", refuse)
     assert may_be_there("/closed/images")  # what reads it says that it may not be read
+
+
+def test_the_names_of_trackers_targets_and_losses_are_those_that_accelerate_and_the_models_know():
+    assert set(TRACKERS) == {str(kind) for kind in LoggerType} - {"all"}
+    for name, choices in (
+        ("target_type", TARGET_TYPES),
+        ("feature_target_on", CELLS),
+        ("feature_loss", FEATURE_LOSSES),
+    ):
+        for choice in choices:
+            features = {"target_type": "pixel+feature", "feature_target_on": "masked"}
+            assert getattr(ConvNextV2FCMAEConfig(**{**features, name: choice}), name) == choice

@@ -3,7 +3,7 @@
 import os
 import time
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import NamedTuple
@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pyarrow as pa
 from datasets.data_files import FILES_TO_IGNORE
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+from PIL import features
 
 from training.console.bars import Phase
 from training.settings.checks import check
@@ -29,9 +30,10 @@ DOCUMENTS = {
     "id2label.json",  # the names of classes, see folders/masks.py
 }
 KIND_NAMES = {"images": "images", "arrays": ".npy arrays", "tables": "data files"}
+IMAGE_EXTENSIONS = [*ImageFolder.EXTENSIONS, *([".avif"] if features.check("avif") else [])]
 ARCHIVES = {".zip", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"}
 KINDS = {
-    **dict.fromkeys(ImageFolder.EXTENSIONS, "images"),
+    **dict.fromkeys(IMAGE_EXTENSIONS, "images"),
     **dict.fromkeys(FILE_BUILDERS, "tables"),
     ".npy": "arrays",
 }
@@ -189,12 +191,18 @@ def refuse_mixture(listing: Listing) -> None:
     check("dataset_name", listing.root, len(kinds) < 2, rule)
 
 
-def not_images(listing: Listing) -> list[str]:
-    """The problems of a folder of images: files whose names are not those of images, and unreadable files."""
-    problems = list(listing.broken)
+def not_images(listing: Listing, elsewhere: Callable[[str], bool]) -> list[str]:
+    """The problems of a folder of images: files whose names are not those of images, and unreadable files.
+
+    Leaves out the files for which `elsewhere(path)` is true, a path relative to the folder.
+    """
+    problems = [problem for problem in listing.broken if not elsewhere(os.path.relpath(problem, listing.root))]
     for name in listing.others:
+        if elsewhere(name):
+            continue
         is_archive = os.path.splitext(name)[1].lower() in ARCHIVES
-        problems.append(os.path.join(listing.root, name) + (": an archive, unpack it" if is_archive else ""))
+        reason = "an archive, unpack it" if is_archive else "has no extension of an image, such as .jpg or .png"
+        problems.append(f"{os.path.join(listing.root, name)}: {reason}")
     return problems
 
 

@@ -147,6 +147,10 @@ def class_notes(parts: list[Part], classes: list[str], counts: dict[str, Any], s
     if class_depth(parts) is None:
         by_depth = {len(part.classes): os.path.join(part.run.folder, part.run.names[0].as_py()) for part in parts}
         yield f"no classes: images lie at different depths, e.g. {' and '.join(show(p) for p in by_depth.values())}"
+    above = {part.classes for part in parts}
+    if not classes and len(above) > 1 and len({names[-1:] for names in above}) == 1:
+        name = next(iter(above))[-1]
+        yield f"no classes: the folders right above the images are all called {show(name)}"
     homes: dict[str, set[str]] = {}
     for part in parts if classes else []:
         homes.setdefault(part.classes[-1], set()).add("/".join(part.classes))
