@@ -85,7 +85,8 @@ class UperNetHead(StockUperNetHead):
         first, *rest = bottleneck.conv.weight.split(self.channels, dim=1)
         output = F.conv2d(maps[0], first, padding=1)
         for smaller, weight in zip(maps[1:], rest, strict=True):
-            output = output + convolve_enlarged(smaller, weight, tuple(output.shape[2:]))
+            height, width = output.shape[2:]
+            output = output + convolve_enlarged(smaller, weight, (height, width))
         return self.classifier(bottleneck.activation(bottleneck.batch_norm(output)))
 
 

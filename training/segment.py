@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader
 
 from hf_convnextv2.upernet import UperNetForSemanticSegmentation
 from training.data.held_out import load_train_and_eval
-from training.data.masks import mask_reader
 from training.data.samples import Collator, eval_loader
-from training.data.segmentation import class_names_of, load_pairs, segmentation_samples
+from training.data.segmentation.masks import MaskReader, mask_reader
+from training.data.segmentation.pairs import class_names_of, load_pairs, segmentation_samples
 from training.data.sources import Source, num_examples
 from training.data.transforms import PairEvaluationTransform, SegmentationTransform
 from training.evaluation.segmentation import SegmentationEvaluator, collate_pairs
@@ -32,6 +32,7 @@ from training.models.optimizer import decayed_parameters, layer_scale
 from training.models.segmentation import create_segmentation_processor, create_segmenter
 from training.run.evaluation import PeriodicEvaluation
 from training.run.training_run import TrainingRun
+from training.settings.data import SegmentDataSettings
 
 
 def main(settings: SegmentSettings) -> None:
@@ -40,7 +41,8 @@ def main(settings: SegmentSettings) -> None:
         with run.main_process_first():
             names = class_names_of(settings.data, settings.model.num_labels)
         model = synchronise_batch_norm(create_segmenter(settings.model, names), run.accelerator)
-        encoder, ignored = model.config.backbone_config, model.config.loss_ignore_index
+        encoder: Any = model.config.backbone_config
+        ignored = model.config.loss_ignore_index
         data = with_background(settings.data, settings.model)
         processor = create_segmentation_processor(settings.model, data.background, encoder)
         with run.main_process_first():
@@ -48,7 +50,7 @@ def main(settings: SegmentSettings) -> None:
         reader = mask_reader(data, len(names), ignored)
         transform = SegmentationTransform(settings.augmentation, image_size_of(encoder), processor)
         samples = segmentation_samples(data, source, encoder.num_channels, reader, transform)
-        held_out = create_eval_loader(settings, eval_source, model, processor)
+        held_out = create_eval_loader(data, eval_source, encoder.num_channels, reader, processor)
 
         run.make_plan(num_examples([source], data.train_split, data.max_train_samples))
         optimizer = settings.optimizer
@@ -71,14 +73,12 @@ def main(settings: SegmentSettings) -> None:
 
 
 def create_eval_loader(
-    settings: SegmentSettings, source: Source | None, model: UperNetForSemanticSegmentation, processor: Any
+    data: SegmentDataSettings, source: Source | None, num_channels: int, reader: MaskReader, processor: Any
 ) -> DataLoader[Any] | None:
     """Batches of the images to evaluate on, if there are any."""
     if source is None:
         return None
-    data, channels = settings.data, model.config.backbone_config.num_channels
-    reader = mask_reader(data, model.config.num_labels, model.config.loss_ignore_index)
-    samples = segmentation_samples(data, source, channels, reader, PairEvaluationTransform(processor))
+    samples = segmentation_samples(data, source, num_channels, reader, PairEvaluationTransform(processor))
     return eval_loader(source, samples, data, collate_pairs)
 
 

@@ -1,7 +1,7 @@
 """The images to train on, and those that are held out to evaluate on."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from datasets import Dataset
 
@@ -9,10 +9,10 @@ from training.data.sources import Source
 from training.data.splits import check_split, say_what_is_left_out
 from training.settings.data import HeldOutDataSettings
 
-Data = TypeVar("Data", bound=HeldOutDataSettings)
 
-
-def load_train_and_eval(data: Data, load: Callable[..., Source], *arguments: Any) -> tuple[Source, Source | None]:
+def load_train_and_eval(
+    data: HeldOutDataSettings, load: Callable[..., Source], *arguments: Any
+) -> tuple[Source, Source | None]:
     """The images to train on, and those to evaluate on if there are any.
 
     `load(data, split, max_samples, *arguments)` loads a split. Images are held out by `eval_split` or by

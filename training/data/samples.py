@@ -13,8 +13,8 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import IterableDataset as TorchIterableDataset
 
 from hf_convnextv2.images import DEFAULT_BACKGROUND
+from training.data.checking.images import check_images, refuse_bad_images, transparency_note
 from training.data.decoding import BadImageError, Decoded, Enough, decode_image, fate_of_transparency
-from training.data.image_check import check_images, refuse_bad_images, transparency_note
 from training.data.overview import print_overview
 from training.data.retry import read_on
 from training.data.sampling import sample_seed, seeded
@@ -81,7 +81,7 @@ class MapSamples(TorchDataset[dict[str, Any]]):
     """Concatenated map-style sources, indexed by (epoch, index) in training and by index in evaluation."""
 
     def __init__(self, sources: Sequence[Dataset], samples: Samples) -> None:
-        self.source = concatenate_datasets([source.select_columns(samples.columns) for source in sources])
+        self.source = concatenate_datasets([source.select_columns(list(samples.columns)) for source in sources])
         self.samples = samples
 
     def __len__(self) -> int:

@@ -78,7 +78,8 @@ class SegmentationEvaluator:
                 return {}
         summed = torch.cat(losses)
         self.confusion, self.shown = confusion.numpy(), shown
-        figures = {"loss": (summed.sum() / max(1, int(confusion.sum()))).item(), **mean_figures(self.confusion)}
+        loss = summed.sum() / max(1, int(confusion.sum()))
+        figures = {"loss": loss.item(), **mean_figures(confusion.numpy())}
         return {**{f"eval_{name}": value for name, value in figures.items()}, "eval_samples": len(summed)}
 
     def predict(self, model: nn.Module, pixel_values: Tensor, size: Sequence[int]) -> Tensor:

@@ -8,7 +8,7 @@ from transformers.image_utils import PILImageResampling
 
 from hf_convnextv2 import ConvNextV2Backbone, ConvNextV2Config
 from hf_convnextv2.upernet import UperNetForSemanticSegmentation
-from training.data.masks import ignored_label
+from training.data.segmentation.masks import ignored_label
 from training.models.creation import image_size_of, load_arguments, processor_overrides
 from training.models.loading import DECODER, FINAL_NORM, HEAD, Expected, load_pretrained
 from training.settings.checks import check

@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 
 from conversion.files import atomic_path, flush, sha256
 from training.machine.disk import writing
-from training.run.architecture import compared_settings, describe_architecture
+from training.models.architecture import compared_settings, describe_architecture
 from training.run.checkpoint_schedule import CheckpointSchedule
 from training.run.plan import Plan
 from training.settings.checks import check

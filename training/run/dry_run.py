@@ -14,7 +14,7 @@ from torch import nn
 
 from training.data.labels import class_list
 from training.data.sources import Source, features_of
-from training.run.architecture import encoder_config
+from training.models.architecture import encoder_config
 from training.run.plan import Plan
 from training.settings.run import RunSettings
 from training.settings.scripts import Record

@@ -15,7 +15,7 @@ class About(NamedTuple):
     affects_result: whether the weights or the metrics depend on the setting; if so, the model card shows it.
     on_resume: what a resumed run does with a changed value: refuse it, report it, or ignore it. A change is refused if
         the setting determines the order of the images (by `check_order` in data/batches.py) or the shapes of the
-        weights (by `ARCHITECTURE` in run/architecture.py).
+        weights (by `ARCHITECTURE` in models/architecture.py).
     overridden_by: another setting; if that one is given, this one has no effect.
     unused_with: another setting, and the values of that one with which this one has no effect.
     """

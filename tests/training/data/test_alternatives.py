@@ -58,7 +58,7 @@ def flat(batches):
 class Numbers:
     """Samples of numbers instead of images, with something drawn for each."""
 
-    image_column, label_column = "number", None
+    columns = ("number",)
 
     def __call__(self, row, name, *key):
         with seeded(sample_seed(0, *key)):

@@ -93,10 +93,7 @@ def test_fine_tuning_says_which_images_it_leaves_out(tmp_path, capsys):
     folder = write_splits(tmp_path / "images", "train", "test")
     config = FinetuneSettings(dataset_name=folder, output_dir="out").data
     say_what_is_left_out(config, load_source(config, "train", None))
-    assert (
-        capsys.readouterr().out
-        == f"Not used: `test` of {folder}. `--eval_split test` evaluates the classifier on it.\n"
-    )
+    assert capsys.readouterr().out == f"Not used: `test` of {folder}. `--eval_split test` evaluates the model on it.\n"
     config = FinetuneSettings(dataset_name=folder, output_dir="out", eval_split="test").data
     say_what_is_left_out(config, load_source(config, "train", None))
     assert capsys.readouterr().out == ""

@@ -8,7 +8,8 @@ import pytest
 
 from tests.photographs import message_of, quick_datasets, write_folder
 from training.console.bars import Phase
-from training.data import image_check, sources
+from training.data import sources
+from training.data.checking import columns, images
 from training.data.samples import load_images
 from training.finetune import class_names_of
 from training.settings.scripts import FinetuneSettings, PretrainSettings
@@ -35,13 +36,13 @@ def age(path):
 @pytest.fixture
 def decoded(monkeypatch):
     """The names of the files that the check decodes."""
-    names, decode = [], image_check.decode_image
+    names, decode = [], images.decode_image
 
     def noted(value, *arguments):
         names.append(os.path.basename(value))
         return decode(value, *arguments)
 
-    monkeypatch.setattr(image_check, "decode_image", noted)
+    monkeypatch.setattr(images, "decode_image", noted)
     return names
 
 
@@ -75,27 +76,27 @@ def test_an_image_that_could_not_be_read_is_tried_again(folder, decoded):
 
 
 def test_a_check_that_is_stopped_keeps_what_it_has_done(folder, decoded, monkeypatch):
-    monkeypatch.setattr(image_check, "CHUNK", 2)
-    decode = image_check.decode_image
+    monkeypatch.setattr(columns, "CHUNK", 2)
+    decode = images.decode_image
 
     def stop_at_last(value, *arguments):
         if len(decoded) == 7:
             raise KeyboardInterrupt
         return decode(value, *arguments)
 
-    monkeypatch.setattr(image_check, "decode_image", stop_at_last)
+    monkeypatch.setattr(images, "decode_image", stop_at_last)
     with pytest.raises(KeyboardInterrupt):
         load(folder)
-    monkeypatch.setattr(image_check, "decode_image", decode)
+    monkeypatch.setattr(images, "decode_image", decode)
     load(folder)
     assert len(decoded) == 7 + 3  # of the last six were whole chunks
 
 
 def test_several_processes_find_what_one_finds(folder, monkeypatch, tmp_path):
     (folder / "train/coffee/1.jpg").write_bytes(b"no image")
-    monkeypatch.setattr(image_check, "FEW", 3)
-    monkeypatch.setattr(image_check, "CHUNK", 2)
-    monkeypatch.setattr(image_check, "BLOCK", 3)
+    monkeypatch.setattr(columns, "FEW", 3)
+    monkeypatch.setattr(columns, "CHUNK", 2)
+    monkeypatch.setattr(columns, "BLOCK", 3)
     messages = []
     for workers in (0, 2):
         monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / f"cache_{workers}")
@@ -108,7 +109,7 @@ def test_another_training_process_takes_what_the_first_one_found(folder, decoded
     count = len(decoded)
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(sources, "list_folder", lambda _: pytest.fail("walks the folder again"))
-    monkeypatch.setattr(image_check, "stamps_of", lambda _: pytest.fail("looks at the files again"))
+    monkeypatch.setattr(columns, "stamps_of", lambda _: pytest.fail("looks at the files again"))
     sources._latest.clear()
     assert list(load(folder)) == expected
     assert len(decoded) == count

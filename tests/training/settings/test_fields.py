@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 
 import pytest
 
-from training.run.architecture import ARCHITECTURE
+from training.models.architecture import ARCHITECTURE
 from training.settings.fields import about, operation, recipe
 from training.settings.scripts import FinetuneSettings, PretrainSettings, SegmentSettings, ValidateSettings
 

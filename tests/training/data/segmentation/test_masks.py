@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from tests.photographs import message_of, quick_datasets, write_masked_folder, write_masked_parquet
-from training.data.masks import MaskReader, decode_mask
-from training.data.segmentation import class_names_of, load_pairs, segmentation_samples
+from training.data.segmentation.masks import MaskReader, decode_mask
+from training.data.segmentation.pairs import class_names_of, load_pairs, segmentation_samples
 from training.data.transforms import SegmentationTransform
 from training.models.segmentation import create_segmentation_processor, create_segmenter
 from training.settings.augmentation import SegmentAugmentationSettings

@@ -11,14 +11,14 @@ import pyarrow as pa
 from datasets import Dataset, Features, List, Value
 from torch import Tensor, nn
 
-from training.data.column_check import Check, check_column
+from training.data.checking.columns import Check, check_column
+from training.data.checking.images import check_images, refuse_bad_images, transparency_note
 from training.data.folders.listing import show
 from training.data.folders.masks import names_in
-from training.data.image_check import check_images, refuse_bad_images, transparency_note
-from training.data.masks import BadMaskError, MaskReader, class_numbers, decode_mask, mismatch
 from training.data.overview import print_overview
 from training.data.samples import Samples, sample_fields
 from training.data.sampling import sample_seed, seeded
+from training.data.segmentation.masks import BadMaskError, MaskReader, class_numbers, decode_mask, mismatch
 from training.data.sources import Source, find_source, limit, num_examples
 from training.settings.checks import check
 from training.settings.data import SegmentDataSettings
@@ -56,9 +56,8 @@ class SegmentationSamples(Samples):
         """
         assert self.reader is not None and self.transform_pair is not None
         image, is_transparent = self.decode(row, name)
-        labels = self.reader(
-            row[self.annotation_column], tuple(image.shape[-2:]), name_of(row[self.image_column], name)
-        )
+        height, width = image.shape[-2:]
+        labels = self.reader(row[self.annotation_column], (height, width), name_of(row[self.image_column], name))
         seed = sample_seed(self.seed, *key)
         with seeded(seed):
             pixel_values, labels = self.transform_pair(image, labels)

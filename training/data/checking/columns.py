@@ -17,7 +17,7 @@ from datasets import Dataset, Features
 
 from training.console.bars import Phase
 from training.console.errors import is_first_process
-from training.data.check_store import CheckStore, Stamps, stamps_of
+from training.data.checking.store import CheckStore, Stamps, stamps_of
 from training.data.sources import values_of
 from training.settings.data import DataSettings
 

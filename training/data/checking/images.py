@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.compute as pc
 from datasets import Dataset, Features, Value
 
-from training.data.column_check import Check, check_column
+from training.data.checking.columns import Check, check_column
 from training.data.decoding import BadImageError, decode_image, fate_of_transparency
 from training.data.sources import array_dtype
 from training.settings.data import DataSettings
