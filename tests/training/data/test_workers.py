@@ -30,7 +30,7 @@ from training.settings.scripts import PretrainSettings
 from training.data.samples import Collator
 
 class Slow:
-    image_column, label_column = "image", None
+    columns = ("image",)
     def __call__(self, row, name, *key):
         time.sleep(600)  # as one that waits for a source that does not answer
 
