@@ -21,14 +21,18 @@ from transformers.modeling_outputs import SemanticSegmenterOutput
 from transformers.models.upernet.modeling_upernet import UperNetHead as StockUperNetHead
 from transformers.utils.generic import can_return_tuple
 
+from .enlarged_loss import enlarged_cross_entropy
 from .registration import registered
 
 
 class UperNetForSemanticSegmentation(StockUperNet):
     """As Transformers' class of the same name: the same parameters, logits and loss.
 
-    The second head is computed only for the loss.
+    The second head is computed only for the loss. While training, `loss_alone = True` leaves the logits out of the
+    output: enlarging them to the size of the images takes time and memory.
     """
+
+    loss_alone = False
 
     def __init__(self, config: UperNetConfig):
         with registered():  # so that the backbone is this package's
@@ -51,17 +55,18 @@ class UperNetForSemanticSegmentation(StockUperNet):
         """
         wants_maps = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         outputs = self.backbone(pixel_values, output_hidden_states=wants_maps, return_dict=True)
-        logits = self.decode_head(outputs.feature_maps)
-        size = tuple(pixel_values.shape[2:])
-        logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+        small = self.decode_head(outputs.feature_maps)
         loss = None
         if labels is not None:
-            loss = F.cross_entropy(logits, labels, ignore_index=self.config.loss_ignore_index)
+            ignored = self.config.loss_ignore_index
+            loss = enlarged_cross_entropy(small, labels, ignored)
             if self.auxiliary_head is not None:
-                auxiliary = self.auxiliary_head(outputs.feature_maps)
-                auxiliary = F.interpolate(auxiliary, size=size, mode="bilinear", align_corners=False)
-                auxiliary_loss = F.cross_entropy(auxiliary, labels, ignore_index=self.config.loss_ignore_index)
+                auxiliary_loss = enlarged_cross_entropy(self.auxiliary_head(outputs.feature_maps), labels, ignored)
                 loss = loss + self.config.auxiliary_loss_weight * auxiliary_loss
+        if labels is not None and self.training and self.loss_alone:
+            return SemanticSegmenterOutput(loss=loss, hidden_states=outputs.hidden_states)
+        height, width = pixel_values.shape[2:]
+        logits = F.interpolate(small, size=(height, width), mode="bilinear", align_corners=False)
         return SemanticSegmenterOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 
 
@@ -86,7 +91,8 @@ class UperNetHead(StockUperNetHead):
         output = F.conv2d(maps[0], first, padding=1)
         for smaller, weight in zip(maps[1:], rest, strict=True):
             height, width = output.shape[2:]
-            output = output + convolve_enlarged(smaller, weight, (height, width))
+            convolve = convolve_enlarged if pays(smaller, weight, (height, width)) else convolve_after_enlarging
+            output = output + convolve(smaller, weight, (height, width))
         return self.classifier(bottleneck.activation(bottleneck.batch_norm(output)))
 
 
@@ -102,6 +108,19 @@ def convolve_enlarged(x: Tensor, weight: Tensor, size: tuple[int, int]) -> Tenso
     columns = shifted_enlargement(width, size[1], x).permute(0, 2, 1).reshape(-1, size[1])  # (3 w, W)
     wide = taps.permute(0, 1, 2, 4, 3, 5).reshape(batch_size, len(weight), 3 * height, 3 * width) @ columns
     return rows @ wide
+
+
+def convolve_after_enlarging(x: Tensor, weight: Tensor, size: tuple[int, int]) -> Tensor:
+    """The same as written: enlarge, then convolve."""
+    return F.conv2d(F.interpolate(x, size=size, mode="bilinear", align_corners=False), weight, padding=1)
+
+
+def pays(x: Tensor, weight: Tensor, size: tuple[int, int]) -> bool:
+    """Whether `convolve_enlarged` multiplies clearly less often: it does for wide maps that are enlarged a lot."""
+    channels, (height, width), (large_height, large_width) = weight.shape[1], x.shape[2:], size
+    direct = 9 * channels * large_height * large_width
+    enlarging = 3 * height * large_width * (3 * width + large_height)
+    return 9 * channels * height * width + enlarging < direct / 2
 
 
 def shifted_enlargement(small: int, large: int, like: Tensor) -> Tensor:

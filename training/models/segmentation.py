@@ -38,6 +38,7 @@ def create_segmenter(settings: SegmenterSettings, names: Sequence[str]) -> UperN
     has_stage = len(backbone.channels) > AUXILIARY_STAGE
     check("auxiliary_loss_weight", settings.auxiliary_loss_weight, has_stage or not has_auxiliary_head, rule)
     model = UperNetForSemanticSegmentation(config)
+    model.loss_alone = True
     model.backbone.load_state_dict(backbone.state_dict())
     if settings.activation_checkpointing:
         model.backbone.activation_checkpointing_enable()
