@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo study study-views test verify bench style docs
+.PHONY: demo demo-dense study study-views test verify bench style docs
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -17,6 +17,9 @@ $(VENV)/demo: $(VENV)/installed
 
 demo: $(VENV)/demo
 	$(BIN)/python -m experiments.demo
+
+demo-dense: $(VENV)/demo
+	$(BIN)/python -m experiments.segmentation
 
 study: $(VENV)/demo
 	$(BIN)/python -m experiments.label_efficiency
