@@ -29,7 +29,7 @@ PRINTED = {
     "images.md": ("Split {", "images are transparent: {", "composited on {"),
     "stopping.md": ("saving after the step under way. A second Ctrl-C ends at once.", "Saved {"),
     "monitoring.md": ("% waiting for data", "evaluation after step {", "always the largest class: {"),
-    "segmentation.md": ("Split {", "share of the pixels (images) of each class: {", "ignored: {"),
+    "segmentation.md": ("Split {", "share of the pixels (images) of each class: {"),
     "code.md": (),  # the folders of the repository, see below
 }
 
