@@ -35,6 +35,9 @@ def read_config(folder: Path) -> ConvNextV2Config:
     config = read_json(folder / "config.json")
     if "backbone_config" in config:
         labels = {name: config[name] for name in ("id2label", "label2id") if name in config}
+        kind = config["backbone_config"].get("model_type")
+        if kind != ConvNextV2Config.model_type:
+            raise ValueError(f"{folder / 'config.json'} must have a backbone of the type convnextv2, but it is {kind}.")
         config = {**config["backbone_config"], **labels}
     config_class = ConvNextV2FCMAEConfig if config.get("model_type") == FCMAE_MODEL_TYPE else ConvNextV2Config
     try:
