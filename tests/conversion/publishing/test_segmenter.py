@@ -45,4 +45,5 @@ def test_upernet_on_another_backbone_is_refused(folder):
     config = json.loads((folder / "config.json").read_text())
     config["backbone_config"]["model_type"] = "swin"
     (folder / "config.json").write_text(json.dumps(config))
-    assert "must have a backbone of the type convnextv2, but it is swin" in message_of(lambda: publish(folder, "me/zones", dry_run=True))
+    message = message_of(lambda: publish(folder, "me/zones", dry_run=True))
+    assert "must have a backbone of the type convnextv2, but it is swin" in message
