@@ -81,6 +81,39 @@ PAPER = {
 }
 
 
+# Table 7 and the appendix, and ConvNeXt's first version where they are silent: learning rate, images in a step, steps, warm-up
+# steps, weight decay, layer decay and its kind, drop path, width of the head, weight of the second head, crop.
+ADE20K = {
+    "segment_ade20k_base": (1e-4, 16, 160_000, 1500, 0.05, 0.9, "stage", 0.4, 512, 0.4, 512),
+    "segment_ade20k_large": (1e-4, 16, 160_000, 1500, 0.05, 0.9, "stage", 0.4, 512, 0.4, 512),
+    "segment_ade20k_huge": (1e-4, 16, 160_000, 1500, 0.05, 0.9, "stage", 0.4, 512, 0.4, 512),
+}
+
+
+@pytest.mark.parametrize("name", ADE20K)
+def test_a_recipe_of_ade20k_has_the_settings_of_paper_and_first_version(name):
+    config = values_of(name)
+    images = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    found = (config.learning_rate, images, config.max_train_steps, config.warmup_steps, config.weight_decay)
+    found += (config.layer_decay, config.layer_decay_type, config.drop_path_rate, config.decoder_hidden_size)
+    assert (*found, config.auxiliary_loss_weight, config.image_size) == ADE20K[name]
+    assert (config.lr_scheduler_type, config.num_labels, config.reduce_labels) == ("polynomial", 150, True)
+    assert config.eval_scales == [0.75, 0.875, 1.0, 1.125, 1.25]
+
+
+# Worked out by hand from the first version's rule for UPerNet: 0.9 ** (num_layers + 1 - id), num_layers 6 (tiny) or 12.
+@pytest.mark.parametrize(("size", "num_layers"), [("tiny", 6), ("base", 12)])
+def test_layer_decay_by_stage_is_the_rule_of_the_first_version(size, num_layers):
+    scale = layer_scale(list(SIZES[size][0]), 0.9, "stage")
+    expected = {"backbone.embeddings.patch_embeddings.weight": 0, "decode_head.classifier.weight": num_layers + 1}
+    for stage in range(4):
+        expected[f"backbone.encoder.stages.{stage}.layers.1.dwconv.weight"] = stage + 1
+        if stage:
+            expected[f"backbone.encoder.stages.{stage}.downsampling_layer.1.weight"] = 0
+    for name, layer in expected.items():
+        assert scale(name) == pytest.approx(0.9 ** (num_layers + 1 - layer)), name
+
+
 @pytest.mark.parametrize("name", PAPER)
 def test_a_recipe_of_the_paper_has_the_papers_settings(name):
     config = values_of(name)
