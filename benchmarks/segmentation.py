@@ -64,7 +64,8 @@ def create_model(library: str, size: str, width: int) -> nn.Module:
     """UPerNet on the backbone of a size."""
     torch.manual_seed(0)
     config = ConvNextV2Config.from_size(size)
-    backbone = StockConfig(hidden_sizes=config.hidden_sizes, depths=config.depths, out_features=STAGES)
+    shape: dict[str, Any] = {"hidden_sizes": config.hidden_sizes, "depths": config.depths, "out_features": STAGES}
+    backbone = StockConfig(**shape)
     heads: dict[str, Any] = {"hidden_size": width, "auxiliary_channels": width // 2, "num_labels": CLASSES}
     described = UperNetConfig(backbone_config=backbone, **heads)
     if library == "transformers":

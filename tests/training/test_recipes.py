@@ -81,8 +81,8 @@ PAPER = {
 }
 
 
-# Table 7 and the appendix, and ConvNeXt's first version where they are silent: learning rate, images in a step, steps, warm-up
-# steps, weight decay, layer decay and its kind, drop path, width of the head, weight of the second head, crop.
+# Table 7 and the appendix, and ConvNeXt's first version where they are silent: learning rate, images in a step, steps,
+# warm-up steps, weight decay, layer decay and its kind, drop path, width of the head, weight of the second head, crop.
 ADE20K = {
     "segment_ade20k_base": (1e-4, 16, 160_000, 1500, 0.05, 0.9, "stage", 0.4, 512, 0.4, 512),
     "segment_ade20k_large": (1e-4, 16, 160_000, 1500, 0.05, 0.9, "stage", 0.4, 512, 0.4, 512),
