@@ -8,6 +8,8 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
+MODEL_SIZES = ("atto", "femto", "pico", "nano", "tiny", "small", "base", "large", "huge")
+
 
 class Parser(argparse.ArgumentParser):
     """A parser that names a wrong flag and the nearest right one, in one line without the usage, with exit code 2."""

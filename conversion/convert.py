@@ -9,12 +9,11 @@ python -m conversion.convert --list
 
 import sys
 
-from conversion.command_line import Parser
+from conversion.command_line import MODEL_SIZES, Parser
 
 WITH_SCRIPTS = ("official", "official-minkowski")  # layouts of the official code
 TARGETS = ("transformers", "ours", *WITH_SCRIPTS, "timm", "mmpretrain")
 DTYPES = ("float32", "float16", "bfloat16")
-MODEL_SIZES = ("atto", "femto", "pico", "nano", "tiny", "small", "base", "large", "huge")
 
 
 def create_parser() -> Parser:

@@ -82,9 +82,10 @@ def loss_to_gradient_(x: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
     return losses.sum(dtype=torch.float64)
 
 
-def enlargement(small: int, large: int) -> Tensor:
-    """The matrix `(large, small)` of the bilinear enlargement of a line."""
-    return F.interpolate(torch.eye(small)[None], size=large, mode="linear", align_corners=False)[0].T.contiguous()
+def enlargement(small: int, large: int, device: torch.device | None = None) -> Tensor:
+    """The matrix `(large, small)`, float32, of the bilinear enlargement of a line."""
+    identity = torch.eye(small, dtype=torch.float32, device=device)[None]
+    return F.interpolate(identity, size=large, mode="linear", align_corners=False)[0].T.contiguous()
 
 
 def nonzero_columns(rows: Tensor) -> tuple[slice, Tensor]:

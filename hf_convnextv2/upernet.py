@@ -21,7 +21,7 @@ from transformers.modeling_outputs import SemanticSegmenterOutput
 from transformers.models.upernet.modeling_upernet import UperNetHead as StockUperNetHead
 from transformers.utils.generic import can_return_tuple
 
-from .enlarged_loss import enlarged_cross_entropy
+from .enlarged_loss import enlarged_cross_entropy, enlargement
 from .registration import registered
 
 
@@ -125,7 +125,5 @@ def pays(x: Tensor, weight: Tensor, size: tuple[int, int]) -> bool:
 
 def shifted_enlargement(small: int, large: int, like: Tensor) -> Tensor:
     """Matrices `(3, large, small)`: the bilinear enlargement of a line, shifted by -1, 0 and 1, with zeros moved in."""
-    identity = torch.eye(small, dtype=torch.float32, device=like.device)[None]
-    enlarged = F.interpolate(identity, size=large, mode="linear", align_corners=False)[0].T  # (large, small)
-    padded = F.pad(enlarged, (0, 0, 1, 1))
+    padded = F.pad(enlargement(small, large, like.device), (0, 0, 1, 1))
     return torch.stack([padded[shift : shift + large] for shift in range(3)]).to(like.dtype)

@@ -47,7 +47,6 @@ class OutputFolder:
 
     def check_writable(self) -> None:
         """Raise if the folder cannot be created or written to."""
-        check("output_dir", self.path, self.path.is_dir() or not self.path.exists(), "be a folder")
         existing = next(path for path in (self.path.absolute(), *self.path.absolute().parents) if path.exists())
         effective = {"effective_ids": True} if os.access in os.supports_effective_ids else {}
         writable = os.access(existing, os.W_OK | os.X_OK, **effective)

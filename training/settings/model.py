@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
+from conversion.command_line import MODEL_SIZES
 from training.settings.checks import check, check_at_least, check_below_one, check_finite, may_be_there
 from training.settings.fields import operation, recipe
-
-MODEL_SIZES = ("atto", "femto", "pico", "nano", "tiny", "small", "base", "large", "huge")
 
 
 @dataclass(kw_only=True)
@@ -26,10 +25,11 @@ class ModelSettings:
     def __post_init__(self) -> None:
         check_finite(self)
         check_at_least(self, ("image_size", "num_channels"), 1)
+        channels = self.num_channels or (3 if self.model_name_or_path is None else None)
         for name in ("image_mean", "image_std"):
             values = getattr(self, name)
-            fits = None in (values, self.num_channels) or len(values) == self.num_channels
-            check(name, values, fits, f"have one number for each of the {self.num_channels} channels")
+            fits = None in (values, channels) or len(values) == channels
+            check(name, values, fits, f"have one number for each of the {channels} channels")
         check("image_std", self.image_std, min(self.image_std or [1]) > 0, "be positive")
         name = self.model_name_or_path or ""
         check("model_name_or_path", name, may_be_there(name), "be a folder that exists, or a Hub id")
@@ -63,11 +63,6 @@ class TrainedModelSettings(ModelSettings):
         super().__post_init__()
         check("model_size", self.model_size, self.model_size in MODEL_SIZES, f"be one of {', '.join(MODEL_SIZES)}")
         check_at_least(self, ("patch_size", "num_stages"), 1)
-        channels = self.num_channels or (3 if self.model_name_or_path is None else None)
-        for name in ("image_mean", "image_std"):
-            values = getattr(self, name)
-            fits = None in (values, channels) or len(values) == channels
-            check(name, values, fits, f"have one number for each of the {channels} channels")
 
 
 @dataclass(kw_only=True)
@@ -101,5 +96,4 @@ class ClassifierSettings(TrainedModelSettings):
         super().__post_init__()
         check_at_least(self, ("num_labels",), 1)
         check_at_least(self, ("head_init_scale",), 0)
-        rate = self.drop_path_rate
-        check("drop_path_rate", rate, rate is None or 0 <= rate < 1, "be in [0, 1)")
+        check_below_one(self, "drop_path_rate")

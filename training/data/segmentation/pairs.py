@@ -169,10 +169,13 @@ def mask_problems(
     found = []
     known = ("problem", "height", "width", "numbers")
     columns = [masks[name].to_pylist() for name in known]
+
+    def name(row: int) -> str:  # reads the row, so it is called for problems alone
+        return name_of(source[row][data.image_column], f"example {row}")
+
     for row, (problem, height, width, numbers) in enumerate(zip(*columns, strict=True)):
-        name = name_of(source[row][data.image_column], f"example {row}")
         if not problem and (height, width) != tuple(sizes[row]):
-            problem = mismatch(name, sizes[row].tolist(), (height, width))
+            problem = mismatch(name(row), sizes[row].tolist(), (height, width))
         if not problem:
             stored = np.array(numbers, np.int64)
             classes = class_numbers(stored, data.ignore_index, data.reduce_labels, data.mask_values)
@@ -180,7 +183,7 @@ def mask_problems(
             allowed = data.mask_values or f"`num_labels` (={num_labels}) classes"
             if outside.size:
                 listed = ", ".join(map(str, outside[:5].tolist()))
-                problem = f"the mask of {name} holds {listed}, which is none of {allowed}."
+                problem = f"the mask of {name(row)} holds {listed}, which is none of {allowed}."
         found.append(problem)
     return found
 
