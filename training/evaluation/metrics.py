@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from training.evaluation.loop import pass_over
 from training.evaluation.per_class import Answers
 
 AVERAGED = ("f1", "precision", "recall")  # metrics that need the argument `average` for more than two classes
@@ -56,9 +57,6 @@ class Evaluator:
             except Exception as error:
                 raise ValueError(f"`metrics` (={name}) must be a metric that `evaluate.load` finds: {error}") from error
 
-    # Accelerate draws a seed for the loader of a stream. The fork keeps the random state of training unchanged.
-    @torch.random.fork_rng(devices=[])
-    @torch.no_grad()
     def __call__(
         self,
         accelerator: Accelerator,
@@ -71,22 +69,24 @@ class Evaluator:
         `eval_majority_accuracy` is the accuracy of always predicting the most frequent class. The result is empty if
         `is_stopped` becomes true after a batch, in all processes.
         """
-        model.eval()
         metric = TopAccuracy(keep_in_memory=True)
         losses, classes, references = [], [], []
-        for batch in loader:
+
+        def measure(batch: dict[str, Any]) -> tuple[torch.Tensor, ...]:
             with accelerator.autocast():
                 logits = model(batch["pixel_values"].to(accelerator.device)).logits.float()
             labels = batch["labels"].to(accelerator.device)
             loss = F.cross_entropy(logits, labels, reduction="none")
-            ranked = logits.topk(min(5, logits.shape[-1])).indices
-            loss, ranked, labels = accelerator.gather_for_metrics((loss, ranked, labels))
+            return loss, logits.topk(min(5, logits.shape[-1])).indices, labels
+
+        def add(loss: torch.Tensor, ranked: torch.Tensor, labels: torch.Tensor) -> None:
             metric.add_batch(predictions=ranked.cpu(), references=labels.cpu())
             losses.append(loss.cpu())
             classes.append(ranked[:, 0].cpu())
             references.append(labels.cpu())
-            if is_stopped():
-                return {}
+
+        if not pass_over(accelerator, model, loader, measure, add, is_stopped):
+            return {}
         loss = torch.cat(losses)
         results = {"eval_loss": loss.mean().item(), "eval_samples": len(loss)}
         computed = metric.compute() or {}

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from training.evaluation.loop import pass_over
 from training.settings.evaluation import SegmentEvaluationSettings
 
 STRIDE = 2 / 3  # of windows, relative to their side
@@ -42,9 +43,6 @@ class SegmentationEvaluator:
         self.confusion: np.ndarray | None = None
         self.shown: list[Shown] = []
 
-    # Accelerate draws a seed for the loader of a stream. The fork keeps the random state of training unchanged.
-    @torch.random.fork_rng(devices=[])
-    @torch.no_grad()
     def __call__(
         self,
         accelerator: Accelerator,
@@ -57,11 +55,11 @@ class SegmentationEvaluator:
         `eval_majority_accuracy` is the overall accuracy of always predicting the most frequent class. Each image counts
         once. The result is empty if `is_stopped` becomes true after a batch, in all processes.
         """
-        model.eval()
         confusion = torch.zeros(self.num_labels, self.num_labels, dtype=torch.int64)
         shown: list[Shown] = []
         losses: list[Tensor] = []
-        for batch in loader:
+
+        def measure(batch: dict[str, list[Tensor]]) -> tuple[Tensor, ...]:
             counts, sums = [], []
             for pixel_values, labels in zip(batch["pixel_values"], batch["labels"], strict=True):
                 with accelerator.autocast():
@@ -71,11 +69,14 @@ class SegmentationEvaluator:
                 sums.append(self.sum_of_losses(scores, labels))
                 if len(shown) < NUM_SHOWN:
                     shown.append(Shown(pixel_values.cpu(), labels.cpu(), scores.argmax(0).cpu()))
-            counted, summed = accelerator.gather_for_metrics((torch.stack(counts), torch.stack(sums)))
-            confusion += counted.sum(0).cpu().view_as(confusion)
-            losses.append(summed.cpu())
-            if is_stopped():
-                return {}
+            return torch.stack(counts), torch.stack(sums)
+
+        def add(counts: Tensor, sums: Tensor) -> None:
+            confusion.add_(counts.sum(0).cpu().view_as(confusion))
+            losses.append(sums.cpu())
+
+        if not pass_over(accelerator, model, loader, measure, add, is_stopped):
+            return {}
         summed = torch.cat(losses)
         self.confusion, self.shown = confusion.numpy(), shown
         loss = summed.sum() / max(1, int(confusion.sum()))
