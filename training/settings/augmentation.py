@@ -54,6 +54,27 @@ class SegmentAugmentationSettings:
 
 
 @dataclass(kw_only=True)
+class DetectAugmentationSettings:
+    """Augmentation of training images and their objects."""
+
+    scale_range: list[float] = recipe(
+        [0.1, 2.0],
+        "smallest and largest size of an image, relative to that which fits into image_size; what is larger is cropped"
+        " (large-scale jitter: arXiv 2012.07177)",
+    )
+    horizontal_flip: float = recipe(0.5, "probability of flipping an image horizontally")
+    photometric_distortion: float = recipe(
+        0.0, "probability of changing each of brightness, contrast, saturation and hue; 0 unless images have 3 channels"
+    )
+
+    def __post_init__(self) -> None:
+        check_finite(self)
+        check_share(self, "horizontal_flip", "photometric_distortion")
+        ordered = len(self.scale_range) == 2 and 0 < self.scale_range[0] <= self.scale_range[1]
+        check("scale_range", self.scale_range, ordered, "be two numbers, 0 < smallest <= largest")
+
+
+@dataclass(kw_only=True)
 class FinetuneAugmentationSettings(AugmentationSettings):
     """Augmentation and label regularisation of fine-tuning."""
 

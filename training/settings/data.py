@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from training.settings.checks import check, check_at_least, check_below_one, check_finite, may_be_there
 from training.settings.fields import REQUIRED, operation, recipe
@@ -166,6 +166,29 @@ class SegmentDataSettings(HeldOutDataSettings):
             check("mask_values", values, len(values) == len(set(values)) > 1, "be two or more different numbers")
             check("reduce_labels", self.reduce_labels, not self.reduce_labels, "be false with `mask_values`")
             self.ignore_index = -1 if self.ignore_index in values else self.ignore_index
+
+
+@dataclass(kw_only=True)
+class DetectDataSettings(HeldOutDataSettings):
+    """Images with objects for training and evaluation."""
+
+    objects_column: str = recipe("objects", "column that holds the objects of an image: their boxes and classes")
+    box_format: Literal["xywh", "xyxy"] = recipe(
+        "xywh", "numbers of a box, in pixels: left, top, width and height (as in COCO), or left, top, right and bottom"
+    )
+    annotation_files: list[str] | None = recipe(
+        None,
+        "COCO's JSON files of train_split and eval_split, in the folder dataset_name or elsewhere (default: found by"
+        " their usual names)",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        kinds = ("xywh", "xyxy")
+        check("box_format", self.box_format, self.box_format in kinds, f"be {' or '.join(kinds)}")
+        files, splits = self.annotation_files, self.named_splits()
+        rule = f"name one file for each of the splits {', '.join(splits)}"
+        check("annotation_files", files, files is None or len(files) == len(splits), rule)
 
 
 @dataclass(kw_only=True)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from training.settings.checks import check, check_at_least, check_finite, check_positive
+from training.settings.checks import check, check_at_least, check_finite, check_positive, check_share
 from training.settings.fields import operation, recipe
 
 PROTOCOLS = ("classifier", "knn", "linear_probe")
@@ -46,6 +46,17 @@ class SegmentEvaluationSettings(IntervalSettings):
         check_at_least(self, ("eval_window",), 1)
         check("eval_scales", self.eval_scales, all(scale > 0 for scale in self.eval_scales), "be positive")
         check("eval_scales", self.eval_scales, bool(self.eval_scales), "hold a number")
+
+
+@dataclass(kw_only=True)
+class DetectEvaluationSettings(IntervalSettings):
+    """Evaluation of detection during training."""
+
+    shown_score: float = operation(0.5, "least score of the objects that are drawn in the picture of predictions")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_share(self, "shown_score")
 
 
 @dataclass(kw_only=True)

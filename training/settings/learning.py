@@ -49,8 +49,8 @@ class ScheduleSettings:
 
 
 @dataclass(kw_only=True)
-class SegmentScheduleSettings(ScheduleSettings):
-    """Length of the run and learning rate schedule of segmentation."""
+class DenseScheduleSettings(ScheduleSettings):
+    """Length of the run and learning rate schedule of segmentation and detection."""
 
     base_learning_rate: float = recipe(
         1.6e-3,  # 1e-4 for a batch of 16

@@ -6,6 +6,9 @@ from conversion.command_line import MODEL_SIZES
 from training.settings.checks import check, check_at_least, check_below_one, check_finite, may_be_there
 from training.settings.fields import operation, recipe
 
+RCNN = ("mask_rcnn", "faster_rcnn")
+NOT_RCNN = ("rt_detr", "rt_detr_v2", "d_fine", "deformable_detr", "conditional_detr", "detr")  # of Transformers
+
 
 @dataclass(kw_only=True)
 class ModelSettings:
@@ -80,6 +83,40 @@ class SegmenterSettings(TrainedModelSettings):
         check_at_least(self, ("decoder_hidden_size",), 1)
         check_at_least(self, ("auxiliary_loss_weight",), 0)
         check_below_one(self, "drop_path_rate")
+
+
+@dataclass(kw_only=True)
+class DetectorSettings(TrainedModelSettings):
+    """Detector: Mask R-CNN, Faster R-CNN or a model of Transformers on a ConvNeXt V2 backbone."""
+
+    architecture: str = recipe(
+        "mask_rcnn",
+        f"{', '.join(RCNN)}, or one of Transformers' models: {', '.join(NOT_RCNN)}",
+        on_resume="refuse",
+    )
+    num_labels: int | None = recipe(None, "number of classes (default: from the objects)", on_resume="refuse")
+    drop_path_rate: float | None = recipe(None, "rate of stochastic depth in the last block (default: the model's)")
+    decoder_hidden_size: int = recipe(
+        256, "channels of the feature pyramid, or of the model of Transformers", on_resume="refuse"
+    )
+    box_head_size: int = recipe(
+        1024, "width of the R-CNN's box head", on_resume="refuse", unused_with=("architecture", NOT_RCNN)
+    )
+    anchor_sizes: list[int] = recipe(
+        [32, 64, 128, 256, 512],
+        "side of the R-CNN's anchors in each level of the pyramid, in pixels",
+        on_resume="refuse",
+        unused_with=("architecture", NOT_RCNN),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        known = (*RCNN, *NOT_RCNN)
+        check("architecture", self.architecture, self.architecture in known, f"be one of {', '.join(known)}")
+        check_at_least(self, ("num_labels", "decoder_hidden_size", "box_head_size"), 1)
+        check_below_one(self, "drop_path_rate")
+        sizes = self.anchor_sizes
+        check("anchor_sizes", sizes, bool(sizes) and min(sizes) > 0, "be positive numbers")
 
 
 @dataclass(kw_only=True)

@@ -5,30 +5,43 @@ from dataclasses import MISSING, Field, dataclass, fields
 from typing import Any, ClassVar, Self, get_type_hints
 
 from training.settings.augmentation import (
+    DetectAugmentationSettings,
     FinetuneAugmentationSettings,
     PretrainAugmentationSettings,
     SegmentAugmentationSettings,
 )
 from training.settings.checks import check
 from training.settings.data import (
+    DetectDataSettings,
     FinetuneDataSettings,
     PretrainDataSettings,
     SegmentDataSettings,
     TrainingDataSettings,
     ValidateDataSettings,
 )
-from training.settings.evaluation import EvaluationSettings, ProtocolSettings, SegmentEvaluationSettings
+from training.settings.evaluation import (
+    DetectEvaluationSettings,
+    EvaluationSettings,
+    ProtocolSettings,
+    SegmentEvaluationSettings,
+)
 from training.settings.fcmae import FCMAESettings, TargetSettings
 from training.settings.fields import About, facts_of, in_force
 from training.settings.learning import (
+    DenseScheduleSettings,
     FinetuneOptimizerSettings,
     OptimizerSettings,
     PretrainOptimizerSettings,
     ScheduleSettings,
     SegmentOptimizerSettings,
-    SegmentScheduleSettings,
 )
-from training.settings.model import ClassifierSettings, ModelSettings, SegmenterSettings, TrainedModelSettings
+from training.settings.model import (
+    ClassifierSettings,
+    DetectorSettings,
+    ModelSettings,
+    SegmenterSettings,
+    TrainedModelSettings,
+)
 from training.settings.run import CheckpointSettings, HubSettings, ProcessSettings, RunSettings
 
 DEFAULT_PATCH_SIZE, DEFAULT_NUM_STAGES = 4, 4  # of a new model
@@ -181,7 +194,7 @@ class SegmentSettings(TrainingSettings):
     data: SegmentDataSettings
     model: SegmenterSettings
     augmentation: SegmentAugmentationSettings
-    schedule: SegmentScheduleSettings
+    schedule: DenseScheduleSettings
     optimizer: SegmentOptimizerSettings
     evaluation: SegmentEvaluationSettings
     run: RunSettings
@@ -193,6 +206,26 @@ class SegmentSettings(TrainingSettings):
         check("photometric_distortion", share, not share or channels in (None, 3), "be 0 unless images have 3 channels")
         batch = self.data.per_device_train_batch_size
         check("per_device_train_batch_size", batch, batch > 1, "be at least 2, as batch normalisation needs it")
+
+
+class DetectSettings(TrainingSettings):
+    """Training a detector, from pre-trained weights or from scratch."""
+
+    task = "detect"
+
+    data: DetectDataSettings
+    model: DetectorSettings
+    augmentation: DetectAugmentationSettings
+    schedule: DenseScheduleSettings
+    optimizer: FinetuneOptimizerSettings
+    evaluation: DetectEvaluationSettings
+    run: RunSettings
+    checkpoints: CheckpointSettings
+    hub: HubSettings
+
+    def check(self) -> None:
+        share, channels = self.augmentation.photometric_distortion, self.model.num_channels
+        check("photometric_distortion", share, not share or channels in (None, 3), "be 0 unless images have 3 channels")
 
 
 class ValidateSettings(Settings):
