@@ -4,11 +4,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from transformers import AutoBackbone, AutoConfig, AutoModel, AutoModelForImageClassification, AutoModelForPreTraining
+from transformers import (
+    AutoBackbone,
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForObjectDetection,
+    AutoModelForPreTraining,
+)
 from transformers import ConvNextV2Config as StockConvNextV2Config
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.utils import is_torchvision_available
 
 from .configuration_convnextv2 import ConvNextV2Config, ConvNextV2FCMAEConfig
+from .configuration_rcnn import ConvNextV2RCNNConfig
 from .modeling_convnextv2 import ConvNextV2Backbone, ConvNextV2ForImageClassification, ConvNextV2Model
 from .modeling_fcmae import ConvNextV2FCMAEModel, ConvNextV2ForPreTraining
 
@@ -58,10 +67,16 @@ def registered() -> Iterator[None]:
 
 
 def register_own_types() -> None:
-    """`convnextv2_fcmae` for `AutoConfig`, `AutoModelForPreTraining` and `AutoModel`; nothing is overridden."""
+    """`convnextv2_fcmae` for `AutoConfig`, `AutoModelForPreTraining` and `AutoModel`, and `convnextv2_rcnn` for
+    `AutoConfig` and, where torchvision is installed, `AutoModelForObjectDetection`; nothing is overridden."""
     AutoConfig.register(ConvNextV2FCMAEConfig.model_type, ConvNextV2FCMAEConfig, exist_ok=True)
     AutoModelForPreTraining.register(ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining, exist_ok=True)
     AutoModel.register(ConvNextV2FCMAEConfig, ConvNextV2FCMAEModel, exist_ok=True)
+    AutoConfig.register(ConvNextV2RCNNConfig.model_type, ConvNextV2RCNNConfig, exist_ok=True)
+    if is_torchvision_available():
+        from .modeling_rcnn import ConvNextV2RCNNForObjectDetection
+
+        AutoModelForObjectDetection.register(ConvNextV2RCNNConfig, ConvNextV2RCNNForObjectDetection, exist_ok=True)
 
 
 def _replace(registry: dict[Any, Any], key: Any, value: Any) -> None:

@@ -146,7 +146,7 @@ class Collator:
 
     def __call__(self, samples: list[dict[str, Any]]) -> Batch:
         others = ("seed", "reader", "problems", "is_transparent")
-        batch: Batch = default_collate([{k: v for k, v in sample.items() if k not in others} for sample in samples])
+        batch = self.stack([{k: v for k, v in sample.items() if k not in others} for sample in samples])
         if self.mixer is not None:
             with seeded(sample_seed(samples[0]["seed"], len(samples))):
                 batch = self.mixer(batch)
@@ -155,6 +155,10 @@ class Collator:
             batch["problems"] = [problem for sample in samples for problem in sample["problems"]]
             batch["num_transparent"] = sum(sample["is_transparent"] for sample in samples)
         return batch
+
+    def stack(self, samples: list[dict[str, Any]]) -> Batch:
+        """The samples as tensors with an axis for the batch."""
+        return default_collate(samples)
 
 
 def load_images(data: DataSettings, split: str, max_samples: int | None, num_channels: int) -> Source:

@@ -15,9 +15,10 @@ from transformers import get_cosine_with_min_lr_schedule_with_warmup, get_polyno
 
 from training.settings.learning import OptimizerSettings
 
-DECAYED_LAYERS = (nn.Linear, nn.Conv2d)
+DECAYED_LAYERS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 GROUPS_OF_BASE = 12
 DecayType = Literal["single", "group", "stage"]
+STEM = re.compile(r"(?:^|\.)embeddings\.")  # of the encoder; a decoder may have `query_embeddings`
 STAGE = re.compile(r"encoder\.stages\.(\d+)\.(?:downsampling_layer|layers\.(\d+))\.")
 
 
@@ -44,10 +45,10 @@ def layer_id(name: str, depths: list[int], decay_type: DecayType) -> int:
     """
     stage, block = find_block(name)
     if decay_type == "stage":
-        is_downsampling = "embeddings." in name or (stage is not None and block is None)
+        is_downsampling = bool(STEM.search(name)) or (stage is not None and block is None)
         return 0 if is_downsampling else last_layer_id(depths, decay_type) if stage is None else stage + 1
     if stage is None:
-        is_stem = "embeddings." in name
+        is_stem = bool(STEM.search(name))
         return (1 if decay_type == "single" else 0) if is_stem else last_layer_id(depths, decay_type)
     if decay_type == "single":
         return sum(depths[:stage]) + (block or 0) + 1

@@ -1,0 +1,87 @@
+"""Random transforms of an image and its objects, and what evaluation does to them."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2.functional import get_size
+from torchvision.tv_tensors import BoundingBoxes, Image, Mask
+
+from training.data.detection.objects import Objects
+from training.data.transforms import EvaluationTransform, distortions, normalise
+from training.settings.augmentation import DetectAugmentationSettings
+
+LEAST_SIDE = 1.0  # of the box of an object that a crop leaves over, in pixels
+LARGEST_SEED = 2**31
+
+
+class CropToFit:
+    """A random crop of `size` pixels in each direction in which an image is larger; nothing is padded."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        height, width = get_size(sample["image"])
+        return v2.RandomCrop((min(height, self.size), min(width, self.size)))(sample)
+
+
+class DetectionTransform:
+    """Random size, crop or square, and flip of an image and its objects; then its colours and normalisation.
+
+    `is_square`: the image becomes a square of `image_size` after a crop that keeps some object (SSD: arXiv 1512.02325);
+    otherwise it keeps its shape, and is at most `image_size` high and wide after large-scale jitter (arXiv 2012.07177).
+    Objects that the crop leaves nothing of are dropped, and so are crowds.
+    """
+
+    def __init__(
+        self, augmentation: DetectAugmentationSettings, image_size: int, processor: Any, is_square: bool
+    ) -> None:
+        square, settings = (image_size, image_size), {"interpolation": InterpolationMode.BILINEAR, "antialias": True}
+        if is_square:
+            size: list[Any] = [v2.RandomIoUCrop(), v2.Resize(square, **settings)]
+        else:
+            least, most = augmentation.scale_range
+            size = [v2.ScaleJitter(square, (least, most), **settings), CropToFit(image_size)]  # type: ignore[arg-type]
+        self.geometry = v2.Compose([*size, v2.RandomHorizontalFlip(augmentation.horizontal_flip)])
+        self.colors = v2.Compose([*distortions(augmentation.photometric_distortion), *normalise(processor)])
+
+    def __call__(self, image: Tensor, objects: Objects) -> dict[str, Any]:
+        """`pixel_values` `(C, h, w)`, `boxes` `(N, 4)` (left, top, right, bottom in pixels), `class_labels` `(N,)`,
+        `masks` `(N, h, w)` if there are masks, and `region_seed`, from which an R-CNN draws regions."""
+        height, width = image.shape[-2:]
+        known = ~objects.crowds
+        sample: dict[str, Any] = {
+            "image": Image(image),
+            "boxes": BoundingBoxes(objects.boxes[known], format="XYXY", canvas_size=(height, width)),  # type: ignore[call-overload]
+            "labels": objects.labels[known],
+        }
+        if objects.masks is not None:
+            sample["masks"] = Mask(objects.masks[known])
+        sample = self.geometry(sample)
+        boxes = sample["boxes"].as_subclass(Tensor)
+        kept = ((boxes[:, 2:] - boxes[:, :2]) >= LEAST_SIDE).all(dim=1)
+        found = {"boxes": boxes[kept], "class_labels": sample["labels"][kept]}
+        if objects.masks is not None:
+            masks = sample["masks"].as_subclass(Tensor)[kept]
+            shown = masks.flatten(1).any(dim=1)
+            found = {
+                "boxes": found["boxes"][shown],
+                "class_labels": found["class_labels"][shown],
+                "masks": masks[shown],
+            }
+        seed = torch.randint(LARGEST_SEED, ())
+        return {"pixel_values": self.colors(sample["image"]), **found, "region_seed": seed}
+
+
+class DetectionEvaluationTransform:
+    """Applies the saved image processor to an image, as a pipeline does, and leaves its objects as they are."""
+
+    def __init__(self, processor: Any) -> None:
+        self.transform = EvaluationTransform(processor)
+
+    def __call__(self, image: Tensor, objects: Objects) -> dict[str, Any]:
+        """`pixel_values` `(C, h, w)`, `objects`, and the `size` `(H, W)` of the image itself."""
+        height, width = image.shape[-2:]
+        return {"pixel_values": self.transform(image), "objects": objects, "size": (height, width)}

@@ -1,0 +1,104 @@
+"""Training a detector: Mask R-CNN or another, on an encoder from FCMAE, from other weights, or from scratch.
+
+    accelerate launch training/detect.py --config training/recipes/detect_small_images.yaml \\
+        --model_name_or_path out/pretrain --dataset_name path/to/images --output_dir out/detector
+"""
+
+import sys
+
+from training.console.errors import told_in_a_line
+from training.settings.command_line import parse_settings
+from training.settings.scripts import DetectSettings
+
+if __name__ == "__main__":  # before the imports below, which take seconds: reports a wrong setting at once
+    settings = parse_settings(DetectSettings, sys.argv[1:], __doc__)
+
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from training.data.detection.batches import DetectionCollator
+from training.data.detection.reader import ObjectReader
+from training.data.detection.samples import class_names_of, detection_samples, load_objects, object_reader
+from training.data.detection.transforms import DetectionEvaluationTransform, DetectionTransform
+from training.data.held_out import load_train_and_eval
+from training.data.samples import eval_loader
+from training.data.sources import Source, num_examples
+from training.evaluation.detection import DetectionEvaluator, collate_objects
+from training.evaluation.detection_figures import save_figures, table_in_words
+from training.models.architecture import encoder_config
+from training.models.batch_norm import synchronise_batch_norm
+from training.models.creation import image_size_of, with_background
+from training.models.detection import (
+    create_detection_processor,
+    create_detector,
+    detect_with,
+    has_masks,
+    is_rcnn,
+    loss_parts,
+)
+from training.models.optimizer import decayed_parameters, layer_scale
+from training.run.evaluation import PeriodicEvaluation
+from training.run.training_run import TrainingRun
+from training.settings.data import DetectDataSettings
+
+
+def main(settings: DetectSettings) -> None:
+    """Train: classes, model, data, plan, loop with evaluations, save."""
+    with TrainingRun(settings) as run:
+        with_masks, rcnn, parts = has_masks(settings.model), is_rcnn(settings.model), loss_parts(settings.model)
+        with run.main_process_first():
+            names = class_names_of(settings.data, settings.model.num_labels)
+        model = synchronise_batch_norm(create_detector(settings.model, names), run.accelerator)
+        encoder = encoder_config(model.config)
+        data = with_background(settings.data, settings.model)
+        processor = create_detection_processor(settings.model, data.background, encoder)
+        with run.main_process_first():
+            loaded = load_train_and_eval(data, load_objects, encoder.num_channels, names, with_masks)
+        source, eval_source = loaded
+        reader = object_reader(data, names, with_masks)
+        transform = DetectionTransform(settings.augmentation, image_size_of(encoder), processor, is_square=not rcnn)
+        samples = detection_samples(data, source, encoder.num_channels, reader, transform)
+        held_out = create_eval_loader(data, eval_source, encoder.num_channels, reader, processor)
+
+        run.make_plan(num_examples([source], data.train_split, data.max_train_samples))
+        optimizer = settings.optimizer
+        scale = layer_scale(list(encoder.depths), optimizer.layer_decay, optimizer.layer_decay_type)
+        run.prepare(model, processor, decayed_parameters(model), scale)
+        run.begin(data, [source], samples, DetectionCollator(rcnn), eval_source=eval_source, loss_parts=parts)
+        evaluator = DetectionEvaluator(names, detect_with(processor, rcnn), with_masks, settings.evaluation)
+        evaluation = PeriodicEvaluation(run, evaluator, held_out, settings.evaluation.eval_steps)
+
+        for _ in run.steps():
+            for batch in run.batches():
+                outputs = run.model(**batch)
+                run.backward(outputs.loss, outputs.loss_dict)
+            run.update()
+            evaluation.after_step()
+
+        final = run.final_model(type(model))
+        results = evaluation.at_end(final)
+        run.finish(final, results, lambda folder: save_figures(folder, evaluator, names, processor))
+        run.say(f"{told(results, evaluator, names)}\nDetector in {run.folder}")
+
+
+def create_eval_loader(
+    data: DetectDataSettings, source: Source | None, num_channels: int, reader: ObjectReader, processor: Any
+) -> DataLoader[Any] | None:
+    """Batches of the images to evaluate on, if there are any."""
+    if source is None:
+        return None
+    samples = detection_samples(data, source, num_channels, reader, DetectionEvaluationTransform(processor))
+    return eval_loader(source, samples, data, collate_objects)
+
+
+def told(results: dict[str, Any], evaluator: DetectionEvaluator, names: list[str]) -> str:
+    """The message about the detector that the run prints at its end."""
+    if not results:
+        return "Nothing was held out to measure the AP on: `--eval_split` or `--train_val_split` does so."
+    return f"{table_in_words(evaluator, names)}\n{evaluator.in_words(results)}"
+
+
+if __name__ == "__main__":
+    with told_in_a_line():
+        main(settings)

@@ -1,0 +1,95 @@
+"""Detectors on a ConvNeXt V2 backbone, and their image processors."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DetrImageProcessor, PreTrainedModel
+from transformers.image_utils import PILImageResampling
+
+from hf_convnextv2 import ConvNextV2Config
+from hf_convnextv2.configuration_rcnn import ConvNextV2RCNNConfig
+from hf_convnextv2.modeling_rcnn import ConvNextV2RCNNForObjectDetection
+from training.evaluation.detection import Detections
+from training.models.creation import image_size_of, processor_overrides
+from training.models.detr import PROCESSORS, create_detr
+from training.models.segmentation import create_backbone
+from training.settings.checks import check
+from training.settings.model import RCNN, DetectorSettings
+
+LOSS_PARTS = ("loss_classifier", "loss_box_reg", "loss_mask", "loss_objectness", "loss_rpn_box_reg")  # of an R-CNN
+
+
+def create_detector(settings: DetectorSettings, names: Sequence[str]) -> PreTrainedModel:
+    """A detector with new heads, on a backbone that is new or has stored weights."""
+    backbone = create_backbone(settings)
+    labels = {"id2label": dict(enumerate(names)), "label2id": {name: label for label, name in enumerate(names)}}
+    if not is_rcnn(settings):
+        model = create_detr(settings, backbone, labels)
+    else:
+        levels, sizes = len(backbone.channels) + 1, settings.anchor_sizes
+        rule = f"be {levels} numbers: one for each stage of the backbone, and one more"
+        check("anchor_sizes", sizes, len(sizes) == levels, rule)
+        config = ConvNextV2RCNNConfig(
+            backbone_config=backbone.config,
+            use_masks=has_masks(settings),
+            fpn_hidden_size=settings.decoder_hidden_size,
+            box_head_size=settings.box_head_size,
+            anchor_sizes=sizes,
+            **labels,
+        )
+        model = ConvNextV2RCNNForObjectDetection(config)
+        model.backbone.load_state_dict(backbone.state_dict())
+    if settings.activation_checkpointing:
+        model.gradient_checkpointing_enable()
+    return model
+
+
+def has_masks(settings: DetectorSettings) -> bool:
+    """Whether the detector predicts masks."""
+    return settings.architecture == "mask_rcnn"
+
+
+def is_rcnn(settings: DetectorSettings) -> bool:
+    """Whether the detector is an R-CNN, with torchvision's heads."""
+    return settings.architecture in RCNN
+
+
+def loss_parts(settings: DetectorSettings) -> list[str]:
+    """The names of the losses that the log has beside their sum."""
+    if not is_rcnn(settings):
+        return []
+    return [name for name in LOSS_PARTS if name != "loss_mask" or has_masks(settings)]
+
+
+def create_detection_processor(
+    settings: DetectorSettings, background: str | None, backbone_config: ConvNextV2Config
+) -> Any:
+    """The image processor that evaluation uses and that is saved with the model.
+
+    For an R-CNN it resizes an image to fit into a square of the size of the training crops, and keeps its shape; for
+    Transformers' own detectors it makes the image that square.
+    """
+    size = image_size_of(backbone_config)
+    shape = {"do_convert_rgb": backbone_config.num_channels == 3, "do_normalize": True}
+    shape |= processor_overrides(settings, background, backbone_config)
+    if not is_rcnn(settings):
+        return PROCESSORS[settings.architecture](size={"height": size, "width": size}, **shape)
+    limits = {"max_height": size, "max_width": size}
+    return DetrImageProcessor(size=limits, resample=PILImageResampling.BILINEAR, **shape)
+
+
+def detect_with(processor: Any, has_rcnn_outputs: bool) -> Callable[[nn.Module, Tensor, tuple[int, int]], Detections]:
+    """The function that gives a model's detections in an image `(C, h, w)` whose original size is `(H, W)`."""
+    rcnn = ConvNextV2RCNNForObjectDetection.post_process_instance_segmentation
+    post_process: Callable[..., Any] = rcnn if has_rcnn_outputs else processor.post_process_object_detection
+
+    def detect(model: nn.Module, pixel_values: Tensor, size: tuple[int, int]) -> Detections:
+        outputs = model(pixel_values=pixel_values[None])
+        (found,) = post_process(outputs, threshold=0.0, target_sizes=[size])
+        masks = found.get("masks")
+        masks = None if masks is None else masks.to(torch.uint8)
+        return Detections(found["boxes"].float(), found["scores"].float(), found["labels"], masks)
+
+    return detect

@@ -1,0 +1,53 @@
+"""Transformers' own detectors on a ConvNeXt V2 backbone, by the name of their type."""
+
+from typing import Any
+
+from transformers import (
+    AutoModelForObjectDetection,
+    ConditionalDetrImageProcessor,
+    DeformableDetrImageProcessor,
+    DetrImageProcessor,
+    PreTrainedModel,
+    RTDetrImageProcessor,
+)
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from hf_convnextv2 import ConvNextV2Backbone
+from hf_convnextv2.registration import registered
+from training.settings.checks import check
+from training.settings.model import DetectorSettings
+
+FEATURE_LEVELS = {"rt_detr": 3, "rt_detr_v2": 3, "d_fine": 3, "deformable_detr": 3, "conditional_detr": 1, "detr": 1}
+PROCESSORS: dict[str, Any] = {
+    "rt_detr": RTDetrImageProcessor,
+    "rt_detr_v2": RTDetrImageProcessor,
+    "d_fine": RTDetrImageProcessor,
+    "deformable_detr": DeformableDetrImageProcessor,
+    "conditional_detr": ConditionalDetrImageProcessor,
+    "detr": DetrImageProcessor,
+}
+HYBRID = ("rt_detr", "rt_detr_v2", "d_fine")  # whose encoder sees the maps at their own widths
+
+
+def create_detr(settings: DetectorSettings, backbone: ConvNextV2Backbone, labels: dict[str, Any]) -> PreTrainedModel:
+    """A model of Transformers with this backbone. It sees the last stages."""
+    kind, width = settings.architecture, settings.decoder_hidden_size
+    levels, stages = FEATURE_LEVELS[kind], backbone.stage_names[1:]
+    rule = f"be {levels} or more for `architecture` {kind}"
+    check("num_stages", len(stages), len(stages) >= levels, rule)
+    rule = f"be a multiple of 8, the heads of the attention in `architecture` {kind}"
+    check("decoder_hidden_size", width, width % 8 == 0, rule)
+    backbone_config = type(backbone.config).from_dict({**backbone.config.to_dict(), "out_indices": None})
+    backbone_config.out_features = stages[-levels:]
+    fields: dict[str, Any] = {"backbone_config": backbone_config, "d_model": width, **labels}
+    if kind in HYBRID:
+        patch = max(backbone.config.patch_sides)
+        strides = [patch * 2**stage for stage in range(len(stages))][-levels:]
+        fields |= {"encoder_in_channels": backbone.config.hidden_sizes[-levels:], "encoder_hidden_dim": width}
+        fields |= {"decoder_in_channels": [width] * levels, "feat_strides": strides, "num_feature_levels": levels}
+    with registered():  # so that the backbone is this package's
+        model = AutoModelForObjectDetection.from_config(CONFIG_MAPPING[kind](**fields))
+    own = next(module for module in model.modules() if isinstance(module, ConvNextV2Backbone))
+    kept = {name: value for name, value in backbone.state_dict().items() if name in own.state_dict()}
+    own.load_state_dict(kept)
+    return model
