@@ -5,22 +5,29 @@ from collections import OrderedDict
 import pytest
 import timm
 import torch
+from PIL import Image
 from torch import nn
 from torchvision.models.detection import FasterRCNN, MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from transformers import AutoModelForObjectDetection, DetrImageProcessor, pipeline
 
-from conversion.layouts import TIMM
+from conversion.layouts import LAYOUTS
 from conversion.model_weights import from_state_dict, to_state_dict
 from hf_convnextv2.configuration_rcnn import ConvNextV2RCNNConfig
 from hf_convnextv2.modeling_rcnn import ConvNextV2RCNNForObjectDetection
 from hf_convnextv2.region_sampling import RegionSampler
-from tests.small_models import SMALL, awake, small_config
+from tests.small_models import awake, small_config
 
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 ALL = 10**6  # more regions than there are: nothing is drawn by chance
-SETTINGS = {"fpn_hidden_size": 16, "box_head_size": 24, "anchor_sizes": [8, 16, 32, 64, 128], "num_labels": 3}
+SETTINGS = {
+    "fpn_hidden_size": 16,
+    "box_head_size": 24,
+    "anchor_sizes": [8, 16, 32, 64, 128],
+    "num_labels": 3,
+    "max_detections": 25,
+}
 
 
 def detector(backbone=None, **changes):
@@ -50,7 +57,7 @@ class TimmFeatures(nn.Module):
             "convnextv2_tiny", num_classes=0, depths=config.depths, dims=config.hidden_sizes, in_chans=3
         )
         encoder = {name: value for name, value in weights.items() if not name.startswith("hidden_states_norms.")}
-        converted, _ = to_state_dict(from_state_dict(encoder, config.to_dict()), TIMM)
+        converted, _ = to_state_dict(from_state_dict(encoder, config.to_dict()), LAYOUTS["timm"])
         missing, unexpected = theirs.load_state_dict(converted, strict=False)
         assert not unexpected and all(name.startswith("head.") for name in missing)
         self.model, self.norms, self.neck = theirs, ours.backbone.hidden_states_norms, ours.neck
@@ -61,15 +68,19 @@ class TimmFeatures(nn.Module):
         return self.neck(OrderedDict((str(i), self.norms[STAGES[i]](map_)) for i, map_ in enumerate(maps)))
 
 
-def torchvisions(ours):
-    """torchvision's class with the same weights, on timm's features."""
+def torchvisions(ours, size):
+    """torchvision's class with the same weights, on timm's features, for images of a size."""
     config = ours.config
     sizes, ratios = tuple((size,) for size in config.anchor_sizes), ((0.5, 1.0, 2.0),) * 5
     settings = {"rpn_anchor_generator": AnchorGenerator(sizes, ratios), "image_mean": [0.0] * 3, "image_std": [1.0] * 3}
-    settings |= {"box_head": TwoMLPHead(config.fpn_hidden_size * 49, config.box_head_size), "_skip_resize": True}
+    settings |= {
+        "box_head": TwoMLPHead(config.fpn_hidden_size * 49, config.box_head_size),
+        "min_size": min(size),
+        "max_size": max(size),
+    }
     settings |= {"box_predictor": FastRCNNPredictor(config.box_head_size, config.num_labels + 1)}
     settings |= {"box_score_thresh": config.box_score_threshold, "rpn_batch_size_per_image": config.rpn_batch_size}
-    settings |= {"box_batch_size_per_image": config.box_batch_size}
+    settings |= {"box_batch_size_per_image": config.box_batch_size, "box_detections_per_img": config.max_detections}
     features = TimmFeatures(ours)
     if config.use_masks:
         model = MaskRCNN(features, **settings, mask_predictor=ours.roi_heads.mask_predictor)
@@ -82,33 +93,35 @@ def torchvisions(ours):
 
 
 @pytest.mark.parametrize("use_masks", [True, False])
-@pytest.mark.parametrize("size", [(128, 128), (96, 160), (90, 131)])
+@pytest.mark.parametrize("size", [(96, 160), (90, 131)])
 def test_boxes_scores_and_masks_are_those_of_torchvisions_class_on_timms_features(use_masks, size):
-    ours = awake(detector(use_masks=use_masks))
-    theirs = torchvisions(ours)
-    image = torch.randn(3, *size)
+    # In float64: in float32, a difference of 1e-7 in the features may reorder regions of nearly equal scores.
+    ours = awake(detector(use_masks=use_masks)).double()
+    theirs = torchvisions(ours, size).double()
+    image = torch.randn(3, *size, dtype=torch.float64)
     with torch.no_grad():
         outputs, (expected,) = ours(image[None]), theirs([image])
     (found,) = ours.post_process_instance_segmentation(outputs, [size], threshold=0.0)
-    assert len(expected["scores"]) > 20  # else nothing is compared
-    torch.testing.assert_close(found["scores"], expected["scores"], rtol=0, atol=1e-5)
-    torch.testing.assert_close(found["boxes"], expected["boxes"], rtol=0, atol=1e-3)  # in pixels
+    assert len(expected["scores"]) == 25  # else nothing is compared
+    torch.testing.assert_close(found["scores"], expected["scores"], rtol=0, atol=1e-6)
+    torch.testing.assert_close(found["boxes"], expected["boxes"], rtol=0, atol=1e-4)  # in pixels
     assert torch.equal(found["labels"], expected["labels"] - 1)
     if use_masks:
         differs = (found["masks"] != (expected["masks"][:, 0] >= 0.5)).float().mean()
-        assert differs < 1e-4 and 0.01 < found["masks"].float().mean() < 0.99
+        assert differs < 1e-5 and 0.01 < found["masks"].float().mean() < 0.99
 
 
 @pytest.mark.parametrize("use_masks", [True, False])
 def test_losses_and_gradients_are_those_of_torchvisions_class(use_masks):
-    ours = awake(detector(use_masks=use_masks, rpn_batch_size=ALL, box_batch_size=ALL)).train()
-    theirs = torchvisions(ours)
-    image, label = torch.randn(3, 96, 128), labels_for(96, 128, 3)
+    ours = awake(detector(use_masks=use_masks, rpn_batch_size=ALL, box_batch_size=ALL)).double().train()
+    theirs = torchvisions(ours, (96, 128)).double()
+    image, label = torch.randn(3, 96, 128, dtype=torch.float64), labels_for(96, 128, 3)
     centre, side = label["boxes"][:, :2], label["boxes"][:, 2:]
     boxes = torch.cat([centre - side / 2, centre + side / 2], 1) * torch.tensor([128, 96, 128, 96])
+    boxes = boxes.double()
     target = {"boxes": boxes, "labels": label["class_labels"] + 1, "masks": label["masks"]}
     expected = theirs([image], [target])
-    outputs = ours(image[None], labels=[label])
+    outputs = ours(image[None], labels=[{**label, "boxes": label["boxes"].double()}])
     assert outputs.loss_dict.keys() == expected.keys()
     for name, loss in expected.items():
         torch.testing.assert_close(outputs.loss_dict[name], loss, rtol=1e-4, atol=1e-6)
@@ -118,7 +131,7 @@ def test_losses_and_gradients_are_those_of_torchvisions_class(use_masks):
     for name, weight in theirs.named_parameters():
         if name.startswith(("rpn.", "roi_heads.")):
             gradient = ours.get_parameter(name).grad
-            torch.testing.assert_close(gradient, weight.grad, rtol=1e-3, atol=1e-4 * weight.grad.abs().max().item())
+            torch.testing.assert_close(gradient, weight.grad, rtol=1e-3, atol=1e-3 * weight.grad.abs().max().item())
 
 
 def padded_batch(images):
@@ -132,7 +145,7 @@ def padded_batch(images):
 
 def test_padding_changes_no_detection():
     ours = awake(detector())
-    images = [torch.randn(3, *size) for size in ((128, 64), (70, 100), (64, 128), (96, 96), (70, 100))]
+    images = [torch.randn(3, *size) for size in ((64, 32), (40, 60), (32, 64), (40, 60))]
     batch, mask = padded_batch(images)
     with torch.no_grad():
         together = ours(batch, mask)
@@ -147,12 +160,11 @@ def test_padding_changes_no_detection():
             torch.testing.assert_close(together.pred_boxes[index, :count], alone.pred_boxes[0], rtol=0, atol=1e-4)
             torch.testing.assert_close(together.pred_masks[index, :count], alone.pred_masks[0], rtol=0, atol=1e-4)
     # The control: where padding counts as image, GRN sees it, and the maps of the image change.
-    mixed, own = (
-        ours.pyramids(batch, sizes)[1]["0"] for sizes in ([(128, 128)] * 5, [(i.shape[1], i.shape[2]) for i in images])
-    )
-    part = mixed[..., :16, :24]
-    assert (part - own[..., :16, :24]).abs().max() > 0.05 * own.abs().max()
-    assert without_mask.logits.shape[0] == 5
+    sizes = [(64, 64)] * 4, [(image.shape[1], image.shape[2]) for image in images]
+    mixed, own = (ours.pyramids(batch, each)[0]["0"] for each in sizes)
+    part = mixed[..., :8]
+    assert (part - own).abs().max() > 0.05 * own.abs().max()
+    assert without_mask.logits.shape[0] == 4
 
 
 def test_a_loss_is_the_mean_over_images_whatever_the_batch():
@@ -218,8 +230,6 @@ def test_evaluation_with_labels_has_loss_and_detections():
 
 
 def test_a_saved_detector_loads_by_its_auto_class_and_answers_a_pipeline(photographs, tmp_path):
-    from PIL import Image
-
     ours = awake(detector(num_labels=2, id2label={0: "cat", 1: "cup"}))
     ours.save_pretrained(tmp_path)
     processor = DetrImageProcessor(size={"max_height": 96, "max_width": 128})
@@ -237,7 +247,7 @@ def test_a_saved_detector_loads_by_its_auto_class_and_answers_a_pipeline(photogr
     assert [answer["score"] for answer in found] == pytest.approx(expected["scores"].tolist(), abs=1e-6)
     assert {answer["label"] for answer in found} <= {"cat", "cup"}
     corners = [[answer["box"][side] for side in ("xmin", "ymin", "xmax", "ymax")] for answer in found]
-    torch.testing.assert_close(torch.tensor(corners), expected["boxes"].int(), rtol=0, atol=1)
+    torch.testing.assert_close(torch.tensor(corners), expected["boxes"].long(), rtol=0, atol=1)
 
 
 def test_half_precision_trains_and_detects():
@@ -277,4 +287,4 @@ def test_regions_are_drawn_by_the_seed_and_by_the_rule_of_torchvision():
 )
 def test_a_wrong_setting_is_named(changes, message):
     with pytest.raises(ValueError, match=message):
-        ConvNextV2RCNNConfig(backbone_config=small_config(**SMALL), **{**SETTINGS, **changes})
+        ConvNextV2RCNNConfig(backbone_config=small_config(out_features=STAGES), **{**SETTINGS, **changes})
