@@ -1,5 +1,7 @@
 """Small real photographs for the tests, cut out of those that scikit-image carries, and tiny models for them."""
 
+import json
+import math
 import os
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -11,12 +13,14 @@ import pytest
 import skimage.data
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from datasets import ClassLabel, Dataset, Features, Image
+from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as Pictures
+from PIL import ImageDraw
 
 from hf_convnextv2 import ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining
 
 CLASSES = ("astronaut", "chelsea", "coffee")
+OBJECTS = {"disc": (220, 30, 30), "rectangle": (30, 60, 220)}  # with their colours
 
 
 @pytest.fixture
@@ -87,6 +91,95 @@ def masked_names(count: int) -> list[tuple[str, Pictures.Image]]:
 def brightness_classes(picture: Pictures.Image) -> Pictures.Image:
     """A mask: 0 where the picture is dark, 1, or 2 where it is bright."""
     return Pictures.fromarray(np.digitize(np.asarray(picture.convert("L")), [80, 150]).astype(np.uint8))
+
+
+def write_objects_folder(root: Path, splits: dict[str, int]) -> Path:
+    """A folder of photographs with discs and rectangles: `split/1.jpg`, and `split/metadata.jsonl` with `objects`."""
+    for split, count in splits.items():
+        (root / split).mkdir(parents=True)
+        lines = []
+        for name, picture, objects in pictures_with_objects(count):
+            picture.save(root / split / f"{name}.jpg")
+            lines.append(json.dumps({"file_name": f"{name}.jpg", "objects": objects}))
+        (root / split / "metadata.jsonl").write_text("\n".join(lines))
+    return root
+
+
+def write_objects_parquet(root: Path, splits: dict[str, int], files: int = 2) -> Path:
+    """The same as parquet with the columns `image` and `objects`, `files` of them a split."""
+    root.mkdir(parents=True)
+    numbers = List(List(Value("float32")))
+    polygons = List(List(List(Value("float32"))))
+    objects = {"bbox": numbers, "category": List(ClassLabel(names=list(OBJECTS))), "segmentation": polygons}
+    for split, count in splits.items():
+        _, pictures, stored = zip(*pictures_with_objects(count), strict=True)
+        rows = {"image": list(pictures), "objects": list(stored)}
+        table = Dataset.from_dict(rows, features=Features({"image": Image(), "objects": objects}))
+        for i in range(files):
+            table.shard(files, i).to_parquet(root / f"{split}-{i:05d}-of-{files:05d}.parquet")
+    return root
+
+
+def write_coco_folder(root: Path, splits: dict[str, int]) -> Path:
+    """The same as COCO has it, with the ids 1 and 3: `train2017/1.jpg`, `annotations/instances_train2017.json`."""
+    (root / "annotations").mkdir(parents=True)
+    ids = dict(zip(OBJECTS, (1, 3), strict=True))
+    for split, count in splits.items():
+        (root / f"{split}2017").mkdir()
+        images, annotations = [], []
+        for name, picture, objects in pictures_with_objects(count):
+            file, image_id = f"{name}.jpg", 100 + len(images)
+            picture.save(root / f"{split}2017" / file)
+            images.append({"id": image_id, "file_name": file, "width": picture.width, "height": picture.height})
+            for box, kind, polygons in zip(*objects.values(), strict=True):
+                own = {"id": len(annotations) + 1, "image_id": image_id, "category_id": ids[kind], "iscrowd": 0}
+                annotations.append({**own, "bbox": box, "area": area_of(polygons[0]), "segmentation": polygons})
+        categories = [{"id": number, "name": name, "supercategory": "shape"} for name, number in ids.items()]
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        (root / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(content))
+    return root
+
+
+def pictures_with_objects(count: int) -> list[tuple[str, Pictures.Image, dict[str, list]]]:
+    """`count` photographs of each of `CLASSES` with one to four objects, each in a quarter of its own; their names."""
+    random = np.random.default_rng(1)
+    return [(name, *with_objects(picture, 1 + i % 4, random)) for i, (name, picture) in enumerate(masked_names(count))]
+
+
+def with_objects(picture: Pictures.Image, count: int, random: np.random.Generator) -> tuple:
+    """A photograph with `count` objects on it, and their boxes, names and polygons."""
+    objects: dict[str, list] = {"bbox": [], "category": [], "segmentation": []}
+    quarter = picture.width // 2
+    for place in random.permutation(4)[:count].tolist():
+        width, height = random.integers(quarter // 2, quarter - 2, 2).tolist()
+        left, top = (random.integers(0, quarter - side) for side in (width, height))
+        left, top = int(left) + quarter * (place % 2), int(top) + quarter * (place // 2)
+        kind = str(random.choice(list(OBJECTS)))
+        polygon = outline(kind, left, top, width, height)
+        last_pixels = [(x - (x > left), y - (y > top)) for x, y in polygon] if kind == "rectangle" else polygon
+        ImageDraw.Draw(picture).polygon(last_pixels, OBJECTS[kind])
+        objects["bbox"].append([left, top, width, height])
+        objects["category"].append(kind)
+        objects["segmentation"].append([[number for point in polygon for number in point]])
+    return picture, objects
+
+
+def outline(kind: str, left: int, top: int, width: int, height: int) -> list[tuple[float, float]]:
+    """The corners of an object that fills a box."""
+    if kind == "rectangle":
+        return [(left, top), (left + width, top), (left + width, top + height), (left, top + height)]
+    angles = [2 * math.pi * i / 16 for i in range(16)]
+    middle, radii = (left + width / 2, top + height / 2), (width / 2, height / 2)
+    return [
+        tuple(round(m + r * f(a), 2) for m, r, f in zip(middle, radii, (math.cos, math.sin), strict=True))
+        for a in angles
+    ]
+
+
+def area_of(polygon: list[float]) -> float:
+    """The area inside a polygon x1, y1, x2, y2, ..."""
+    x, y = np.array(polygon[::2]), np.array(polygon[1::2])
+    return float(abs(x @ np.roll(y, 1) - y @ np.roll(x, 1)) / 2)
 
 
 def write_tiny_fcmae(folder: Path) -> Path:

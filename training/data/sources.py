@@ -15,12 +15,13 @@ from datasets.splits import SplitDict, SplitInfo
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard
 
+from training.data.detection.coco import LAYOUTS, coco_files, coco_rows
 from training.data.folders.listing import Listing, is_current, left_out, list_folder, not_images, refuse_mixture
 from training.data.folders.masks import mask_rows
 from training.data.folders.rows import array_rows, image_rows, metadata_of, split_at, stored_rows
 from training.data.folders.splits import divide, is_split, split_name
 from training.settings.checks import check
-from training.settings.data import FILE_BUILDERS, DataSettings, SegmentDataSettings
+from training.settings.data import FILE_BUILDERS, DataSettings, DetectDataSettings, SegmentDataSettings
 
 Source = Dataset | IterableDataset
 NOT_ARRAYS = ("string", "large_string", "binary", "large_binary", "null", "dict")
@@ -55,6 +56,8 @@ def find_source(data: DataSettings, split: str) -> Found:
     check_column(source, "image_column", data.image_column)
     if isinstance(data, SegmentDataSettings):
         check_column(source, "annotation_column", data.annotation_column)
+    if isinstance(data, DetectDataSettings):
+        check_column(source, "objects_column", data.objects_column)
     for column in data.columns_of_images():
         if isinstance(features_of(source).get(column), Image):
             source = source.cast_column(column, Image(decode=False))
@@ -143,6 +146,8 @@ def local_splits(data: DataSettings) -> list[str] | None:
     if not folder.is_dir():
         return None
     listing = listing_of(str(folder))
+    if isinstance(data, DetectDataSettings) and (files := coco_files(listing, data, data.named_splits())):
+        return list(files)
     if listing.arrays:
         tops = {run.parts[0] for run in listing.arrays if run.parts}
         return sorted(name for name in tops if is_split(name)) or ["train"]
@@ -154,10 +159,13 @@ def local_splits(data: DataSettings) -> list[str] | None:
 def find_folder(data: DataSettings, folder: str, split: str) -> Found:
     """Load a split of a local folder; `datasets` reads a folder of other files than images and arrays."""
     asked = sorted({split, *data.named_splits()})
-    rows = None if isinstance(data, SegmentDataSettings) else stored_rows(folder, split, asked)
+    is_dense = isinstance(data, SegmentDataSettings | DetectDataSettings)
+    rows = None if is_dense else stored_rows(folder, split, asked)
     if rows is not None:
         return Found(as_asked(rows.rows, data, split), [], [])
     listing = listing_of(folder)
+    if isinstance(data, DetectDataSettings) and (coco := coco_rows(listing, data, split, asked)) is not None:
+        return Found(as_asked(coco.rows, data, split), coco.problems, coco.notes + left_out(listing))
     refuse_mixture(listing)
     if listing.arrays:
         return Found(as_asked(array_rows(listing, split), data, split), [], left_out(listing))
@@ -171,6 +179,9 @@ def find_folder(data: DataSettings, folder: str, split: str) -> Found:
         unnamed = described.num_images - len(source) if isinstance(source, Dataset) else 0
         notes = [f"left out: {unnamed:,} images that the metadata files do not name"] if unnamed > 0 else []
         return Found(source, problems, notes + left_out(listing))
+    check(
+        "dataset_name", folder, not isinstance(data, DetectDataSettings), f"hold the objects of its images: {LAYOUTS}"
+    )
     if isinstance(data, SegmentDataSettings):
         rows = mask_rows(listing, split, asked, data.annotation_column)
     else:

@@ -186,9 +186,15 @@ class DetectDataSettings(HeldOutDataSettings):
         super().__post_init__()
         kinds = ("xywh", "xyxy")
         check("box_format", self.box_format, self.box_format in kinds, f"be {' or '.join(kinds)}")
-        files, splits = self.annotation_files, self.named_splits()
+        files, splits = self.annotation_files, self.splits_in_order()
         rule = f"name one file for each of the splits {', '.join(splits)}"
         check("annotation_files", files, files is None or len(files) == len(splits), rule)
+        is_folder = Path(self.dataset_name).expanduser().is_dir()
+        check("annotation_files", files, files is None or is_folder, "be given with a folder of images alone")
+
+    def splits_in_order(self) -> list[str]:
+        """The names of the splits, the one to train on first."""
+        return list(dict.fromkeys(name for name in (self.train_split, self.eval_split) if name))
 
 
 @dataclass(kw_only=True)

@@ -1,0 +1,77 @@
+"""The names of the classes of objects."""
+
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute creates its functions at import, where pyright does not see them)
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import ClassLabel, Dataset, LargeList, List
+
+from training.data.detection.columns import KEYS
+from training.data.folders.masks import names_in
+from training.data.sources import Source, features_of, find_source, limit, values_of
+from training.settings.checks import check
+from training.settings.data import DetectDataSettings
+
+
+def class_names_of(data: DetectDataSettings, num_labels: int | None) -> list[str]:
+    """The names of the classes to train, by the objects of the training split. Images are not read.
+
+    They are those that the data set states (COCO's categories, `ClassLabel`), else those of id2label.json in a local
+    folder, else the names that stand in the objects, sorted. Of classes without names there are `num_labels`, by
+    default as many as the objects have, and they are called `LABEL_0` and so on.
+    """
+    source = limit(find_source(data, data.train_split).source, data, data.max_train_samples)
+    stated = category_feature(source, data.objects_column)
+    names = list(stated.names) if isinstance(stated, ClassLabel) else names_in(data.dataset_name)
+    if names is not None:
+        check("num_labels", num_labels, num_labels in (None, len(names)), f"be {len(names)}, the classes of the data")
+        return names
+    if not isinstance(source, Dataset):
+        rule = "be given: a stream does not say how many classes it has, unless their type is `ClassLabel`"
+        check("num_labels", num_labels, num_labels is not None, rule)
+        rule = "be a column of class numbers or `ClassLabel`: which names a stream holds is not known at its start"
+        check("objects_column", data.objects_column, getattr(stated, "dtype", None) != "string", rule)
+        return numbered(num_labels or 0)
+    found = classes_in(source, data.objects_column)
+    has_classes = any(each is not None for each in found)
+    check("objects_column", data.objects_column, has_classes, f"hold classes in split `{data.train_split}`")
+    if all(isinstance(each, str) for each in found if each is not None):
+        names = sorted(each for each in found if each is not None)
+        check("num_labels", num_labels, num_labels in (None, len(names)), f"be {len(names)}, the classes of the data")
+        return names
+    numbers = [int(each) for each in found if isinstance(each, int | float) and each == each and each >= 0]
+    return numbered(num_labels or max(numbers, default=0) + 1)
+
+
+def numbered(count: int) -> list[str]:
+    """Names for classes that have none."""
+    return [f"LABEL_{number}" for number in range(count)]
+
+
+def category_feature(source: Source, column: str) -> Any:
+    """The type of the classes in the objects column; None if it is not known."""
+    feature = item_type(features_of(source)[column])
+    key = next((key for key in KEYS["category"] if isinstance(feature, dict) and key in feature), None)
+    return None if key is None else item_type(feature[key])
+
+
+def item_type(feature: Any) -> Any:
+    """The type of the items of a list; any other type as it is."""
+    return feature.feature if isinstance(feature, List | LargeList) else feature
+
+
+def classes_in(source: Dataset, column: str) -> list[Any]:
+    """The different classes of the objects as they are stored, names or numbers; none if the column has no classes."""
+    values = flat(values_of(source, column))
+    fields = values.type.names if pa.types.is_struct(values.type) else []
+    key = next((key for key in KEYS["category"] if key in fields), None)
+    return [] if key is None else pc.unique(flat(pc.struct_field(values, key))).to_pylist()
+
+
+def flat(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The values in lists, one after the other."""
+    while pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+        values = pc.list_flatten(values)
+    return values

@@ -1,0 +1,104 @@
+"""The content of one of COCO's JSON files, checked as a whole; its boxes and masks are checked with their images."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from conversion.files import read_json
+from training.data.detection.columns import IMAGE_SIZE
+from training.settings.checks import check
+
+PARTS = ("images", "annotations", "categories")
+
+
+class CocoImage(NamedTuple):
+    """A file and its objects, a dict of lists."""
+
+    file_name: str
+    objects: dict[str, list[Any]]
+
+
+class CocoFile(NamedTuple):
+    """The images of a JSON file and the names of its classes, in the order of their ids."""
+
+    path: str
+    images: list[CocoImage]
+    names: list[str]
+
+
+def read_coco(path: str) -> CocoFile:
+    """Read a COCO JSON file.
+
+    Raises:
+        ValueError: if it is no such file, names a file or an id twice, or has annotations of unknown images or classes.
+    """
+    content = read_json(Path(path))
+    lacks = [part for part in PARTS if not is_list_of_dicts(content.get(part))]
+    require(path, not lacks, f"be COCO's JSON, but it has no list of {' and of '.join(lacks)}")
+    images, annotations, categories = (content[part] for part in PARTS)
+    for part, keys in (("images", ("id", "file_name")), ("categories", ("id", "name"))):
+        for key in keys:
+            values = [each.get(key) for each in content[part]]
+            require(path, None not in values, f"give each of its {part} a `{key}`")
+            twice = [value for value, count in Counter(values).items() if count > 1]
+            require(path, not twice, f"have one of its {part} with each `{key}`, but has more with {listed(twice)}")
+    classes = {each["id"]: number for number, each in enumerate(sorted(categories, key=lambda each: each["id"]))}
+    require(path, bool(images and classes), "hold images and categories")
+    refuse_unknown(path, annotations, {each["id"] for each in images}, classes)
+    objects: dict[Any, list[dict[str, Any]]] = {each["id"]: [] for each in images}
+    for each in annotations:
+        objects[each["image_id"]].append(each)
+    rows = [CocoImage(file_name_of(each), lists_of(objects[each["id"]], classes, each)) for each in images]
+    by_number = sorted(categories, key=lambda each: each["id"])
+    return CocoFile(path, rows, [str(each["name"]) for each in by_number])
+
+
+def refuse_unknown(path: str, annotations: list[dict[str, Any]], images: set[Any], classes: dict[Any, int]) -> None:
+    """Raise if annotations name an image or a class that the file does not have, or their boxes are no numbers."""
+    for key, known, where in (("image_id", images, "images"), ("category_id", set(classes), "categories")):
+        wrong = [each.get(key) for each in annotations if each.get(key) not in known]
+        rule = f"have annotations with a `{key}` among its {where} alone; {len(wrong):,} have another: {listed(wrong)}"
+        require(path, not wrong, rule)
+    wrong = [each.get("id") for each in annotations if not is_numbers(each.get("bbox"))]
+    require(
+        path, not wrong, f"have annotations with a `bbox` of numbers; those with these ids have none: {listed(wrong)}"
+    )
+
+
+def lists_of(annotations: list[dict[str, Any]], classes: dict[Any, int], image: dict[str, Any]) -> dict[str, list[Any]]:
+    """The objects of an image as a dict of lists."""
+    segments = [each.get("segmentation") for each in annotations]
+    return {
+        "bbox": [each["bbox"] for each in annotations],
+        "category": [classes[each["category_id"]] for each in annotations],
+        "area": [each.get("area") for each in annotations],
+        "iscrowd": [each.get("iscrowd") for each in annotations],
+        "segmentation": [json.dumps(segment, separators=(",", ":")) if segment else "" for segment in segments],
+        IMAGE_SIZE: [image.get("height"), image.get("width")],
+    }
+
+
+def file_name_of(image: dict[str, Any]) -> str:
+    """The file name of an image; tools on Windows write it with backslashes."""
+    return str(image["file_name"]).replace("\\", "/")
+
+
+def is_list_of_dicts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, dict) for each in value)
+
+
+def is_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(number, int | float) for number in value)
+
+
+def listed(values: Iterable[Any]) -> str:
+    """The first values, as text."""
+    values = list(values)
+    return ", ".join(map(str, values[:5])) + (", ..." if len(values) > 5 else "")
+
+
+def require(path: str, holds: bool, rule: str) -> None:
+    """Raise a `ValueError` about a JSON file unless it holds."""
+    check("annotation_files", path, holds, rule)

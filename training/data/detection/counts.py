@@ -1,0 +1,61 @@
+"""Counts the objects of a split for the overview at the start."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from training.data.folders.listing import show
+
+MOST_CLASSES = 12  # that are printed
+
+
+class ObjectCounts(NamedTuple):
+    """For each class, its objects and the images that show it; and sums over all images."""
+
+    objects: np.ndarray
+    images: np.ndarray
+    without_objects: int
+    crowds: int
+    masks: int
+
+    @property
+    def total(self) -> int:
+        return int(self.objects.sum())
+
+
+def count_objects(records: pa.Table, num_labels: int) -> ObjectCounts:
+    """Count the objects of a split."""
+    objects, images, without = np.zeros(num_labels, np.int64), np.zeros(num_labels, np.int64), 0
+    for labels in records["labels"].to_pylist():
+        of_image = np.bincount(np.array(labels, np.int64), minlength=num_labels)
+        objects += of_image
+        images += of_image > 0
+        without += not labels
+    crowds, masks = (sum(records[name].to_pylist()) for name in ("num_crowds", "num_masks"))
+    return ObjectCounts(objects, images, without, crowds, masks)
+
+
+def object_notes(counts: ObjectCounts, names: Sequence[str], with_masks: bool) -> list[str]:
+    """Lines on the objects of a split: those of each class, and what is missing or unused."""
+    shares = [
+        f"{show(name)} {objects:,} ({images:,})"
+        for name, objects, images in zip(names, counts.objects, counts.images, strict=True)
+        if objects
+    ]
+    more = f" and {len(shares) - MOST_CLASSES:,} more" if len(shares) > MOST_CLASSES else ""
+    notes = [f"{counts.total:,} objects (images) of each class: {', '.join(shares[:MOST_CLASSES])}{more}"]
+    missing = [show(name) for name, objects in zip(names, counts.objects, strict=True) if not objects]
+    if missing:
+        notes.append(f"classes without an object: {', '.join(missing[:8])}{', ...' if len(missing) > 8 else ''}")
+    if counts.without_objects:
+        notes.append(f"{counts.without_objects:,} images have no object")
+    if counts.crowds:
+        notes.append(f"{counts.crowds:,} objects are crowds, which are neither trained on nor missed")
+    if not with_masks:
+        unused = "are not used: `--architecture mask_rcnn` trains them"
+        notes.append(f"masks of {counts.masks:,} objects {unused}" if counts.masks else "the objects have no masks")
+    else:
+        notes.append(f"all {counts.masks:,} objects have masks")
+    return notes

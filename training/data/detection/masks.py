@@ -1,0 +1,150 @@
+"""Masks of objects, as COCO has them: polygons, run lengths, or an image of the mask; all become run lengths."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import torch
+from pycocotools import mask as coco
+from torch import Tensor
+
+from training.data.detection.columns import BadObjectsError, shown
+from training.data.segmentation.masks import BadMaskError, decode_mask
+
+RunLengths = dict[str, Any]  # of pycocotools: "size" (height, width) and compressed "counts"
+
+
+def read_masks(values: Sequence[Any], boxes: np.ndarray, size: tuple[int, int], name: str) -> list[RunLengths]:
+    """The run lengths of the masks of all objects of an image; raises a `BadObjectsError` if one cannot be used."""
+    masks = [run_lengths(value, size, f"object {i} of {name}") for i, value in enumerate(values)]
+    places = coco.toBbox(masks) if masks else []
+    for i, (box, (left, top, width, height)) in enumerate(zip(boxes, places, strict=True)):
+        # A pixel may lie between them by rounding. Polygons thinner than a pixel give no pixels, and no place.
+        apart = left > box[2] + 1 or top > box[3] + 1 or left + width < box[0] - 1 or top + height < box[1] - 1
+        if apart and width and height:
+            raise BadObjectsError(
+                f"the mask of object {i} of {name} must lie where its box is, but it spans {left:g}, {top:g} to "
+                f"{left + width:g}, {top + height:g} and its box {', '.join(f'{side:g}' for side in box)}."
+            )
+    return masks
+
+
+def is_missing(value: Any) -> bool:
+    """Whether an object has no mask."""
+    if isinstance(value, Mapping):
+        return all(entry is None for entry in value.values())
+    return value is None or (isinstance(value, str | bytes | list | tuple) and not value)
+
+
+def run_lengths(value: Any, size: tuple[int, int], name: str) -> RunLengths:
+    """The run lengths of a mask: polygons, COCO's run lengths, either as JSON text, or an image or array."""
+    if isinstance(value, str) and value[:1] in ("[", "{"):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise BadObjectsError(f"the mask {shown(value)} of {name} must be JSON: {error}.") from error
+    if is_missing(value):
+        raise BadObjectsError(
+            f"{name} has no mask. Every object needs one; without masks train `--architecture faster_rcnn`."
+        )
+    if isinstance(value, Mapping) and "counts" in value:
+        return of_counts(value, size, f"the mask of {name}")
+    if isinstance(value, list | tuple) and not is_array(value, size):
+        return of_polygons(value, size, name)
+    return of_pixels(value, size, name)
+
+
+def of_polygons(polygons: Sequence[Any], size: tuple[int, int], name: str) -> RunLengths:
+    """The run lengths of one or more polygons, each a list x1, y1, x2, y2, ..."""
+    polygons = [polygons] if isinstance(polygons[0], Real) else polygons
+    for polygon in polygons:
+        each = f"the polygon {shown(polygon)} of {name}"
+        is_list = isinstance(polygon, list | tuple | np.ndarray)
+        if not is_list or not all(isinstance(number, Real) and math.isfinite(number) for number in polygon):
+            raise BadObjectsError(f"{each} must hold finite numbers x1, y1, x2, y2, ... in one list.")
+        if len(polygon) % 2:
+            raise BadObjectsError(
+                f"{each} must have two coordinates for each point, but has {len(polygon)} in all, an odd number."
+            )
+        if len(polygon) < 6:
+            raise BadObjectsError(f"{each} must have 3 points or more, but has {len(polygon) // 2}.")
+    return coco.merge(coco.frPyObjects([[float(number) for number in polygon] for polygon in polygons], *size))
+
+
+def of_counts(value: Mapping[str, Any], size: tuple[int, int], mask: str) -> RunLengths:
+    """COCO's run lengths, compressed (text) or not (a list), after a check.
+
+    pycocotools reads any counts, and leaves the pixels after the last run as they were in memory.
+    """
+    stated, counts = list(value.get("size") or ()), value["counts"]
+    if len(stated) != 2 or not isinstance(counts, str | bytes | list | tuple):
+        raise BadObjectsError(f"{mask} must have a `size` (height, width) and `counts`, but is {shown(value)}.")
+    if tuple(stated) != tuple(size):
+        refuse_size(mask, stated, size)
+    height, width = size
+    if isinstance(counts, str | bytes):
+        counts = uncompressed(counts.encode() if isinstance(counts, str) else counts)
+    is_whole = all(isinstance(count, Real) and count >= 0 and count == int(count) for count in counts)
+    if not is_whole or sum(counts) != height * width:
+        raise BadObjectsError(f"{mask} must have run lengths that add up to {height * width} pixels.")
+    if not sum(counts[1::2]):
+        raise BadObjectsError(f"{mask} is empty: no pixel belongs to it.")
+    return coco.frPyObjects({"size": [height, width], "counts": [int(count) for count in counts]}, height, width)
+
+
+def uncompressed(counts: bytes) -> list[int]:
+    """The run lengths in COCO's compressed text: 5 bits a character, and from the fourth on differences.
+
+    A text that is cut off gives a number that does not fit.
+    """
+    found: list[int] = []
+    number, shift = 0, 0
+    for character in counts:
+        bits = character - 48
+        number |= (bits & 0x1F) << shift
+        shift += 5
+        if not bits & 0x20:
+            if bits & 0x10:
+                number -= 1 << shift
+            found.append(number + (found[-2] if len(found) > 2 else 0))
+            number, shift = 0, 0
+    return found if not shift else [-1]
+
+
+def is_array(value: Sequence[Any], size: tuple[int, int]) -> bool:
+    """Whether nested lists are the pixels of a mask and not polygons: rows of one length of zeros and ones."""
+    if not all(isinstance(row, list | tuple) and len(row) == len(value[0]) for row in value):
+        return False
+    is_whole = len(value) == size[0] and len(value[0]) == size[1]
+    return is_whole or (len(value) > 1 and all(pixel in (0, 1) for row in value for pixel in row))
+
+
+def of_pixels(value: Any, size: tuple[int, int], name: str) -> RunLengths:
+    """The run lengths of an image or array `(H, W)` that is 0 where the object is not."""
+    try:
+        pixels = decode_mask(value, name)
+    except BadMaskError as error:
+        raise BadObjectsError(str(error)) from error
+    if pixels.shape != tuple(size):
+        refuse_size(f"the mask of {name}", pixels.shape, size)
+    if not pixels.any():
+        raise BadObjectsError(f"the mask of {name} is empty: no pixel belongs to it.")
+    return coco.encode(np.asfortranarray(pixels != 0, dtype=np.uint8))
+
+
+def refuse_size(mask: str, found: Sequence[int], size: tuple[int, int]) -> None:
+    """Raise a `BadObjectsError`: a mask has another size than its image."""
+    raise BadObjectsError(
+        f"{mask} has {found[1]} x {found[0]} pixels and its image {size[1]} x {size[0]}: both must have one size, the "
+        "image after the rotation by its EXIF data."
+    )
+
+
+def decode_masks(masks: list[RunLengths], size: tuple[int, int]) -> Tensor:
+    """Masks `(N, H, W)` uint8."""
+    if not masks:
+        return torch.zeros((0, *size), dtype=torch.uint8)
+    return torch.from_numpy(np.ascontiguousarray(coco.decode(masks).transpose(2, 0, 1)))

@@ -1,0 +1,121 @@
+"""Loads images with objects, and checks the objects before training."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset, Features, List, Value
+
+from training.data.checking.columns import Check, check_rows
+from training.data.checking.images import check_images, refuse_bad_images, transparency_note
+from training.data.decoding import BadImageError
+from training.data.detection.columns import BadObjectsError, columns_of
+from training.data.detection.counts import count_objects, object_notes
+from training.data.detection.masks import is_missing
+from training.data.detection.reader import ObjectReader
+from training.data.overview import print_overview
+from training.data.segmentation.pairs import name_of
+from training.data.sources import Source, find_source, limit, num_examples
+from training.settings.checks import check
+from training.settings.data import DetectDataSettings
+
+# The record of an image's objects: its problem (empty: none), the class of each object, and the crowds and masks.
+RECORD = Features(
+    {
+        "problem": Value("string"),
+        "labels": List(Value("int64")),
+        "num_crowds": Value("int64"),
+        "num_masks": Value("int64"),
+    }
+)
+
+
+def object_reader(data: DetectDataSettings, names: Sequence[str], with_masks: bool) -> ObjectReader:
+    """The reader of the objects of a data set."""
+    return ObjectReader(names, data.box_format, with_masks)
+
+
+def load_objects(
+    data: DetectDataSettings,
+    split: str,
+    max_samples: int | None,
+    num_channels: int,
+    names: Sequence[str],
+    with_masks: bool,
+) -> Source:
+    """Load a split, check its images and objects (map-style only, with `check_images`), and print an overview.
+
+    Images of which an object cannot be used are left out if the settings allow it; otherwise a `ValueError` is raised.
+    """
+    whole, problems, notes = find_source(data, split)
+    refuse_bad_images(problems, data)
+    source = limit(whole, data, max_samples)
+    if isinstance(source, Dataset):
+        rule = f"hold masks in split `{split}`: for boxes alone train `--architecture faster_rcnn`"
+        check("objects_column", data.objects_column, not with_masks or has_masks(source, data), rule)
+    if isinstance(source, Dataset) and data.check_images:
+        checked = check_images(source, data, num_channels)
+        reader = object_reader(data, names, with_masks)
+        records = object_records(checked.source, data, reader, checked.sizes)
+        wrong = object_problems(checked.source, records, data, reader, checked.sizes)
+        problems = [*problems, *checked.problems, *(problem for problem in wrong if problem)]
+        refuse_bad_images(problems, data)
+        good = np.array([not problem for problem in wrong], dtype=bool)
+        source = checked.source if good.all() else checked.source.select(np.flatnonzero(good))
+        counts = count_objects(records.filter(pa.array(good)), len(names))
+        check("dataset_name", data.dataset_name, counts.total > 0, f"hold images with objects in split `{split}`")
+        notes = [*notes, *transparency_note(checked, data)] if num_channels in (1, 3) else notes
+        notes = [*notes, *object_notes(counts, names, with_masks)]
+    print_overview(data, split, source, num_examples([whole], split, None), notes, problems)
+    return source
+
+
+def has_masks(source: Dataset, data: DetectDataSettings) -> bool:
+    """Whether any object of a source has a mask. Objects that cannot be read count: the check names what is wrong."""
+    for row in source.select_columns([data.objects_column]):
+        try:
+            segments = columns_of(row[data.objects_column], "").get("segmentation", [])  # type: ignore[call-overload]
+        except BadObjectsError:
+            return True
+        if not all(map(is_missing, segments)):
+            return True
+    return False
+
+
+def object_records(source: Dataset, data: DetectDataSettings, reader: ObjectReader, sizes: np.ndarray) -> pa.Table:
+    """The record of the objects of each image; `sizes` are the heights and widths of the images, `(N, 2)`."""
+    rows = source.select_columns([data.objects_column])
+    arguments = {"reader": reader, "sizes": sizes}
+    return check_rows(rows, data.objects_column, Check("objects", RECORD, check_objects, arguments), data)
+
+
+def check_objects(value: Any, index: int, reader: ObjectReader, sizes: np.ndarray) -> dict[str, Any]:
+    """The record of the objects of an image."""
+    try:
+        found = reader.read(value, sizes[index], f"example {index}")
+    except BadImageError as error:
+        return {"problem": str(error), "labels": [], "num_crowds": 0, "num_masks": 0}
+    counts = {"num_crowds": int(found.crowds.sum()), "num_masks": found.num_masks}
+    return {"problem": "", "labels": found.labels.tolist(), **counts}
+
+
+def object_problems(
+    source: Dataset, records: pa.Table, data: DetectDataSettings, reader: ObjectReader, sizes: np.ndarray
+) -> list[str]:
+    """For each row, what is wrong with its objects, with the path of the image if it has one; empty if nothing is."""
+    problems = records["problem"].to_pylist()
+    for index in [index for index, problem in enumerate(problems) if problem]:
+        row = source[index]  # is read for problems alone: it may hold the bytes of the image
+        name = name_of(row[data.image_column], f"example {index}")
+        problems[index] = check_objects_of(row[data.objects_column], sizes[index], name, reader)
+    return problems
+
+
+def check_objects_of(value: Any, size: Any, name: str, reader: ObjectReader) -> str:
+    """What is wrong with the objects of an image."""
+    try:
+        reader.read(value, size, name)
+    except BadImageError as error:
+        return str(error)
+    return ""
