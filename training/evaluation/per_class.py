@@ -1,8 +1,6 @@
 """Results of a classifier for each class, and its confusions of classes: a table, a list and a picture."""
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +8,11 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from conversion.files import write_text
 from conversion.model_folder import CONFUSION_MATRIX, CONFUSIONS, MOST_CONFUSED, PER_CLASS
 from training.evaluation.pictures import save_confusion_matrix, save_most_confused
+from training.evaluation.tables import format_table, write_csv
 
 MOST_IN_MATRIX = 50  # classes: a larger confusion matrix is not readable
-MOST_PRINTED, WORST_PRINTED = 20, 10  # up to 20 classes are all printed; of more, only the 10 worst
 FIGURES = ("precision", "recall", "f1")
 
 
@@ -76,30 +73,7 @@ def save_class_figures(folder: Path, answers: Answers | None, names: Sequence[st
         save_most_confused(confused, folder / MOST_CONFUSED)
 
 
-def write_csv(file: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Write a table with a header atomically. Values that are None become empty fields."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(file, text.getvalue())
-
-
-def worst(rows: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
-    """The classes with the lowest F1 among those that have images."""
-    return sorted((row for row in rows if row["images"]), key=lambda row: row["f1"] or 0.0)[:count]
-
-
 def table_in_words(answers: Answers, names: Sequence[str]) -> str:
-    """The table as text: all classes if they are few, else the worst ones."""
-    rows: Sequence[Mapping[str, Any]] = class_table(answers, names)
-    title = "class"
-    if len(rows) > MOST_PRINTED:
-        title, rows = f"the {WORST_PRINTED} worst of {len(rows):,} classes", worst(rows, WORST_PRINTED)
-    labels = [" ".join(row["class"].split())[:40] for row in rows]
-    width = max(map(len, [title, *labels]))
-    lines = [f"{title:{width}}  images  precision   recall       F1"]
-    for row, label in zip(rows, labels, strict=True):
-        shares = ["-" if row[key] is None else f"{100 * row[key]:.1f} %" for key in FIGURES]
-        lines.append(f"{label:{width}}  {row['images']:6,}  {shares[0]:>9}  {shares[1]:>7}  {shares[2]:>7}")
-    return "\n".join(lines)
+    """The table as text: all classes if they are few, else those with the lowest F1."""
+    headings = {"images": "images", "precision": "precision", "recall": "recall", "f1": "F1"}
+    return format_table(class_table(answers, names), headings, worst_by="f1")

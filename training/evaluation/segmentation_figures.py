@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from conversion.model_folder import CONFUSION_MATRIX, PER_CLASS, PREDICTIONS
-from training.evaluation.per_class import MOST_IN_MATRIX, write_csv
+from training.evaluation.per_class import MOST_IN_MATRIX
 from training.evaluation.pictures import as_pictures, drawable, save_confusion_matrix, save_figure
 from training.evaluation.segmentation import SegmentationEvaluator, Shown, class_figures
+from training.evaluation.tables import format_table, write_csv
 
 FIGURES = ("iou", "precision", "recall")
-MOST_PRINTED, WORST_PRINTED = 20, 10  # up to 20 classes are all printed; of more, only the 10 worst
 MOST_IN_LEGEND = 24  # classes
 SIDE = 256  # of an image in the picture, in pixels
 NO_CLASS = (0.5, 0.5, 0.5)
@@ -37,18 +37,8 @@ def class_table(confusion: np.ndarray, names: Sequence[str]) -> list[dict[str, A
 
 def table_in_words(confusion: np.ndarray, names: Sequence[str]) -> str:
     """The table as text: all classes if they are few, else those with the lowest IoU."""
-    rows, title = class_table(confusion, names), "class"
-    if len(rows) > MOST_PRINTED:
-        there = [row for row in rows if row["iou"] is not None]
-        title, rows = f"the {WORST_PRINTED} worst of {len(rows):,} classes", sorted(there, key=lambda row: row["iou"])
-        rows = rows[:WORST_PRINTED]
-    labels = [" ".join(row["class"].split())[:40] for row in rows]
-    width = max(map(len, [title, *labels]))
-    lines = [f"{title:{width}}        pixels      IoU  precision   recall"]
-    for row, label in zip(rows, labels, strict=True):
-        iou, precision, recall = ["-" if row[key] is None else f"{100 * row[key]:.1f} %" for key in FIGURES]
-        lines.append(f"{label:{width}}  {row['pixels']:12,}  {iou:>7}  {precision:>9}  {recall:>7}")
-    return "\n".join(lines)
+    headings = {"pixels": "pixels", "iou": "IoU", "precision": "precision", "recall": "recall"}
+    return format_table(class_table(confusion, names), headings, worst_by="iou")
 
 
 def save_figures(folder: Path, evaluator: SegmentationEvaluator, names: Sequence[str], processor: Any) -> None:
@@ -75,19 +65,27 @@ def save_predictions(shown: Sequence[Shown], names: Sequence[str], processor: An
             known = (classes >= 0) & (classes < len(names))
             painted = colors[torch.where(known, classes, len(names)).numpy()]
             columns[title].append(boxed(torch.from_numpy(painted).permute(2, 0, 1), "nearest"))
-    legend = 0.22 * -(-min(len(names), MOST_IN_LEGEND) // 4) + 0.3
-    rows = len(shown)
-    figure = Figure(figsize=(6.2, 2 * rows + 0.3 + legend), layout="constrained")
+    figure = Figure(figsize=(6.2, 2 * len(shown) + 0.3 + legend_height(names)), layout="constrained")
     for axes, (title, pictures) in zip(figure.subplots(1, 3), columns.items(), strict=True):
         axes.set_title(title, fontsize=8)
         axes.imshow(np.concatenate(pictures), vmin=0, vmax=1)
         axes.axis("off")
+    add_legend(figure, colors, names)
+    save_figure(figure, output)
+
+
+def legend_height(names: Sequence[str]) -> float:
+    """The height of `add_legend`, in inches."""
+    return 0.22 * -(-min(len(names), MOST_IN_LEGEND) // 4) + 0.3
+
+
+def add_legend(figure: Figure, colors: np.ndarray, names: Sequence[str]) -> None:
+    """Name the colours of the classes below the pictures."""
     patches = [
         Patch(color=tuple(colors[number]), label=drawable(name, number))
         for number, name in enumerate(names[:MOST_IN_LEGEND])
     ]
     figure.legend(handles=patches, loc="outside lower center", ncols=4, fontsize=7, frameon=False)
-    save_figure(figure, output)
 
 
 def class_colors(count: int) -> np.ndarray:
