@@ -1,12 +1,14 @@
 """COCO's average precision of boxes and masks, computed by pycocotools."""
 
 import io
+import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pycocotools.mask
+import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
@@ -72,10 +74,12 @@ def as_evaluated(size: Sequence[int], objects: Objects, found: Detections, with_
 
 
 def to_xywh(boxes: Tensor) -> list[list[float]]:
-    """Boxes `(N, 4)` as left, top, width and height."""
-    corners = boxes.double().cpu()
-    corners[:, 2:] -= corners[:, :2]
-    return corners.tolist()
+    """Boxes `(N, 4)` as left, top, width and height, which are 0 of a box that ends before it begins.
+
+    COCO ignores detections of a negative area.
+    """
+    start, end = boxes.double().cpu().split(2, dim=1)
+    return torch.cat([start, (end - start).clamp(min=0)], dim=1).tolist()
 
 
 def encode_masks(masks: Tensor | None) -> list[dict[str, Any]]:
@@ -84,6 +88,13 @@ def encode_masks(masks: Tensor | None) -> list[dict[str, Any]]:
     if not len(masks):
         return []
     return pycocotools.mask.encode(np.asfortranarray(masks.cpu().numpy().transpose(1, 2, 0)))
+
+
+def decode_mask(encoded: dict[str, Any]) -> np.ndarray:
+    """The mask `(H, W)` uint8 of its run-length encoding."""
+    with warnings.catch_warnings():  # pycocotools 2.0.11 lacks an argument of numpy 2
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return pycocotools.mask.decode(encoded)
 
 
 def as_rows(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:

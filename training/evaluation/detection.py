@@ -17,11 +17,12 @@ from training.evaluation.average_precision import (
     mean_figures,
 )
 from training.evaluation.loop import pass_over
-from training.evaluation.metrics import percent
+from training.evaluation.tables import percent
 from training.settings.evaluation import DetectEvaluationSettings
 
 __all__ = ["DetectionEvaluator", "Detections", "Shown", "collate_objects"]
 
+COLUMNS = ("pixel_values", "size", "objects")  # of a batch
 NUM_SHOWN = 8  # images in the picture of predictions
 # The detections in an image `(C, h, w)`, whose original size is `(H, W)`.
 Detect = Callable[[nn.Module, Tensor, tuple[int, int]], Detections]
@@ -36,7 +37,7 @@ class Shown(NamedTuple):
 
 def collate_objects(samples: list[dict[str, Any]]) -> dict[str, list[Any]]:
     """A batch of images of different sizes, as lists."""
-    return {name: [sample[name] for sample in samples] for name in ("pixel_values", "size", "objects")}
+    return {name: [sample[name] for sample in samples] for name in COLUMNS}
 
 
 class DetectionEvaluator:
@@ -69,7 +70,7 @@ class DetectionEvaluator:
 
         def measure(batch: dict[str, list[Any]]) -> list[EvaluatedImage]:
             measured = []
-            for pixel_values, size, objects in zip(*(batch[key] for key in ("pixel_values", "size", "objects"))):
+            for pixel_values, size, objects in zip(*(batch[name] for name in COLUMNS), strict=True):
                 with accelerator.autocast():
                     found = self.detect(model, pixel_values.to(accelerator.device), size)
                 measured.append(as_evaluated(size, objects, found, self.with_masks))

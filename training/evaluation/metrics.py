@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 
 from training.evaluation.loop import pass_over
 from training.evaluation.per_class import Answers
+from training.evaluation.tables import percent
 
 AVERAGED = ("f1", "precision", "recall")  # metrics that need the argument `average` for more than two classes
 
@@ -114,8 +115,3 @@ def in_words(results: dict[str, Any]) -> str:
     others = {key: value for key, value in results.items() if key.startswith("eval_") and key not in told}
     words += [f"{key[5:]} {value:.4f}" for key, value in others.items() if isinstance(value, float)]
     return f"{', '.join(words)}, {results['eval_samples']:,} images"
-
-
-def percent(share: float) -> str:
-    """A share as the text of a percentage."""
-    return f"{100 * share:.1f} %"

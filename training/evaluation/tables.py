@@ -34,7 +34,7 @@ def format_table(rows: Rows, headings: Mapping[str, str], worst_by: str) -> str:
         rows = sorted(there, key=lambda row: row[worst_by] or 0.0)[:WORST_PRINTED]
     columns = [[title, *(" ".join(row["class"].split())[:40] for row in rows)]]
     for key, heading in headings.items():
-        columns.append([heading, *(f"{row[key]:,}" if key == amount else format_share(row[key]) for row in rows)])
+        columns.append([heading, *(f"{row[key]:,}" if key == amount else percent(row[key]) for row in rows)])
     widths = [max(map(len, column)) for column in columns]
     lines = []
     for label, *cells in zip(*columns, strict=True):
@@ -43,6 +43,6 @@ def format_table(rows: Rows, headings: Mapping[str, str], worst_by: str) -> str:
     return "\n".join(lines)
 
 
-def format_share(share: float | None) -> str:
-    """A share in percent, or a dash where there is none."""
+def percent(share: float | None) -> str:
+    """A share as the text of a percentage; a dash where there is none."""
     return "-" if share is None else f"{100 * share:.1f} %"
