@@ -15,7 +15,7 @@ class ConvNextV2RCNNConfig(PreTrainedConfig):
     Args:
         backbone_config: of the backbone, a `ConvNextV2Config` or its settings; the heads see its `out_features`.
         use_masks: predict a mask for each object (Mask R-CNN); False: boxes alone (Faster R-CNN).
-        fpn_hidden_size: channels of the feature pyramid.
+        fpn_hidden_size: channels of the feature pyramid and of the mask head.
         box_head_size: width of the two linear layers of the box head.
         anchor_sizes: side of the anchors in pixels: one for each map of the backbone, and one for a further map of half
             the size of the last.

@@ -14,7 +14,7 @@ from torchvision.ops.poolers import initLevelMapper
 from .configuration_rcnn import ConvNextV2RCNNConfig
 from .region_sampling import RegionSampler
 
-MASK_LAYERS = (256, 256, 256, 256)  # channels of the mask head's convolutions
+NUM_MASK_LAYERS = 4  # convolutions of the mask head, as wide as the pyramid
 CANONICAL_SIZE, CANONICAL_LEVEL = 224, 4  # of an object, and the pyramid's level that it is taken from (stride 2 ** 4)
 
 
@@ -53,8 +53,8 @@ def create_roi_heads(config: ConvNextV2RCNNConfig, strides: list[int]) -> RoIHea
     heads = RoIHeads(*arguments)
     if config.use_masks:
         heads.mask_roi_pool = PyramidRoIAlign(strides, 14)
-        heads.mask_head = MaskRCNNHeads(width, MASK_LAYERS, 1)
-        heads.mask_predictor = MaskRCNNPredictor(MASK_LAYERS[-1], MASK_LAYERS[-1], num_classes)
+        heads.mask_head = MaskRCNNHeads(width, [width] * NUM_MASK_LAYERS, 1)
+        heads.mask_predictor = MaskRCNNPredictor(width, width, num_classes)
     heads.fg_bg_sampler = RegionSampler(config.box_batch_size, 0.25)
     predictor.cls_score.init_std = 0.01  # type: ignore[assignment]
     predictor.bbox_pred.init_std = 0.001  # type: ignore[assignment]

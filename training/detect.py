@@ -18,8 +18,10 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from training.data.detection.batches import DetectionCollator
+from training.data.detection.classes import class_names_of
 from training.data.detection.reader import ObjectReader
-from training.data.detection.samples import class_names_of, detection_samples, load_objects, object_reader
+from training.data.detection.rows import load_objects, object_reader
+from training.data.detection.samples import detection_samples
 from training.data.detection.transforms import DetectionEvaluationTransform, DetectionTransform
 from training.data.held_out import load_train_and_eval
 from training.data.samples import eval_loader
@@ -79,7 +81,7 @@ def main(settings: DetectSettings) -> None:
         final = run.final_model(type(model))
         results = evaluation.at_end(final)
         run.finish(final, results, lambda folder: save_figures(folder, evaluator, names, processor))
-        run.say(f"{told(results, evaluator, names)}\nDetector in {run.folder}")
+        run.say(f"{told(results, evaluator)}\nDetector in {run.folder}")
 
 
 def create_eval_loader(
@@ -92,11 +94,11 @@ def create_eval_loader(
     return eval_loader(source, samples, data, collate_objects)
 
 
-def told(results: dict[str, Any], evaluator: DetectionEvaluator, names: list[str]) -> str:
+def told(results: dict[str, Any], evaluator: DetectionEvaluator) -> str:
     """The message about the detector that the run prints at its end."""
     if not results:
         return "Nothing was held out to measure the AP on: `--eval_split` or `--train_val_split` does so."
-    return f"{table_in_words(evaluator, names)}\n{evaluator.in_words(results)}"
+    return f"{table_in_words(evaluator.per_class)}\n{evaluator.in_words(results)}"
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from training.settings.scripts import Record
 ARCHITECTURE = ("model_type", "hidden_sizes", "depths", "num_channels", "patch_size", "use_grn", "num_labels")
 ARCHITECTURE += ("decoder_hidden_size", "decoder_num_hidden_layers", "fusion_stages")
 ARCHITECTURE += ("target_type", "feature_target_on", "feature_target_dim", "use_auxiliary_head")
+ARCHITECTURE += ("architecture", "box_head_size", "anchor_sizes")
+WIDTHS = ("fpn_hidden_size", "d_model", "hidden_size")  # as models with a backbone call the width of their decoder
 
 
 def describe_architecture(config: PreTrainedConfig) -> dict[str, Any]:
@@ -29,8 +31,17 @@ def compared_settings(record: Record, model_config: PreTrainedConfig) -> dict[st
 def value_of(config: PreTrainedConfig, name: str) -> Any:
     """A setting of a model or, if it has a backbone, of the backbone; None if neither has it."""
     if name == "decoder_hidden_size" and hasattr(config, "backbone_config"):
-        name = "hidden_size"  # as UPerNet calls it
+        name = next((width for width in WIDTHS if hasattr(config, width)), name)
+    if name == "architecture" and hasattr(config, "backbone_config"):
+        return architecture_of(config)
     return getattr(config, name, getattr(encoder_config(config), name, None))
+
+
+def architecture_of(config: Any) -> str:
+    """The setting `architecture` of a model that has a backbone."""
+    if not hasattr(config, "use_masks"):
+        return config.model_type
+    return "mask_rcnn" if config.use_masks else "faster_rcnn"
 
 
 def encoder_config(config: Any) -> Any:

@@ -11,7 +11,7 @@ from transformers.image_utils import PILImageResampling
 from hf_convnextv2 import ConvNextV2Config
 from hf_convnextv2.configuration_rcnn import ConvNextV2RCNNConfig
 from hf_convnextv2.modeling_rcnn import ConvNextV2RCNNForObjectDetection
-from training.evaluation.detection import Detections
+from training.evaluation.average_precision import Detections
 from training.models.creation import image_size_of, processor_overrides
 from training.models.detr import PROCESSORS, create_detr
 from training.models.segmentation import create_backbone
@@ -36,6 +36,7 @@ def create_detector(settings: DetectorSettings, names: Sequence[str]) -> PreTrai
             use_masks=has_masks(settings),
             fpn_hidden_size=settings.decoder_hidden_size,
             box_head_size=settings.box_head_size,
+            box_batch_size=settings.box_batch_size,
             anchor_sizes=sizes,
             **labels,
         )

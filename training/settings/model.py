@@ -97,10 +97,13 @@ class DetectorSettings(TrainedModelSettings):
     num_labels: int | None = recipe(None, "number of classes (default: from the objects)", on_resume="refuse")
     drop_path_rate: float | None = recipe(None, "rate of stochastic depth in the last block (default: the model's)")
     decoder_hidden_size: int = recipe(
-        256, "channels of the feature pyramid, or of the model of Transformers", on_resume="refuse"
+        256, "channels of the feature pyramid and of the mask head, or of the model of Transformers", on_resume="refuse"
     )
     box_head_size: int = recipe(
         1024, "width of the R-CNN's box head", on_resume="refuse", unused_with=("architecture", NOT_RCNN)
+    )
+    box_batch_size: int = recipe(
+        512, "regions of an image that the R-CNN's heads are trained on", unused_with=("architecture", NOT_RCNN)
     )
     anchor_sizes: list[int] = recipe(
         [32, 64, 128, 256, 512],
@@ -113,7 +116,7 @@ class DetectorSettings(TrainedModelSettings):
         super().__post_init__()
         known = (*RCNN, *NOT_RCNN)
         check("architecture", self.architecture, self.architecture in known, f"be one of {', '.join(known)}")
-        check_at_least(self, ("num_labels", "decoder_hidden_size", "box_head_size"), 1)
+        check_at_least(self, ("num_labels", "decoder_hidden_size", "box_head_size", "box_batch_size"), 1)
         check_below_one(self, "drop_path_rate")
         sizes = self.anchor_sizes
         check("anchor_sizes", sizes, bool(sizes) and min(sizes) > 0, "be positive numbers")

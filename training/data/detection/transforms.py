@@ -65,7 +65,7 @@ class DetectionTransform:
         found = {"boxes": boxes[kept], "class_labels": sample["labels"][kept]}
         if objects.masks is not None:
             masks = sample["masks"].as_subclass(Tensor)[kept]
-            shown = masks.flatten(1).any(dim=1)
+            shown = (masks > 0).flatten(1).any(dim=1)
             found = {
                 "boxes": found["boxes"][shown],
                 "class_labels": found["class_labels"][shown],
