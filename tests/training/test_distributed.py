@@ -13,7 +13,14 @@ from accelerate.utils import set_seed
 from torch.testing import assert_close
 
 from hf_convnextv2 import ConvNextV2Config, ConvNextV2ForImageClassification
-from tests.photographs import CLASSES, VIEWS, write_masked_parquet, write_parquet, write_tiny_fcmae
+from tests.photographs import (
+    CLASSES,
+    VIEWS,
+    write_masked_parquet,
+    write_objects_parquet,
+    write_parquet,
+    write_tiny_fcmae,
+)
 from training.evaluation.pictures import read_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -50,13 +57,25 @@ SEGMENT = {
     "image_size": 32,
     "eval_split": "test",
 }
-NUM_TESTED = {"segment": 21}  # images to evaluate on: no multiple of the processes' batches
+DETECT = {
+    "decoder_hidden_size": 8,
+    "box_head_size": 16,
+    "box_batch_size": 32,
+    "anchor_sizes": "8 16 32",
+    "image_size": 48,
+    "scale_range": "0.5 1.5",
+    "eval_split": "test",
+}
+WRITERS = {"segment": write_masked_parquet, "detect": write_objects_parquet}
+NUM_TESTED = {"segment": 21, "detect": 21}  # images to evaluate on: no multiple of the processes' batches
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("script", "fields"), [("pretrain", {}), ("pretrain", VIEWS), ("segment", SEGMENT)])
+@pytest.mark.parametrize(
+    ("script", "fields"), [("pretrain", {}), ("pretrain", VIEWS), ("segment", SEGMENT), ("detect", DETECT)]
+)
 def test_the_same_total_batch_gives_the_same_losses_in_one_two_and_three_processes(script, fields, tmp_path):
-    write = write_masked_parquet if script == "segment" else write_parquet
+    write = WRITERS.get(script, write_parquet)
     settings = {
         **fields,
         "model_name_or_path": write_tiny_fcmae(tmp_path / "fcmae"),
@@ -72,7 +91,8 @@ def test_the_same_total_batch_gives_the_same_losses_in_one_two_and_three_process
     for processes in (1, 2, 3):
         output = tmp_path / str(processes)
         flags = {**settings, "output_dir": output, "per_device_train_batch_size": 6 // processes}
-        run([f"training/{script}.py", *(f"--{key}={value}" for key, value in flags.items())], processes, tmp_path)
+        words = [word for key, value in flags.items() for word in (f"--{key}", *str(value).split())]
+        run([f"training/{script}.py", *words], processes, tmp_path)
         state = json.loads((output / f"checkpoint-{STEPS}/training_state.json").read_text())
         assert state["num_processes"] == processes
         losses[processes] = [line["loss"] for line in read_metrics(output / "metrics.jsonl") if "loss" in line]
@@ -81,7 +101,7 @@ def test_the_same_total_batch_gives_the_same_losses_in_one_two_and_three_process
         assert results[processes].get("eval_samples") == NUM_TESTED.get(script)
     for processes in (2, 3):
         assert losses[processes] == pytest.approx(losses[1], rel=1e-5)
-        for name in ("eval_loss", "eval_mean_iou"):
+        for name in ("eval_loss", "eval_mean_iou", "eval_map"):
             assert results[processes].get(name) == pytest.approx(results[1].get(name), rel=1e-3)
     assert losses[1][0] != pytest.approx(losses[1][1], rel=1e-4)  # the control: steps differ by more
 

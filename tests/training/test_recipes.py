@@ -11,19 +11,26 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from hf_convnextv2 import ConvNextV2Config
 from hf_convnextv2.configuration_convnextv2 import SIZES
-from tests.photographs import forget_accelerate, quick_datasets, write_folder, write_masked_folder, write_tiny_fcmae
-from training import finetune, pretrain, segment
+from tests.photographs import (
+    forget_accelerate,
+    quick_datasets,
+    write_folder,
+    write_masked_folder,
+    write_objects_folder,
+    write_tiny_fcmae,
+)
+from training import detect, finetune, pretrain, segment
 from training.evaluation.pictures import read_metrics
 from training.models.optimizer import layer_scale
 from training.run.plan import make_plan
 from training.settings.command_line import parse_settings
-from training.settings.scripts import FinetuneSettings, PretrainSettings, SegmentSettings
+from training.settings.scripts import DetectSettings, FinetuneSettings, PretrainSettings, SegmentSettings
 
 __all__ = ["quick_datasets"]
 FOLDER = Path(__file__).parents[2] / "training"
 RECIPES = sorted(path.stem for path in (FOLDER / "recipes").glob("*.yaml"))
 SCRIPTS: dict[str, Any] = {"pretrain": (pretrain, PretrainSettings), "finetune": (finetune, FinetuneSettings)}
-SCRIPTS |= {"segment": (segment, SegmentSettings)}
+SCRIPTS |= {"segment": (segment, SegmentSettings), "detect": (detect, DetectSettings)}
 IN_1K = ("atto", "femto", "pico", "nano", "tiny", "base", "large", "huge")
 IN_22K = ("nano", "tiny", "base", "large", "huge")
 
@@ -84,6 +91,7 @@ PAPER = {
 # Table 7 and the appendix, and ConvNeXt's first version where they are silent: learning rate, images in a step, steps,
 # warm-up steps, weight decay, layer decay and its kind, drop path, width of the head, weight of the second head, crop.
 ADE20K = {
+    "segment_ade20k_tiny": (1e-4, 16, 160_000, 1500, 0.05, 0.9, "stage", 0.4, 512, 0.4, 512),
     "segment_ade20k_base": (1e-4, 16, 160_000, 1500, 0.05, 0.9, "stage", 0.4, 512, 0.4, 512),
     "segment_ade20k_large": (1e-4, 16, 160_000, 1500, 0.05, 0.9, "stage", 0.4, 512, 0.4, 512),
     "segment_ade20k_huge": (1e-4, 16, 160_000, 1500, 0.05, 0.9, "stage", 0.4, 512, 0.4, 512),
@@ -99,6 +107,32 @@ def test_a_recipe_of_ade20k_has_the_settings_of_paper_and_first_version(name):
     assert (*found, config.auxiliary_loss_weight, config.image_size) == ADE20K[name]
     assert (config.lr_scheduler_type, config.num_labels, config.reduce_labels) == ("polynomial", 150, True)
     assert config.eval_scales == [0.75, 0.875, 1.0, 1.125, 1.25]
+
+
+# Appendix (36 epochs, 32 images, 1e-4, 0.05, large-scale jitter of 1024 pixels) and ConvNeXt's first version, for tiny
+# all of it: learning rate, images in a step, epochs, divided by 10 after, weight decay, layer decay and its kind, drop
+# path, factors on the size.
+COCO = {
+    "detect_coco_tiny": (1e-4, 16, 36, [27, 33], 0.05, 0.95, "group", 0.4, [0.6, 1.0]),
+    "detect_coco_base": (1e-4, 32, 36, [27, 33], 0.05, 0.95, "group", 0.3, [0.1, 2.0]),
+    "detect_coco_large": (1e-4, 32, 36, [27, 33], 0.05, 0.95, "group", 0.4, [0.1, 2.0]),
+    "detect_coco_huge": (1e-4, 32, 36, [27, 33], 0.05, 0.95, "group", 0.5, [0.1, 2.0]),
+}
+PUBLISHED_AP = {"base": ("52.9", "46.6"), "large": ("54.4", "47.7"), "huge": ("55.7", "48.9"), "tiny": ("46.2", "41.7")}
+
+
+@pytest.mark.parametrize("name", COCO)
+def test_a_recipe_of_coco_has_the_settings_of_paper_and_first_version(name):
+    config = values_of(name)
+    images = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    found = (config.learning_rate, images, config.num_train_epochs, config.lr_step_epochs, config.weight_decay)
+    found += (config.layer_decay, config.layer_decay_type, config.drop_path_rate, config.scale_range)
+    assert found == COCO[name]
+    assert (config.architecture, config.image_size, config.lr_scheduler_type) == ("mask_rcnn", 1024, "step")
+    assert (config.decoder_hidden_size, config.box_head_size, config.box_batch_size) == (256, 1024, 512)
+    assert config.anchor_sizes == [32, 64, 128, 256, 512]
+    box, mask = PUBLISHED_AP[name.split("_")[-1]]
+    assert f"box AP {box}, mask AP {mask}" in (FOLDER / f"recipes/{name}.yaml").read_text()
 
 
 # Worked out by hand from the first version's rule for UPerNet: 0.9 ** (num_layers + 1 - id), num_layers 6 (tiny) or 12.
@@ -162,14 +196,16 @@ def images(tmp_path_factory):
     root = tmp_path_factory.mktemp("recipes")
     splits = {"train": 2, "test": 1, "validation": 1}
     masked = write_masked_folder(root / "masked", splits)
-    return write_folder(root / "images", splits), masked, write_tiny_fcmae(root / "fcmae")
+    objects = write_objects_folder(root / "objects", splits)
+    folders = {"segment": masked, "detect": objects, "images": write_folder(root / "images", splits)}
+    return folders, write_tiny_fcmae(root / "fcmae")
 
 
 @pytest.mark.usefixtures("quick_datasets")
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_takes_two_steps_at_a_tiny_size(name, images, tmp_path):
-    folder, masked, fcmae = images
-    folder = masked if name.startswith("segment") else folder
+    folders, fcmae = images
+    folder = folders.get(name.split("_")[0], folders["images"])
     flags = {"dataset_name": folder, "output_dir": tmp_path / "out", "model_name_or_path": fcmae, "image_size": 32}
     flags |= {"max_train_steps": 2, "warmup_steps": 1, "per_device_train_batch_size": 2, "num_workers": 0}
     flags |= {"gradient_accumulation_steps": 1, "mixed_precision": "no", "logging_steps": 1, "with_tracking": False}
@@ -177,6 +213,8 @@ def test_a_recipe_takes_two_steps_at_a_tiny_size(name, images, tmp_path):
     settings = yaml.safe_load((FOLDER / f"recipes/{name}.yaml").read_text())
     architecture = {"model_size", "patch_size", "num_stages", "decoder_hidden_size", "decoder_num_hidden_layers"}
     kept = {key: value for key, value in settings.items() if key not in architecture}
+    if name.startswith("detect"):
+        kept |= {"anchor_sizes": [8, 16, 32], "decoder_hidden_size": 8, "box_head_size": 16}  # for its two stages
     if name.startswith("segment"):
         kept |= {"auxiliary_loss_weight": 0, "decoder_hidden_size": 8}  # the second head would need a third stage
     kept |= {"fusion_stages": ["stage1"]} if "fusion_stages" in kept else {}  # of the tiny model's two

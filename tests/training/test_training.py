@@ -22,13 +22,14 @@ from safetensors.torch import load_file
 from torch._dynamo.utils import counters
 from torch.optim.swa_utils import AveragedModel
 from torch.testing import assert_close
-from transformers import AutoModelForImageClassification, pipeline
+from transformers import AutoModelForImageClassification, AutoModelForObjectDetection, pipeline
 
 from hf_convnextv2 import (
     ConvNextV2ForImageClassification,
     ConvNextV2ForPreTraining,
     create_image_processor,
 )
+from hf_convnextv2.modeling_rcnn import ConvNextV2RCNNForObjectDetection
 from hf_convnextv2.upernet import UperNetForSemanticSegmentation
 from tests.photographs import (
     apart,
@@ -37,20 +38,31 @@ from tests.photographs import (
     fresh_accelerate,
     message_of,
     quick_datasets,
+    write_coco_folder,
     write_folder,
     write_masked_folder,
     write_masked_parquet,
+    write_objects_folder,
+    write_objects_parquet,
     write_parquet,
 )
 from tests.small_models import small_config
-from training import finetune, pretrain, segment, validate
+from training import detect, finetune, pretrain, segment, validate
 from training.data.batches import TrainBatches
 from training.evaluation.metrics import TopAccuracy
 from training.evaluation.pictures import read_metrics
+from training.models.detection import create_detector
 from training.models.segmentation import create_segmenter
 from training.models.teachers import AverageTeacher
 from training.run.checkpoints import averaged_weights, digest_of, read_state
-from training.settings.scripts import FinetuneSettings, PretrainSettings, SegmentSettings, ValidateSettings
+from training.settings.model import NOT_RCNN
+from training.settings.scripts import (
+    DetectSettings,
+    FinetuneSettings,
+    PretrainSettings,
+    SegmentSettings,
+    ValidateSettings,
+)
 
 __all__ = ["fcmae", "fresh_accelerate", "quick_datasets"]
 pytestmark = pytest.mark.usefixtures("quick_datasets", "fresh_accelerate")
@@ -69,6 +81,9 @@ def data(tmp_path_factory):
         "parquet": write_parquet(root / "parquet", splits),
         "masked folder": write_masked_folder(root / "masked_folder", splits),
         "masked parquet": write_masked_parquet(root / "masked_parquet", splits),
+        "objects folder": write_objects_folder(root / "objects_folder", splits),
+        "objects parquet": write_objects_parquet(root / "objects_parquet", splits),
+        "coco": write_coco_folder(root / "coco", splits),
     }
 
 
@@ -93,6 +108,15 @@ def segment_run(output, dataset, **fields):
     settings |= {"layer_decay": 0.9, "image_size": 32, "num_labels": 3, "decoder_hidden_size": 8}
     forget_accelerate()
     segment.main(SegmentSettings(**{**settings, **fields}))
+    return Path(output)
+
+
+def detect_run(output, dataset, **fields):
+    settings = {**RUN, **RECIPE, "dataset_name": str(dataset), "output_dir": str(output), "eval_split": "test"}
+    settings |= {"layer_decay": 0.9, "image_size": 48, "decoder_hidden_size": 8, "box_head_size": 16}
+    settings |= {"box_batch_size": 32, "anchor_sizes": [8, 16, 32], "scale_range": [0.5, 1.5]}
+    forget_accelerate()
+    detect.main(DetectSettings(**{**settings, **fields}))
     return Path(output)
 
 
@@ -154,6 +178,48 @@ def assert_classes_are_counted(folder, results):
     assert [(row["class"], row["images"]) for row in rows] == [("astronaut", "3"), ("chelsea", "3"), ("coffee", "3")]
     assert np.mean([float(row["recall"]) for row in rows]) == pytest.approx(results["eval_accuracy"])
     assert (folder / "confusion_matrix.png").exists() and (folder / "eval_confusions.csv").exists()
+
+
+@pytest.mark.parametrize("kind", ["objects folder", "objects parquet", "coco"])
+@pytest.mark.parametrize("architecture", ["mask_rcnn", "faster_rcnn"])
+def test_images_with_objects_to_detector(kind, architecture, data, fcmae, tmp_path, capsys):
+    folder = detect_run(tmp_path, data[kind], model_name_or_path=fcmae, architecture=architecture, eval_steps=4)
+    results = json.loads((folder / "all_results.json").read_text())
+    assert {"eval_map", "eval_map_50", "train_loss"} <= set(results) and results["eval_samples"] == 9
+    assert ("eval_map_mask" in results) == (architecture == "mask_rcnn")
+    detector = AutoModelForObjectDetection.from_pretrained(folder)
+    assert detector.config.label2id == {"disc": 0, "rectangle": 1}
+    assert detector.config.use_masks == (architecture == "mask_rcnn")
+    for name in ("README.md", "eval_per_class.csv", "predictions.png", "preprocessor_config.json"):
+        assert (folder / name).stat().st_size > 0
+    parts = {"loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg"}
+    parts |= {"loss_mask"} if architecture == "mask_rcnn" else set()
+    line = read_metrics(folder / "metrics.jsonl")[0]
+    assert line["loss"] == pytest.approx(sum(line[name] for name in parts))
+    assert "box AP" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("architecture", NOT_RCNN)
+def test_a_detector_of_transformers_is_trained_by_its_name(architecture, data, tmp_path):
+    fields = {"architecture": architecture, "decoder_hidden_size": 32, "num_stages": 3, "max_train_steps": 2}
+    folder = detect_run(tmp_path, data["objects folder"], **fields, gradient_accumulation_steps=1, eval_steps=2)
+    results = json.loads((folder / "all_results.json").read_text())
+    assert results["eval_samples"] == 9 and 0 <= results["eval_map"] <= 1
+    detector = AutoModelForObjectDetection.from_pretrained(folder)
+    assert detector.config.model_type == architecture
+    found = pipeline("object-detection", model=str(folder), device="cpu")(
+        Image.open(data["objects folder"] / "test/coffee0.jpg"), threshold=0.0
+    )
+    assert found and {answer["label"] for answer in found} <= {"disc", "rectangle"}
+
+
+def test_discs_and_rectangles_are_learnt(data, tmp_path):
+    fields = {"ema_decay": 0.0, "scale_range": [1.0, 1.0], "learning_rate": 3e-3, "gradient_accumulation_steps": 1}
+    fields |= {"per_device_train_batch_size": 9, "max_train_steps": 60, "warmup_steps": 5, "layer_decay": 1.0}
+    fields |= {"num_stages": 2, "decoder_hidden_size": 32, "box_head_size": 32, "eval_steps": 60}
+    folder = detect_run(tmp_path, data["objects folder"], **fields)
+    results = json.loads((folder / "all_results.json").read_text())
+    assert results["eval_map_50"] > 0.3 and results["eval_map_mask_50"] > 0.3  # without training, 0.00
 
 
 def test_validation_agrees_with_the_pipeline(data, tmp_path):
@@ -314,7 +380,7 @@ def test_another_objective_is_named_on_resume(data, fcmae, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.parametrize("script", [pretrain, finetune, segment])
+@pytest.mark.parametrize("script", [pretrain, finetune, segment, detect])
 def test_a_run_stopped_by_a_signal_and_resumed_is_the_run_in_one_go(
     script, streaming, data, fcmae, tmp_path, monkeypatch
 ):
@@ -325,6 +391,10 @@ def test_a_run_stopped_by_a_signal_and_resumed_is_the_run_in_one_go(
         keywords = {"dataset": data["masked parquet"], "num_stages": 3, "drop_path_rate": 0.3, "streaming": streaming}
         keywords["eval_steps"] = 2
         run = segment_run
+    elif script is detect:
+        keywords = {"dataset": data["objects parquet"], "num_stages": 2, "drop_path_rate": 0.3, "streaming": streaming}
+        keywords["eval_steps"] = 2
+        run = detect_run
     else:
         keywords = {"dataset": data["parquet"], "num_stages": 2, "drop_path_rate": 0.3, "streaming": streaming}
         keywords["eval_steps"] = 2  # due at the stop, too
@@ -337,7 +407,7 @@ def test_a_run_stopped_by_a_signal_and_resumed_is_the_run_in_one_go(
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert (tmp_path / "stopped/checkpoint-2").is_dir() and not (tmp_path / "stopped/model.safetensors").exists()
     resumed = run(tmp_path / "stopped", **keywords, resume_from_checkpoint="latest")
-    columns = ("loss", "learning_rate", "grad_norm", "eval_loss")
+    columns = ("loss", "learning_rate", "grad_norm", "eval_loss", "eval_map")
     assert figures(resumed, *columns) == figures(straight, *columns)
     assert_close(load_file(resumed / "model.safetensors"), load_file(straight / "model.safetensors"), rtol=0, atol=0)
 
@@ -671,7 +741,7 @@ def test_a_run_without_a_switch_is_the_same_run(plain_runs, data, tmp_path):
     assert losses == plain_runs[finetune_run][0] and torch.equal(weights, plain_runs[finetune_run][1])
 
 
-@pytest.mark.parametrize("script", [pretrain, finetune, segment])
+@pytest.mark.parametrize("script", [pretrain, finetune, segment, detect])
 def test_activation_checkpointing_is_switched_on(script, monkeypatch, fcmae):
     fields = {"output_dir": "out", "dataset_name": "x", "model_name_or_path": fcmae, "activation_checkpointing": True}
     if script is pretrain:
@@ -679,6 +749,9 @@ def test_activation_checkpointing_is_switched_on(script, monkeypatch, fcmae):
     elif script is segment:
         fields |= {"image_size": 32, "auxiliary_loss_weight": 0}
         model = create_segmenter(SegmentSettings(**fields).model, ["a", "b"]).backbone
+    elif script is detect:
+        fields |= {"image_size": 32, "anchor_sizes": [8, 16, 32]}
+        model = create_detector(DetectSettings(**fields).model, ["a", "b"]).backbone
     else:
         model = finetune_model(FinetuneSettings(image_size=32, **fields), ["a", "b"])
     assert model.is_gradient_checkpointing
@@ -907,7 +980,7 @@ def test_a_dry_run_is_a_page_that_names_classes_model_steps_memory_and_time(data
     assert len(lines) < 20 and not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("task", ["pretrain", "finetune", "segment"])
+@pytest.mark.parametrize("task", ["pretrain", "finetune", "segment", "detect"])
 def test_a_dry_run_takes_its_steps_as_training_does(task, data, fcmae, tmp_path, monkeypatch):
     calls = Counter()
 
@@ -932,6 +1005,9 @@ def test_a_dry_run_takes_its_steps_as_training_does(task, data, fcmae, tmp_path,
     elif task == "segment":
         counted(UperNetForSemanticSegmentation, "forward")
         segment_run(tmp_path / "out", data["masked folder"], **fields, auxiliary_loss_weight=0)
+    elif task == "detect":
+        counted(ConvNextV2RCNNForObjectDetection, "forward")
+        detect_run(tmp_path / "out", data["objects folder"], **fields)
     else:
         counted(ConvNextV2ForImageClassification, "forward")
         finetune_run(tmp_path / "out", data["folder"], **fields)

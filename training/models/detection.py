@@ -43,7 +43,7 @@ def create_detector(settings: DetectorSettings, names: Sequence[str]) -> PreTrai
         model = ConvNextV2RCNNForObjectDetection(config)
         model.backbone.load_state_dict(backbone.state_dict())
     if settings.activation_checkpointing:
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
     return model
 
 

@@ -14,6 +14,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from hf_convnextv2 import ConvNextV2Backbone
 from hf_convnextv2.registration import registered
+from training.models.creation import image_size_of
 from training.settings.checks import check
 from training.settings.model import DetectorSettings
 
@@ -26,6 +27,7 @@ PROCESSORS: dict[str, Any] = {
     "conditional_detr": ConditionalDetrImageProcessor,
     "detr": DetrImageProcessor,
 }
+MOST_QUERIES = 300  # the default of all three below
 HYBRID = ("rt_detr", "rt_detr_v2", "d_fine")  # whose encoder sees the maps at their own widths
 
 
@@ -35,14 +37,18 @@ def create_detr(settings: DetectorSettings, backbone: ConvNextV2Backbone, labels
     levels, stages = FEATURE_LEVELS[kind], backbone.stage_names[1:]
     rule = f"be {levels} or more for `architecture` {kind}"
     check("num_stages", len(stages), len(stages) >= levels, rule)
-    rule = f"be a multiple of 8, the heads of the attention in `architecture` {kind}"
-    check("decoder_hidden_size", width, width % 8 == 0, rule)
+    divisor = 32 if kind == "deformable_detr" else 8  # groups of its normalisation; heads of the attention
+    rule = f"be a multiple of {divisor} for `architecture` {kind}"
+    check("decoder_hidden_size", width, width % divisor == 0, rule)
     backbone_config = type(backbone.config).from_dict({**backbone.config.to_dict(), "out_indices": None})
     backbone_config.out_features = stages[-levels:]
     fields: dict[str, Any] = {"backbone_config": backbone_config, "d_model": width, **labels}
     if kind in HYBRID:
         patch = max(backbone.config.patch_sides)
         strides = [patch * 2**stage for stage in range(len(stages))][-levels:]
+        size = image_size_of(backbone.config)
+        positions = sum((size // stride) ** 2 for stride in strides)  # of which the best become queries
+        fields |= {"num_queries": min(MOST_QUERIES, positions)}
         fields |= {"encoder_in_channels": backbone.config.hidden_sizes[-levels:], "encoder_hidden_dim": width}
         fields |= {"decoder_in_channels": [width] * levels, "feat_strides": strides, "num_feature_levels": levels}
     with registered():  # so that the backbone is this package's

@@ -20,10 +20,17 @@ from training.settings.command_line import Parser, parse_settings, say_once
 from training.settings.fcmae import CELLS, FEATURE_LOSSES, TARGET_TYPES
 from training.settings.model import MODEL_SIZES
 from training.settings.run import TRACKERS
-from training.settings.scripts import FinetuneSettings, PretrainSettings, SegmentSettings, ValidateSettings
+from training.settings.scripts import (
+    DetectSettings,
+    FinetuneSettings,
+    PretrainSettings,
+    SegmentSettings,
+    ValidateSettings,
+)
 
-CONFIGS = (PretrainSettings, FinetuneSettings, SegmentSettings, ValidateSettings)
+CONFIGS = (PretrainSettings, FinetuneSettings, SegmentSettings, DetectSettings, ValidateSettings)
 OF_RECIPE = {"pretrain": PretrainSettings, "finetune": FinetuneSettings, "segment": SegmentSettings}
+OF_RECIPE |= {"detect": DetectSettings}
 
 RECIPES = sorted(Path("training/recipes").glob("*.yaml"))
 NEEDED = ["--dataset_name", "images", "--output_dir", "out"]

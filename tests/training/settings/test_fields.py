@@ -6,9 +6,15 @@ import pytest
 
 from training.models.architecture import ARCHITECTURE
 from training.settings.fields import about, operation, recipe
-from training.settings.scripts import FinetuneSettings, PretrainSettings, SegmentSettings, ValidateSettings
+from training.settings.scripts import (
+    DetectSettings,
+    FinetuneSettings,
+    PretrainSettings,
+    SegmentSettings,
+    ValidateSettings,
+)
 
-SCRIPTS = [PretrainSettings, FinetuneSettings, SegmentSettings, ValidateSettings]
+SCRIPTS = [PretrainSettings, FinetuneSettings, SegmentSettings, DetectSettings, ValidateSettings]
 CONFIGS = pytest.mark.parametrize("config_class", SCRIPTS)
 
 
