@@ -53,11 +53,9 @@ def find_source(data: DataSettings, split: str) -> Found:
         options = {"name": data.dataset_config_name, "revision": data.dataset_revision}
         found = Found(load_split(data, split, data.dataset_name, **options), [], [])
     source = found.source
-    check_column(source, "image_column", data.image_column)
-    if isinstance(data, SegmentDataSettings):
-        check_column(source, "annotation_column", data.annotation_column)
-    if isinstance(data, DetectDataSettings):
-        check_column(source, "objects_column", data.objects_column)
+    for setting in ("image_column", "annotation_column", "objects_column"):
+        if hasattr(data, setting):
+            check_column(source, setting, getattr(data, setting))
     for column in data.columns_of_images():
         if isinstance(features_of(source).get(column), Image):
             source = source.cast_column(column, Image(decode=False))
@@ -159,8 +157,8 @@ def local_splits(data: DataSettings) -> list[str] | None:
 def find_folder(data: DataSettings, folder: str, split: str) -> Found:
     """Load a split of a local folder; `datasets` reads a folder of other files than images and arrays."""
     asked = sorted({split, *data.named_splits()})
-    is_dense = isinstance(data, SegmentDataSettings | DetectDataSettings)
-    rows = None if is_dense else stored_rows(folder, split, asked)
+    is_cached = not isinstance(data, SegmentDataSettings | DetectDataSettings)
+    rows = stored_rows(folder, split, asked) if is_cached else None
     if rows is not None:
         return Found(as_asked(rows.rows, data, split), [], [])
     listing = listing_of(folder)

@@ -2,12 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from training.data.detection.columns import BadObjectsError, shown
+from training.data.detection.columns import BadObjectsError, is_number, shown
 
 # A box may reach out of its image by rounding: by this many pixels, or by this share of the side.
 PIXELS_OUTSIDE, SHARE_OUTSIDE = 1.0, 0.01
@@ -34,8 +33,9 @@ def corners_of(value: Any, box_format: str, size: tuple[int, int], name: str) ->
     refuse_outside((first, second, right, bottom), value, box_format, size, box)
     height, width = size
     clipped = [max(first, 0.0), max(second, 0.0), min(right, width), min(bottom, height)]
-    if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
-        raise BadObjectsError(f"{box} must lie in the image, which has {width} x {height} pixels.")
+    left, top, right, bottom = np.array(clipped, np.float32)  # as the model gets them
+    if right <= left or bottom <= top:
+        raise BadObjectsError(f"{box} must have an area in the image, which has {width} x {height} pixels.")
     return clipped
 
 
@@ -45,7 +45,7 @@ def four_numbers(value: Any, box: str) -> list[float]:
     if numbers is None or len(numbers) != 4:
         has = "none" if numbers is None else len(numbers)
         raise BadObjectsError(f"{box} must have 4 numbers, but has {has}.")
-    wrong = [number for number in numbers if not isinstance(number, Real)]
+    wrong = [number for number in numbers if not is_number(number)]
     if wrong:
         raise BadObjectsError(f"{box} must hold numbers, but {shown(wrong[0])} is none.")
     if not all(math.isfinite(number) for number in numbers):

@@ -10,7 +10,7 @@ from datasets import ClassLabel, Dataset, LargeList, List
 
 from training.data.detection.columns import KEYS
 from training.data.folders.masks import names_in
-from training.data.sources import Source, features_of, find_source, limit, values_of
+from training.data.sources import Source, features_of, find_source, values_of
 from training.settings.checks import check
 from training.settings.data import DetectDataSettings
 
@@ -22,7 +22,7 @@ def class_names_of(data: DetectDataSettings, num_labels: int | None) -> list[str
     folder, else the names that stand in the objects, sorted. Of classes without names there are `num_labels`, by
     default as many as the objects have, and they are called `LABEL_0` and so on.
     """
-    source = limit(find_source(data, data.train_split).source, data, data.max_train_samples)
+    source = find_source(data, data.train_split).source  # all of it: a part may lack classes of the held-out images
     stated = category_feature(source, data.objects_column)
     names = list(stated.names) if isinstance(stated, ClassLabel) else names_in(data.dataset_name)
     if names is not None:

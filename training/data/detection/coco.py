@@ -9,6 +9,7 @@ import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 
 from conversion.files import read_json, write_json
+from training.console.bars import Phase
 from training.data.detection.coco_json import CocoFile, read_coco
 from training.data.folders.listing import Listing, show
 from training.data.folders.masks import few, stored
@@ -102,7 +103,8 @@ class CocoPart:
         stamp = {"size": status.st_size, "time": status.st_mtime_ns, "folders": listing.folders}
         described = read_json(self.path.with_suffix(".json")) if self.path.exists() else {}
         if described.get("stamp") != stamp:
-            described = {"stamp": stamp, **self.write(listing, split, read_coco(file))}
+            with Phase(f"Reading {file}"):
+                described = {"stamp": stamp, **self.write(listing, split, read_coco(file))}
             write_json(self.path.with_suffix(".json"), described)
         self.names: list[str] = described["names"]
         self.notes: list[str] = described["notes"]

@@ -1,7 +1,9 @@
 """The objects of an image as lists, one for each kind of value, whatever the keys of the data set are called."""
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from numbers import Real
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -77,6 +79,16 @@ def stated_size(value: Any) -> tuple[int, int] | None:
     """The height and width of the image that the objects belong to, if they are stated."""
     size = value.get(IMAGE_SIZE) if isinstance(value, Mapping) else None
     return None if size is None or None in size else (int(size[0]), int(size[1]))
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value is a number, of Python or NumPy; it may be NaN or infinite."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def is_finite(value: Any) -> TypeGuard[float]:
+    """Whether a value is a finite number."""
+    return is_number(value) and math.isfinite(value)
 
 
 def shown(value: Any) -> str:

@@ -1,19 +1,18 @@
 """Masks of objects, as COCO has them: polygons, run lengths, or an image of the mask; all become run lengths."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
-from numbers import Real
 from typing import Any
 
 import numpy as np
+import pycocotools.mask
 import torch
-from pycocotools import mask as coco
 from torch import Tensor
 
-from training.data.detection.columns import BadObjectsError, shown
+from training.data.detection.columns import BadObjectsError, is_finite, is_number, shown
 from training.data.segmentation.masks import BadMaskError, decode_mask
 
+coco: Any = pycocotools.mask  # its type stubs know single masks alone
 RunLengths = dict[str, Any]  # of pycocotools: "size" (height, width) and compressed "counts"
 
 
@@ -59,11 +58,11 @@ def run_lengths(value: Any, size: tuple[int, int], name: str) -> RunLengths:
 
 def of_polygons(polygons: Sequence[Any], size: tuple[int, int], name: str) -> RunLengths:
     """The run lengths of one or more polygons, each a list x1, y1, x2, y2, ..."""
-    polygons = [polygons] if isinstance(polygons[0], Real) else polygons
+    polygons = [polygons] if is_number(polygons[0]) else polygons
     for polygon in polygons:
         each = f"the polygon {shown(polygon)} of {name}"
         is_list = isinstance(polygon, list | tuple | np.ndarray)
-        if not is_list or not all(isinstance(number, Real) and math.isfinite(number) for number in polygon):
+        if not is_list or not all(map(is_finite, polygon)):
             raise BadObjectsError(f"{each} must hold finite numbers x1, y1, x2, y2, ... in one list.")
         if len(polygon) % 2:
             raise BadObjectsError(
@@ -87,7 +86,7 @@ def of_counts(value: Mapping[str, Any], size: tuple[int, int], mask: str) -> Run
     height, width = size
     if isinstance(counts, str | bytes):
         counts = uncompressed(counts.encode() if isinstance(counts, str) else counts)
-    is_whole = all(isinstance(count, Real) and count >= 0 and count == int(count) for count in counts)
+    is_whole = all(is_finite(count) and count >= 0 and count == int(count) for count in counts)
     if not is_whole or sum(counts) != height * width:
         raise BadObjectsError(f"{mask} must have run lengths that add up to {height * width} pixels.")
     if not sum(counts[1::2]):
@@ -148,3 +147,8 @@ def decode_masks(masks: list[RunLengths], size: tuple[int, int]) -> Tensor:
     if not masks:
         return torch.zeros((0, *size), dtype=torch.uint8)
     return torch.from_numpy(np.ascontiguousarray(coco.decode(masks).transpose(2, 0, 1)))
+
+
+def areas_of(masks: list[RunLengths]) -> np.ndarray:
+    """The number of pixels of each mask, `(N,)` float64."""
+    return coco.area(masks).astype(np.float64) if masks else np.zeros(0)

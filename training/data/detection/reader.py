@@ -1,18 +1,15 @@
 """Turns the stored objects of an image into `Objects`."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from pycocotools import mask as coco
 
 from training.data.detection.boxes import read_boxes
-from training.data.detection.columns import BadObjectsError, columns_of, shown, stated_size
-from training.data.detection.masks import RunLengths, decode_masks, is_missing, read_masks
+from training.data.detection.columns import BadObjectsError, columns_of, is_finite, shown, stated_size
+from training.data.detection.masks import RunLengths, areas_of, decode_masks, is_missing, read_masks
 from training.data.detection.objects import Objects
 
 MOST_NAMES = 8  # that an error lists
@@ -74,8 +71,8 @@ class ObjectReader:
         masks = None
         if self.with_masks or (0 in areas and num_masks == len(boxes)):
             masks = read_masks(segments, boxes, size, name)
-        of_boxes = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-        measured = coco.area(masks).astype(np.float64) if masks else of_boxes
+        sides = boxes[:, 2:] - boxes[:, :2]
+        measured = sides[:, 0] * sides[:, 1] if masks is None else areas_of(masks)
         filled = np.where(np.array(areas) > 0, areas, measured)
         return Stored(boxes, np.array(labels, np.int64), filled, np.array(crowds, bool), masks, num_masks)
 
@@ -87,7 +84,7 @@ class ObjectReader:
             if value not in names:
                 raise BadObjectsError(f"the class {shown(value)} of {name} is none of {listed}.")
             return names.index(value)
-        if not isinstance(value, Real) or not math.isfinite(value) or int(value) != value:
+        if not is_finite(value) or int(value) != value:
             raise BadObjectsError(f"the class {shown(value)} of {name} must be a whole number or a name.")
         if not 0 <= value < len(names):
             raise BadObjectsError(
@@ -107,6 +104,6 @@ def area_of(value: Any, name: str) -> float:
     """The stated area of an object; 0 if it is not stated."""
     if value is None:
         return 0.0
-    if not isinstance(value, Real) or not 0 <= value < float("inf"):
+    if not is_finite(value) or value < 0:
         raise BadObjectsError(f"the area {shown(value)} of {name} must be a number of pixels.")
     return float(value)

@@ -1,0 +1,170 @@
+"""Images with objects as samples, from every source, and the names of their classes."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, Features, Image, List, Value
+from PIL import Image as Pictures
+
+from tests.photographs import (
+    OBJECTS,
+    message_of,
+    pictures_with_objects,
+    quick_datasets,
+    write_coco_folder,
+    write_objects_folder,
+    write_objects_parquet,
+)
+from training.data.detection.classes import class_names_of
+from training.data.detection.rows import load_objects, object_reader
+from training.data.detection.samples import detection_samples
+from training.data.samples import MapSamples, StreamSamples
+from training.settings.data import DetectDataSettings
+
+__all__ = ["quick_datasets"]
+pytestmark = pytest.mark.usefixtures("quick_datasets")
+NAMES = ["disc", "rectangle"]
+WRITERS = [write_objects_folder, write_objects_parquet, write_coco_folder]
+
+
+def settings(folder, **fields):
+    return DetectDataSettings(dataset_name=str(folder), num_workers=0, **fields)
+
+
+def samples_of(data, transform, with_masks=True):
+    source = load_objects(data, "train", None, 3, NAMES, with_masks)
+    reader = object_reader(data, NAMES, with_masks)
+    return source, detection_samples(data, source, 3, reader, transform)
+
+
+def as_they_are(image, objects):
+    return {"pixel_values": image, "objects": objects}
+
+
+@pytest.mark.parametrize("write", WRITERS, ids=lambda write: write.__name__)
+def test_boxes_and_masks_lie_on_the_objects_in_the_image(write, tmp_path):
+    source, samples = samples_of(settings(write(tmp_path / "data", {"train": 2})), as_they_are)
+    dataset = MapSamples([source], samples)
+    assert len(dataset) == 6
+    for index in range(6):
+        sample = dataset[index]
+        image, objects = sample["pixel_values"].float(), sample["objects"]
+        for box, label, mask in zip(objects.boxes.int().tolist(), objects.labels, objects.masks, strict=True):
+            left, top, right, bottom = box
+            middle = image[:, (top + bottom) // 2, (left + right) // 2]
+            colour = torch.tensor(OBJECTS[NAMES[label]])
+            assert (middle - colour).abs().max() < 60  # JPEG
+            inside = torch.zeros(48, 48)
+            inside[top:bottom, left:right] = 1
+            assert mask.sum() > 0.7 * inside.sum() and (mask * inside).sum() == mask.sum()
+
+
+@pytest.mark.parametrize("write", WRITERS, ids=lambda write: write.__name__)
+def test_a_stream_gives_the_same_samples(write, tmp_path):
+    folder = write(tmp_path / "data", {"train": 2})
+    source, samples = samples_of(settings(folder), as_they_are)
+    data = settings(folder, streaming=True)
+    stream, streamed = samples_of(data, as_they_are)
+    whole = MapSamples([source], samples)
+    for index, sample in enumerate(StreamSamples(stream, streamed, data)):
+        expected = whole[index]
+        assert torch.equal(sample["pixel_values"], expected["pixel_values"])
+        assert all(torch.equal(a, b) for a, b in zip(sample["objects"], expected["objects"], strict=True))
+    assert index == 5
+
+
+def test_a_stream_stops_at_wrong_objects_or_skips_them(tmp_path, capsys):
+    folder = write_objects_folder(tmp_path / "data", {"train": 1})
+    file = folder / "train/metadata.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    rows[1]["objects"]["bbox"][0] = [40, 40, 20, 20]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    data = settings(folder, streaming=True)
+    stream, samples = samples_of(data, as_they_are)
+    message = message_of(lambda: list(StreamSamples(stream, samples, data)))
+    assert "chelsea0.jpg reaches 12 pixels out of the image" in message and "--skip_bad_images" in message
+    data = settings(folder, streaming=True, skip_bad_images=True)
+    assert len(list(StreamSamples(stream, samples, data))) == 2
+    assert "chelsea0.jpg reaches 12 pixels" in capsys.readouterr().out
+
+
+def test_random_transforms_depend_on_the_epoch_and_the_example_alone(tmp_path):
+    def noise(image, objects):
+        return {"noise": torch.rand(3)}
+
+    source, samples = samples_of(settings(write_objects_folder(tmp_path / "data", {"train": 1})), noise)
+    dataset = MapSamples([source], samples)
+    drawn = {key: dataset[key]["noise"] for key in ((0, 0), (0, 1), (1, 0))}
+    torch.rand(5)
+    assert all(torch.equal(dataset[key]["noise"], noise) for key, noise in drawn.items())
+    assert len({tuple(noise.tolist()) for noise in drawn.values()}) == 3
+    assert set(dataset[0]) == {"seed", "is_transparent", "noise"}
+
+
+def test_masks_are_decoded_only_where_they_are_asked_for(tmp_path):
+    _, samples = samples_of(settings(write_coco_folder(tmp_path / "data", {"train": 1})), as_they_are, False)
+    source, _ = samples_of(settings(tmp_path / "data"), as_they_are, False)
+    assert MapSamples([source], samples)[0]["objects"].masks is None
+
+
+@pytest.mark.parametrize("write", WRITERS, ids=lambda write: write.__name__)
+def test_the_names_of_classes_come_with_the_objects(write, tmp_path):
+    folder = write(tmp_path / "data", {"train": 2})
+    assert class_names_of(settings(folder), None) == NAMES
+    assert class_names_of(settings(folder), 2) == NAMES
+    assert class_names_of(settings(folder, max_train_samples=1), None) == NAMES
+    assert "`num_labels` (=3) must be 2" in message_of(lambda: class_names_of(settings(folder), 3))
+
+
+def numbered_folder(root):
+    """A folder whose objects have class numbers."""
+    write_objects_folder(root, {"train": 2})
+    file = root / "train/metadata.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for row in rows:
+        row["objects"]["category"] = [3 * NAMES.index(name) for name in row["objects"]["category"]]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    return root
+
+
+def test_class_numbers_are_counted_or_named_in_a_file(tmp_path):
+    folder = numbered_folder(tmp_path / "data")
+    assert class_names_of(settings(folder), None) == ["LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3"]
+    assert len(class_names_of(settings(folder), 6)) == 6
+    stream = settings(folder, streaming=True)
+    assert class_names_of(stream, 4) == ["LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3"]
+    assert "a stream does not say how many classes it has" in message_of(lambda: class_names_of(stream, None))
+    (folder / "id2label.json").write_text(json.dumps(dict(enumerate("abcd"))))
+    assert class_names_of(settings(folder), None) == list("abcd") == class_names_of(stream, None)
+
+
+def test_objects_as_a_list_of_dicts_in_a_file_have_names_too(tmp_path):
+    item = {"bbox": List(Value("float64")), "label": Value("string")}
+    features = Features({"image": Image(), "things": List(item)})
+    rows: dict = {"image": [], "things": []}
+    for _, picture, objects in pictures_with_objects(1):
+        rows["image"].append(picture)
+        boxes, kinds = objects["bbox"], objects["category"]
+        rows["things"].append([{"bbox": box, "label": kind} for box, kind in zip(boxes, kinds, strict=True)])
+    file = tmp_path / "train.parquet"
+    Dataset.from_dict(rows, features=features).to_parquet(file)
+    data = settings(file, objects_column="things")
+    assert class_names_of(data, None) == NAMES
+    assert len(load_objects(data, "train", None, 3, NAMES, False)) == 3
+    message = message_of(lambda: class_names_of(settings(file), None))
+    assert "`objects_column` (=objects) must be a column of the data set, which has image, things" in message
+
+
+def test_masks_that_are_images_in_a_data_set_are_read(tmp_path):
+    objects = {"bbox": List(List(Value("float64"))), "category": List(Value("int64")), "mask": List(Image())}
+    mask = np.zeros((48, 48), np.uint8)
+    mask[10:20, 5:25] = 255
+    value = {"bbox": [[5, 10, 20, 10]], "category": [0], "mask": [Pictures.fromarray(mask)]}
+    rows = {"image": [pictures_with_objects(1)[0][1]], "objects": [value]}
+    features = Features({"image": Image(), "objects": objects})
+    Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "train.parquet")
+    source, samples = samples_of(settings(tmp_path / "train.parquet"), as_they_are)
+    found = MapSamples([source], samples)[0]["objects"]
+    assert np.array_equal(found.masks[0], mask // 255) and found.areas.tolist() == [200]
