@@ -47,7 +47,7 @@ def four_numbers(value: Any, box: str) -> list[float]:
         raise BadObjectsError(f"{box} must have 4 numbers, but has {has}.")
     wrong = [number for number in numbers if not is_number(number)]
     if wrong:
-        raise BadObjectsError(f"{box} must hold numbers, but {shown(wrong[0])} is none.")
+        raise BadObjectsError(f"{box} must hold numbers, but holds {shown(wrong[0])}.")
     if not all(math.isfinite(number) for number in numbers):
         raise BadObjectsError(f"{box} must hold finite numbers.")
     return [float(number) for number in numbers]

@@ -59,7 +59,7 @@ def refuse_unknown(path: str, annotations: list[dict[str, Any]], images: set[Any
     """Raise if annotations name an image or a class that the file does not have, or their boxes are no numbers."""
     for key, known, where in (("image_id", images, "images"), ("category_id", set(classes), "categories")):
         wrong = [each.get(key) for each in annotations if each.get(key) not in known]
-        rule = f"have annotations with a `{key}` among its {where} alone; {len(wrong):,} have another: {listed(wrong)}"
+        rule = f"have annotations whose `{key}` is among its {where}; {len(wrong):,} have another: {listed(wrong)}"
         require(path, not wrong, rule)
     wrong = [each.get("id") for each in annotations if not is_numbers(each.get("bbox"))]
     require(

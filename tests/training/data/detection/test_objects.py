@@ -189,7 +189,7 @@ WRONG_OBJECTS = [
         "the box [10, 10, 20] of object 1 of {}chelsea0.jpg must have 4 numbers",
     ),
     ("xywh", changed(bbox=[BOX, [10, 10, float("nan"), 20]]), "of object 1 of {}chelsea0.jpg must hold finite numbers"),
-    ("xywh", changed(bbox=[BOX, [10, None, 20, 20]]), "must hold numbers, but None is none"),
+    ("xywh", changed(bbox=[BOX, [10, None, 20, 20]]), "must hold numbers, but holds None"),
     ("xywh", changed(category=["disc", "square"]), "the class 'square' of object 1 of {}chelsea0.jpg is none of disc"),
     ("xywh", changed(category=["disc"]), "{}chelsea0.jpg must have one entry for each object in every list, but has 2"),
     (
@@ -254,7 +254,7 @@ def test_a_class_number_that_no_class_has_is_named(folder):
 
 def test_text_among_the_numbers_is_refused_before_training(folder):
     rewrite(folder, lambda objects: {**objects, "bbox": [list(map(str, box)) for box in objects["bbox"]]}, every=True)
-    assert "must hold numbers, but '" in message_of(lambda: load(folder))
+    assert "must hold numbers, but holds '" in message_of(lambda: load(folder))
     rewrite(folder, changed(bbox=[BOX, BOX]))
     assert "bbox" in message_of(lambda: load(folder)) and "number" in message_of(lambda: load(folder))
     rewrite(folder, lambda objects: "two discs", every=True)
