@@ -21,7 +21,7 @@ CARD = "README.md"
 # Of the evaluation of each class.
 PER_CLASS, CONFUSIONS = "eval_per_class.csv", "eval_confusions.csv"
 CONFUSION_MATRIX, MOST_CONFUSED = "confusion_matrix.png", "most_confused.png"
-PREDICTIONS = "predictions.png"  # of a segmentation model
+PREDICTIONS = "predictions.png"  # of a segmentation model or a detector
 
 MADE_BY_CONVERSION = {"source", "layout", "sha256", "dtype", "is_cast", "notes", "stored_as", "made_sha256"}
 

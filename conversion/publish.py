@@ -107,7 +107,8 @@ def _check_options(kind: str, with_code: bool, encoder_repo_id: str | None, skip
     """Raise for what is for pre-training models, but given for another kind of model."""
     is_fcmae = kind == "fcmae"
     if with_code and not is_fcmae:
-        raise ValueError(f"`--with_code` is for pre-training models: stock Transformers has the code of this {kind}.")
+        told = "an R-CNN always takes its code along, and stock Transformers has that of all other models"
+        raise ValueError(f"`--with_code` is for pre-training models, not for a {kind}: {told}.")
     if skip_encoder and not is_fcmae:
         raise ValueError(f"`--skip_encoder` must be left out for a {kind}: it is published alone.")
     if encoder_repo_id is not None and (not is_fcmae or skip_encoder):

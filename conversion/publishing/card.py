@@ -18,7 +18,7 @@ from conversion.publishing.publication import Publication
 TEMPLATES = Path(__file__).parent / "templates"
 # Cards with this line are ours to write anew, as those of Transformers' Trainer.
 GENERATED = "<!-- Written from the files beside it. Complete this card, then remove this line to keep your text. -->"
-TASKS = {"classifier": "image-classification", "segmenter": "image-segmentation"}
+TASKS = {"classifier": "image-classification", "segmenter": "image-segmentation", "detector": "object-detection"}
 FEATURES = "image-feature-extraction"
 IMAGENET = "ILSVRC/imagenet-1k"
 RESULTS_OF_TIMM = "https://github.com/huggingface/pytorch-image-models/blob/main/results/results-imagenet.csv"
@@ -74,6 +74,8 @@ def front_matter(contents: CardContents) -> ModelCardData:
     tags = ["vision", "convnextv2"]
     if kind in TASKS:
         tags.append(TASKS[kind])
+    if contents.model.has_masks:
+        tags.append("instance-segmentation")
     if contents.is_self_supervised:
         tags += ["masked-image-modeling", "fcmae"]
     datasets = [data_set.name for data_set in contents.data.data_sets if not data_set.is_local]

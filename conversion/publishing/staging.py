@@ -3,17 +3,19 @@
 import contextlib
 import io
 import shutil
+from dataclasses import replace
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import torch
-from transformers import UperNetConfig, UperNetForSemanticSegmentation
+from transformers import AutoModelForObjectDetection, AutoModelForSemanticSegmentation, UperNetConfig
 from transformers.dynamic_module_utils import get_relative_import_files
 
 import hf_convnextv2
 from conversion.checkpoint_reader import read_checkpoint
 from conversion.convert import convert
+from conversion.detectors import DETECTORS, RCNN
 from conversion.files import read_json, write_json
 from conversion.model_folder import (
     CARD,
@@ -24,7 +26,6 @@ from conversion.model_folder import (
     RESULTS,
     SETTINGS,
     WEIGHT_PATTERNS,
-    parameter_sizes,
     read_config,
     weight_files,
 )
@@ -34,19 +35,41 @@ from conversion.publishing.contents import read_contents
 from conversion.publishing.licenses import read_license
 from conversion.publishing.publication import Publication
 from conversion.publishing.sections.results import PICTURES
+from hf_convnextv2.configuration_convnextv2 import FCMAE_MODEL_TYPE
 
 UPLOADED = ("config.json", *WEIGHT_PATTERNS, "model.safetensors.index.json", PROCESSOR, *PICTURES)
 UPLOADED += (RESULTS, "eval_results.json", "metrics.jsonl", PROVENANCE, PER_CLASS, CONFUSIONS)
-CODE = Path(hf_convnextv2.__file__).parent / "modeling_fcmae.py"
-AUTO_MAP = {
-    "AutoConfig": "configuration_convnextv2.ConvNextV2FCMAEConfig",
-    "AutoModel": "modeling_fcmae.ConvNextV2FCMAEModel",
-    "AutoModelForPreTraining": "modeling_fcmae.ConvNextV2ForPreTraining",
+
+
+class Code(NamedTuple):
+    """The code of a type of model that Transformers does not have."""
+
+    module: str
+    auto_map: dict[str, str]
+
+
+# By `model_type`.
+CODE = {
+    FCMAE_MODEL_TYPE: Code(
+        "modeling_fcmae.py",
+        {
+            "AutoConfig": "configuration_convnextv2.ConvNextV2FCMAEConfig",
+            "AutoModel": "modeling_fcmae.ConvNextV2FCMAEModel",
+            "AutoModelForPreTraining": "modeling_fcmae.ConvNextV2ForPreTraining",
+        },
+    ),
+    RCNN: Code(
+        "modeling_rcnn.py",
+        {
+            "AutoConfig": "configuration_rcnn.ConvNextV2RCNNConfig",
+            "AutoModelForObjectDetection": "modeling_rcnn.ConvNextV2RCNNForObjectDetection",
+        },
+    ),
 }
 
 
 def check_folder(folder: Path) -> str:
-    """The kind of model in the folder: encoder, classifier, fcmae or segmenter; raises unless it is complete."""
+    """The kind of model in the folder, e.g. encoder or detector; raises unless the folder is complete."""
     if not folder.is_dir():
         raise ValueError(f"`folder` (={folder}) must be a folder that exists.")
     fixes = {
@@ -58,23 +81,25 @@ def check_folder(folder: Path) -> str:
             raise ValueError(f"`folder` (={folder}) must hold {file}. {fix}")
     if not weight_files(folder):
         raise ValueError(f"`folder` (={folder}) must hold the weights as safetensors. {fixes['config.json']}")
-    if read_json(folder / "config.json").get("model_type") == UperNetConfig.model_type:
-        check_segmenter(folder)
+    model_type = read_json(folder / "config.json").get("model_type")
+    if model_type == UperNetConfig.model_type:
+        check_weights(folder, AutoModelForSemanticSegmentation)
         return "segmenter"
+    if model_type in DETECTORS:
+        check_weights(folder, AutoModelForObjectDetection)
+        return "detector"
     source = read_checkpoint(str(folder))
     if not str(source.config.get("model_type", "")).startswith("convnextv2"):
         raise ValueError(f"`folder` (={folder}) must hold a `convnextv2` or `convnextv2_fcmae` model for Transformers.")
     return from_state_dict(source.tensors, source.config).kind
 
 
-def check_segmenter(folder: Path) -> None:
-    """Raise unless the folder holds the weights of the UPerNet that its configuration describes, and no others."""
+def check_weights(folder: Path, auto_class: Any) -> None:
+    """Raise unless the folder holds the weights of the model that its configuration describes, and no others."""
     read_config(folder)  # raises unless the backbone is a ConvNeXt V2
-    with torch.device("meta"):
-        model = UperNetForSemanticSegmentation(UperNetConfig.from_pretrained(folder))
-    expected = {name: weight.numel() for name, weight in model.state_dict().items()}
-    stored = parameter_sizes(folder)
-    wrong = sorted(name for name in expected.keys() | stored.keys() if expected.get(name) != stored.get(name))
+    _, report = auto_class.from_pretrained(folder, output_loading_info=True, ignore_mismatched_sizes=True)
+    mismatched = {name for name, *_ in report["mismatched_keys"]}
+    wrong = sorted({*report["missing_keys"], *report["unexpected_keys"], *mismatched})
     if wrong:
         raise ValueError(
             f"`folder` (={folder}) must hold the weights that its config.json describes, but {len(wrong)} differ, "
@@ -83,19 +108,24 @@ def check_segmenter(folder: Path) -> None:
 
 
 def stage(folder: Path, target: Path, publication: Publication) -> Path:
-    """Links to the files to upload, the card and, if asked for, the code."""
+    """Links to the files to upload, the card and, if asked for or needed, the code.
+
+    An R-CNN always takes its code along; the encoder of a pre-training model loads without any.
+    """
     target.mkdir()
+    config = read_json(folder / "config.json")
+    model_type = config.get("model_type")
+    publication = replace(publication, with_code=publication.with_code or model_type == RCNN)
     card = _card(folder, publication)
     files = {file for pattern in UPLOADED for file in folder.glob(pattern)}
     files |= {file for file in folder.glob("*.png") if f"({file.name})" in card}
     for file in files:
         (target / file.name).symlink_to(file.resolve())
     (target / CARD).write_text(card, encoding="utf-8")
-    config = read_json(folder / "config.json")
     config = {name: value for name, value in config.items() if name not in ("auto_map", "_name_or_path")}
     if publication.with_code:
-        config["auto_map"] = AUTO_MAP
-        for file in code_files():
+        config["auto_map"] = CODE[model_type].auto_map
+        for file in code_files(model_type):
             shutil.copy(file, target)
     (target / "config.json").unlink()
     write_json(target / "config.json", config)
@@ -103,14 +133,15 @@ def stage(folder: Path, target: Path, publication: Publication) -> Path:
 
 
 @cache
-def code_files() -> list[Path]:
-    """The files that a pre-training model's code consists of."""
-    return [CODE, *map(Path, get_relative_import_files(CODE))]
+def code_files(model_type: str) -> list[Path]:
+    """The files that the code of a type of model consists of."""
+    module = Path(hf_convnextv2.__file__).parent / CODE[model_type].module
+    return [module, *map(Path, get_relative_import_files(module))]
 
 
 def is_ours(name: str) -> bool:
     """Whether a file of a repository is one that a publication writes, under this name, at its top."""
-    is_code = name in {file.name for file in code_files()}
+    is_code = any(name == file.name for model_type in CODE for file in code_files(model_type))
     return is_code or any(fnmatch(name, pattern) and "/" not in name for pattern in UPLOADED)
 
 

@@ -24,6 +24,6 @@ def format_value(value: Any, is_path: bool = False) -> str:
 
 def format_cell(column: str, value: str) -> str:
     """A cell of the table of classes, in Markdown: shares in percent, the name of a class in one line."""
-    if column in ("precision", "recall", "f1", "iou"):
+    if column in ("precision", "recall", "f1", "iou", "ap", "ap50", "mask_ap"):
         return f"{100 * float(value):.1f} %" if value else "-"
     return " ".join(value.split()).replace("|", "\\|")

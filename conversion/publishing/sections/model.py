@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from conversion.detectors import Detector, detector_of, has_masks
 from conversion.files import read_json
 from conversion.image_processor import DEFAULT_SIZE, height_and_width
 from conversion.model_folder import PROCESSOR, parameter_sizes, read_config
@@ -30,12 +31,24 @@ class ModelSection:
 
     @cached_property
     def kind(self) -> str:
-        """encoder, classifier, fcmae or segmenter."""
+        """encoder, classifier, fcmae, segmenter or detector."""
+        if self.detector:
+            return "detector"
         if self.count_parameters(DECODE_HEAD):
             return "segmenter"
         if self.count_parameters(DECODERS):
             return "fcmae"
         return "classifier" if self.count_parameters(HEADS) else "encoder"
+
+    @cached_property
+    def detector(self) -> Detector | None:
+        """The detector that the folder holds, if it holds one."""
+        return detector_of(read_json(self.folder / "config.json"))
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether the folder holds a detector that predicts masks."""
+        return has_masks(read_json(self.folder / "config.json"))
 
     @property
     def labels(self) -> list[str]:

@@ -18,8 +18,24 @@ PICTURES = {
     "reconstructions.png": "What the encoder sees, the reconstruction, the original",
     CONFUSION_MATRIX: "True class against predicted class, evaluation images",
     MOST_CONFUSED: "Classes that were taken for another most often, evaluation images",
-    PREDICTIONS: "Evaluation images, their true classes and the prediction",
+    PREDICTIONS: "Evaluation images: what is true, and the prediction",
 }
+
+
+def average_precisions(kind: str, infix: str = "") -> dict[str, str]:
+    """Names of COCO's figures, and what they are of boxes or of masks."""
+    figures = {
+        f"map{infix}": f"{kind} AP, mean over IoUs of 0.50 to 0.95",
+        f"map{infix}_50": f"{kind} AP at an IoU of 0.50",
+        f"map{infix}_75": f"{kind} AP at an IoU of 0.75",
+        f"map{infix}_small": f"{kind} AP of objects below 32 x 32 pixels",
+        f"map{infix}_medium": f"{kind} AP of objects between 32 x 32 and 96 x 96 pixels",
+        f"map{infix}_large": f"{kind} AP of objects above 96 x 96 pixels",
+        f"mar{infix}_100": f"{kind} recall of 100 detections, mean over IoUs of 0.50 to 0.95",
+    }
+    return {f"eval_{name}": f"{words}, evaluation images" for name, words in figures.items()}
+
+
 FIGURES = {
     "eval_accuracy": "top-1 accuracy, evaluation images",
     "eval_accuracy_top5": "top-5 accuracy, evaluation images",
@@ -27,6 +43,9 @@ FIGURES = {
     "eval_mean_iou": "mean IoU, evaluation images",
     "eval_mean_accuracy": "mean accuracy of the classes, evaluation images",
     "eval_overall_accuracy": "pixel accuracy, evaluation images",
+    **average_precisions("box"),
+    **average_precisions("mask", "_mask"),
+    "eval_objects": "objects in the evaluation images",
     "eval_loss": "loss, evaluation images",
     "eval_samples": "evaluation images",
     "train_loss": "training loss, mean of the run",
@@ -36,8 +55,10 @@ FIGURES = {
     "total_steps": "optimizer steps",
     "epoch": "epochs",
 }
-NO_METRICS = {"eval_loss", "eval_samples", "eval_runtime", "eval_majority_accuracy"}  # of a classifier
+NO_METRICS = {"eval_loss", "eval_samples", "eval_runtime", "eval_majority_accuracy", "eval_objects"}
 MOST_CLASSES = 10  # in the table of a card
+# Of each class: the column that counts, and the figure by which classes are sorted.
+SORTED_BY = {"classifier": ("images", "f1"), "segmenter": ("pixels", "iou"), "detector": ("objects", "ap")}
 
 
 @dataclass(frozen=True)
@@ -79,10 +100,10 @@ class ResultsSection:
 
     @cached_property
     def per_class(self) -> list[dict[str, str]]:
-        """Figures of each class as text; of many classes, those with the lowest F1 or IoU."""
+        """Figures of each class as text; of many classes, those with the lowest F1, IoU or AP."""
         rows = read_csv(self.folder / PER_CLASS)
         if len(rows) > MOST_CLASSES:
-            amount, figure = ("pixels", "iou") if self.model.kind == "segmenter" else ("images", "f1")
+            amount, figure = SORTED_BY[self.model.kind]
             there = [row for row in rows if row[amount] != "0"]
             rows = sorted(there, key=lambda row: float(row[figure] or 0))
         return [{column: format_cell(column, value) for column, value in row.items()} for row in rows[:MOST_CLASSES]]
