@@ -71,5 +71,5 @@ def make_stand_ins(folder: Path) -> None:
     settings = SegmenterSettings(image_size=32, num_stages=2, decoder_hidden_size=8, auxiliary_loss_weight=0)
     segmenter = create_segmenter(settings, ["sky", "tree"])
     segmenter.save_pretrained(folder / "out/segmenter")
-    processor = create_segmentation_processor(settings, None, segmenter.config.backbone_config)
+    processor = create_segmentation_processor(settings, None, segmenter.config.backbone_config, "upernet")
     processor.save_pretrained(folder / "out/segmenter")

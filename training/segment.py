@@ -1,4 +1,4 @@
-"""Training UPerNet for semantic segmentation, on an encoder from FCMAE, from other weights, or from scratch.
+"""Training a model for semantic segmentation, on an encoder from FCMAE, from other weights, or from scratch.
 
     accelerate launch training/segment.py --config training/recipes/segment_small_images.yaml \\
         --model_name_or_path out/pretrain --dataset_name path/to/images --output_dir out/segmenter
@@ -17,10 +17,9 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from hf_convnextv2.upernet import UperNetForSemanticSegmentation
 from training.data.held_out import load_train_and_eval
 from training.data.samples import Collator, eval_loader
-from training.data.segmentation.masks import MaskReader, mask_reader
+from training.data.segmentation.masks import MaskReader, ignored_label, mask_reader
 from training.data.segmentation.pairs import class_names_of, load_pairs, segmentation_samples
 from training.data.sources import Source, num_examples
 from training.data.transforms import PairEvaluationTransform, SegmentationTransform
@@ -29,7 +28,7 @@ from training.evaluation.segmentation_figures import save_figures, table_in_word
 from training.models.batch_norm import synchronise_batch_norm
 from training.models.creation import image_size_of, with_background
 from training.models.optimizer import decayed_parameters, layer_scale
-from training.models.segmentation import create_segmentation_processor, create_segmenter
+from training.models.segmentation import SEGMENTERS, create_segmentation_processor, create_segmenter
 from training.run.evaluation import PeriodicEvaluation
 from training.run.training_run import TrainingRun
 from training.settings.data import SegmentDataSettings
@@ -42,9 +41,9 @@ def main(settings: SegmentSettings) -> None:
             names = class_names_of(settings.data, settings.model.num_labels)
         model = synchronise_batch_norm(create_segmenter(settings.model, names), run.accelerator)
         encoder: Any = model.config.backbone_config
-        ignored = model.config.loss_ignore_index
+        ignored, architecture = ignored_label(len(names)), settings.model.architecture
         data = with_background(settings.data, settings.model)
-        processor = create_segmentation_processor(settings.model, data.background, encoder)
+        processor = create_segmentation_processor(settings.model, data.background, encoder, architecture)
         with run.main_process_first():
             source, eval_source = load_train_and_eval(data, load_pairs, encoder.num_channels, names)
         reader = mask_reader(data, len(names), ignored)
@@ -66,7 +65,7 @@ def main(settings: SegmentSettings) -> None:
             run.update()
             evaluation.after_step()
 
-        final = run.final_model(UperNetForSemanticSegmentation)
+        final = run.final_model(SEGMENTERS[architecture])
         results = evaluation.at_end(final)
         run.finish(final, results, lambda folder: save_figures(folder, evaluator, names, processor))
         run.say(f"{told(results, evaluator, names)}\nSegmentation model in {run.folder}")

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from transformers import AutoModelForObjectDetection, AutoModelForSemanticSegmentation, UperNetConfig
+import transformers
 from transformers.dynamic_module_utils import get_relative_import_files
 
 import hf_convnextv2
@@ -35,6 +35,7 @@ from conversion.publishing.contents import read_contents
 from conversion.publishing.licenses import read_license
 from conversion.publishing.publication import Publication
 from conversion.publishing.sections.results import PICTURES
+from conversion.segmenters import SEGMENTERS, convnextv2_supported
 from hf_convnextv2.configuration_convnextv2 import FCMAE_MODEL_TYPE
 
 UPLOADED = ("config.json", *WEIGHT_PATTERNS, "model.safetensors.index.json", PROCESSOR, *PICTURES)
@@ -82,11 +83,11 @@ def check_folder(folder: Path) -> str:
     if not weight_files(folder):
         raise ValueError(f"`folder` (={folder}) must hold the weights as safetensors. {fixes['config.json']}")
     model_type = read_json(folder / "config.json").get("model_type")
-    if model_type == UperNetConfig.model_type:
-        check_weights(folder, AutoModelForSemanticSegmentation)
+    if model_type in SEGMENTERS:
+        check_weights(folder, getattr(transformers, SEGMENTERS[model_type].auto_class))
         return "segmenter"
     if model_type in DETECTORS:
-        check_weights(folder, AutoModelForObjectDetection)
+        check_weights(folder, transformers.AutoModelForObjectDetection)
         return "detector"
     source = read_checkpoint(str(folder))
     if not str(source.config.get("model_type", "")).startswith("convnextv2"):
@@ -97,7 +98,8 @@ def check_folder(folder: Path) -> str:
 def check_weights(folder: Path, auto_class: Any) -> None:
     """Raise unless the folder holds the weights of the model that its configuration describes, and no others."""
     read_config(folder)  # raises unless the backbone is a ConvNeXt V2
-    _, report = auto_class.from_pretrained(folder, output_loading_info=True, ignore_mismatched_sizes=True)
+    with convnextv2_supported():
+        _, report = auto_class.from_pretrained(folder, output_loading_info=True, ignore_mismatched_sizes=True)
     mismatched = {name for name, *_ in report["mismatched_keys"]}
     wrong = sorted({*report["missing_keys"], *report["unexpected_keys"], *mismatched})
     if wrong:

@@ -11,7 +11,7 @@ from training.settings.scripts import Record
 ARCHITECTURE = ("model_type", "hidden_sizes", "depths", "num_channels", "patch_size", "use_grn", "num_labels")
 ARCHITECTURE += ("decoder_hidden_size", "decoder_num_hidden_layers", "fusion_stages")
 ARCHITECTURE += ("target_type", "feature_target_on", "feature_target_dim", "use_auxiliary_head")
-ARCHITECTURE += ("architecture", "box_head_size", "anchor_sizes")
+ARCHITECTURE += ("architecture", "num_queries", "box_head_size", "anchor_sizes")
 WIDTHS = ("fpn_hidden_size", "d_model", "hidden_size")  # as models with a backbone call the width of their decoder
 
 
@@ -34,6 +34,8 @@ def value_of(config: PreTrainedConfig, name: str) -> Any:
         name = next((width for width in WIDTHS if hasattr(config, width)), name)
     if name == "architecture" and hasattr(config, "backbone_config"):
         return architecture_of(config)
+    if name == "num_queries":
+        config = getattr(config, "decoder_config", config)  # of MaskFormer
     return getattr(config, name, getattr(encoder_config(config), name, None))
 
 

@@ -29,8 +29,10 @@ def decayed_parameters(model: nn.Module, decay_grn_and_mask_token: bool = False)
     """
     if decay_grn_and_mask_token:
         return {name for name, parameter in model.named_parameters() if parameter.ndim > 1}
-    layers = (name for name, module in model.named_modules() if isinstance(module, DECAYED_LAYERS))
-    return {f"{name}.weight" for name in layers}
+    modules = dict(model.named_modules())
+    layers = {f"{name}.weight" for name, module in modules.items() if isinstance(module, DECAYED_LAYERS)}
+    attentions = (name for name, module in modules.items() if isinstance(module, nn.MultiheadAttention))
+    return layers | {f"{name}.in_proj_weight" for name in attentions}  # the weights of three linear layers in one
 
 
 def layer_id(name: str, depths: list[int], decay_type: DecayType) -> int:

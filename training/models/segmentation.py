@@ -1,48 +1,88 @@
-"""UPerNet on a ConvNeXt V2 backbone, as Transformers' own class, with the weights of a pre-trained encoder."""
+"""Transformers' segmentation models on a ConvNeXt V2 backbone, with the weights of a pre-trained encoder."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from transformers import SegformerImageProcessor, UperNetConfig
+from torch import nn
+from transformers import (
+    Mask2FormerImageProcessor,
+    MaskFormerImageProcessor,
+    PreTrainedModel,
+    SegformerImageProcessor,
+    UperNetConfig,
+)
 from transformers.image_utils import PILImageResampling
 
+from conversion.segmenters import convnextv2_supported
 from hf_convnextv2 import ConvNextV2Backbone, ConvNextV2Config
 from hf_convnextv2.upernet import UperNetForSemanticSegmentation
 from training.data.segmentation.masks import ignored_label
 from training.models.creation import image_size_of, load_arguments, processor_overrides
 from training.models.loading import DECODER, FINAL_NORM, HEAD, Expected, load_pretrained
+from training.models.universal_segmentation import (
+    Mask2FormerForUniversalSegmentation,
+    MaskFormerForInstanceSegmentation,
+    create_mask2former,
+    create_maskformer,
+)
 from training.settings.checks import check
-from training.settings.model import SegmenterSettings
+from training.settings.model import ModelSettings, SegmenterSettings
 
 BACKBONE_NORMS = r"^hidden_states_norms\."  # one for each map that the heads see; pre-training has none
 BACKBONE = Expected(new=(BACKBONE_NORMS,), unused=(HEAD, FINAL_NORM, DECODER))
 DEFAULT_SIZE = 512  # of a crop, where neither the settings nor the weights say
 AUXILIARY_STAGE = 2  # whose features the second head sees, counted from 0
+LONGEST_EDGE = 100  # of an image relative to its shorter edge; their image processors need a limit
 
 
-def create_segmenter(settings: SegmenterSettings, names: Sequence[str]) -> UperNetForSemanticSegmentation:
-    """UPerNet with new heads, on a backbone that is new or has stored weights."""
+def create_segmenter(settings: SegmenterSettings, names: Sequence[str]) -> PreTrainedModel:
+    """A segmentation model with new heads, on a backbone that is new or has stored weights."""
     backbone = create_backbone(settings)
+    labels = {"id2label": dict(enumerate(names)), "label2id": {name: label for label, name in enumerate(names)}}
+    with convnextv2_supported():
+        model = CREATE[settings.architecture](settings, backbone.config, labels)
+    own = backbone_of(model)
+    own.load_state_dict(backbone.state_dict())
+    if settings.activation_checkpointing:
+        own.activation_checkpointing_enable()
+    return model
+
+
+def create_upernet(
+    settings: SegmenterSettings, backbone_config: ConvNextV2Config, labels: dict[str, Any]
+) -> UperNetForSemanticSegmentation:
+    """UPerNet with new weights; `labels` are the names of the classes for its configuration."""
     has_auxiliary_head = settings.auxiliary_loss_weight > 0
+    rule = "be 0 for a backbone of fewer than three stages: the second head sees the third"
+    has_stage = len(backbone_config.depths) > AUXILIARY_STAGE
+    check("auxiliary_loss_weight", settings.auxiliary_loss_weight, has_stage or not has_auxiliary_head, rule)
     config = UperNetConfig(
-        backbone_config=backbone.config,
+        backbone_config=backbone_config,
         hidden_size=settings.decoder_hidden_size,
         use_auxiliary_head=has_auxiliary_head,
         auxiliary_loss_weight=float(settings.auxiliary_loss_weight),
         auxiliary_channels=max(1, settings.decoder_hidden_size // 2),
-        loss_ignore_index=ignored_label(len(names)),
-        id2label=dict(enumerate(names)),
-        label2id={name: label for label, name in enumerate(names)},
+        loss_ignore_index=ignored_label(len(labels["id2label"])),
+        **labels,
     )
-    rule = "be 0 for a backbone of fewer than three stages: the second head sees the third"
-    has_stage = len(backbone.channels) > AUXILIARY_STAGE
-    check("auxiliary_loss_weight", settings.auxiliary_loss_weight, has_stage or not has_auxiliary_head, rule)
     model = UperNetForSemanticSegmentation(config)
     model.loss_alone = True
-    model.backbone.load_state_dict(backbone.state_dict())
-    if settings.activation_checkpointing:
-        model.backbone.activation_checkpointing_enable()
     return model
+
+
+# By the name of the architecture, which is also the `model_type` of its configuration.
+CREATE = {"upernet": create_upernet, "mask2former": create_mask2former, "maskformer": create_maskformer}
+SEGMENTERS: dict[str, type[PreTrainedModel]] = {
+    "upernet": UperNetForSemanticSegmentation,
+    "mask2former": Mask2FormerForUniversalSegmentation,
+    "maskformer": MaskFormerForInstanceSegmentation,
+}
+PROCESSORS = {"mask2former": Mask2FormerImageProcessor, "maskformer": MaskFormerImageProcessor}
+
+
+def backbone_of(model: nn.Module) -> ConvNextV2Backbone:
+    """The backbone of a model."""
+    return next(module for module in model.modules() if isinstance(module, ConvNextV2Backbone))
 
 
 def create_backbone(settings: SegmenterSettings) -> ConvNextV2Backbone:
@@ -73,18 +113,20 @@ def stage_names_of(settings: SegmenterSettings) -> list[str]:
 
 
 def create_segmentation_processor(
-    settings: SegmenterSettings, background: str | None, backbone_config: ConvNextV2Config
-) -> SegformerImageProcessor:
+    settings: ModelSettings, background: str | None, backbone_config: ConvNextV2Config, architecture: str
+) -> Any:
     """The image processor that evaluation uses and that is saved with the model.
 
     It resizes the shorter side to the size of the training crops, and keeps the shape of the image.
     """
-    overrides = processor_overrides(settings, background, backbone_config)
-    return SegformerImageProcessor(
-        size={"shortest_edge": image_size_of(backbone_config)},
-        default_to_square=False,
-        resample=PILImageResampling.BILINEAR,
-        do_convert_rgb=backbone_config.num_channels == 3,
-        do_reduce_labels=False,
-        **overrides,
-    )
+    size = image_size_of(backbone_config)
+    common = {
+        "resample": PILImageResampling.BILINEAR,
+        "do_convert_rgb": backbone_config.num_channels == 3,
+        "do_reduce_labels": False,
+        **processor_overrides(settings, background, backbone_config),
+    }
+    if architecture == "upernet":
+        return SegformerImageProcessor(size={"shortest_edge": size}, default_to_square=False, **common)
+    sizes = {"shortest_edge": size, "longest_edge": LONGEST_EDGE * size}
+    return PROCESSORS[architecture](size=sizes, size_divisor=0, **common)

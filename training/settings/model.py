@@ -7,6 +7,7 @@ from training.settings.checks import check, check_at_least, check_below_one, che
 from training.settings.fields import operation, recipe
 
 RCNN = ("mask_rcnn", "faster_rcnn")
+MASK_TRANSFORMERS = ("mask2former", "maskformer")  # of Transformers
 NOT_RCNN = ("rt_detr", "rt_detr_v2", "d_fine", "deformable_detr", "conditional_detr", "detr")  # of Transformers
 
 
@@ -70,17 +71,34 @@ class TrainedModelSettings(ModelSettings):
 
 @dataclass(kw_only=True)
 class SegmenterSettings(TrainedModelSettings):
-    """Segmentation model: UPerNet on a ConvNeXt V2 backbone."""
+    """Segmentation model: UPerNet, Mask2Former or MaskFormer on a ConvNeXt V2 backbone."""
 
+    architecture: str = recipe("upernet", f"upernet, {' or '.join(MASK_TRANSFORMERS)}", on_resume="refuse")
     num_labels: int | None = recipe(None, "number of classes (default: from the masks)", on_resume="refuse")
     drop_path_rate: float | None = recipe(None, "rate of stochastic depth in the last block (default: the model's)")
-    decoder_hidden_size: int = recipe(512, "channels of the decode head", on_resume="refuse")
-    auxiliary_loss_weight: float = recipe(0.4, "weight of the loss of a second head on the third stage; 0: without it")
+    decoder_hidden_size: int = recipe(
+        512, "channels of the decode head, or of pixel decoder and transformer: a multiple of 32", on_resume="refuse"
+    )
+    auxiliary_loss_weight: float = recipe(
+        0.4,
+        "weight of the loss of UPerNet's second head on the third stage; 0: without it",
+        unused_with=("architecture", MASK_TRANSFORMERS),
+    )
+    num_queries: int = recipe(
+        100,
+        "largest number of masks that Mask2Former and MaskFormer predict in an image",
+        on_resume="refuse",
+        unused_with=("architecture", ("upernet",)),
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        known, width = ("upernet", *MASK_TRANSFORMERS), self.decoder_hidden_size
+        check("architecture", self.architecture, self.architecture in known, f"be one of {', '.join(known)}")
         check_at_least(self, ("num_labels",), 2)
-        check_at_least(self, ("decoder_hidden_size",), 1)
+        check_at_least(self, ("decoder_hidden_size", "num_queries"), 1)
+        fits = self.architecture == "upernet" or width % 32 == 0  # by the groups of the group normalisation
+        check("decoder_hidden_size", width, fits, f"be a multiple of 32 with `architecture` {self.architecture}")
         check_at_least(self, ("auxiliary_loss_weight",), 0)
         check_below_one(self, "drop_path_rate")
 

@@ -204,8 +204,9 @@ class SegmentSettings(TrainingSettings):
     def check(self) -> None:
         share, channels = self.augmentation.photometric_distortion, self.model.num_channels
         check("photometric_distortion", share, not share or channels in (None, 3), "be 0 unless images have 3 channels")
-        batch = self.data.per_device_train_batch_size
-        check("per_device_train_batch_size", batch, batch > 1, "be at least 2, as batch normalisation needs it")
+        batch, is_upernet = self.data.per_device_train_batch_size, self.model.architecture == "upernet"
+        rule = "be at least 2, as UPerNet's batch normalisation needs it"
+        check("per_device_train_batch_size", batch, batch > 1 or not is_upernet, rule)
 
 
 class DetectSettings(TrainingSettings):

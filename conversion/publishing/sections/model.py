@@ -9,13 +9,13 @@ from conversion.detectors import Detector, detector_of, has_masks
 from conversion.files import read_json
 from conversion.image_processor import DEFAULT_SIZE, height_and_width
 from conversion.model_folder import PROCESSOR, parameter_sizes, read_config
+from conversion.segmenters import SEGMENTERS, Segmenter
 from hf_convnextv2 import ConvNextV2Config
 from hf_convnextv2.configuration_convnextv2 import SIZES
 from hf_convnextv2.images import MODES, background_color
 
 HEADS = ("classifier.", "head.fc.", "head.weight", "head.bias")  # in every layout
 DECODERS = ("decoder.", "mask_token")
-DECODE_HEAD = "decode_head."  # of UPerNet
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ModelSection:
         """encoder, classifier, fcmae, segmenter or detector."""
         if self.detector:
             return "detector"
-        if self.count_parameters(DECODE_HEAD):
+        if self.segmenter:
             return "segmenter"
         if self.count_parameters(DECODERS):
             return "fcmae"
@@ -49,6 +49,11 @@ class ModelSection:
     def has_masks(self) -> bool:
         """Whether the folder holds a detector that predicts masks."""
         return has_masks(read_json(self.folder / "config.json"))
+
+    @cached_property
+    def segmenter(self) -> Segmenter | None:
+        """The segmentation model that the folder holds, if it holds one."""
+        return SEGMENTERS.get(read_json(self.folder / "config.json").get("model_type", ""))
 
     @property
     def labels(self) -> list[str]:

@@ -16,7 +16,7 @@ def folder(tmp_path):
     settings = SegmenterSettings(image_size=32, num_stages=2, decoder_hidden_size=8, auxiliary_loss_weight=0)
     model = create_segmenter(settings, ["sky", "tree", "sea"])
     model.save_pretrained(tmp_path / "segmenter")
-    processor = create_segmentation_processor(settings, None, model.config.backbone_config)
+    processor = create_segmentation_processor(settings, None, model.config.backbone_config, "upernet")
     processor.save_pretrained(tmp_path / "segmenter")
     results = {"eval_mean_iou": 0.5, "eval_overall_accuracy": 0.75, "eval_samples": 7}
     (tmp_path / "segmenter/all_results.json").write_text(json.dumps(results))

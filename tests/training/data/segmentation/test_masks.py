@@ -211,7 +211,7 @@ def transformed(folder, **changes):
     """Training samples of a folder at 32 pixels, and the number of the images."""
     model = create_segmenter(SegmenterSettings(image_size=32, num_stages=3, decoder_hidden_size=8), NAMES)
     config = model.config.backbone_config
-    processor = create_segmentation_processor(SegmenterSettings(image_size=32), None, config)
+    processor = create_segmentation_processor(SegmenterSettings(image_size=32), None, config, "upernet")
     augmentation = SegmentAugmentationSettings(**{"photometric_distortion": 0.0, **changes})
     data, rows = settings(folder), load(folder)
     transform = SegmentationTransform(augmentation, 32, processor)
