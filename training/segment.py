@@ -15,23 +15,21 @@ if __name__ == "__main__":  # before the imports below, which take seconds: repo
 
 from typing import Any
 
-from torch.utils.data import DataLoader
-
 from training.data.held_out import load_train_and_eval
-from training.data.samples import Collator, eval_loader
-from training.data.segmentation.masks import MaskReader, ignored_label, mask_reader
+from training.data.samples import Collator
+from training.data.segmentation.masks import ignored_label, mask_reader
 from training.data.segmentation.pairs import class_names_of, load_pairs, segmentation_samples
-from training.data.sources import Source, num_examples
-from training.data.transforms import PairEvaluationTransform, SegmentationTransform
-from training.evaluation.segmentation import SegmentationEvaluator, collate_pairs
+from training.data.sources import num_examples
+from training.data.transforms import SegmentationTransform
+from training.evaluation.segmentation import SegmentationEvaluator
 from training.evaluation.segmentation_figures import save_figures, table_in_words
+from training.evaluation.segmentation_protocol import segmentation_loader
 from training.models.batch_norm import synchronise_batch_norm
 from training.models.creation import image_size_of, with_background
 from training.models.optimizer import decayed_parameters, layer_scale
 from training.models.segmentation import SEGMENTERS, create_segmentation_processor, create_segmenter
 from training.run.evaluation import PeriodicEvaluation
 from training.run.training_run import TrainingRun
-from training.settings.data import SegmentDataSettings
 
 
 def main(settings: SegmentSettings) -> None:
@@ -49,7 +47,7 @@ def main(settings: SegmentSettings) -> None:
         reader = mask_reader(data, len(names), ignored)
         transform = SegmentationTransform(settings.augmentation, image_size_of(encoder), processor)
         samples = segmentation_samples(data, source, encoder.num_channels, reader, transform)
-        held_out = create_eval_loader(data, eval_source, encoder.num_channels, reader, processor)
+        held_out = segmentation_loader(data, eval_source, encoder.num_channels, reader, processor)
 
         run.make_plan(num_examples([source], data.train_split, data.max_train_samples))
         optimizer = settings.optimizer
@@ -69,16 +67,6 @@ def main(settings: SegmentSettings) -> None:
         results = evaluation.at_end(final)
         run.finish(final, results, lambda folder: save_figures(folder, evaluator, names, processor))
         run.say(f"{told(results, evaluator, names)}\nSegmentation model in {run.folder}")
-
-
-def create_eval_loader(
-    data: SegmentDataSettings, source: Source | None, num_channels: int, reader: MaskReader, processor: Any
-) -> DataLoader[Any] | None:
-    """Batches of the images to evaluate on, if there are any."""
-    if source is None:
-        return None
-    samples = segmentation_samples(data, source, num_channels, reader, PairEvaluationTransform(processor))
-    return eval_loader(source, samples, data, collate_pairs)
 
 
 def told(results: dict[str, Any], evaluator: SegmentationEvaluator, names: list[str]) -> str:

@@ -1,9 +1,10 @@
-"""Evaluate a ConvNeXt V2 classifier, or the frozen features of any ConvNeXt V2 model.
+"""Evaluate a ConvNeXt V2 classifier, a segmentation model, or the frozen features of any ConvNeXt V2 model.
 
     accelerate launch training/validate.py --model_name_or_path out/classifier \\
         --dataset_name path/to/images
     accelerate launch training/validate.py --model_name_or_path out/pretrain --protocols knn linear_probe \\
         --dataset_name path/to/images --train_split train --eval_split test
+    accelerate launch training/validate.py --model_name_or_path out/segmenter --dataset_name path/to/masked
     accelerate launch training/validate.py --model_name_or_path facebook/convnextv2-tiny-1k-224 \\
         --dataset_name ILSVRC/imagenet-1k --eval_split validation --streaming true
 """
@@ -18,6 +19,7 @@ if __name__ == "__main__":  # before the imports below, which take seconds: repo
     settings = parse_settings(ValidateSettings, sys.argv[1:], __doc__)
 
 import json
+from dataclasses import fields, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -25,11 +27,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
-from transformers import AutoConfig, AutoImageProcessor
+from transformers import AutoConfig, AutoImageProcessor, PreTrainedModel
 
 from conversion.checkpoints import find_repository
 from conversion.files import write_json
-from hf_convnextv2 import ConvNextV2ForImageClassification, ConvNextV2Model
+from conversion.segmenters import convnextv2_supported
+from hf_convnextv2 import ConvNextV2Config, ConvNextV2ForImageClassification, ConvNextV2Model
+from hf_convnextv2.registration import registered
 from training.console.bars import keep_bars_to_terminals
 from training.data.labels import check_labels, class_list, labelled_samples, resolve_labels
 from training.data.samples import eval_loader, load_images
@@ -37,14 +41,17 @@ from training.data.splits import with_eval_split
 from training.data.transforms import EvaluationTransform
 from training.evaluation.features import extract_features, knn_scores, linear_probe_scores, top_accuracies
 from training.evaluation.metrics import Evaluator, in_words
-from training.evaluation.per_class import Answers, save_class_figures, table_in_words
+from training.evaluation.outcome import Outcome
+from training.evaluation.per_class import save_class_figures, table_in_words
 from training.evaluation.published import comparison, intervals, known_checkpoint
+from training.evaluation.segmentation_protocol import evaluate_segmentation
 from training.models.creation import create_processor, with_background
 from training.models.loading import FEATURES, NOTHING, Expected, load_pretrained, model_named
+from training.models.segmentation import SEGMENTERS, create_segmentation_processor
 from training.run.checkpoints import averaged_weights
 from training.settings.checks import check
-from training.settings.data import ValidateDataSettings
-from training.settings.evaluation import ProtocolSettings
+from training.settings.data import EvaluatedDataSettings, MaskedDataSettings
+from training.settings.evaluation import FITTED, PROTOCOLS
 from training.settings.model import ModelSettings
 
 
@@ -53,61 +60,76 @@ def main(settings: ValidateSettings) -> dict[str, Any]:
     keep_bars_to_terminals()
     waiting = InitProcessGroupKwargs(timeout=timedelta(seconds=settings.processes.ddp_timeout))
     accelerator = Accelerator(mixed_precision=settings.processes.mixed_precision, kwargs_handlers=[waiting])
-    protocols, model = settings.evaluation, settings.model
-    data = with_background(with_eval_split(settings.data, protocols.protocols), model)
-    results: dict[str, Any] = {}
-    evaluator, names = Evaluator(protocols.metrics), []
-    if "classifier" in protocols.protocols:
-        results, names = classify(accelerator, data, model, protocols.use_ema, evaluator)
-    if set(protocols.protocols) != {"classifier"}:
-        results |= evaluate_features(accelerator, data, model, protocols)
+    protocols = choose_protocols(settings)
+    data = with_background(with_eval_split(settings.data, protocols), settings.model)
+    settings = settings.replace(protocols=protocols, eval_split=data.eval_split, background=data.background)
+    evaluations = dict.fromkeys(EVALUATIONS[protocol] for protocol in PROTOCOLS if protocol in protocols)
+    outcomes = [evaluate(accelerator, settings) for evaluate in evaluations]
+    results = {name: value for outcome in outcomes for name, value in outcome.results.items()}
     if accelerator.is_main_process:
-        print(json.dumps(results, indent=2))
-        if evaluator.answers is not None:
-            print(table_in_words(evaluator.answers, names))
-            print(comparison(results, known_checkpoint(model.model_name_or_path or "")))
-            print(in_words(results), flush=True)
-        if protocols.output_dir is not None:
-            save_results(Path(protocols.output_dir), results, evaluator.answers, names)
+        print(
+            "\n".join([json.dumps(results, indent=2), *(each.report for each in outcomes if each.report)]), flush=True
+        )
+        if settings.evaluation.output_dir is not None:
+            save_results(Path(settings.evaluation.output_dir), results, outcomes)
     accelerator.end_training()
     return results
 
 
-def save_results(folder: Path, results: dict[str, Any], answers: Answers | None, names: list[str]) -> None:
-    """Write eval_results.json and the results for each class."""
+def choose_protocols(settings: ValidateSettings) -> list[str]:
+    """The protocols that are asked for, else the one that fits the model; raises if they do not fit."""
+    name = settings.model.model_name_or_path or ""
+    with model_named(name), convnextv2_supported():
+        kind = AutoConfig.from_pretrained(name, revision=settings.model.model_revision).model_type
+    fitting = ["segmentation"] if kind in SEGMENTERS else ["classifier", *FITTED]
+    chosen = settings.evaluation.protocols or fitting[:1]
+    check("protocols", chosen, set(chosen) <= set(fitting), f"be {' or '.join(fitting)} for {name}, a model of {kind}")
+    return chosen
+
+
+def save_results(folder: Path, results: dict[str, Any], outcomes: list[Outcome]) -> None:
+    """Write eval_results.json and the files of each protocol."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "eval_results.json", results)
-    if answers is not None:
-        save_class_figures(folder, answers, names)
+    for outcome in outcomes:
+        outcome.save(folder)
 
 
-def classify(
-    accelerator: Accelerator,
-    data: ValidateDataSettings,
-    settings: ModelSettings,
-    use_ema: bool,
-    evaluator: Evaluator,
-) -> tuple[dict[str, Any], list[str]]:
-    """Accuracies of a classifier, with their intervals, and the names of its classes."""
-    model = load_classifier(settings, use_ema)
+def classify(accelerator: Accelerator, settings: ValidateSettings) -> Outcome:
+    """Accuracies of a classifier, with their intervals, and the figures of each class."""
+    data, evaluator = settings.data, Evaluator(settings.evaluation.metrics)
+    model = load_classifier(settings.model, settings.evaluation.use_ema)
+    names = class_list(model.config)
     assert data.eval_split is not None
     with accelerator.main_process_first():
         source = load_images(data, data.eval_split, data.max_eval_samples, model.config.num_channels)
-    check_labels(source, data.label_column, class_list(model.config))
-    processor = load_processor(settings, data.background, model)
+    check_labels(source, data.label_column, names)
+    processor = load_processor(settings.model, data.background, model)
     samples = labelled_samples(data, source, model.config, EvaluationTransform(processor))
     loader = eval_loader(source, samples, data)
     prepared, loader = accelerator.prepare(model, loader)
     results: dict[str, Any] = evaluator(accelerator, prepared, loader)
-    return results | intervals(results), class_list(model.config)
+    answers = evaluator.answers
+    assert answers is not None
+    published = comparison(results, known_checkpoint(settings.model.model_name_or_path or ""))
+    report = "\n".join([table_in_words(answers, names), published, in_words(results)])
+    return Outcome(results | intervals(results), report, lambda folder: save_class_figures(folder, answers, names))
 
 
-def evaluate_features(
-    accelerator: Accelerator, data: ValidateDataSettings, settings: ModelSettings, protocols: ProtocolSettings
-) -> dict[str, Any]:
+def segment(accelerator: Accelerator, settings: ValidateSettings) -> Outcome:
+    """Mean IoU and accuracies of a segmentation model, and the figures of each class."""
+    model = load_segmenter(settings.model, settings.evaluation.use_ema)
+    processor = load_segmentation_processor(settings.model, settings.data.background, model)
+    shared = {field.name: getattr(settings.data, field.name) for field in fields(EvaluatedDataSettings)}
+    data = MaskedDataSettings(**shared, **vars(settings.masks))
+    return evaluate_segmentation(accelerator, model, processor, data, settings.prediction)
+
+
+def evaluate_features(accelerator: Accelerator, settings: ValidateSettings) -> Outcome:
     """Accuracies of k nearest neighbours and of a linear probe, fitted on the frozen features of `train_split`."""
-    model = load_weights(ConvNextV2Model, settings, protocols.use_ema, FEATURES)
-    processor = load_processor(settings, data.background, model)
+    data, protocols = settings.data, settings.evaluation
+    model = load_weights(ConvNextV2Model, settings.model, protocols.use_ema, FEATURES)
+    processor = load_processor(settings.model, data.background, model)
     assert data.eval_split is not None
     with accelerator.main_process_first():
         splits = ((data.train_split, data.max_train_samples), (data.eval_split, data.max_eval_samples))
@@ -124,13 +146,22 @@ def evaluate_features(
     (train, train_labels), (queries, labels) = extracted
     known = (train, train_labels, queries, len(names))
     results: dict[str, Any] = {"train_samples": len(train), "eval_samples": len(queries)}
-    if "knn" in protocols.protocols:
+    asked = protocols.protocols or ()
+    if "knn" in asked:
         scores = knn_scores(*known, protocols.knn_neighbors, protocols.knn_temperature)
         results |= {f"eval_knn_{name}": value for name, value in top_accuracies(scores, labels).items()}
-    if "linear_probe" in protocols.protocols:
+    if "linear_probe" in asked:
         scores = linear_probe_scores(*known, protocols.linear_probe_strength, data.seed)
         results |= {f"eval_linear_probe_{name}": value for name, value in top_accuracies(scores, labels).items()}
-    return results
+    return Outcome(results)
+
+
+EVALUATIONS = {
+    "classifier": classify,
+    "knn": evaluate_features,
+    "linear_probe": evaluate_features,
+    "segmentation": segment,
+}
 
 
 def load_classifier(settings: ModelSettings, use_ema: bool) -> ConvNextV2ForImageClassification:
@@ -141,6 +172,21 @@ def load_classifier(settings: ModelSettings, use_ema: bool) -> ConvNextV2ForImag
     is_classifier = any(architecture.endswith("ForImageClassification") for architecture in stored)
     check("model_name_or_path", name, is_classifier, f"hold an image classifier, not {', '.join(stored)}")
     return load_weights(ConvNextV2ForImageClassification, settings, use_ema, NOTHING)
+
+
+def load_segmenter(settings: ModelSettings, use_ema: bool) -> PreTrainedModel:
+    """Load the segmentation model of a folder or Hub id. Raises an error for one with another backbone."""
+    name, revision = settings.model_name_or_path or "", settings.model_revision
+    with registered(), convnextv2_supported():
+        config: Any = AutoConfig.from_pretrained(name, revision=revision)
+        backbone = config.backbone_config
+        rule = f"have a backbone of the type {ConvNextV2Config.model_type}, not {backbone.model_type}"
+        check("model_name_or_path", name, isinstance(backbone, ConvNextV2Config), rule)
+        channels = backbone.num_channels
+        fits = settings.num_channels in (None, channels)
+        check("num_channels", settings.num_channels, fits, f"be {channels}, the channels of the segmentation model")
+        stored = replace(settings, num_channels=None)  # not to adapt the weights
+        return load_weights(SEGMENTERS[config.model_type], stored, use_ema, NOTHING)
 
 
 def load_weights(model_class: Any, settings: ModelSettings, use_ema: bool, expected: Expected) -> Any:
@@ -168,10 +214,24 @@ def load_processor(settings: ModelSettings, background: str | None, model: Any) 
     if checkpoint is not None:
         model.config.image_size = settings.image_size or checkpoint.image_size
         return create_processor(settings, background, model.config)
-    if (settings.image_size, settings.num_channels, settings.image_mean, settings.image_std) == (None,) * 4:
+    if is_as_stored(settings):
         return AutoImageProcessor.from_pretrained(name, revision=settings.model_revision)
     model.config.image_size = settings.image_size or model.config.image_size
     return create_processor(settings, background, model.config)
+
+
+def load_segmentation_processor(settings: ModelSettings, background: str | None, model: Any) -> Any:
+    """The image processor saved with a segmentation model, or another one if the settings change it."""
+    if is_as_stored(settings):
+        return AutoImageProcessor.from_pretrained(settings.model_name_or_path or "", revision=settings.model_revision)
+    backbone = model.config.backbone_config
+    backbone.image_size = settings.image_size or backbone.image_size
+    return create_segmentation_processor(settings, background, backbone, model.config.model_type)
+
+
+def is_as_stored(settings: ModelSettings) -> bool:
+    """Whether the settings leave images as the model's own image processor prepares them."""
+    return (settings.image_size, settings.num_channels, settings.image_mean, settings.image_std) == (None,) * 4
 
 
 if __name__ == "__main__":

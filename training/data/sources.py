@@ -21,7 +21,7 @@ from training.data.folders.masks import mask_rows
 from training.data.folders.rows import array_rows, image_rows, metadata_of, split_at, stored_rows
 from training.data.folders.splits import divide, is_split, split_name
 from training.settings.checks import check
-from training.settings.data import FILE_BUILDERS, DataSettings, DetectDataSettings, SegmentDataSettings
+from training.settings.data import FILE_BUILDERS, DataSettings, DetectDataSettings, MaskedDataSettings
 
 Source = Dataset | IterableDataset
 NOT_ARRAYS = ("string", "large_string", "binary", "large_binary", "null", "dict")
@@ -157,7 +157,7 @@ def local_splits(data: DataSettings) -> list[str] | None:
 def find_folder(data: DataSettings, folder: str, split: str) -> Found:
     """Load a split of a local folder; `datasets` reads a folder of other files than images and arrays."""
     asked = sorted({split, *data.named_splits()})
-    is_cached = not isinstance(data, SegmentDataSettings | DetectDataSettings)
+    is_cached = not isinstance(data, MaskedDataSettings | DetectDataSettings)
     rows = stored_rows(folder, split, asked) if is_cached else None
     if rows is not None:
         return Found(as_asked(rows.rows, data, split), [], [])
@@ -180,7 +180,7 @@ def find_folder(data: DataSettings, folder: str, split: str) -> Found:
     check(
         "dataset_name", folder, not isinstance(data, DetectDataSettings), f"hold the objects of its images: {LAYOUTS}"
     )
-    if isinstance(data, SegmentDataSettings):
+    if isinstance(data, MaskedDataSettings):
         rows = mask_rows(listing, split, asked, data.annotation_column)
     else:
         rows = image_rows(listing, split, asked)

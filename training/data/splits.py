@@ -10,11 +10,12 @@ from training.data.folders.splits import split_name
 from training.data.sources import Source, local_splits
 from training.settings.checks import check
 from training.settings.data import FILE_BUILDERS, DataSettings, HeldOutDataSettings, ValidateDataSettings
+from training.settings.evaluation import FITTED
 
 HELD_OUT = ("validation", "val", "valid", "dev", "test", "testing", "eval", "evaluation")  # in order of preference
 
 
-def with_eval_split(data: ValidateDataSettings, protocols: list[str]) -> ValidateDataSettings:
+def with_eval_split(data: ValidateDataSettings, protocols: list[str] | None) -> ValidateDataSettings:
     """Return the settings with a split to evaluate on: the given one, else the first of `HELD_OUT` that exists.
 
     If none of them exists, the only other split is used. Prints the split that was chosen.
@@ -28,7 +29,8 @@ def with_eval_split(data: ValidateDataSettings, protocols: list[str]) -> Validat
         check_split(data, "eval_split", data.eval_split)
         return data
     names = split_names(data)
-    others = [name for name in names if protocols == ["classifier"] or name != data.train_split]
+    is_fitted = bool(set(protocols or ()) & set(FITTED))
+    others = [name for name in names if not is_fitted or name != data.train_split]
     chosen = next((name for name in HELD_OUT if name in others), others[0] if len(others) == 1 else None)
     check("eval_split", None, chosen is not None, f"be one of the splits of {data.dataset_name}: {', '.join(names)}")
     if is_first_process():

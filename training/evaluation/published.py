@@ -1,13 +1,33 @@
-"""Comparison of a measured accuracy with accuracies that others measured with the same checkpoint."""
+"""Comparison of a measured figure with those that others measured with the same checkpoint or recipe."""
 
 from pathlib import Path
+from typing import Any
 
 from scipy.stats import binomtest
 
 from conversion.checkpoints import Checkpoint, checkpoint_table, find_repository
 from conversion.model_folder import read_provenance
+from hf_convnextv2.configuration_convnextv2 import SIZES
+from training.settings.evaluation import SegmentPredictionSettings
 
 NAMES = {"eval_accuracy": "top-1", "eval_accuracy_top5": "top-5"}
+# Mean IoU of UPerNet on ADE20K in %, averaged over scales: the paper's Table 7 and the repository of ConvNeXt.
+UPERNET_ON_ADE20K = {
+    "tiny": {"ConvNeXt, ImageNet-1k": 46.7},
+    "base": {
+        "ConvNeXt, ImageNet-1k": 49.9,
+        "ConvNeXt, ImageNet-22k, 640 pixels": 53.1,
+        "ConvNeXt V2, supervised": 50.5,
+        "ConvNeXt V2, FCMAE": 52.1,
+    },
+    "large": {
+        "ConvNeXt, ImageNet-22k, 640 pixels": 53.7,
+        "ConvNeXt V2, supervised": 51.6,
+        "ConvNeXt V2, FCMAE": 53.7,
+    },
+    "huge": {"ConvNeXt V2, FCMAE": 55.0, "ConvNeXt V2, FCMAE, ImageNet-22k, 640 pixels": 57.0},
+}
+CLASSES_OF_ADE20K = 150
 
 
 def known_checkpoint(name: str) -> Checkpoint | None:
@@ -43,3 +63,22 @@ def comparison(results: dict[str, float], checkpoint: Checkpoint | None) -> str:
         reference = f"{source}, ImageNet-1k at {checkpoint.image_size}" if checkpoint else source
         lines.append(f"{reference:34}" + "".join(f"{value:>26.2f}" for value in values))
     return "\n".join(lines)
+
+
+def segmentation_comparison(results: dict[str, float], config: Any, prediction: SegmentPredictionSettings) -> str:
+    """A table of the measured mean IoU and the published ones, for UPerNet of a published size with 150 classes.
+
+    It is empty for any other model.
+    """
+    encoder = config.backbone_config
+    shape = (tuple(encoder.depths), tuple(encoder.hidden_sizes))
+    size = next((size for size, (depths, widths) in SIZES.items() if (tuple(depths), tuple(widths)) == shape), "")
+    is_upernet = config.model_type == "upernet" and config.num_labels == CLASSES_OF_ADE20K
+    published = UPERNET_ON_ADE20K.get(size, {}) if is_upernet else {}
+    if not published:
+        return ""
+    scales = "one scale" if len(prediction.eval_scales) == 1 else f"{len(prediction.eval_scales)} scales"
+    rows = {f"measured, {int(results['eval_samples']):,} images, {scales}": 100 * results["eval_mean_iou"]}
+    rows |= {f"{source}, several scales": value for source, value in published.items()}
+    lines = [f"{f'mean IoU in % (published: UPerNet, size {size}, ADE20K)':64}"]
+    return "\n".join([line.rstrip() for line in lines] + [f"{name:64}{value:8.2f}" for name, value in rows.items()])

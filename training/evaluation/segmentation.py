@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from training.evaluation.loop import pass_over
-from training.settings.evaluation import SegmentEvaluationSettings
+from training.settings.evaluation import SegmentPredictionSettings
 
 STRIDE = 2 / 3  # of windows, relative to their side
 NUM_SHOWN = 8  # images in the picture of predictions
@@ -37,7 +37,7 @@ class SegmentationEvaluator:
     `shown` are the first of its images that this process evaluated.
     """
 
-    def __init__(self, num_labels: int, ignored: int, settings: SegmentEvaluationSettings) -> None:
+    def __init__(self, num_labels: int, ignored: int, settings: SegmentPredictionSettings) -> None:
         self.num_labels, self.ignored = num_labels, ignored
         self.window, self.scales, self.flip = settings.eval_window, settings.eval_scales, settings.eval_flip
         self.confusion: np.ndarray | None = None

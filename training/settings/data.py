@@ -149,8 +149,8 @@ class FinetuneDataSettings(LabelledDataSettings, HeldOutDataSettings):
 
 
 @dataclass(kw_only=True)
-class SegmentDataSettings(HeldOutDataSettings):
-    """Images with masks for training and evaluation."""
+class MaskSettings:
+    """Masks and how they are read."""
 
     annotation_column: str = recipe("annotation", "column that holds the masks: a class number for each pixel")
     ignore_index: int = recipe(255, "value of mask pixels that belong to no class; they are ignored")
@@ -160,12 +160,33 @@ class SegmentDataSettings(HeldOutDataSettings):
     )
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        self.check_values()
+
+    def check_values(self) -> None:
+        """Raise if the values of the classes contradict each other."""
         values = self.mask_values
         if values is not None:
             check("mask_values", values, len(values) == len(set(values)) > 1, "be two or more different numbers")
             check("reduce_labels", self.reduce_labels, not self.reduce_labels, "be false with `mask_values`")
             self.ignore_index = -1 if self.ignore_index in values else self.ignore_index
+
+
+@dataclass(kw_only=True)
+class MaskedDataSettings(MaskSettings, EvaluatedDataSettings):
+    """Images with masks for evaluation."""
+
+    def __post_init__(self) -> None:
+        EvaluatedDataSettings.__post_init__(self)
+        self.check_values()
+
+
+@dataclass(kw_only=True)
+class SegmentDataSettings(MaskedDataSettings, HeldOutDataSettings):
+    """Images with masks for training and evaluation."""
+
+    def __post_init__(self) -> None:
+        HeldOutDataSettings.__post_init__(self)
+        self.check_values()
 
 
 @dataclass(kw_only=True)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from training.settings.checks import check, check_at_least, check_finite, check_positive, check_share
 from training.settings.fields import operation, recipe
 
-PROTOCOLS = ("classifier", "knn", "linear_probe")
+FITTED = ("knn", "linear_probe")  # on images to train on
+PROTOCOLS = ("classifier", *FITTED, "segmentation")
 
 
 @dataclass(kw_only=True)
@@ -32,8 +33,8 @@ class EvaluationSettings(IntervalSettings, MetricSettings):
 
 
 @dataclass(kw_only=True)
-class SegmentEvaluationSettings(IntervalSettings):
-    """Evaluation of segmentation during training."""
+class SegmentPredictionSettings:
+    """Prediction of the classes of pixels."""
 
     eval_window: int | None = recipe(
         None, "predict in windows of this side, in pixels, which overlap by a third (default: the whole image at once)"
@@ -42,10 +43,19 @@ class SegmentEvaluationSettings(IntervalSettings):
     eval_flip: bool = recipe(False, "average the predictions of an image and of its mirror image")
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        check_finite(self)
         check_at_least(self, ("eval_window",), 1)
         check("eval_scales", self.eval_scales, all(scale > 0 for scale in self.eval_scales), "be positive")
         check("eval_scales", self.eval_scales, bool(self.eval_scales), "hold a number")
+
+
+@dataclass(kw_only=True)
+class SegmentEvaluationSettings(SegmentPredictionSettings, IntervalSettings):
+    """Evaluation of segmentation during training."""
+
+    def __post_init__(self) -> None:
+        IntervalSettings.__post_init__(self)
+        SegmentPredictionSettings.__post_init__(self)
 
 
 @dataclass(kw_only=True)
@@ -63,8 +73,10 @@ class DetectEvaluationSettings(IntervalSettings):
 class ProtocolSettings(MetricSettings):
     """Metrics and evaluation protocols."""
 
-    protocols: list[str] = recipe(
-        ["classifier"], "classifier, knn or linear_probe; the last two are fitted on the frozen features of train_split"
+    protocols: list[str] | None = recipe(
+        None,
+        "classifier, knn, linear_probe or segmentation; knn and linear_probe are fitted on the frozen features of"
+        " train_split (default: segmentation for a segmentation model, else classifier)",
     )
     use_ema: bool = recipe(False, "evaluate the averaged weights of a training checkpoint instead of the raw ones")
     knn_neighbors: int = recipe(20, "number of neighbours that vote in knn")
@@ -74,7 +86,7 @@ class ProtocolSettings(MetricSettings):
 
     def __post_init__(self) -> None:
         check_finite(self)
-        known = bool(self.protocols) and set(self.protocols) <= set(PROTOCOLS)
+        known = self.protocols is None or (bool(self.protocols) and set(self.protocols) <= set(PROTOCOLS))
         check("protocols", self.protocols, known, f"be some of {', '.join(PROTOCOLS)}")
         check_at_least(self, ("knn_neighbors",), 1)
         check_positive(self, ("knn_temperature", "linear_probe_strength"))

@@ -14,16 +14,19 @@ from training.settings.checks import check
 from training.settings.data import (
     DetectDataSettings,
     FinetuneDataSettings,
+    MaskSettings,
     PretrainDataSettings,
     SegmentDataSettings,
     TrainingDataSettings,
     ValidateDataSettings,
 )
 from training.settings.evaluation import (
+    FITTED,
     DetectEvaluationSettings,
     EvaluationSettings,
     ProtocolSettings,
     SegmentEvaluationSettings,
+    SegmentPredictionSettings,
 )
 from training.settings.fcmae import FCMAESettings, TargetSettings
 from training.settings.fields import About, facts_of, in_force
@@ -230,16 +233,18 @@ class DetectSettings(TrainingSettings):
 
 
 class ValidateSettings(Settings):
-    """Evaluating a classifier, or the frozen features of any ConvNeXt V2."""
+    """Evaluating a classifier, a segmentation model, or the frozen features of any ConvNeXt V2."""
 
     task = "validate"
 
     data: ValidateDataSettings
+    masks: MaskSettings
     model: ModelSettings
     evaluation: ProtocolSettings
+    prediction: SegmentPredictionSettings
     processes: ProcessSettings
 
     def check(self) -> None:
         check("model_name_or_path", self.model.model_name_or_path, bool(self.model.model_name_or_path), "be given")
-        if set(self.evaluation.protocols) != {"classifier"}:
+        if set(self.evaluation.protocols or ()) & set(FITTED):
             self.data.check_splits("eval_split", self.data.eval_split or "validation", self.data.train_split)

@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModelForImageClassification, ConvNextImageProcessor
+from transformers import AutoModelForImageClassification, ConvNextImageProcessor, Mask2FormerConfig, UperNetConfig
 
 from conversion.convert import main as convert
 from hf_convnextv2 import ConvNextV2Config, ConvNextV2ForImageClassification, create_image_processor
 from tests.hub_server import HubServer
 from tests.photographs import CLASSES, write_folder
 from tests.small_models import awake, small_config
-from training.evaluation.published import comparison, intervals, known_checkpoint
+from training.evaluation.published import comparison, intervals, known_checkpoint, segmentation_comparison
+from training.settings.evaluation import SegmentPredictionSettings
 
 CHECKOUT = Path(__file__).parents[3]
 
@@ -52,6 +53,28 @@ def test_references_stand_beside_the_measurement():
     assert table[3].split()[0] == "timm," and table[3].split()[-2:] == ["82.95", "96.29"]
     assert len(comparison(results, None).splitlines()) == 2
     assert known_checkpoint("me/other") is None
+
+
+def upernet(size, num_labels=150, config_class=UperNetConfig):
+    return config_class(backbone_config=ConvNextV2Config.from_size(size), num_labels=num_labels)
+
+
+def test_published_mean_ious_of_the_size_stand_beside_that_of_150_classes():
+    results = {"eval_mean_iou": 0.5056, "eval_samples": 2000}
+    table = segmentation_comparison(results, upernet("base"), SegmentPredictionSettings()).splitlines()
+    assert table[0] == "mean IoU in % (published: UPerNet, size base, ADE20K)"
+    assert "measured, 2,000 images, one scale" in table[1] and table[1].split()[-1] == "50.56"
+    found = {row[:64].rstrip(): float(row[64:]) for row in table[2:]}  # the paper's Table 7
+    assert found["ConvNeXt V2, supervised, several scales"] == 50.5
+    assert found["ConvNeXt V2, FCMAE, several scales"] == 52.1
+    several = SegmentPredictionSettings(eval_scales=[0.5, 1.0, 1.5])
+    assert "2,000 images, 3 scales" in segmentation_comparison(results, upernet("huge"), several)
+
+
+def test_other_classes_sizes_and_models_have_no_published_mean_iou():
+    results, prediction = {"eval_mean_iou": 0.5, "eval_samples": 1}, SegmentPredictionSettings()
+    for config in (upernet("base", 19), upernet("atto"), upernet("base", config_class=Mask2FormerConfig)):
+        assert segmentation_comparison(results, config, prediction) == ""
 
 
 def test_a_converted_official_file_is_known_by_what_it_was_made_of(tmp_path):

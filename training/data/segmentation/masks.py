@@ -12,7 +12,7 @@ from torch import Tensor
 
 from training.data.decoding import UNREADABLE, BadImageError
 from training.data.retry import read_file
-from training.settings.data import SegmentDataSettings
+from training.settings.data import MaskedDataSettings
 
 MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")  # of Pillow: one number for each pixel
 LOSSY = ("JPEG", "MPO", "JPEG2000")
@@ -118,7 +118,7 @@ def class_numbers(
     return numbers
 
 
-def mask_reader(data: SegmentDataSettings, num_labels: int, ignored: int) -> MaskReader:
+def mask_reader(data: MaskedDataSettings, num_labels: int, ignored: int) -> MaskReader:
     """The reader of the masks of a data set."""
     return MaskReader(num_labels, ignored, data.ignore_index, data.reduce_labels, data.mask_values)
 

@@ -21,7 +21,7 @@ from training.data.sampling import sample_seed, seeded
 from training.data.segmentation.masks import BadMaskError, MaskReader, class_numbers, decode_mask, mismatch
 from training.data.sources import Source, find_source, limit, num_examples
 from training.settings.checks import check
-from training.settings.data import SegmentDataSettings
+from training.settings.data import MaskedDataSettings, SegmentDataSettings
 
 PairTransform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 MOST_CLASSES = 12  # that are printed
@@ -65,7 +65,7 @@ class SegmentationSamples(Samples):
 
 
 def segmentation_samples(
-    data: SegmentDataSettings, source: Source, num_channels: int, reader: MaskReader, transform: PairTransform
+    data: MaskedDataSettings, source: Source, num_channels: int, reader: MaskReader, transform: PairTransform
 ) -> SegmentationSamples:
     """Create the samples of a source of images with masks."""
     fields = sample_fields(data, source, num_channels)
@@ -121,7 +121,7 @@ def largest_class(data: SegmentDataSettings) -> int:
     return int(classes.max())
 
 
-def mask_records(source: Dataset, data: SegmentDataSettings) -> pa.Table:
+def mask_records(source: Dataset, data: MaskedDataSettings) -> pa.Table:
     """The record of each mask of a source."""
     return check_column(source, data.annotation_column, Check("masks", RECORD, check_mask, {}), data)
 
@@ -138,7 +138,7 @@ def check_mask(value: Any, index: int) -> dict[str, Any]:
 
 
 def load_pairs(
-    data: SegmentDataSettings, split: str, max_samples: int | None, num_channels: int, names: Sequence[str]
+    data: MaskedDataSettings, split: str, max_samples: int | None, num_channels: int, names: Sequence[str]
 ) -> Source:
     """Load a split, check its images and masks (map-style only, with `check_images`), and print an overview.
 
@@ -163,7 +163,7 @@ def load_pairs(
 
 
 def mask_problems(
-    source: Dataset, masks: pa.Table, sizes: np.ndarray, data: SegmentDataSettings, num_labels: int
+    source: Dataset, masks: pa.Table, sizes: np.ndarray, data: MaskedDataSettings, num_labels: int
 ) -> list[str]:
     """For each row, what is wrong with its mask: itself, its size, or its classes; empty if nothing is."""
     found = []
@@ -188,7 +188,7 @@ def mask_problems(
     return found
 
 
-def count_classes(masks: pa.Table, data: SegmentDataSettings, num_labels: int) -> ClassCounts:
+def count_classes(masks: pa.Table, data: MaskedDataSettings, num_labels: int) -> ClassCounts:
     """Pixels and images of each class."""
     pixels, images, ignored = np.zeros(num_labels, np.int64), np.zeros(num_labels, np.int64), 0
     for numbers, counts in zip(masks["numbers"].to_pylist(), masks["pixels"].to_pylist(), strict=True):

@@ -1,0 +1,69 @@
+"""Evaluates a stored segmentation model on images with masks."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel
+
+from training.data.folders.masks import NAMES, names_in
+from training.data.labels import class_list
+from training.data.samples import eval_loader
+from training.data.segmentation.masks import MaskReader, ignored_label, mask_reader
+from training.data.segmentation.pairs import load_pairs, segmentation_samples
+from training.data.sources import Source
+from training.data.transforms import PairEvaluationTransform
+from training.evaluation.outcome import Outcome
+from training.evaluation.published import segmentation_comparison
+from training.evaluation.segmentation import SegmentationEvaluator, collate_pairs
+from training.evaluation.segmentation_figures import save_figures, table_in_words
+from training.settings.checks import check
+from training.settings.data import MaskedDataSettings
+from training.settings.evaluation import SegmentPredictionSettings
+
+
+def evaluate_segmentation(
+    accelerator: Accelerator,
+    model: PreTrainedModel,
+    processor: Any,
+    data: MaskedDataSettings,
+    prediction: SegmentPredictionSettings,
+) -> Outcome:
+    """Mean IoU and accuracies on `eval_split`, at the images' original sizes, and the figures of each class."""
+    config: Any = model.config
+    names, num_channels = class_list(config), config.backbone_config.num_channels
+    check_names(data, names)
+    assert data.eval_split is not None
+    with accelerator.main_process_first():
+        source = load_pairs(data, data.eval_split, data.max_eval_samples, num_channels, names)
+    ignored = ignored_label(len(names))
+    evaluator = SegmentationEvaluator(len(names), ignored, prediction)
+    reader = mask_reader(data, len(names), ignored)
+    loader = segmentation_loader(data, source, num_channels, reader, processor)
+    prepared, loader = accelerator.prepare(model, loader)
+    results = evaluator(accelerator, prepared, loader)
+    assert evaluator.confusion is not None
+    parts = [table_in_words(evaluator.confusion, names), segmentation_comparison(results, config, prediction)]
+    report = "\n".join(filter(None, [*parts, evaluator.in_words(results)]))
+    return Outcome(results, report, lambda folder: save_figures(folder, evaluator, names, processor))
+
+
+def segmentation_loader(
+    data: MaskedDataSettings, source: Source | None, num_channels: int, reader: MaskReader, processor: Any
+) -> DataLoader[Any] | None:
+    """Batches of the images to evaluate on, if there are any."""
+    if source is None:
+        return None
+    samples = segmentation_samples(data, source, num_channels, reader, PairEvaluationTransform(processor))
+    return eval_loader(source, samples, data, collate_pairs)
+
+
+def check_names(data: MaskedDataSettings, names: Sequence[str]) -> None:
+    """Raise if a folder names other classes than the model, unless the model's classes have no names of their own."""
+    stated = names_in(data.dataset_name)
+    unnamed = [f"LABEL_{label}" for label in range(len(names))]
+    rule = f"name the {len(names)} classes of the model, in their order: {', '.join(names[:8])}"
+    fits = stated is None or stated == list(names) or (list(names) == unnamed and len(stated) == len(names))
+    check(NAMES, Path(data.dataset_name) / NAMES, fits, f"{rule}{', ...' if len(names) > 8 else ''}")
