@@ -68,8 +68,10 @@ def make_stand_ins(folder: Path) -> None:
     config = small_fcmae_config()
     ConvNextV2ForPreTraining(config).save_pretrained(folder / "out/pretrain")
     create_image_processor(config).save_pretrained(folder / "out/pretrain")
-    settings = SegmenterSettings(image_size=32, num_stages=2, decoder_hidden_size=8, auxiliary_loss_weight=0)
-    segmenter = create_segmenter(settings, ["sky", "tree"])
-    segmenter.save_pretrained(folder / "out/segmenter")
-    processor = create_segmentation_processor(settings, None, segmenter.config.backbone_config, "upernet")
-    processor.save_pretrained(folder / "out/segmenter")
+    small = {"image_size": 32, "num_stages": 3, "decoder_hidden_size": 32, "auxiliary_loss_weight": 0, "num_queries": 5}
+    for name, architecture in (("segmenter", "upernet"), ("mask2former", "mask2former")):
+        settings = SegmenterSettings(architecture=architecture, **small)
+        segmenter = create_segmenter(settings, ["sky", "tree", "sea"])
+        segmenter.save_pretrained(folder / "out" / name)
+        processor = create_segmentation_processor(settings, None, segmenter.config.backbone_config, architecture)
+        processor.save_pretrained(folder / "out" / name)

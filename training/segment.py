@@ -47,13 +47,13 @@ def main(settings: SegmentSettings) -> None:
         reader = mask_reader(data, len(names), ignored)
         transform = SegmentationTransform(settings.augmentation, image_size_of(encoder), processor)
         samples = segmentation_samples(data, source, encoder.num_channels, reader, transform)
-        held_out = segmentation_loader(data, eval_source, encoder.num_channels, reader, processor)
 
         run.make_plan(num_examples([source], data.train_split, data.max_train_samples))
         optimizer = settings.optimizer
         scale = layer_scale(list(encoder.depths), optimizer.layer_decay, optimizer.layer_decay_type)
         run.prepare(model, processor, decayed_parameters(model), scale)
         run.begin(data, [source], samples, Collator(), eval_source=eval_source)
+        held_out = segmentation_loader(run.accelerator, data, eval_source, encoder.num_channels, reader, processor)
         evaluator = SegmentationEvaluator(len(names), ignored, settings.evaluation)
         evaluation = PeriodicEvaluation(run, evaluator, held_out, settings.evaluation.eval_steps)
 

@@ -127,10 +127,11 @@ def write_what_the_pages_name(folder: Path) -> None:
     torch.save({"model": released}, folder / "convnextv2_tiny_1k_224_ema.pt")
 
 
-def write_models(folder: Path) -> None:
-    """What a page takes from another page's commands: both trained models, and a checkpoint with its average."""
+def write_models(folder: Path, made: set[str]) -> None:
+    """What a page takes from another page's commands: trained models, and a checkpoint with its average."""
     make_stand_ins(folder)
-    shutil.rmtree(folder / "out/segmenter")  # a command writes it
+    for name in made:  # by the page's own commands
+        shutil.rmtree(folder / name, ignore_errors=True)
     save_classifier(folder / "out/classifier", len(CLASSES))
     checkpoint = folder / "out/pretrain/checkpoint-5000"
     shutil.copytree(folder / "out/pretrain", checkpoint)
@@ -176,7 +177,7 @@ def test_every_command_of_a_page_runs_as_it_is_typed_one_after_the_other(page, t
     write_what_the_pages_name(tmp_path)
     made = {word for words in runs(page) for flag, word in pairwise(words) if flag == "--output_dir"}
     if "out/pretrain" not in made:
-        write_models(tmp_path)
+        write_models(tmp_path, made)
     printed = ""
     for words in runs(page):
         variables = dict(word.split("=", 1) for word in words[:1] if re.fullmatch(r"[A-Z_]+=\S+", word))

@@ -47,7 +47,8 @@ def check_card(names: Names) -> None:
 
 
 def check_segmentation(names: Names) -> None:
-    assert type(names["segmenter"].model).__name__ == "UperNetForSemanticSegmentation"
+    assert type(names["segmenter"].model).__name__ == "Mask2FormerForUniversalSegmentation"  # of the last block
+    assert {part["label"] for part in names["parts"]} <= {"sky", "tree", "sea"}
 
 
 CHECKS: dict[str, Callable[[Names], None]] = {

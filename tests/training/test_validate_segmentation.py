@@ -15,6 +15,7 @@ from tests.photographs import (
     write_masked_folder,
     write_masked_parquet,
 )
+from tests.training.test_distributed import run as launch
 from training import segment, validate
 from training.settings.scripts import SegmentSettings, ValidateSettings
 
@@ -80,9 +81,27 @@ def test_the_figures_are_those_of_the_run_itself(upernet, data, tmp_path, capsys
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_parquet_files_and_streams_give_the_same(streaming, upernet, data):
-    fields = {"streaming": streaming, "eval_split": "test", "protocols": ["segmentation"], **AS_TRAINED}
-    assert_same(validated(upernet, data["parquet"], **fields), figures_of(upernet))
+def test_a_stream_gives_the_same_in_training_and_validation(streaming, data, tmp_path):
+    fields = {"decoder_hidden_size": 8, "checkpointing_steps": None, "per_device_eval_batch_size": 4}
+    run = train(tmp_path / "run", data["parquet"], **fields, streaming=streaming)
+    fields = {"eval_split": "test", "streaming": not streaming, "protocols": ["segmentation"]}
+    found = validated(run, data["parquet"], **fields)
+    assert_same(found, figures_of(run))
+    assert found["eval_samples"] == 9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("streaming", ["false", "true"])
+def test_every_image_counts_once_whatever_the_number_of_processes(streaming, upernet, data, tmp_path):
+    settings = {"model_name_or_path": upernet, "dataset_name": data["parquet"], "eval_split": "test", "num_workers": 1}
+    settings |= {"streaming": streaming, "per_device_eval_batch_size": 2}
+    results = {}
+    for processes in (1, 2, 3):
+        flags = [f"--{key}={value}" for key, value in {**settings, "output_dir": tmp_path / str(processes)}.items()]
+        launch(["training/validate.py", *flags], processes, tmp_path)
+        results[processes] = json.loads((tmp_path / str(processes) / "eval_results.json").read_text())
+        assert results[processes] == pytest.approx(results[1], rel=1e-6)
+    assert results[1]["eval_samples"] == 9
 
 
 def test_a_checkpoint_has_the_averaged_weights_and_the_raw_ones(upernet, data):

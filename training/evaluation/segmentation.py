@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from training.evaluation.loop import pass_over
+from training.evaluation.loop import collate_lists, pass_over
 from training.settings.evaluation import SegmentPredictionSettings
 
 STRIDE = 2 / 3  # of windows, relative to their side
@@ -25,9 +25,9 @@ class Shown(NamedTuple):
     prediction: Tensor
 
 
-def collate_pairs(samples: list[dict[str, Any]]) -> dict[str, list[Tensor]]:
-    """A batch of images of different sizes, as lists."""
-    return {name: [sample[name] for sample in samples] for name in ("pixel_values", "labels")}
+def collate_pairs(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """A batch of images and labels of different sizes, as lists."""
+    return collate_lists(samples, ("pixel_values", "labels"))
 
 
 class SegmentationEvaluator:
@@ -59,7 +59,7 @@ class SegmentationEvaluator:
         shown: list[Shown] = []
         losses: list[Tensor] = []
 
-        def measure(batch: dict[str, list[Tensor]]) -> tuple[Tensor, ...]:
+        def measure(batch: dict[str, Any]) -> tuple[Tensor, ...]:
             counts, sums = [], []
             for pixel_values, labels in zip(batch["pixel_values"], batch["labels"], strict=True):
                 with accelerator.autocast():

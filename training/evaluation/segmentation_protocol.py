@@ -15,6 +15,7 @@ from training.data.segmentation.masks import MaskReader, ignored_label, mask_rea
 from training.data.segmentation.pairs import load_pairs, segmentation_samples
 from training.data.sources import Source
 from training.data.transforms import PairEvaluationTransform
+from training.evaluation.loop import prepare_lists
 from training.evaluation.outcome import Outcome
 from training.evaluation.published import segmentation_comparison
 from training.evaluation.segmentation import SegmentationEvaluator, collate_pairs
@@ -41,9 +42,8 @@ def evaluate_segmentation(
     ignored = ignored_label(len(names))
     evaluator = SegmentationEvaluator(len(names), ignored, prediction)
     reader = mask_reader(data, len(names), ignored)
-    loader = segmentation_loader(data, source, num_channels, reader, processor)
-    prepared, loader = accelerator.prepare(model, loader)
-    results = evaluator(accelerator, prepared, loader)
+    loader: Any = segmentation_loader(accelerator, data, source, num_channels, reader, processor)
+    results = evaluator(accelerator, accelerator.prepare(model), loader)
     assert evaluator.confusion is not None
     parts = [table_in_words(evaluator.confusion, names), segmentation_comparison(results, config, prediction)]
     report = "\n".join(filter(None, [*parts, evaluator.in_words(results)]))
@@ -51,13 +51,18 @@ def evaluate_segmentation(
 
 
 def segmentation_loader(
-    data: MaskedDataSettings, source: Source | None, num_channels: int, reader: MaskReader, processor: Any
+    accelerator: Accelerator,
+    data: MaskedDataSettings,
+    source: Source | None,
+    num_channels: int,
+    reader: MaskReader,
+    processor: Any,
 ) -> DataLoader[Any] | None:
-    """Batches of the images to evaluate on, if there are any."""
+    """Batches of the images to evaluate on, for this process, if there are any."""
     if source is None:
         return None
     samples = segmentation_samples(data, source, num_channels, reader, PairEvaluationTransform(processor))
-    return eval_loader(source, samples, data, collate_pairs)
+    return prepare_lists(accelerator, eval_loader(source, samples, data, collate_pairs))
 
 
 def check_names(data: MaskedDataSettings, names: Sequence[str]) -> None:

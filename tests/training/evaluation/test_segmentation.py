@@ -31,6 +31,7 @@ class FirstChannels(nn.Module):
 
 def evaluate(samples, num_labels, **settings):
     evaluator = SegmentationEvaluator(num_labels, 255, SegmentEvaluationSettings(**settings))
+    samples = [{"seed": index, **sample} for index, sample in enumerate(samples)]
     loader = torch.utils.data.DataLoader(samples, 2, collate_fn=collate_pairs)
     model = FirstChannels(num_labels)
     return evaluator(Accelerator(cpu=True), model, loader), evaluator, model

@@ -219,17 +219,16 @@ def test_the_card_says_which_model_it_is_and_counts_the_backbone(folder):
 
 
 @both
-def test_transformers_warning_of_the_backbone_is_left_out_and_no_other(architecture, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+def test_transformers_warning_of_the_backbone_is_left_out_and_no_other(architecture, caplog):
     logger = logging.getLogger(f"transformers.models.{architecture}.configuration_{architecture}")
     logger.warning_once.__func__.cache_clear()
     model = create(architecture)
     with convnextv2_supported():
         logger.warning("another")
-    assert caplog.messages == ["another"]
+    assert set(caplog.messages) == {"another"}
     logger.warning_once.__func__.cache_clear()
     type(model.config)(backbone_config=backbone_of(model).config)
-    assert caplog.messages[1].startswith("Backbone convnextv2 is not a supported model")
+    assert caplog.messages[-1].startswith("Backbone convnextv2 is not a supported model")
 
 
 def run(output, dataset, **fields):

@@ -60,7 +60,7 @@ REFUSED_ELSEWHERE = {"seed", "shuffle_buffer_size", "mixture_weights"}  # by the
 @CONFIGS
 def test_what_a_resume_refuses_is_the_order_of_the_images_or_the_shape_of_the_model(config_class):
     refused = {name for name, fact in config_class.facts().items() if fact.on_resume == "refuse"}
-    shapes = {"model_size", "architecture", *ARCHITECTURE}  # which stand for widths, depths and the model type
+    shapes = {"model_size", *ARCHITECTURE}  # a size stands for widths and depths
     assert refused - REFUSED_ELSEWHERE <= shapes | {"num_stages", "num_labels"}
     given = set(ARCHITECTURE) & set(config_class.facts())
     assert given <= refused, "another shape must not be taken up"
