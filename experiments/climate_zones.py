@@ -8,12 +8,13 @@ in their five main groups and the ocean. Both are downloaded when the demo is in
 import csv
 import json
 from collections.abc import Iterator
-from importlib.metadata import files
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
+
+from experiments.packages import packaged
 
 NAMES = ("ocean", "A tropical", "B dry", "C temperate", "D continental", "E polar")
 GROUPS = {"A": 1, "B": 2, "C": 3, "D": 4, "E": 5}  # the others are ocean
@@ -31,21 +32,18 @@ class Tile(NamedTuple):
     is_held_out: bool
 
 
-def write_climate_zones(folder: Path) -> dict[str, int]:
-    """Write `labelled/{train,test}/{images,masks}/*.png` and `unlabelled/train/*.png`; return the images of each split.
+def write_climate_zones(folder: Path) -> None:
+    """Write `labelled/{train,test}/{images,masks}/*.png` and `unlabelled/train/*.png`.
 
     The split is by longitude: neighbouring tiles look alike, so bands of columns are held out.
     """
-    counts = {"train": 0, "test": 0}
     for tile in tiles():
         split = "test" if tile.is_held_out else "train"
         for part, picture in (("images", tile.image), ("masks", tile.mask)):
             save(picture, folder / "labelled" / split / part / f"{tile.name}.png")
         if split == "train":
             save(tile.image, folder / "unlabelled" / "train" / f"{tile.name}.png")
-        counts[split] += 1
     (folder / "labelled/id2label.json").write_text(json.dumps(dict(enumerate(NAMES))), encoding="utf-8")
-    return counts
 
 
 def tiles() -> Iterator[Tile]:
@@ -71,12 +69,6 @@ def zone_groups(zones: Image.Image) -> np.ndarray:
         for row in csv.DictReader(table):
             groups[int(row["zoneNum"])] = GROUPS.get(row["kg_zone"][0], 0)  # "Af" is a zone of group A
     return groups[np.asarray(zones)]
-
-
-def packaged(package: str, name: str) -> Path:
-    """The path of a file in an installed package."""
-    found = [file for file in files(package) or [] if file.name == name]
-    return Path(str(found[0].locate()))
 
 
 def save(picture: Image.Image, file: Path) -> None:
