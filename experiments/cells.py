@@ -23,7 +23,7 @@ from pycocotools import mask as rle
 from experiments.detection_scores import COCO_FILE
 from experiments.packages import packaged
 
-EVERY = 5  # frames: most nuclei lie where they lay in the frame before, and few where they lay five frames before
+EVERY = 5  # frames: the IoU of a nucleus with itself is about 0.6 one frame later, and 0.4 five frames later
 TILE = 200  # pixels
 BORDER = 30  # pixels of a frame that are left out on each side, as nuclei have no masks there
 COLUMNS = {"train": 3, "test": 2}  # of tiles; between them is a gap of 40 pixels, about a nucleus

@@ -74,8 +74,9 @@ def detect(folder: Path, truth: dict[str, Any], detector: Detector) -> Iterator[
     for image in truth["images"]:
         colours = np.asarray(Image.open(folder / image["file_name"]).convert("RGB"), dtype=np.float32)
         response = peak_response(colours, detector)
-        rows = peak_local_max(response, min_distance=max(1, int(DISTANCE * detector.width)), exclude_border=False)
-        for row, column in rows:
+        apart = max(1, int(DISTANCE * detector.width))
+        peaks = peak_local_max(response, min_distance=apart, threshold_abs=0, exclude_border=False)
+        for row, column in peaks.tolist():
             box = box_around(row, column, detector.box, *response.shape)
             yield {"image_id": image["id"], "category_id": 1, "bbox": box, "score": float(response[row, column])}
 

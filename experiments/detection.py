@@ -26,10 +26,10 @@ from experiments.watershed import watershed_nuclei
 PRETRAIN_SIZE = 128  # pixels, of crops of a tile
 # Tiles of 200 pixels are enlarged, as many objects are small. No scale is below 1, so that nothing is padded: global
 # response normalisation would see the padding.
-DETECTOR = (
-    "--image_size 256 --scale_range 1.0 1.5 --decoder_hidden_size 64 --box_head_size 256 "
-    "--anchor_sizes 16 32 64 128 256 --eval_split test"
-).split()
+DETECTOR = [
+    *("--image_size", "256", "--scale_range", "1.0", "1.5", "--eval_split", "test"),
+    *("--decoder_hidden_size", "64", "--box_head_size", "256", "--anchor_sizes", "16", "32", "64", "128", "256"),
+]
 
 
 class Task(NamedTuple):

@@ -4,7 +4,7 @@ import json
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -12,6 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 COCO_FILE, ROWS_FILE = "_annotations.coco.json", "metadata.jsonl"
+Kind = Literal["bbox", "segm"]
 
 
 def read_truth(folder: Path) -> dict[str, Any]:
@@ -21,7 +22,8 @@ def read_truth(folder: Path) -> dict[str, Any]:
     truth: dict[str, Any] = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "object"}]}
     for number, line in enumerate((folder / ROWS_FILE).read_text(encoding="utf-8").splitlines(), start=1):
         row = json.loads(line)
-        width, height = Image.open(folder / row["file_name"]).size
+        with Image.open(folder / row["file_name"]) as image:
+            width, height = image.size
         truth["images"].append({"id": number, "file_name": row["file_name"], "height": height, "width": width})
         for box in row["objects"]["bbox"]:
             own = {"id": len(truth["annotations"]) + 1, "image_id": number, "category_id": 1, "iscrowd": 0}
@@ -29,8 +31,10 @@ def read_truth(folder: Path) -> dict[str, Any]:
     return truth
 
 
-def average_precision(truth: dict[str, Any], predictions: list[dict[str, Any]], kind: str = "bbox") -> dict[str, float]:
-    """Average precision over IoU .5 to .95 and at .5, and F1 of all predictions at IoU .5; `kind` is bbox or segm.
+def average_precision(
+    truth: dict[str, Any], predictions: list[dict[str, Any]], kind: Kind = "bbox"
+) -> dict[str, float]:
+    """Average precision over IoU .5 to .95 and at .5, and F1 of all predictions at IoU .5, of boxes or masks.
 
     `truth` is the content of COCO's annotation file with one class; `predictions` are as in COCO's results file.
     """
@@ -39,7 +43,7 @@ def average_precision(truth: dict[str, Any], predictions: list[dict[str, Any]], 
     if not predictions:
         return dict.fromkeys(names, 0.0)
     with redirect_stdout(StringIO()):
-        known = COCO()
+        known: Any = COCO()
         known.dataset = truth
         known.createIndex()
         evaluation = COCOeval(known, known.loadRes([dict(found) for found in predictions]), kind)

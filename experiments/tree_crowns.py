@@ -5,7 +5,7 @@ The pictures are of the National Ecological Observatory Network and come with th
 and Evolution 11, 2020). It is downloaded when the demo is installed; this repository does not contain them.
 
 Two pictures are of Yellowstone, 13 km apart: one to train on and one held out. The third, which is held out too, is of
-a forest in Florida. Their empty tiles are meadow; a few of the smallest trees have no box.
+a forest in Florida. Tiles without boxes are meadow; a few trees have no box.
 """
 
 import json
@@ -57,7 +57,8 @@ def read_boxes(file: Path) -> np.ndarray:
     """The boxes `(N, 4)` in an annotation file of Pascal VOC: left, top, right, bottom."""
     boxes = [found.find("bndbox") for found in ElementTree.parse(file).iter("object")]
     sides = ("xmin", "ymin", "xmax", "ymax")
-    return np.array([[float(box.findtext(side, "")) for side in sides] for box in boxes if box is not None])
+    numbers = [[float(box.findtext(side, "")) for side in sides] for box in boxes if box is not None]
+    return np.array(numbers).reshape(-1, 4)
 
 
 def tiles(name: str, picture: Image.Image, boxes: np.ndarray) -> Iterator[Tile]:

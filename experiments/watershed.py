@@ -18,7 +18,7 @@ from experiments.cells import coco_mask
 from experiments.detection_scores import average_precision, read_truth
 
 SMOOTHING = 1.0  # pixels, of the image and of the distances
-DISTANCES, LEAST_AREAS = (4, 6, 8, 10), (30, 100)  # between centres, and of a nucleus, in pixels
+DISTANCES, LEAST_AREAS = (6, 8, 10, 12, 15), (50, 100, 150)  # between centres, and of a nucleus, in pixels
 
 
 class Segmenter(NamedTuple):

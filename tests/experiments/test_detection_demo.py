@@ -1,0 +1,70 @@
+"""The demo of detection, with stand-ins for its data and for the training scripts."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import dense, detection
+from experiments.detection_scores import ROWS_FILE
+from training.settings.command_line import parse_settings
+from training.settings.scripts import DetectSettings, PretrainSettings
+
+
+def write_tiles(folder):
+    (folder / "unlabelled").mkdir(parents=True)
+    for split in ("train", "test"):
+        target = folder / "labelled" / split
+        target.mkdir(parents=True)
+        for number in range(4):
+            Image.fromarray(np.zeros((8, 8), np.uint8)).save(target / f"{split}{number}.png")
+        (target / ROWS_FILE).write_text("".join(f'{{"file_name": "{split}{n}.png"}}\n' for n in range(4)))
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """The flags of the runs that the demo launches, whose figures are 1 from FCMAE and 0 from random weights."""
+    runs = []
+
+    def launch(script, recipe, *flags):
+        runs.append((script, recipe, flags))
+        folder = Path(flags[flags.index("--output_dir") + 1])
+        folder.mkdir(parents=True, exist_ok=True)
+        start = float("--model_name_or_path" in flags)
+        (folder / "all_results.json").write_text(json.dumps(dict.fromkeys(("eval_map", "eval_map_mask"), start)))
+
+    monkeypatch.setattr(dense, "launch", launch)
+    control = {"eval_map": 0.5, "eval_map_mask": 0.25}
+    task = detection.TASKS["cells"]._replace(write=write_tiles, control_figures=lambda _: control)
+    monkeypatch.setitem(detection.TASKS, "cells", task)
+    return runs
+
+
+def test_each_case_is_trained_from_both_starts_and_reported(launched, tmp_path, monkeypatch, capsys):
+    flags = ["cells", "--shares", "0.5", "1", "--seeds", "0", "1", "--output_dir", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", ["detection", *flags])
+    detection.main()
+    assert [script for script, _, _ in launched] == ["pretrain"] + ["detect"] * 8
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    names = ["0.5-0", "0.5-1", "1-0", "1-1"]
+    assert report["tiles"] == {"train": 4, "test": 4}
+    assert report["mask AP"] == {
+        dense.PRETRAINED: dict.fromkeys(names, 1.0),
+        dense.SCRATCH: dict.fromkeys(names, 0.0),
+        detection.TASKS["cells"].control: dict.fromkeys(names, 0.25),
+    }
+    assert "100.0 % (sd 0.0)" in capsys.readouterr().out
+
+
+def test_flags_are_settings_of_the_scripts(launched, tmp_path, monkeypatch):
+    flags = ["cells", "--shares", "1", "--seeds", "0", "--output_dir", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", ["detection", *flags])
+    detection.main()
+    (_, _, pretrain), *detectors = launched
+    assert parse_settings(PretrainSettings, list(pretrain), "").model.num_channels == 1
+    for _, _, of_one in detectors:
+        settings = parse_settings(DetectSettings, list(of_one), "")
+        assert settings.model.architecture == "mask_rcnn" and settings.schedule.max_train_steps == 400
