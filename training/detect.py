@@ -15,6 +15,7 @@ if __name__ == "__main__":  # before the imports below, which take seconds: repo
 
 from typing import Any
 
+from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
 from training.data.detection.batches import DetectionCollator
@@ -28,6 +29,7 @@ from training.data.samples import eval_loader
 from training.data.sources import Source, num_examples
 from training.evaluation.detection import DetectionEvaluator, collate_objects
 from training.evaluation.detection_figures import save_figures, table_in_words
+from training.evaluation.loop import prepare_lists
 from training.models.architecture import encoder_config
 from training.models.batch_norm import synchronise_batch_norm
 from training.models.creation import image_size_of, with_background
@@ -61,13 +63,13 @@ def main(settings: DetectSettings) -> None:
         reader = object_reader(data, names, with_masks)
         transform = DetectionTransform(settings.augmentation, image_size_of(encoder), processor, is_square=not rcnn)
         samples = detection_samples(data, source, encoder.num_channels, reader, transform)
-        held_out = create_eval_loader(data, eval_source, encoder.num_channels, reader, processor)
 
         run.make_plan(num_examples([source], data.train_split, data.max_train_samples))
         optimizer = settings.optimizer
         scale = layer_scale(list(encoder.depths), optimizer.layer_decay, optimizer.layer_decay_type)
         run.prepare(model, processor, decayed_parameters(model), scale)
         run.begin(data, [source], samples, DetectionCollator(rcnn), eval_source=eval_source, loss_parts=parts)
+        held_out = create_eval_loader(run.accelerator, data, eval_source, encoder.num_channels, reader, processor)
         evaluator = DetectionEvaluator(names, detect_with(processor, rcnn), with_masks, settings.evaluation)
         evaluation = PeriodicEvaluation(run, evaluator, held_out, settings.evaluation.eval_steps)
 
@@ -85,13 +87,18 @@ def main(settings: DetectSettings) -> None:
 
 
 def create_eval_loader(
-    data: DetectDataSettings, source: Source | None, num_channels: int, reader: ObjectReader, processor: Any
+    accelerator: Accelerator,
+    data: DetectDataSettings,
+    source: Source | None,
+    num_channels: int,
+    reader: ObjectReader,
+    processor: Any,
 ) -> DataLoader[Any] | None:
-    """Batches of the images to evaluate on, if there are any."""
+    """Batches of the images to evaluate on, for this process, if there are any."""
     if source is None:
         return None
     samples = detection_samples(data, source, num_channels, reader, DetectionEvaluationTransform(processor))
-    return eval_loader(source, samples, data, collate_objects)
+    return prepare_lists(accelerator, eval_loader(source, samples, data, collate_objects))
 
 
 def told(results: dict[str, Any], evaluator: DetectionEvaluator) -> str:

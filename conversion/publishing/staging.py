@@ -116,7 +116,7 @@ def stage(folder: Path, target: Path, publication: Publication) -> Path:
     """
     target.mkdir()
     config = read_json(folder / "config.json")
-    model_type = config.get("model_type")
+    model_type = str(config.get("model_type"))
     publication = replace(publication, with_code=publication.with_code or model_type == RCNN)
     card = _card(folder, publication)
     files = {file for pattern in UPLOADED for file in folder.glob(pattern)}

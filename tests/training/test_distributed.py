@@ -128,6 +128,62 @@ def test_an_evaluation_counts_every_image_once_whatever_the_number_of_processes(
     assert [line.split(",")[2] for line in tables[1].splitlines()[1:]] == ["10"] * 3
 
 
+DETECTING = """
+    import json
+    import sys
+
+    import torch
+    from accelerate import Accelerator
+    from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+    from tests.training.evaluation.test_detection import NAMES, random_pairs
+    from training.evaluation.detection import DetectionEvaluator, collate_objects
+    from training.evaluation.loop import prepare_lists
+    from training.settings.evaluation import DetectEvaluationSettings
+
+    class Samples(Dataset):
+        def __init__(self, pairs):
+            self.pairs = pairs
+
+        def __len__(self):
+            return len(self.pairs)
+
+        def __getitem__(self, number):
+            image = torch.full((3, 4 + number, 5), float(number))
+            objects = self.pairs[number][0]
+            return {"seed": number, "pixel_values": image, "size": (240, 300), "objects": objects}
+
+    class Stream(IterableDataset):
+        def __init__(self, pairs):
+            self.samples = Samples(pairs)
+
+        def __iter__(self):
+            return map(self.samples.__getitem__, range(len(self.samples)))
+
+    accelerator, kind, found = Accelerator(cpu=True), {"true": Stream, "false": Samples}[sys.argv[1]], []
+    for count in range(1, 10):
+        pairs = random_pairs(count, count=count)
+        detect = lambda model, image, size: pairs[int(image[0, 0, 0])][1]
+        evaluator = DetectionEvaluator(NAMES, detect, True, DetectEvaluationSettings())
+        loader = prepare_lists(accelerator, DataLoader(kind(pairs), 2, collate_fn=collate_objects))
+        found.append(evaluator(accelerator, torch.nn.Identity(), loader))
+        assert found[-1]["eval_samples"] == count, (found[-1]["eval_samples"], count)
+    if accelerator.is_main_process:
+        print(json.dumps(found))
+    accelerator.end_training()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("streaming", ["false", "true"])
+def test_an_evaluation_of_detections_is_the_same_in_one_two_and_three_processes(streaming, tmp_path):
+    script = tmp_path / "detecting.py"
+    script.write_text(textwrap.dedent(DETECTING))
+    found = [json.loads(run([str(script), streaming], processes, tmp_path)) for processes in (1, 2, 3)]
+    assert found[1] == found[0] and found[2] == found[0]
+    assert max(results["eval_map"] for results in found[0]) > 0.1
+
+
 FAILING = """
     import sys
     import torch

@@ -78,7 +78,7 @@ def to_xywh(boxes: Tensor) -> list[list[float]]:
 
     COCO ignores detections of a negative area.
     """
-    start, end = boxes.double().cpu().split(2, dim=1)
+    start, end = boxes.cpu().double().split(2, dim=1)
     return torch.cat([start, (end - start).clamp(min=0)], dim=1).tolist()
 
 
@@ -87,10 +87,11 @@ def encode_masks(masks: Tensor | None) -> list[dict[str, Any]]:
     assert masks is not None
     if not len(masks):
         return []
-    return pycocotools.mask.encode(np.asfortranarray(masks.cpu().numpy().transpose(1, 2, 0)))
+    encoded: Any = pycocotools.mask.encode(np.asfortranarray(masks.cpu().numpy().transpose(1, 2, 0)))
+    return encoded
 
 
-def decode_mask(encoded: dict[str, Any]) -> np.ndarray:
+def decode_mask(encoded: Any) -> np.ndarray:
     """The mask `(H, W)` uint8 of its run-length encoding."""
     with warnings.catch_warnings():  # pycocotools 2.0.11 lacks an argument of numpy 2
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -128,7 +129,8 @@ def as_coco(
     images: Sequence[EvaluatedImage], rows: Sequence[Sequence[dict[str, Any]]], names: Sequence[str], kind: Kind
 ) -> COCO:
     """COCO's index of the entries of each image."""
-    coco, annotations = COCO(), []
+    coco: Any = COCO()
+    annotations: list[dict[str, Any]] = []
     for number, of_image in enumerate(rows):
         for row in of_image:
             row = {**row, "id": len(annotations) + 1, "image_id": number}  # an id of 0 means "not matched"

@@ -16,7 +16,7 @@ from training.evaluation.average_precision import (
     evaluate,
     mean_figures,
 )
-from training.evaluation.loop import pass_over
+from training.evaluation.loop import collate_lists, pass_over
 from training.evaluation.tables import percent
 from training.settings.evaluation import DetectEvaluationSettings
 
@@ -35,9 +35,9 @@ class Shown(NamedTuple):
     image: EvaluatedImage
 
 
-def collate_objects(samples: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    """A batch of images of different sizes, as lists."""
-    return {name: [sample[name] for sample in samples] for name in COLUMNS}
+def collate_objects(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """A batch of images of different sizes and their objects, as lists."""
+    return collate_lists(samples, COLUMNS)
 
 
 class DetectionEvaluator:
@@ -68,7 +68,7 @@ class DetectionEvaluator:
         images: list[EvaluatedImage] = []
         shown: list[Shown] = []
 
-        def measure(batch: dict[str, list[Any]]) -> list[EvaluatedImage]:
+        def measure(batch: dict[str, Any]) -> list[EvaluatedImage]:
             measured = []
             for pixel_values, size, objects in zip(*(batch[name] for name in COLUMNS), strict=True):
                 with accelerator.autocast():

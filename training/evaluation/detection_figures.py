@@ -137,8 +137,9 @@ def draw_boxes(
         style = "dashed" if row.get("iscrowd") else "solid"
         axes.add_patch(Rectangle((left, top), width, height, fill=False, color=tuple(color), linestyle=style))
         if len(rows) <= MOST_WITH_TEXT:
-            name = drawable(names[row["category_id"]], row["category_id"])
+            label: int = row["category_id"]
+            name = drawable(names[label], label)
             text = f"{name} {row['score']:.2f}" if "score" in row else name
-            label = {"facecolor": tuple(color), "edgecolor": "none", "pad": 0.8}
+            background = {"facecolor": tuple(color), "edgecolor": "none", "pad": 0.8}
             inside = max(top, place.top + TEXT_HEIGHT)
-            axes.text(left, inside, text, fontsize=6, color="white", va="bottom", bbox=label, clip_on=True)
+            axes.text(left, inside, text, fontsize=6, color="white", va="bottom", bbox=background, clip_on=True)

@@ -57,7 +57,7 @@ def pass_over(
         gathered: Any = accelerator.gather_for_metrics(measured, use_gather_object=is_list)
         parts = [gathered] if is_list else list(gathered)
         if "keys" in batch:
-            keys = accelerator.gather_for_metrics(batch["keys"].to(accelerator.device))
+            keys: Any = accelerator.gather_for_metrics(batch["keys"].to(accelerator.device))
             parts = without_repetitions(parts, keys, seen)
         add(*parts)
         if is_stopped():

@@ -46,7 +46,10 @@ def found(boxes, scores, labels=None, masks=None):
 def evaluate(pairs, names=NAMES, with_masks=False, size=(100, 120), channels=3):
     """Results and evaluator of these objects and detections of images, three in a batch."""
     images = [torch.full((channels, 50, 60), float(number)) for number in range(len(pairs))]
-    samples = [{"pixel_values": x, "size": size, "objects": pair[0]} for x, pair in zip(images, pairs, strict=True)]
+    samples = [
+        {"seed": number, "pixel_values": images[number], "size": size, "objects": truth}
+        for number, (truth, _) in enumerate(pairs)
+    ]
 
     def detect(model, pixel_values, size):
         return pairs[int(pixel_values[0, 0, 0])][1]
@@ -287,7 +290,8 @@ def test_an_evaluation_in_words_is_one_line():
 
 def test_a_stop_cancels_the_evaluation():
     evaluator = DetectionEvaluator(NAMES, lambda *_: found([BOX], [0.9]), False, DetectEvaluationSettings())
-    batch = collate_objects([{"pixel_values": torch.zeros(3, 5, 6), "size": (100, 120), "objects": objects_of([BOX])}])
+    sample = {"seed": 0, "pixel_values": torch.zeros(3, 5, 6), "size": (100, 120), "objects": objects_of([BOX])}
+    batch = collate_objects([sample])
     assert evaluator(Accelerator(cpu=True), nn.Identity(), [batch], lambda: True) == {}
     assert evaluator.per_class == [] and evaluator.shown == []
 
