@@ -84,6 +84,7 @@ def create_mask2former(
 ) -> Mask2FormerForUniversalSegmentation:
     """Mask2Former with new weights; `labels` are the names of the classes for its configuration."""
     width, patch = settings.decoder_hidden_size, backbone_config.patch_size
+    patch = patch if isinstance(patch, int) else min(patch)
     check_stages(backbone_config, 3)
     config = Mask2FormerConfig(
         backbone_config=backbone_config,
