@@ -15,21 +15,16 @@ if __name__ == "__main__":  # before the imports below, which take seconds: repo
 
 from typing import Any
 
-from accelerate import Accelerator
-from torch.utils.data import DataLoader
-
 from training.data.detection.batches import DetectionCollator
 from training.data.detection.classes import class_names_of
-from training.data.detection.reader import ObjectReader
 from training.data.detection.rows import load_objects, object_reader
 from training.data.detection.samples import detection_samples
-from training.data.detection.transforms import DetectionEvaluationTransform, DetectionTransform
+from training.data.detection.transforms import DetectionTransform
 from training.data.held_out import load_train_and_eval
-from training.data.samples import eval_loader
-from training.data.sources import Source, num_examples
-from training.evaluation.detection import DetectionEvaluator, collate_objects
+from training.data.sources import num_examples
+from training.evaluation.detection import DetectionEvaluator
 from training.evaluation.detection_figures import save_figures, table_in_words
-from training.evaluation.loop import prepare_lists
+from training.evaluation.detection_protocol import detection_loader
 from training.models.architecture import encoder_config
 from training.models.batch_norm import synchronise_batch_norm
 from training.models.creation import image_size_of, with_background
@@ -44,7 +39,6 @@ from training.models.detection import (
 from training.models.optimizer import decayed_parameters, layer_scale
 from training.run.evaluation import PeriodicEvaluation
 from training.run.training_run import TrainingRun
-from training.settings.data import DetectDataSettings
 
 
 def main(settings: DetectSettings) -> None:
@@ -56,7 +50,7 @@ def main(settings: DetectSettings) -> None:
         model = synchronise_batch_norm(create_detector(settings.model, names), run.accelerator)
         encoder = encoder_config(model.config)
         data = with_background(settings.data, settings.model)
-        processor = create_detection_processor(settings.model, data.background, encoder)
+        processor = create_detection_processor(settings.model, data.background, encoder, settings.model.architecture)
         with run.main_process_first():
             loaded = load_train_and_eval(data, load_objects, encoder.num_channels, names, with_masks)
         source, eval_source = loaded
@@ -69,7 +63,7 @@ def main(settings: DetectSettings) -> None:
         scale = layer_scale(list(encoder.depths), optimizer.layer_decay, optimizer.layer_decay_type)
         run.prepare(model, processor, decayed_parameters(model), scale)
         run.begin(data, [source], samples, DetectionCollator(rcnn), eval_source=eval_source, loss_parts=parts)
-        held_out = create_eval_loader(run.accelerator, data, eval_source, encoder.num_channels, reader, processor)
+        held_out = detection_loader(run.accelerator, data, eval_source, encoder.num_channels, reader, processor)
         evaluator = DetectionEvaluator(names, detect_with(processor, rcnn), with_masks, settings.evaluation)
         evaluation = PeriodicEvaluation(run, evaluator, held_out, settings.evaluation.eval_steps)
 
@@ -84,21 +78,6 @@ def main(settings: DetectSettings) -> None:
         results = evaluation.at_end(final)
         run.finish(final, results, lambda folder: save_figures(folder, evaluator, names, processor))
         run.say(f"{told(results, evaluator)}\nDetector in {run.folder}")
-
-
-def create_eval_loader(
-    accelerator: Accelerator,
-    data: DetectDataSettings,
-    source: Source | None,
-    num_channels: int,
-    reader: ObjectReader,
-    processor: Any,
-) -> DataLoader[Any] | None:
-    """Batches of the images to evaluate on, for this process, if there are any."""
-    if source is None:
-        return None
-    samples = detection_samples(data, source, num_channels, reader, DetectionEvaluationTransform(processor))
-    return prepare_lists(accelerator, eval_loader(source, samples, data, collate_objects))
 
 
 def told(results: dict[str, Any], evaluator: DetectionEvaluator) -> str:

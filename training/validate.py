@@ -1,10 +1,11 @@
-"""Evaluate a ConvNeXt V2 classifier, a segmentation model, or the frozen features of any ConvNeXt V2 model.
+"""Evaluate a ConvNeXt V2 classifier, a segmentation model, a detector, or the frozen features of any ConvNeXt V2 model.
 
     accelerate launch training/validate.py --model_name_or_path out/classifier \\
         --dataset_name path/to/images
     accelerate launch training/validate.py --model_name_or_path out/pretrain --protocols knn linear_probe \\
         --dataset_name path/to/images --train_split train --eval_split test
     accelerate launch training/validate.py --model_name_or_path out/segmenter --dataset_name path/to/masked
+    accelerate launch training/validate.py --model_name_or_path out/detector --dataset_name path/to/objects
     accelerate launch training/validate.py --model_name_or_path facebook/convnextv2-tiny-1k-224 \\
         --dataset_name ILSVRC/imagenet-1k --eval_split validation --streaming true
 """
@@ -19,6 +20,7 @@ if __name__ == "__main__":  # before the imports below, which take seconds: repo
     settings = parse_settings(ValidateSettings, sys.argv[1:], __doc__)
 
 import json
+from collections.abc import Callable
 from dataclasses import fields, replace
 from datetime import timedelta
 from pathlib import Path
@@ -27,9 +29,10 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
-from transformers import AutoConfig, AutoImageProcessor, PreTrainedModel
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection, PreTrainedModel
 
 from conversion.checkpoints import find_repository
+from conversion.detectors import DETECTORS
 from conversion.files import write_json
 from conversion.segmenters import convnextv2_supported
 from hf_convnextv2 import ConvNextV2Config, ConvNextV2ForImageClassification, ConvNextV2Model
@@ -39,6 +42,7 @@ from training.data.labels import check_labels, class_list, labelled_samples, res
 from training.data.samples import eval_loader, load_images
 from training.data.splits import with_eval_split
 from training.data.transforms import EvaluationTransform
+from training.evaluation.detection_protocol import evaluate_detection
 from training.evaluation.features import extract_features, knn_scores, linear_probe_scores, top_accuracies
 from training.evaluation.metrics import Evaluator, in_words
 from training.evaluation.outcome import Outcome
@@ -46,11 +50,12 @@ from training.evaluation.per_class import save_class_figures, table_in_words
 from training.evaluation.published import comparison, intervals, known_checkpoint
 from training.evaluation.segmentation_protocol import evaluate_segmentation
 from training.models.creation import create_processor, with_background
+from training.models.detection import create_detection_processor
 from training.models.loading import FEATURES, NOTHING, Expected, load_pretrained, model_named
 from training.models.segmentation import SEGMENTERS, create_segmentation_processor
 from training.run.checkpoints import averaged_weights
 from training.settings.checks import check
-from training.settings.data import EvaluatedDataSettings, MaskedDataSettings
+from training.settings.data import EvaluatedDataSettings, MaskedDataSettings, ObjectsDataSettings
 from training.settings.evaluation import FITTED, PROTOCOLS
 from training.settings.model import ModelSettings
 
@@ -81,7 +86,9 @@ def choose_protocols(settings: ValidateSettings) -> list[str]:
     name = settings.model.model_name_or_path or ""
     with model_named(name), convnextv2_supported():
         kind = AutoConfig.from_pretrained(name, revision=settings.model.model_revision).model_type
-    fitting = ["segmentation"] if kind in SEGMENTERS else ["classifier", *FITTED]
+    fitting = ["classifier", *FITTED]
+    for protocol, types in (("segmentation", SEGMENTERS), ("detection", DETECTORS)):
+        fitting = [protocol] if kind in types else fitting
     chosen = settings.evaluation.protocols or fitting[:1]
     check("protocols", chosen, set(chosen) <= set(fitting), f"be {' or '.join(fitting)} for {name}, a model of {kind}")
     return chosen
@@ -118,11 +125,23 @@ def classify(accelerator: Accelerator, settings: ValidateSettings) -> Outcome:
 
 def segment(accelerator: Accelerator, settings: ValidateSettings) -> Outcome:
     """Mean IoU and accuracies of a segmentation model, and the figures of each class."""
-    model = load_segmenter(settings.model, settings.evaluation.use_ema)
-    processor = load_segmentation_processor(settings.model, settings.data.background, model)
+    model = load_with_backbone(
+        settings.model, settings.evaluation.use_ema, lambda config: SEGMENTERS[config.model_type]
+    )
+    processor = load_dense_processor(settings.model, settings.data.background, model, create_segmentation_processor)
     shared = {field.name: getattr(settings.data, field.name) for field in fields(EvaluatedDataSettings)}
     data = MaskedDataSettings(**shared, **vars(settings.masks))
     return evaluate_segmentation(accelerator, model, processor, data, settings.prediction)
+
+
+def detect(accelerator: Accelerator, settings: ValidateSettings) -> Outcome:
+    """COCO's average precision of a detector, and the figures of each class."""
+    classes = AutoModelForObjectDetection._model_mapping
+    model = load_with_backbone(settings.model, settings.evaluation.use_ema, lambda config: classes[type(config)])
+    processor = load_dense_processor(settings.model, settings.data.background, model, create_detection_processor)
+    shared = {field.name: getattr(settings.data, field.name) for field in fields(EvaluatedDataSettings)}
+    data = ObjectsDataSettings(**shared, **vars(settings.objects))
+    return evaluate_detection(accelerator, model, processor, data, settings.shown)
 
 
 def evaluate_features(accelerator: Accelerator, settings: ValidateSettings) -> Outcome:
@@ -161,6 +180,7 @@ EVALUATIONS = {
     "knn": evaluate_features,
     "linear_probe": evaluate_features,
     "segmentation": segment,
+    "detection": detect,
 }
 
 
@@ -174,8 +194,11 @@ def load_classifier(settings: ModelSettings, use_ema: bool) -> ConvNextV2ForImag
     return load_weights(ConvNextV2ForImageClassification, settings, use_ema, NOTHING)
 
 
-def load_segmenter(settings: ModelSettings, use_ema: bool) -> PreTrainedModel:
-    """Load the segmentation model of a folder or Hub id. Raises an error for one with another backbone."""
+def load_with_backbone(settings: ModelSettings, use_ema: bool, class_of: Callable[[Any], Any]) -> PreTrainedModel:
+    """Load the model of a folder or Hub id, with a class by its configuration.
+
+    Raises an error for one with another backbone.
+    """
     name, revision = settings.model_name_or_path or "", settings.model_revision
     with registered(), convnextv2_supported():
         config: Any = AutoConfig.from_pretrained(name, revision=revision)
@@ -184,9 +207,9 @@ def load_segmenter(settings: ModelSettings, use_ema: bool) -> PreTrainedModel:
         check("model_name_or_path", name, isinstance(backbone, ConvNextV2Config), rule)
         channels = backbone.num_channels
         fits = settings.num_channels in (None, channels)
-        check("num_channels", settings.num_channels, fits, f"be {channels}, the channels of the segmentation model")
+        check("num_channels", settings.num_channels, fits, f"be {channels}, the channels of the model")
         stored = replace(settings, num_channels=None)  # not to adapt the weights
-        return load_weights(SEGMENTERS[config.model_type], stored, use_ema, NOTHING)
+        return load_weights(class_of(config), stored, use_ema, NOTHING)
 
 
 def load_weights(model_class: Any, settings: ModelSettings, use_ema: bool, expected: Expected) -> Any:
@@ -220,13 +243,15 @@ def load_processor(settings: ModelSettings, background: str | None, model: Any) 
     return create_processor(settings, background, model.config)
 
 
-def load_segmentation_processor(settings: ModelSettings, background: str | None, model: Any) -> Any:
-    """The image processor saved with a segmentation model, or another one if the settings change it."""
+def load_dense_processor(
+    settings: ModelSettings, background: str | None, model: Any, create: Callable[..., Any]
+) -> Any:
+    """The image processor saved with a model that has a backbone, or another one if the settings change it."""
     if is_as_stored(settings):
         return AutoImageProcessor.from_pretrained(settings.model_name_or_path or "", revision=settings.model_revision)
     backbone = model.config.backbone_config
     backbone.image_size = settings.image_size or backbone.image_size
-    return create_segmentation_processor(settings, background, backbone, model.config.model_type)
+    return create(settings, background, backbone, model.config.model_type)
 
 
 def is_as_stored(settings: ModelSettings) -> bool:

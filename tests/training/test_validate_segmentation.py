@@ -123,7 +123,7 @@ def test_images_may_be_prepared_otherwise(upernet, data):
     assert validated(upernet, data["folder"], image_size=32, num_channels=3) == pytest.approx(usual)  # as they are
     assert validated(upernet, data["folder"], image_size=48)["eval_loss"] != pytest.approx(usual["eval_loss"])
     message = message_of(lambda: validated(upernet, data["folder"], num_channels=1))
-    assert "`num_channels` (=1) must be 3, the channels of the segmentation model" in message
+    assert "`num_channels` (=1) must be 3, the channels of the model" in message
 
 
 @pytest.mark.parametrize("protocols", [["classifier"], ["knn"], ["segmentation", "linear_probe"]])

@@ -21,7 +21,7 @@ from training.data.folders.masks import mask_rows
 from training.data.folders.rows import array_rows, image_rows, metadata_of, split_at, stored_rows
 from training.data.folders.splits import divide, is_split, split_name
 from training.settings.checks import check
-from training.settings.data import FILE_BUILDERS, DataSettings, DetectDataSettings, MaskedDataSettings
+from training.settings.data import FILE_BUILDERS, DataSettings, MaskedDataSettings, ObjectsDataSettings
 
 Source = Dataset | IterableDataset
 NOT_ARRAYS = ("string", "large_string", "binary", "large_binary", "null", "dict")
@@ -144,7 +144,7 @@ def local_splits(data: DataSettings) -> list[str] | None:
     if not folder.is_dir():
         return None
     listing = listing_of(str(folder))
-    if isinstance(data, DetectDataSettings) and (files := coco_files(listing, data, data.named_splits())):
+    if isinstance(data, ObjectsDataSettings) and (files := coco_files(listing, data, data.named_splits())):
         return list(files)
     if listing.arrays:
         tops = {run.parts[0] for run in listing.arrays if run.parts}
@@ -157,12 +157,12 @@ def local_splits(data: DataSettings) -> list[str] | None:
 def find_folder(data: DataSettings, folder: str, split: str) -> Found:
     """Load a split of a local folder; `datasets` reads a folder of other files than images and arrays."""
     asked = sorted({split, *data.named_splits()})
-    is_cached = not isinstance(data, MaskedDataSettings | DetectDataSettings)
+    is_cached = not isinstance(data, MaskedDataSettings | ObjectsDataSettings)
     rows = stored_rows(folder, split, asked) if is_cached else None
     if rows is not None:
         return Found(as_asked(rows.rows, data, split), [], [])
     listing = listing_of(folder)
-    if isinstance(data, DetectDataSettings) and (coco := coco_rows(listing, data, split, asked)) is not None:
+    if isinstance(data, ObjectsDataSettings) and (coco := coco_rows(listing, data, split, asked)) is not None:
         return Found(as_asked(coco.rows, data, split), coco.problems, coco.notes + left_out(listing))
     refuse_mixture(listing)
     if listing.arrays:
@@ -178,7 +178,7 @@ def find_folder(data: DataSettings, folder: str, split: str) -> Found:
         notes = [f"left out: {unnamed:,} images that the metadata files do not name"] if unnamed > 0 else []
         return Found(source, problems, notes + left_out(listing))
     check(
-        "dataset_name", folder, not isinstance(data, DetectDataSettings), f"hold the objects of its images: {LAYOUTS}"
+        "dataset_name", folder, not isinstance(data, ObjectsDataSettings), f"hold the objects of its images: {LAYOUTS}"
     )
     if isinstance(data, MaskedDataSettings):
         rows = mask_rows(listing, split, asked, data.annotation_column)

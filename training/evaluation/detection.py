@@ -18,7 +18,7 @@ from training.evaluation.average_precision import (
 )
 from training.evaluation.loop import collate_lists, pass_over
 from training.evaluation.tables import percent
-from training.settings.evaluation import DetectEvaluationSettings
+from training.settings.evaluation import ShownSettings
 
 __all__ = ["DetectionEvaluator", "Detections", "Shown", "collate_objects"]
 
@@ -47,7 +47,7 @@ class DetectionEvaluator:
     `shown` are the first of its images that this process evaluated.
     """
 
-    def __init__(self, names: list[str], detect: Detect, with_masks: bool, settings: DetectEvaluationSettings) -> None:
+    def __init__(self, names: list[str], detect: Detect, with_masks: bool, settings: ShownSettings) -> None:
         self.names, self.detect, self.with_masks = names, detect, with_masks
         self.shown_score = settings.shown_score
         self.per_class: list[dict[str, Any]] = []

@@ -27,7 +27,14 @@ UPERNET_ON_ADE20K = {
     },
     "huge": {"ConvNeXt V2, FCMAE": 55.0, "ConvNeXt V2, FCMAE, ImageNet-22k, 640 pixels": 57.0},
 }
-CLASSES_OF_ADE20K = 150
+# Box and mask AP of Mask R-CNN on COCO in %: the paper's Table 6 and the repository of ConvNeXt.
+MASK_RCNN_ON_COCO = {
+    "tiny": {"ConvNeXt": (46.2, 41.7)},
+    "base": {"ConvNeXt V2, supervised": (51.0, 45.6), "ConvNeXt V2, FCMAE": (52.9, 46.6)},
+    "large": {"ConvNeXt V2, supervised": (51.5, 45.8), "ConvNeXt V2, FCMAE": (54.4, 47.7)},
+    "huge": {"ConvNeXt V2, FCMAE": (55.7, 48.9)},
+}
+CLASSES_OF_ADE20K, CLASSES_OF_COCO = 150, 80
 
 
 def known_checkpoint(name: str) -> Checkpoint | None:
@@ -70,9 +77,7 @@ def segmentation_comparison(results: dict[str, float], config: Any, prediction: 
 
     It is empty for any other model.
     """
-    encoder = config.backbone_config
-    shape = (tuple(encoder.depths), tuple(encoder.hidden_sizes))
-    size = next((size for size, (depths, widths) in SIZES.items() if (tuple(depths), tuple(widths)) == shape), "")
+    size = size_of(config.backbone_config)
     is_upernet = config.model_type == "upernet" and config.num_labels == CLASSES_OF_ADE20K
     published = UPERNET_ON_ADE20K.get(size, {}) if is_upernet else {}
     if not published:
@@ -82,3 +87,24 @@ def segmentation_comparison(results: dict[str, float], config: Any, prediction: 
     rows |= {f"{source}, several scales": value for source, value in published.items()}
     lines = [f"{f'mean IoU in % (published: UPerNet, size {size}, ADE20K)':64}"]
     return "\n".join([line.rstrip() for line in lines] + [f"{name:64}{value:8.2f}" for name, value in rows.items()])
+
+
+def detection_comparison(results: dict[str, float], config: Any) -> str:
+    """A table of the measured AP and the published ones, for Mask R-CNN of a published size with COCO's 80 classes.
+
+    It is empty for any other model.
+    """
+    size, is_mask_rcnn = size_of(config.backbone_config), getattr(config, "use_masks", False)
+    published = MASK_RCNN_ON_COCO.get(size, {}) if is_mask_rcnn and config.num_labels == CLASSES_OF_COCO else {}
+    if not published or "eval_map_mask" not in results:
+        return ""
+    measured = (100 * results["eval_map"], 100 * results["eval_map_mask"])
+    rows = {f"measured, {int(results['eval_samples']):,} images": measured, **published}
+    lines = [f"{f'AP in % (published: Mask R-CNN, size {size}, COCO)':52}     box    mask"]
+    return "\n".join(lines + [f"{name:52}{box:8.2f}{mask:8.2f}" for name, (box, mask) in rows.items()])
+
+
+def size_of(encoder: Any) -> str:
+    """The name of an encoder's size; empty if it is none of the published ones."""
+    shape = (tuple(encoder.depths), tuple(encoder.hidden_sizes))
+    return next((size for size, (depths, widths) in SIZES.items() if (tuple(depths), tuple(widths)) == shape), "")

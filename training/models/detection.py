@@ -16,7 +16,7 @@ from training.models.creation import image_size_of, processor_overrides
 from training.models.detr import PROCESSORS, create_detr
 from training.models.segmentation import create_backbone
 from training.settings.checks import check
-from training.settings.model import RCNN, DetectorSettings
+from training.settings.model import RCNN, DetectorSettings, ModelSettings
 
 LOSS_PARTS = ("loss_classifier", "loss_box_reg", "loss_mask", "loss_objectness", "loss_rpn_box_reg")  # of an R-CNN
 
@@ -65,7 +65,7 @@ def loss_parts(settings: DetectorSettings) -> list[str]:
 
 
 def create_detection_processor(
-    settings: DetectorSettings, background: str | None, backbone_config: ConvNextV2Config
+    settings: ModelSettings, background: str | None, backbone_config: ConvNextV2Config, architecture: str
 ) -> Any:
     """The image processor that evaluation uses and that is saved with the model.
 
@@ -75,8 +75,8 @@ def create_detection_processor(
     size = image_size_of(backbone_config)
     shape = {"do_convert_rgb": backbone_config.num_channels == 3, "do_normalize": True}
     shape |= processor_overrides(settings, background, backbone_config)
-    if not is_rcnn(settings):
-        return PROCESSORS[settings.architecture](size={"height": size, "width": size}, **shape)
+    if architecture in PROCESSORS:
+        return PROCESSORS[architecture](size={"height": size, "width": size}, **shape)
     limits = {"max_height": size, "max_width": size}
     return DetrImageProcessor(size=limits, resample=PILImageResampling.BILINEAR, **shape)
 

@@ -190,8 +190,8 @@ class SegmentDataSettings(MaskedDataSettings, HeldOutDataSettings):
 
 
 @dataclass(kw_only=True)
-class DetectDataSettings(HeldOutDataSettings):
-    """Images with objects for training and evaluation."""
+class ObjectSettings:
+    """Objects and how they are read."""
 
     objects_column: str = recipe("objects", "column that holds the objects of an image: their boxes and classes")
     box_format: Literal["xywh", "xyxy"] = recipe(
@@ -204,9 +204,21 @@ class DetectDataSettings(HeldOutDataSettings):
     )
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         kinds = ("xywh", "xyxy")
         check("box_format", self.box_format, self.box_format in kinds, f"be {' or '.join(kinds)}")
+
+
+@dataclass(kw_only=True)
+class ObjectsDataSettings(ObjectSettings, EvaluatedDataSettings):
+    """Images with objects for evaluation."""
+
+    def __post_init__(self) -> None:
+        EvaluatedDataSettings.__post_init__(self)
+        self.check_files()
+
+    def check_files(self) -> None:
+        """Raise if the format of boxes or the annotation files do not fit."""
+        ObjectSettings.__post_init__(self)
         files, splits = self.annotation_files, self.splits_in_order()
         rule = f"name one file for each of the splits {', '.join(splits)}"
         check("annotation_files", files, files is None or len(files) == len(splits), rule)
@@ -215,7 +227,17 @@ class DetectDataSettings(HeldOutDataSettings):
 
     def splits_in_order(self) -> list[str]:
         """The names of the splits, the one to train on first."""
-        return list(dict.fromkeys(name for name in (self.train_split, self.eval_split) if name))
+        named = (getattr(self, field, None) for field in ("train_split", "eval_split"))
+        return list(dict.fromkeys(name for name in named if name))
+
+
+@dataclass(kw_only=True)
+class DetectDataSettings(ObjectsDataSettings, HeldOutDataSettings):
+    """Images with objects for training and evaluation."""
+
+    def __post_init__(self) -> None:
+        HeldOutDataSettings.__post_init__(self)
+        self.check_files()
 
 
 @dataclass(kw_only=True)

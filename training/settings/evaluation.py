@@ -6,7 +6,7 @@ from training.settings.checks import check, check_at_least, check_finite, check_
 from training.settings.fields import operation, recipe
 
 FITTED = ("knn", "linear_probe")  # on images to train on
-PROTOCOLS = ("classifier", *FITTED, "segmentation")
+PROTOCOLS = ("classifier", *FITTED, "segmentation", "detection")
 
 
 @dataclass(kw_only=True)
@@ -59,14 +59,23 @@ class SegmentEvaluationSettings(SegmentPredictionSettings, IntervalSettings):
 
 
 @dataclass(kw_only=True)
-class DetectEvaluationSettings(IntervalSettings):
-    """Evaluation of detection during training."""
+class ShownSettings:
+    """The picture of detected objects."""
 
     shown_score: float = operation(0.5, "least score of the objects that are drawn in the picture of predictions")
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        check_finite(self)
         check_share(self, "shown_score")
+
+
+@dataclass(kw_only=True)
+class DetectEvaluationSettings(ShownSettings, IntervalSettings):
+    """Evaluation of detection during training."""
+
+    def __post_init__(self) -> None:
+        IntervalSettings.__post_init__(self)
+        ShownSettings.__post_init__(self)
 
 
 @dataclass(kw_only=True)
@@ -75,8 +84,8 @@ class ProtocolSettings(MetricSettings):
 
     protocols: list[str] | None = recipe(
         None,
-        "classifier, knn, linear_probe or segmentation; knn and linear_probe are fitted on the frozen features of"
-        " train_split (default: segmentation for a segmentation model, else classifier)",
+        "classifier, knn, linear_probe, segmentation or detection; knn and linear_probe are fitted on the frozen"
+        " features of train_split (default: the one that fits the model)",
     )
     use_ema: bool = recipe(False, "evaluate the averaged weights of a training checkpoint instead of the raw ones")
     knn_neighbors: int = recipe(20, "number of neighbours that vote in knn")

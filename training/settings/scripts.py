@@ -15,6 +15,7 @@ from training.settings.data import (
     DetectDataSettings,
     FinetuneDataSettings,
     MaskSettings,
+    ObjectSettings,
     PretrainDataSettings,
     SegmentDataSettings,
     TrainingDataSettings,
@@ -27,6 +28,7 @@ from training.settings.evaluation import (
     ProtocolSettings,
     SegmentEvaluationSettings,
     SegmentPredictionSettings,
+    ShownSettings,
 )
 from training.settings.fcmae import FCMAESettings, TargetSettings
 from training.settings.fields import About, facts_of, in_force
@@ -233,15 +235,17 @@ class DetectSettings(TrainingSettings):
 
 
 class ValidateSettings(Settings):
-    """Evaluating a classifier, a segmentation model, or the frozen features of any ConvNeXt V2."""
+    """Evaluating a classifier, a segmentation model, a detector, or the frozen features of any ConvNeXt V2."""
 
     task = "validate"
 
     data: ValidateDataSettings
     masks: MaskSettings
+    objects: ObjectSettings
     model: ModelSettings
     evaluation: ProtocolSettings
     prediction: SegmentPredictionSettings
+    shown: ShownSettings
     processes: ProcessSettings
 
     def check(self) -> None:

@@ -12,7 +12,7 @@ from training.data.detection.columns import KEYS
 from training.data.folders.masks import names_in
 from training.data.sources import Source, features_of, find_source, values_of
 from training.settings.checks import check
-from training.settings.data import DetectDataSettings
+from training.settings.data import DetectDataSettings, ObjectsDataSettings
 
 
 def class_names_of(data: DetectDataSettings, num_labels: int | None) -> list[str]:
@@ -23,8 +23,7 @@ def class_names_of(data: DetectDataSettings, num_labels: int | None) -> list[str
     default as many as the objects have, and they are called `LABEL_0` and so on.
     """
     source = find_source(data, data.train_split).source  # all of it: a part may lack classes of the held-out images
-    stated = category_feature(source, data.objects_column)
-    names = list(stated.names) if isinstance(stated, ClassLabel) else names_in(data.dataset_name)
+    names = stated_names(source, data)
     if names is not None:
         check("num_labels", num_labels, num_labels in (None, len(names)), f"be {len(names)}, the classes of the data")
         return names
@@ -32,7 +31,8 @@ def class_names_of(data: DetectDataSettings, num_labels: int | None) -> list[str
         rule = "be given: a stream does not say how many classes it has, unless their type is `ClassLabel`"
         check("num_labels", num_labels, num_labels is not None, rule)
         rule = "be a column of class numbers or `ClassLabel`: which names a stream holds is not known at its start"
-        check("objects_column", data.objects_column, getattr(stated, "dtype", None) != "string", rule)
+        dtype = getattr(category_feature(source, data.objects_column), "dtype", None)
+        check("objects_column", data.objects_column, dtype != "string", rule)
         return numbered(num_labels or 0)
     found = classes_in(source, data.objects_column)
     has_classes = any(each is not None for each in found)
@@ -43,6 +43,12 @@ def class_names_of(data: DetectDataSettings, num_labels: int | None) -> list[str
         return names
     numbers = [int(each) for each in found if isinstance(each, int | float) and each == each and each >= 0]
     return numbered(num_labels or max(numbers, default=0) + 1)
+
+
+def stated_names(source: Source, data: ObjectsDataSettings) -> list[str] | None:
+    """The names of the classes in the order that the data set states; None if it states none."""
+    feature = category_feature(source, data.objects_column)
+    return list(feature.names) if isinstance(feature, ClassLabel) else names_in(data.dataset_name)
 
 
 def numbered(count: int) -> list[str]:

@@ -16,7 +16,7 @@ from training.data.folders.masks import few, stored
 from training.data.folders.rows import cache_folder, cache_key, open_rows, write_table
 from training.data.folders.splits import match_split, split_name
 from training.settings.checks import check
-from training.settings.data import DetectDataSettings
+from training.settings.data import ObjectsDataSettings
 
 ROBOFLOW = "_annotations.coco.json"
 LAYOUTS = (
@@ -51,7 +51,7 @@ def split_of_word(word: str, asked: Sequence[str]) -> str | None:
     return found.split if found is not None and found.is_exact else None
 
 
-def coco_files(listing: Listing, data: DetectDataSettings, asked: Sequence[str]) -> dict[str, list[str]]:
+def coco_files(listing: Listing, data: ObjectsDataSettings, asked: Sequence[str]) -> dict[str, list[str]]:
     """The JSON files in a folder by split, as full paths; several of a split if their names leave it open.
 
     With `annotation_files`, those files.
@@ -69,7 +69,7 @@ def coco_files(listing: Listing, data: DetectDataSettings, asked: Sequence[str])
     return found
 
 
-def coco_rows(listing: Listing, data: DetectDataSettings, split: str, asked: list[str]) -> CocoRows | None:
+def coco_rows(listing: Listing, data: ObjectsDataSettings, split: str, asked: list[str]) -> CocoRows | None:
     """The rows of a split by its COCO JSON file, with notes and problems; None if the folder has no such file.
 
     Raises:
@@ -95,7 +95,7 @@ def coco_rows(listing: Listing, data: DetectDataSettings, split: str, asked: lis
 class CocoPart:
     """The rows of one COCO JSON file, in an Arrow file that is written anew if the JSON file or the folder changes."""
 
-    def __init__(self, listing: Listing, split: str, file: str, data: DetectDataSettings) -> None:
+    def __init__(self, listing: Listing, split: str, file: str, data: ObjectsDataSettings) -> None:
         self.column = data.objects_column
         self.path = cache_folder() / f"coco-{cache_key(listing.root, split, file, self.column)}.arrow"
         check("annotation_files", file, os.path.isfile(file), "be files that exist")

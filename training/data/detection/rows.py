@@ -18,7 +18,7 @@ from training.data.overview import print_overview
 from training.data.segmentation.pairs import name_of
 from training.data.sources import Source, find_source, limit, num_examples
 from training.settings.checks import check
-from training.settings.data import DetectDataSettings
+from training.settings.data import ObjectsDataSettings
 
 # The record of an image's objects: its problem (empty: none), the class of each object, and the crowds and masks.
 RECORD = Features(
@@ -31,13 +31,13 @@ RECORD = Features(
 )
 
 
-def object_reader(data: DetectDataSettings, names: Sequence[str], with_masks: bool) -> ObjectReader:
+def object_reader(data: ObjectsDataSettings, names: Sequence[str], with_masks: bool) -> ObjectReader:
     """The reader of the objects of a data set."""
     return ObjectReader(names, data.box_format, with_masks)
 
 
 def load_objects(
-    data: DetectDataSettings,
+    data: ObjectsDataSettings,
     split: str,
     max_samples: int | None,
     num_channels: int,
@@ -71,7 +71,7 @@ def load_objects(
     return source
 
 
-def has_masks(source: Dataset, data: DetectDataSettings) -> bool:
+def has_masks(source: Dataset, data: ObjectsDataSettings) -> bool:
     """Whether any object of a source has a mask. Objects that cannot be read count: the check names what is wrong."""
     for row in source.select_columns([data.objects_column]):
         try:
@@ -83,7 +83,7 @@ def has_masks(source: Dataset, data: DetectDataSettings) -> bool:
     return False
 
 
-def object_records(source: Dataset, data: DetectDataSettings, reader: ObjectReader, sizes: np.ndarray) -> pa.Table:
+def object_records(source: Dataset, data: ObjectsDataSettings, reader: ObjectReader, sizes: np.ndarray) -> pa.Table:
     """The record of the objects of each image; `sizes` are the heights and widths of the images, `(N, 2)`."""
     rows = source.select_columns([data.objects_column])
     arguments = {"reader": reader, "sizes": sizes}
@@ -101,7 +101,7 @@ def check_objects(value: Any, index: int, reader: ObjectReader, sizes: np.ndarra
 
 
 def object_problems(
-    source: Dataset, records: pa.Table, data: DetectDataSettings, reader: ObjectReader, sizes: np.ndarray
+    source: Dataset, records: pa.Table, data: ObjectsDataSettings, reader: ObjectReader, sizes: np.ndarray
 ) -> list[str]:
     """For each row, what is wrong with its objects, with the path of the image if it has one; empty if nothing is."""
     problems = records["problem"].to_pylist()

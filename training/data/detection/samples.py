@@ -12,7 +12,7 @@ from training.data.samples import Samples, sample_fields
 from training.data.sampling import sample_seed, seeded
 from training.data.segmentation.pairs import name_of
 from training.data.sources import Source
-from training.settings.data import DetectDataSettings
+from training.settings.data import ObjectsDataSettings
 
 ObjectsTransform = Callable[[Tensor, Objects], dict[str, Any]]
 
@@ -45,7 +45,7 @@ class DetectionSamples(Samples):
 
 
 def detection_samples(
-    data: DetectDataSettings, source: Source, num_channels: int, reader: ObjectReader, transform: ObjectsTransform
+    data: ObjectsDataSettings, source: Source, num_channels: int, reader: ObjectReader, transform: ObjectsTransform
 ) -> DetectionSamples:
     """Create the samples of a source of images with objects."""
     fields = sample_fields(data, source, num_channels)
