@@ -7,7 +7,7 @@ find; pixels without a class are in no mask.
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.nn import functional as F
 from transformers import Mask2FormerConfig, MaskFormerConfig, MaskFormerDetrConfig
 from transformers import Mask2FormerForUniversalSegmentation as StockMask2Former
@@ -27,14 +27,16 @@ MOST_POINTS = 12544  # of a mask that Mask2Former's loss is computed on, as in i
 class SemanticForward:
     """Lets a model of Transformers take labels and give logits as models of semantic segmentation do.
 
-    The loss is that of Transformers. Its mask losses are sums over the masks, divided by the number of masks in a pass,
-    which is averaged over the processes. Its class losses are means over the queries of a pass in a process, so they
-    depend a little on how the images are split over processes and passes.
+    The loss is that of Transformers, with one difference. Its mask losses are sums over the masks of a process, divided
+    by the number of masks in a pass, which is averaged over the processes. Transformers 5.23 divides that average by the
+    number of processes once more: the mask losses of two processes would be twice those of one. The class losses are
+    means over the queries of a process and pass, so they depend a little on how the images are split.
     """
 
     def __init__(self, config: Any) -> None:
         with registered():  # so that the backbone is this package's
             super().__init__(config)  # type: ignore[call-arg]
+        self.criterion.get_num_masks = mean_num_masks  # type: ignore[attr-defined]
 
     def forward(self, pixel_values: Tensor, labels: Tensor | None = None) -> SemanticSegmenterOutput:
         """Images `(B, num_channels, H, W)` to `logits (B, num_labels, H, W)`, or with labels to the loss alone.
@@ -55,6 +57,15 @@ class Mask2FormerForUniversalSegmentation(SemanticForward, StockMask2Former):  #
 
 class MaskFormerForInstanceSegmentation(SemanticForward, StockMaskFormer):  # type: ignore[misc]
     """As Transformers' class of the same name, with the same parameters."""
+
+
+def mean_num_masks(class_labels: list[Tensor], device: torch.device) -> Tensor:
+    """The number of masks in this pass, averaged over the processes; at least 1."""
+    count = torch.tensor(float(sum(map(len, class_labels))), device=device)
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.all_reduce(count)
+        count /= distributed.get_world_size()
+    return count.clamp(min=1)
 
 
 def masks_of(labels: Tensor, num_labels: int) -> tuple[list[Tensor], list[Tensor]]:

@@ -99,6 +99,26 @@ def test_the_loss_is_that_of_transformers(architecture):
 
 
 @both
+def test_mask_losses_are_divided_by_the_mean_number_of_masks_of_the_processes(architecture, monkeypatch):
+    """The other process has 6 masks beside the 4 of `batch`."""
+    model, images = create(architecture).eval(), batch()
+
+    def mask_losses():
+        torch.manual_seed(1)  # of the points that Mask2Former draws
+        masks, classes = masks_of(images["labels"], 3)
+        outputs = type(model).__mro__[2].forward(model, images["pixel_values"])
+        found = model.criterion(outputs.masks_queries_logits, outputs.class_queries_logits, masks, classes)
+        return torch.stack([found["loss_mask"], found["loss_dice"]])
+
+    alone = mask_losses()
+    assert sum(map(len, masks_of(images["labels"], 3)[1])) == 4
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda count: count.add_(6))
+    assert_close(mask_losses(), alone * 4 / ((4 + 6) / 2))
+
+
+@both
 def test_the_backbone_is_ours_with_the_weights_to_start_from(architecture, fcmae):
     fields = {"model_name_or_path": fcmae, "num_stages": None, "image_size": 32}
     if architecture == "mask2former":  # reads three maps; this encoder has two
