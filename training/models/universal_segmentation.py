@@ -28,9 +28,9 @@ class SemanticForward:
     """Lets a model of Transformers take labels and give logits as models of semantic segmentation do.
 
     The loss is that of Transformers, with one difference. Its mask losses are sums over the masks of a process, divided
-    by the number of masks in a pass, which is averaged over the processes. Transformers 5.23 divides that average by the
-    number of processes once more: the mask losses of two processes would be twice those of one. The class losses are
-    means over the queries of a process and pass, so they depend a little on how the images are split.
+    by the number of masks in a pass, which is averaged over the processes. Transformers 5.23 divides that average by
+    the number of processes once more: the mask losses of two processes would be twice those of one. The class losses
+    are means over the queries of a process and pass, so they depend a little on how the images are split.
     """
 
     def __init__(self, config: Any) -> None:
