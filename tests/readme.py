@@ -12,8 +12,9 @@ from hf_convnextv2 import (
     create_image_processor,
 )
 from tests.small_models import small_fcmae_config
+from training.models.detection import create_detection_processor, create_detector
 from training.models.segmentation import create_segmentation_processor, create_segmenter
-from training.settings.model import SegmenterSettings
+from training.settings.model import DetectorSettings, SegmenterSettings
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -75,3 +76,8 @@ def make_stand_ins(folder: Path) -> None:
         segmenter.save_pretrained(folder / "out" / name)
         processor = create_segmentation_processor(settings, None, segmenter.config.backbone_config, architecture)
         processor.save_pretrained(folder / "out" / name)
+    detection = DetectorSettings(image_size=64, num_stages=2, decoder_hidden_size=8, anchor_sizes=[8, 16, 32])
+    detector = create_detector(detection, ["disc", "rectangle"])
+    detector.save_pretrained(folder / "out/detector")
+    processor = create_detection_processor(detection, None, detector.config.backbone_config, "mask_rcnn")
+    processor.save_pretrained(folder / "out/detector")

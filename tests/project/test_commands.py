@@ -22,7 +22,7 @@ from torch.testing import assert_close
 
 from conversion.convert import main as convert
 from hf_convnextv2 import ConvNextV2Config, ConvNextV2ForImageClassification
-from tests.photographs import CLASSES, write_folder, write_masked_folder, write_parquet
+from tests.photographs import CLASSES, write_folder, write_masked_folder, write_objects_folder, write_parquet
 from tests.readme import OFFICIAL, PAGES, README, commands, make_stand_ins, save_classifier
 from training.evaluation.pictures import read_metrics
 
@@ -117,6 +117,7 @@ def write_what_the_pages_name(folder: Path) -> None:
     write_folder(folder / "path/to/images", {"train": 8})
     write_folder(folder / "path/to/labelled", {"train": 8, "test": 4})
     write_masked_folder(folder / "path/to/masked", {"train": 8, "test": 4})
+    write_objects_folder(folder / "path/to/objects", {"train": 8, "test": 4})
     write_parquet(folder / "ILSVRC/imagenet-1k", {"train": 8, "validation": 4})
     for name in OFFICIAL:
         save_classifier(folder / name, 1000)
@@ -159,14 +160,14 @@ def as_arguments(words: list[str]) -> list[str]:
     program, *rest = words
     if program in LAUNCHERS:
         rest = ["-m", LAUNCHERS[program], *(rest[1:] if program == "accelerate" else rest)]
-    if any(word.endswith(("pretrain.py", "finetune.py", "segment.py")) for word in rest):
+    if any(word.endswith(("pretrain.py", "finetune.py", "segment.py", "detect.py")) for word in rest):
         rest += f"{SHORT} --gradient_accumulation_steps 1".split()
     return rest + (["--dry_run"] if "conversion.publish" in rest and "--dry_run" not in rest else [])
 
 
 def test_the_pages_with_commands_that_run_are_these():
     expected = {"README", "quickstart", "devices", "evaluating", "views", "paper", "converting", "publishing"}
-    expected |= {"segmentation"}
+    expected |= {"segmentation", "detection"}
     assert {page.stem for page in WITH_RUNS} == expected and len(runs(README)) == 3
     left_out = {word for page in PAGES for command in commands(page) for word in command.split() if "/" in word}
     assert all(any(word.endswith(name) for word in left_out) for name in ELSEWHERE)

@@ -15,10 +15,16 @@ from conversion import convert, publish
 from docs.hooks import SCRIPTS, help_of, read_help
 from tests.readme import PAGES, README, ROOT, blocks, commands
 from training.settings.command_line import parse_settings
-from training.settings.scripts import FinetuneSettings, PretrainSettings, SegmentSettings, ValidateSettings
+from training.settings.scripts import (
+    DetectSettings,
+    FinetuneSettings,
+    PretrainSettings,
+    SegmentSettings,
+    ValidateSettings,
+)
 
 SETTINGS: dict[str, Any] = {"pretrain": PretrainSettings, "finetune": FinetuneSettings}
-SETTINGS |= {"segment": SegmentSettings, "validate": ValidateSettings}
+SETTINGS |= {"segment": SegmentSettings, "detect": DetectSettings, "validate": ValidateSettings}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MODULES = {"conversion.convert": convert, "conversion.publish": publish}
 LINKED = [*PAGES, ROOT / "CHANGELOG.md"]
@@ -30,6 +36,7 @@ PRINTED = {
     "stopping.md": ("saving after the step under way. A second Ctrl-C ends at once.", "Saved {"),
     "monitoring.md": ("% waiting for data", "evaluation after step {", "always the largest class: {"),
     "segmentation.md": ("Split {", "share of the pixels (images) of each class: {"),
+    "detection.md": ("Split {", "objects (images) of each class: {", "images have no object"),
     "code.md": (),  # the folders of the repository, see below
 }
 
@@ -159,7 +166,13 @@ def typed(page: Path) -> list[list[str]]:
 @pytest.mark.parametrize("page", LINKED, ids=lambda page: page.name)
 def test_every_command_is_one_that_is_there(page, tmp_path, monkeypatch):
     """With every flag and value; the slow tests in test_commands.py run those that compute."""
-    for name in ("path/to/images", "path/to/labelled", "path/to/masked", "out/pretrain/checkpoint-5000"):
+    for name in (
+        "path/to/images",
+        "path/to/labelled",
+        "path/to/masked",
+        "path/to/objects",
+        "out/pretrain/checkpoint-5000",
+    ):
         (tmp_path / name).mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     for words in typed(page):

@@ -51,6 +51,11 @@ def check_segmentation(names: Names) -> None:
     assert {part["label"] for part in names["parts"]} <= {"sky", "tree", "sea"}
 
 
+def check_detection(names: Names) -> None:
+    assert type(names["model"]).__name__ == "ConvNextV2RCNNForObjectDetection"
+    assert names["found"]["masks"].shape[1:] == (names["image"].height, names["image"].width)
+
+
 CHECKS: dict[str, Callable[[Names], None]] = {
     "README.md": check_readme,
     "MODEL_CARD.md": check_card,
@@ -58,6 +63,7 @@ CHECKS: dict[str, Callable[[Names], None]] = {
     "models.md": check_models,
     "quickstart.md": check_quickstart,
     "segmentation.md": check_segmentation,
+    "detection.md": check_detection,
 }
 
 
