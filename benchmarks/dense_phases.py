@@ -49,8 +49,9 @@ def measure(prepare: Any, size: str, batch_size: int, image_size: int, device: s
 def upernet_parts(size: str, batch_size: int, image_size: int, device: str) -> dict[str, Call]:
     """Calls of steps that end with each part of UPerNet."""
     backbone = ConvNextV2Config.from_size(size, out_features=STAGES)
-    config = UperNetConfig(backbone_config=backbone, hidden_size=UPERNET_WIDTH, num_labels=CLASSES)
-    model: Any = UperNetForSemanticSegmentation(config).to(device).train()
+    described: dict[str, Any] = {"hidden_size": UPERNET_WIDTH, "num_labels": CLASSES}
+    model: Any = UperNetForSemanticSegmentation(UperNetConfig(backbone_config=backbone, **described))
+    model = model.to(device).train()
     model.loss_alone = True
     pixel_values = torch.randn(batch_size, 3, image_size, image_size, device=device)
     labels = torch.randint(CLASSES, (batch_size, image_size, image_size), device=device)
@@ -70,7 +71,8 @@ def upernet_parts(size: str, batch_size: int, image_size: int, device: str) -> d
 
 def mask_rcnn_parts(size: str, batch_size: int, image_size: int, device: str) -> dict[str, Call]:
     """Calls of steps that end with each part of Mask R-CNN."""
-    model: Any = our_mask_rcnn(size).to(device).train()
+    model: Any = our_mask_rcnn(size)
+    model = model.to(device).train()
     pixel_values = torch.randn(batch_size, 3, image_size, image_size, device=device)
     labels = as_detr_labels(objects_of(batch_size, image_size, device), image_size)
     shape = (image_size, image_size)

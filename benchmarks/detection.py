@@ -44,7 +44,8 @@ def prepare(library: str, size: str, batch_size: int, image_size: int, device: s
     objects = objects_of(batch_size, image_size, device)
     pixel_values = torch.randn(batch_size, 3, image_size, image_size, device=device)
     if library == "ours":
-        ours: Any = our_mask_rcnn(size).to(device).train()
+        ours: Any = our_mask_rcnn(size)
+        ours = ours.to(device).train()
         labels = as_detr_labels(objects, image_size)
 
         def training() -> None:

@@ -59,11 +59,12 @@ class ConvNextV2RCNNConfig(PreTrainedConfig):
         for name in (*names, "rpn_top_n_train", "rpn_top_n_test"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` (={getattr(self, name)}) must be at least 1.")
-        levels = len(backbone.out_features) + 1
+        maps: list[str] = list(backbone.out_features or ())
+        levels = len(maps) + 1
         if len(self.anchor_sizes) != levels:
             raise ValueError(
                 f"`anchor_sizes` (={list(self.anchor_sizes)}) must be {levels} numbers: one for each of the maps "
-                f"{', '.join(backbone.out_features)} and one for a further map."
+                f"{', '.join(maps)} and one for a further map."
             )
         for name in ("anchor_sizes", "anchor_ratios"):
             numbers = list(getattr(self, name))

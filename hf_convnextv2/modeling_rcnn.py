@@ -23,8 +23,7 @@ from torchvision.ops import FeaturePyramidNetwork, box_convert
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput
-from transformers.utils.generic import can_return_tuple
+from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from .configuration_convnextv2 import height_and_width
 from .configuration_rcnn import ConvNextV2RCNNConfig
@@ -70,7 +69,7 @@ class ConvNextV2RCNNForObjectDetection(PreTrainedModel):
         backbone_config: Any = config.backbone_config
         self.backbone = ConvNextV2Backbone(backbone_config)
         self.cell_size = height_and_width(backbone_config.cell_size)
-        width = config.fpn_hidden_size
+        self.num_labels, width = len(config.id2label or {}), config.fpn_hidden_size
         self.neck = FeaturePyramidNetwork(list(self.backbone.channels), width, LastLevelMaxPool())
         self.rpn = create_rpn(config)
         self.roi_heads = create_roi_heads(config, self.map_strides())
@@ -173,7 +172,7 @@ class ConvNextV2RCNNForObjectDetection(PreTrainedModel):
         """Detections in the form of DETR's outputs."""
         count = max(len(found["scores"]) for found in detections)
         like = detections[0]["boxes"]
-        logits = like.new_full((len(detections), count, self.config.num_labels + 1), -torch.inf)
+        logits = like.new_full((len(detections), count, self.num_labels + 1), -torch.inf)
         logits[..., -1] = 0
         boxes = like.new_zeros(len(detections), count, 4)
         masks = None

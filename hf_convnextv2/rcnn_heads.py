@@ -38,13 +38,13 @@ def create_rpn(config: ConvNextV2RCNNConfig) -> RegionProposalNetwork:
         layer.init_std = 0.01  # type: ignore[assignment]
     top_n = {"training": config.rpn_top_n_train, "testing": config.rpn_top_n_test}
     rpn = RegionProposalNetwork(anchors, head, 0.7, 0.3, config.rpn_batch_size, 0.5, top_n, top_n, 0.7)
-    rpn.fg_bg_sampler = RegionSampler(config.rpn_batch_size, 0.5)
+    rpn.fg_bg_sampler = RegionSampler(config.rpn_batch_size, 0.5)  # type: ignore[assignment]
     return rpn
 
 
 def create_roi_heads(config: ConvNextV2RCNNConfig, strides: list[int]) -> RoIHeads:
     """Heads for boxes and masks as in torchvision's Mask R-CNN."""
-    width, num_classes = config.fpn_hidden_size, config.num_labels + 1
+    width, num_classes = config.fpn_hidden_size, len(config.id2label or {}) + 1
     pool = PyramidRoIAlign(strides, 7)
     box_head = TwoMLPHead(width * 7**2, config.box_head_size)
     predictor = FastRCNNPredictor(config.box_head_size, num_classes)
@@ -55,7 +55,7 @@ def create_roi_heads(config: ConvNextV2RCNNConfig, strides: list[int]) -> RoIHea
         heads.mask_roi_pool = PyramidRoIAlign(strides, 14)
         heads.mask_head = MaskRCNNHeads(width, [width] * NUM_MASK_LAYERS, 1)
         heads.mask_predictor = MaskRCNNPredictor(width, width, num_classes)
-    heads.fg_bg_sampler = RegionSampler(config.box_batch_size, 0.25)
+    heads.fg_bg_sampler = RegionSampler(config.box_batch_size, 0.25)  # type: ignore[assignment]
     predictor.cls_score.init_std = 0.01  # type: ignore[assignment]
     predictor.bbox_pred.init_std = 0.001  # type: ignore[assignment]
     if config.use_masks:

@@ -14,7 +14,7 @@ from transformers import (
 )
 from transformers import ConvNextV2Config as StockConvNextV2Config
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.utils import is_torchvision_available
+from transformers.utils.import_utils import is_torchvision_available
 
 from .configuration_convnextv2 import ConvNextV2Config, ConvNextV2FCMAEConfig
 from .configuration_rcnn import ConvNextV2RCNNConfig

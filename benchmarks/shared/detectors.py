@@ -29,8 +29,8 @@ class StockPyramid(nn.Module):
     def __init__(self, size: str) -> None:
         super().__init__()
         config = ConvNextV2Config.from_size(size)
-        shape: dict[str, Any] = {"hidden_sizes": config.hidden_sizes, "depths": config.depths}
-        self.backbone = StockBackbone(StockConfig(**shape, out_features=STAGES))
+        shape: dict[str, Any] = {"hidden_sizes": config.hidden_sizes, "depths": config.depths, "out_features": STAGES}
+        self.backbone = StockBackbone(StockConfig(**shape))
         self.neck = FeaturePyramidNetwork(list(self.backbone.channels), WIDTH, LastLevelMaxPool())
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -42,7 +42,8 @@ def our_mask_rcnn(size: str) -> ConvNextV2RCNNForObjectDetection:
     """Mask R-CNN of a size of ConvNeXt V2, for COCO's classes."""
     torch.manual_seed(0)
     backbone = ConvNextV2Config.from_size(size, out_features=STAGES)
-    return ConvNextV2RCNNForObjectDetection(ConvNextV2RCNNConfig(backbone_config=backbone, num_labels=CLASSES))
+    described: dict[str, Any] = {"backbone_config": backbone, "num_labels": CLASSES}
+    return ConvNextV2RCNNForObjectDetection(ConvNextV2RCNNConfig(**described))
 
 
 def torchvisions_mask_rcnn(size: str, image_size: int) -> MaskRCNN:

@@ -146,7 +146,7 @@ class Collator:
 
     def __call__(self, samples: list[dict[str, Any]]) -> Batch:
         others = ("seed", "reader", "problems", "is_transparent")
-        batch = self.stack([{k: v for k, v in sample.items() if k not in others} for sample in samples])
+        batch: Batch = self.stack([{k: v for k, v in sample.items() if k not in others} for sample in samples])
         if self.mixer is not None:
             with seeded(sample_seed(samples[0]["seed"], len(samples))):
                 batch = self.mixer(batch)

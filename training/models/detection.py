@@ -12,9 +12,9 @@ from hf_convnextv2 import ConvNextV2Config
 from hf_convnextv2.configuration_rcnn import ConvNextV2RCNNConfig
 from hf_convnextv2.modeling_rcnn import ConvNextV2RCNNForObjectDetection
 from training.evaluation.average_precision import Detections
+from training.models.backbone import create_backbone
 from training.models.creation import image_size_of, processor_overrides
 from training.models.detr import PROCESSORS, create_detr
-from training.models.segmentation import create_backbone
 from training.settings.checks import check
 from training.settings.model import RCNN, DetectorSettings, ModelSettings
 
@@ -73,7 +73,7 @@ def create_detection_processor(
     Transformers' own detectors it makes the image that square.
     """
     size = image_size_of(backbone_config)
-    shape = {"do_convert_rgb": backbone_config.num_channels == 3, "do_normalize": True}
+    shape: dict[str, Any] = {"do_convert_rgb": backbone_config.num_channels == 3, "do_normalize": True}
     shape |= processor_overrides(settings, background, backbone_config)
     if architecture in PROCESSORS:
         return PROCESSORS[architecture](size={"height": size, "width": size}, **shape)

@@ -14,6 +14,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from hf_convnextv2 import ConvNextV2Backbone
 from hf_convnextv2.registration import registered
+from training.models.backbone import backbone_of
 from training.models.creation import image_size_of
 from training.settings.checks import check
 from training.settings.model import DetectorSettings
@@ -53,7 +54,7 @@ def create_detr(settings: DetectorSettings, backbone: ConvNextV2Backbone, labels
         fields |= {"decoder_in_channels": [width] * levels, "feat_strides": strides, "num_feature_levels": levels}
     with registered():  # so that the backbone is this package's
         model = AutoModelForObjectDetection.from_config(CONFIG_MAPPING[kind](**fields))
-    own = next(module for module in model.modules() if isinstance(module, ConvNextV2Backbone))
+    own = backbone_of(model)
     kept = {name: value for name, value in backbone.state_dict().items() if name in own.state_dict()}
     own.load_state_dict(kept)
     return model

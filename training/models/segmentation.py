@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
 from transformers import (
     Mask2FormerImageProcessor,
     MaskFormerImageProcessor,
@@ -14,11 +13,11 @@ from transformers import (
 from transformers.image_utils import PILImageResampling
 
 from conversion.segmenters import convnextv2_supported
-from hf_convnextv2 import ConvNextV2Backbone, ConvNextV2Config
+from hf_convnextv2 import ConvNextV2Config
 from hf_convnextv2.upernet import UperNetForSemanticSegmentation
 from training.data.segmentation.masks import ignored_label
-from training.models.creation import image_size_of, load_arguments, processor_overrides
-from training.models.loading import DECODER, FINAL_NORM, HEAD, Expected, load_pretrained
+from training.models.backbone import backbone_of, create_backbone
+from training.models.creation import image_size_of, processor_overrides
 from training.models.universal_segmentation import (
     Mask2FormerForUniversalSegmentation,
     MaskFormerForInstanceSegmentation,
@@ -28,9 +27,6 @@ from training.models.universal_segmentation import (
 from training.settings.checks import check
 from training.settings.model import ModelSettings, SegmenterSettings
 
-BACKBONE_NORMS = r"^hidden_states_norms\."  # one for each map that the heads see; pre-training has none
-BACKBONE = Expected(new=(BACKBONE_NORMS,), unused=(HEAD, FINAL_NORM, DECODER))
-DEFAULT_SIZE = 512  # of a crop, where neither the settings nor the weights say
 AUXILIARY_STAGE = 2  # whose features the second head sees, counted from 0
 LONGEST_EDGE = 100  # of an image relative to its shorter edge; their image processors need a limit
 
@@ -78,38 +74,6 @@ SEGMENTERS: dict[str, type[PreTrainedModel]] = {
     "maskformer": MaskFormerForInstanceSegmentation,
 }
 PROCESSORS = {"mask2former": Mask2FormerImageProcessor, "maskformer": MaskFormerImageProcessor}
-
-
-def backbone_of(model: nn.Module) -> ConvNextV2Backbone:
-    """The backbone of a model."""
-    return next(module for module in model.modules() if isinstance(module, ConvNextV2Backbone))
-
-
-def create_backbone(settings: SegmenterSettings) -> ConvNextV2Backbone:
-    """The encoder with the maps of all its stages, new or with stored weights."""
-    arguments = load_arguments(settings)
-    if settings.drop_path_rate is not None:
-        arguments["drop_path_rate"] = settings.drop_path_rate
-    if settings.model_name_or_path is None:
-        config = ConvNextV2Config.from_size(settings.model_size, **{"image_size": DEFAULT_SIZE, **arguments})
-        config.out_features = config.stage_names[1:]
-        backbone = ConvNextV2Backbone(config)
-    else:
-        stages = stage_names_of(settings)
-        backbone = load_pretrained(
-            ConvNextV2Backbone, settings.model_name_or_path, BACKBONE, out_features=stages, **arguments
-        )
-    size, cell = image_size_of(backbone.config), backbone.config.cell_size
-    assert isinstance(cell, int)
-    check("image_size", size, size >= cell, f"be at least {cell}, the size of a cell")
-    return backbone
-
-
-def stage_names_of(settings: SegmenterSettings) -> list[str]:
-    """The names of the stages of a stored encoder."""
-    name, revision = settings.model_name_or_path or "", settings.model_revision or "main"
-    config: Any = ConvNextV2Config.from_pretrained(name, revision=revision)
-    return list(config.stage_names[1:])
 
 
 def create_segmentation_processor(

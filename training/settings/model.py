@@ -70,12 +70,22 @@ class TrainedModelSettings(ModelSettings):
 
 
 @dataclass(kw_only=True)
-class SegmenterSettings(TrainedModelSettings):
+class DenseModelSettings(TrainedModelSettings):
+    """Model that computes on the maps of a ConvNeXt V2 backbone."""
+
+    drop_path_rate: float | None = recipe(None, "rate of stochastic depth in the last block (default: the model's)")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_below_one(self, "drop_path_rate")
+
+
+@dataclass(kw_only=True)
+class SegmenterSettings(DenseModelSettings):
     """Segmentation model: UPerNet, Mask2Former or MaskFormer on a ConvNeXt V2 backbone."""
 
     architecture: str = recipe("upernet", f"upernet, {' or '.join(MASK_TRANSFORMERS)}", on_resume="refuse")
     num_labels: int | None = recipe(None, "number of classes (default: from the masks)", on_resume="refuse")
-    drop_path_rate: float | None = recipe(None, "rate of stochastic depth in the last block (default: the model's)")
     decoder_hidden_size: int = recipe(
         512, "channels of the decode head, or of pixel decoder and transformer: a multiple of 32", on_resume="refuse"
     )
@@ -100,11 +110,10 @@ class SegmenterSettings(TrainedModelSettings):
         fits = self.architecture == "upernet" or width % 32 == 0  # by the groups of the group normalisation
         check("decoder_hidden_size", width, fits, f"be a multiple of 32 with `architecture` {self.architecture}")
         check_at_least(self, ("auxiliary_loss_weight",), 0)
-        check_below_one(self, "drop_path_rate")
 
 
 @dataclass(kw_only=True)
-class DetectorSettings(TrainedModelSettings):
+class DetectorSettings(DenseModelSettings):
     """Detector: Mask R-CNN, Faster R-CNN or a model of Transformers on a ConvNeXt V2 backbone."""
 
     architecture: str = recipe(
@@ -113,7 +122,6 @@ class DetectorSettings(TrainedModelSettings):
         on_resume="refuse",
     )
     num_labels: int | None = recipe(None, "number of classes (default: from the objects)", on_resume="refuse")
-    drop_path_rate: float | None = recipe(None, "rate of stochastic depth in the last block (default: the model's)")
     decoder_hidden_size: int = recipe(
         256, "channels of the feature pyramid and of the mask head, or of the model of Transformers", on_resume="refuse"
     )
@@ -135,7 +143,6 @@ class DetectorSettings(TrainedModelSettings):
         known = (*RCNN, *NOT_RCNN)
         check("architecture", self.architecture, self.architecture in known, f"be one of {', '.join(known)}")
         check_at_least(self, ("num_labels", "decoder_hidden_size", "box_head_size", "box_batch_size"), 1)
-        check_below_one(self, "drop_path_rate")
         sizes = self.anchor_sizes
         check("anchor_sizes", sizes, bool(sizes) and min(sizes) > 0, "be positive numbers")
 
