@@ -27,14 +27,10 @@ def create_image_processor(config: ConvNextV2Config, **overrides: Any) -> Any:
         ValueError: if `crop_pct` is given for images that are not square.
     """
     channels = config.num_channels
-    mean, std = list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD)
-    if channels != 3:
-        mean, std = [sum(mean) / 3] * channels, [sum(std) / 3] * channels
     height, width = height_and_width(config.image_size)
     settings: dict[str, Any] = {
         "resample": PILImageResampling.BICUBIC,
-        "image_mean": mean,
-        "image_std": std,
+        **imagenet_statistics(channels),
         "do_convert_rgb": channels == 3,
     }
     if height == width:
@@ -47,6 +43,14 @@ def create_image_processor(config: ConvNextV2Config, **overrides: Any) -> Any:
         )
     oblong: dict[str, Any] = {"size": {"height": height, "width": width}}
     return ViTImageProcessor(**{**oblong, **settings, **overrides})
+
+
+def imagenet_statistics(num_channels: int) -> dict[str, list[float]]:
+    """`image_mean` and `image_std` of ImageNet; for other than 3 channels, their average for each channel."""
+    mean, std = list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD)
+    if num_channels != 3:
+        mean, std = [sum(mean) / 3] * num_channels, [sum(std) / 3] * num_channels
+    return {"image_mean": mean, "image_std": std}
 
 
 def to_image(pixel_values: Tensor, processor: Any) -> list[Image.Image]:

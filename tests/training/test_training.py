@@ -213,6 +213,18 @@ def test_a_detector_of_transformers_is_trained_by_its_name(architecture, data, t
     assert found and {answer["label"] for answer in found} <= {"disc", "rectangle"}
 
 
+@pytest.mark.parametrize("num_channels", [1, 4])
+@pytest.mark.parametrize(("run", "kind"), [(segment_run, "masked folder"), (detect_run, "objects folder")])
+def test_dense_models_from_scratch_take_images_of_other_channels(run, kind, num_channels, data, tmp_path):
+    fields = {"num_channels": num_channels, "num_stages": 2, "max_train_steps": 2, "eval_steps": 2}
+    if run is segment_run:
+        fields |= {"auxiliary_loss_weight": 0, "photometric_distortion": 0}
+    folder = run(tmp_path, data[kind], **fields)
+    processor = json.loads((folder / "preprocessor_config.json").read_text())
+    assert processor["image_mean"] == pytest.approx([0.449] * num_channels, abs=1e-3)
+    assert json.loads((folder / "all_results.json").read_text())["eval_samples"] == 9
+
+
 def test_discs_and_rectangles_are_learnt(data, tmp_path):
     fields = {"ema_decay": 0.0, "scale_range": [1.0, 1.0], "learning_rate": 3e-3, "gradient_accumulation_steps": 1}
     fields |= {"per_device_train_batch_size": 9, "max_train_steps": 60, "warmup_steps": 5, "layer_decay": 1.0}

@@ -10,6 +10,7 @@ from accelerate import PartialState
 from transformers.utils.hub import cached_file
 
 from hf_convnextv2 import ConvNextV2Config, create_image_processor
+from hf_convnextv2.image_processing import imagenet_statistics
 from hf_convnextv2.images import DEFAULT_BACKGROUND, background_color
 from training.settings.checks import check
 from training.settings.data import DataSettings
@@ -67,9 +68,10 @@ def create_processor(settings: ModelSettings, background: str | None, model_conf
 def processor_overrides(
     settings: ModelSettings, background: str | None, model_config: ConvNextV2Config
 ) -> dict[str, Any]:
-    """The statistics and the background of an image processor, as far as settings or initial weights state them."""
+    """The statistics and the background of an image processor: as given, else as stored, else ImageNet's and white."""
     stored = stored_processor(settings) if settings.model_name_or_path else {}
     overrides: dict[str, Any] = {BACKGROUND: background or DEFAULT_BACKGROUND}
+    overrides |= imagenet_statistics(model_config.num_channels)
     for name in ("image_mean", "image_std"):
         values = getattr(settings, name)
         if values is None and len(stored.get(name, [])) == model_config.num_channels:

@@ -32,7 +32,9 @@ def save(folder, architecture, names=("cell", "nucleus"), **fields):
     torch.manual_seed(0)
     model = create_detector(settings, list(names))
     model.save_pretrained(folder)
-    create_detection_processor(settings, None, model.config.backbone_config).save_pretrained(folder)
+    create_detection_processor(settings, None, model.config.backbone_config, settings.architecture).save_pretrained(
+        folder
+    )
     (folder / "all_results.json").write_text(json.dumps(RESULTS))
     return folder
 
