@@ -16,7 +16,13 @@ import pytest
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from tests.photographs import VIEWS, write_parquet, write_tiny_fcmae
+from tests.photographs import (
+    VIEWS,
+    write_masked_parquet,
+    write_objects_parquet,
+    write_parquet,
+    write_tiny_fcmae,
+)
 from training.evaluation.pictures import read_metrics
 
 pytestmark = pytest.mark.slow
@@ -36,16 +42,21 @@ SETTINGS = {
     "logging_steps": 3,
     "checkpointing_steps": 4,
     "checkpoints_total_limit": 2,
-    "reconstruction_steps": 7,
     "with_tracking": False,
 }
+PRETRAIN = {"reconstruction_steps": 7}
+SEGMENT = {"num_labels": 3, "image_size": 32, "decoder_hidden_size": 8, "auxiliary_loss_weight": 0}
+DETECT = {"image_size": 48, "decoder_hidden_size": 8, "box_head_size": 16, "box_batch_size": 16}
+DETECT |= {"anchor_sizes": "8 16 32"}
+WRITERS = {"pretrain": write_parquet, "segment": write_masked_parquet, "detect": write_objects_parquet}
 
 
-def start(output: Path, processes: int, settings: dict) -> subprocess.Popen[bytes]:
-    """A pre-training run in a process group of its own; its output goes to a file beside the folder."""
-    flags = [f"--{key}={value}" for key, value in {**settings, "output_dir": output}.items()]
+def start(output: Path, processes: int, script: str, settings: dict) -> subprocess.Popen[bytes]:
+    """A training run in a process group of its own; its output goes to a file beside the folder."""
+    named = {**settings, "output_dir": output}
+    flags = [word for key, value in named.items() for word in (f"--{key}", *str(value).split())]
     launch = [] if processes == 1 else ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
-    command = [sys.executable, *launch, "training/pretrain.py", *flags]
+    command = [sys.executable, *launch, f"training/{script}.py", *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}
     with Path(f"{output}.log").open("ab") as log:
         return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
@@ -69,14 +80,14 @@ def logged(folder: Path) -> list[dict]:
     return [{k: v for k, v in line.items() if k not in ("images_per_second", "data_wait")} for line in lines]
 
 
-def interrupt(output: Path, processes: int, settings: dict, how: str, moment: random.Random) -> str:
+def interrupt(output: Path, processes: int, script: str, settings: dict, how: str, moment: random.Random) -> str:
     """Start or resume a run and kill it: once it has done a step at a random moment, or in the middle of a save.
 
     At the start: when its first line is logged, which is before the first checkpoint of a new run. A termination goes
     to launcher and processes alike, as a cluster sends it, and has to leave a checkpoint and the exit code 75.
     """
     log = Path(f"{output}.log")
-    process = start(output, processes, {**settings, "resume_from_checkpoint": "latest"})
+    process = start(output, processes, script, {**settings, "resume_from_checkpoint": "latest"})
     before = changed_at(output)
     partial = lambda: any(output.glob(".checkpoint-*.partial/*"))  # noqa: E731
     # On a resume the log is cut back to the checkpoint first.
@@ -115,27 +126,37 @@ def newest_step(output: Path) -> int:
 
 
 @pytest.mark.parametrize(
-    ("streaming", "processes", "views"),
-    [("false", 1, {}), ("false", 2, {}), ("true", 1, {}), ("true", 2, {}), ("true", 2, VIEWS)],
+    ("streaming", "processes", "script", "more"),
+    [
+        ("false", 1, "pretrain", PRETRAIN),
+        ("false", 2, "pretrain", PRETRAIN),
+        ("true", 1, "pretrain", PRETRAIN),
+        ("true", 2, "pretrain", PRETRAIN),
+        ("true", 2, "pretrain", PRETRAIN | VIEWS),
+        ("false", 1, "segment", SEGMENT),
+        ("true", 2, "segment", SEGMENT),
+        ("false", 2, "detect", DETECT),
+        ("true", 1, "detect", DETECT),
+    ],
 )
-def test_a_run_killed_again_and_again_logs_what_an_unbroken_run_logs(streaming, processes, views, tmp_path):
+def test_a_run_killed_again_and_again_logs_what_an_unbroken_run_logs(streaming, processes, script, more, tmp_path):
     settings = {
         **SETTINGS,
-        **views,
+        **more,
         "model_name_or_path": write_tiny_fcmae(tmp_path / "fcmae"),
-        "dataset_name": write_parquet(tmp_path / "parquet", {"train": 9}, files=4),
+        "dataset_name": WRITERS[script](tmp_path / "parquet", {"train": 9}, files=4),
         "streaming": streaming,
     }
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert start(whole, processes, settings).wait(timeout=600) == 0, Path(f"{whole}.log").read_text()[-3000:]
+    assert start(whole, processes, script, settings).wait(timeout=600) == 0, Path(f"{whole}.log").read_text()[-3000:]
     state = json.loads((whole / f"checkpoint-{STEPS}/training_state.json").read_text())
     assert state["num_processes"] == processes and logged(whole)[-1]["step"] == STEPS
-    moment, kills = random.Random(f"{streaming} {processes}"), Counter()
+    moment, kills = random.Random(f"{streaming} {processes} {script}"), Counter()
     for index in range(KILLS):
         how = HOW[index % len(HOW)]
-        kills[interrupt(broken, processes, settings, how, moment)] += 1
+        kills[interrupt(broken, processes, script, settings, how, moment)] += 1
         assert (broken / "metrics.jsonl").is_file()
-    final = start(broken, processes, {**settings, "resume_from_checkpoint": "latest"})
+    final = start(broken, processes, script, {**settings, "resume_from_checkpoint": "latest"})
     assert final.wait(timeout=600) == 0, Path(f"{broken}.log").read_text()[-3000:]
     print(kills, Path(f"{broken}.log").read_text().count("Resuming from"))
     assert logged(broken) == logged(whole)
