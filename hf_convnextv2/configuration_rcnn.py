@@ -55,6 +55,8 @@ class ConvNextV2RCNNConfig(PreTrainedConfig):
             if not settings.get("out_features"):
                 backbone.out_features = backbone.stage_names[1:]
         self.backbone_config = backbone
+        if len(set(backbone.patch_sides)) > 1:
+            raise ValueError(f"`patch_size` (={backbone.patch_size}) of the backbone must be square for an R-CNN.")
         names = ("fpn_hidden_size", "box_head_size", "rpn_batch_size", "box_batch_size", "max_detections")
         for name in (*names, "rpn_top_n_train", "rpn_top_n_test"):
             if getattr(self, name) < 1:

@@ -25,10 +25,9 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
-from .configuration_convnextv2 import height_and_width
 from .configuration_rcnn import ConvNextV2RCNNConfig
 from .modeling_convnextv2 import ConvNextV2Backbone
-from .rcnn_heads import create_roi_heads, create_rpn
+from .rcnn_heads import create_roi_heads, create_rpn, wide
 
 Pyramid = dict[str, Tensor]  # maps `(1, C, H, W)` of an image by the names of torchvision
 
@@ -68,7 +67,7 @@ class ConvNextV2RCNNForObjectDetection(PreTrainedModel):
         super().__init__(config)
         backbone_config: Any = config.backbone_config
         self.backbone = ConvNextV2Backbone(backbone_config)
-        self.cell_size = height_and_width(backbone_config.cell_size)
+        self.cell: int = backbone_config.cell_size
         self.num_labels, width = len(config.id2label or {}), config.fpn_hidden_size
         self.neck = FeaturePyramidNetwork(list(self.backbone.channels), width, LastLevelMaxPool())
         self.rpn = create_rpn(config)
@@ -77,7 +76,7 @@ class ConvNextV2RCNNForObjectDetection(PreTrainedModel):
 
     def map_strides(self) -> list[int]:
         """Pixels between the positions of each of the backbone's maps."""
-        stages, patch = self.backbone.stage_names[1:], max(self.backbone.config.patch_sides)
+        stages, patch = self.backbone.stage_names[1:], self.backbone.config.patch_sides[0]
         return [patch * 2 ** stages.index(name) for name in self.backbone.out_features]
 
     @torch.no_grad()
@@ -130,19 +129,15 @@ class ConvNextV2RCNNForObjectDetection(PreTrainedModel):
     def pyramids(self, pixel_values: Tensor, sizes: list[tuple[int, int]]) -> list[Pyramid]:
         """The feature pyramid of each image, which depends on nothing but the image: images whose sizes round up to the
         same multiples of a cell are computed together."""
-        rounded = [
-            tuple(-(-side // cell) * cell for side, cell in zip(size, self.cell_size, strict=True)) for size in sizes
-        ]
+        rounded = [(-(-height // self.cell) * self.cell, -(-width // self.cell) * self.cell) for height, width in sizes]
         found: list[Pyramid] = [{}] * len(sizes)
         for height, width in dict.fromkeys(rounded):
             members = [index for index, size in enumerate(rounded) if size == (height, width)]
-            images = pixel_values if len(members) == len(sizes) else pixel_values[members]
-            images = images[..., :height, :width]
-            images = F.pad(images, (0, width - images.shape[-1], 0, height - images.shape[-2]))
+            images = take_images(pixel_values, members, [sizes[index] for index in members], (height, width))
             maps = self.backbone(images, return_dict=True).feature_maps
             named = self.neck(OrderedDict((str(index), map_) for index, map_ in enumerate(maps)))
             for place, index in enumerate(members):
-                found[index] = {name: map_[place : place + 1] for name, map_ in named.items()}
+                found[index] = {name: wide(map_[place : place + 1]) for name, map_ in named.items()}
         return found
 
     def losses(self, pyramid: Pyramid, size: tuple[int, int], target: dict[str, Any]) -> dict[str, Tensor]:
@@ -208,6 +203,19 @@ class ConvNextV2RCNNForObjectDetection(PreTrainedModel):
                 result["masks"] = paste_masks_in_image(masks, boxes, (height, width))[:, 0] >= 0.5
             results.append(result)
         return results
+
+
+def take_images(
+    pixel_values: Tensor, members: list[int], sizes: list[tuple[int, int]], padded: tuple[int, int]
+) -> Tensor:
+    """Some images of a batch, each with its size and then zeros up to the size `padded`."""
+    if len(members) == len(pixel_values) and set(sizes) == {pixel_values.shape[-2:]} == {padded}:
+        return pixel_values
+    parts = []
+    for index, (height, width) in zip(members, sizes, strict=True):
+        image = pixel_values[index, :, :height, :width]
+        parts.append(F.pad(image, (0, padded[1] - width, 0, padded[0] - height)))
+    return torch.stack(parts)
 
 
 def image_sizes(pixel_mask: Tensor) -> list[tuple[int, int]]:

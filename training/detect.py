@@ -16,7 +16,7 @@ if __name__ == "__main__":  # before the imports below, which take seconds: repo
 from typing import Any
 
 from training.data.detection.batches import DetectionCollator
-from training.data.detection.classes import class_names_of
+from training.data.detection.classes import check_held_out, class_names_of
 from training.data.detection.rows import load_objects, object_reader
 from training.data.detection.samples import detection_samples
 from training.data.detection.transforms import DetectionTransform
@@ -54,6 +54,7 @@ def main(settings: DetectSettings) -> None:
         with run.main_process_first():
             loaded = load_train_and_eval(data, load_objects, encoder.num_channels, names, with_masks)
         source, eval_source = loaded
+        check_held_out(source, eval_source, data, names)
         reader = object_reader(data, names, with_masks)
         transform = DetectionTransform(settings.augmentation, image_size_of(encoder), processor, is_square=not rcnn)
         samples = detection_samples(data, source, encoder.num_channels, reader, transform)

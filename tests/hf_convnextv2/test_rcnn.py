@@ -253,15 +253,35 @@ def test_a_saved_detector_loads_by_its_auto_class_and_answers_a_pipeline(photogr
     torch.testing.assert_close(torch.tensor(corners), expected["boxes"].long(), rtol=0, atol=1)
 
 
-def test_half_precision_trains_and_detects():
+def test_half_precision_rounds_features_and_no_coordinate():
+    """Boxes of up to 320 pixels: those that bfloat16 could hold would be multiples of 2 beyond 256."""
     ours = awake(detector()).train()
-    image, label = torch.randn(1, 3, 64, 96), labels_for(64, 96, 2)
+    image, label = torch.randn(1, 3, 64, 320), labels_for(64, 320, 2)
     whole = ours(image, labels=[label]).loss
     with torch.autocast("cpu", torch.bfloat16):
         half = ours(image, labels=[label]).loss
-        assert ours.eval()(image).logits.shape[1] > 0
     half.backward()
-    torch.testing.assert_close(half.float(), whole, rtol=0.05, atol=0)
+    torch.testing.assert_close(half, whole, rtol=0.05, atol=0)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        outputs = ours.eval()(image)
+    with torch.no_grad():
+        stored = ours.to(torch.bfloat16)(image)
+    for found in (outputs, stored):
+        assert {found.logits.dtype, found.pred_boxes.dtype, found.pred_masks.dtype} == {torch.float32}
+        (detected,) = ours.post_process_instance_segmentation(found, [(64, 320)], threshold=0.0)
+        right = detected["boxes"][:, 2]
+        inside = right[(right > 256) & (right < 319)]
+        assert len(inside) and (inside % 2 > 0.01).any()
+
+
+def test_what_stands_in_the_padding_has_no_effect():
+    ours = awake(detector())
+    batch, mask = padded_batch([torch.randn(3, 50, 40), torch.randn(3, 64, 64)])
+    other = torch.where(mask[:, None].bool(), batch, torch.tensor(7.0))
+    with torch.no_grad():
+        expected, found = ours(batch, mask), ours(other, mask)
+    assert torch.equal(expected.pred_boxes, found.pred_boxes) and torch.equal(expected.logits, found.logits)
+    assert not torch.equal(expected.pred_boxes, ours(other).pred_boxes)  # the control: without the mask
 
 
 def test_regions_are_drawn_by_the_seed_and_by_the_rule_of_torchvision():
@@ -286,8 +306,11 @@ def test_regions_are_drawn_by_the_seed_and_by_the_rule_of_torchvision():
         ({"anchor_sizes": [8, 16, 0, 4, 4]}, "must be positive"),
         ({"fpn_hidden_size": 0}, r"`fpn_hidden_size` \(=0\) must be at least 1"),
         ({"anchor_ratios": []}, "`anchor_ratios`"),
+        ({"patch_size": (4, 8)}, "must be square for an R-CNN"),
     ],
 )
 def test_a_wrong_setting_is_named(changes, message):
     with pytest.raises(ValueError, match=message):
-        ConvNextV2RCNNConfig(backbone_config=small_config(out_features=STAGES), **{**SETTINGS, **changes})
+        patch_size = changes.pop("patch_size", 4)
+        backbone = small_config(out_features=STAGES, patch_size=patch_size)
+        ConvNextV2RCNNConfig(backbone_config=backbone, **{**SETTINGS, **changes})

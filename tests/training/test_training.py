@@ -225,6 +225,14 @@ def test_dense_models_from_scratch_take_images_of_other_channels(run, kind, num_
     assert json.loads((folder / "all_results.json").read_text())["eval_samples"] == 9
 
 
+def test_a_detector_is_no_encoder_to_start_from(data, fcmae, tmp_path):
+    folder = detect_run(
+        tmp_path / "one", data["objects folder"], model_name_or_path=fcmae, max_train_steps=1, warmup_steps=0
+    )
+    message = message_of(lambda: detect_run(tmp_path / "two", data["objects folder"], model_name_or_path=str(folder)))
+    assert "must hold an encoder, a classifier or a pre-training model, but is a convnextv2_rcnn" in message
+
+
 def test_discs_and_rectangles_are_learnt(data, tmp_path):
     fields = {"ema_decay": 0.0, "scale_range": [1.0, 1.0], "learning_rate": 3e-3, "gradient_accumulation_steps": 1}
     fields |= {"per_device_train_batch_size": 9, "max_train_steps": 60, "warmup_steps": 5, "layer_decay": 1.0}

@@ -18,7 +18,7 @@ from huggingface_hub import DatasetCard
 from training.data.detection.coco import LAYOUTS, coco_files, coco_rows
 from training.data.folders.listing import Listing, is_current, left_out, list_folder, not_images, refuse_mixture
 from training.data.folders.masks import mask_rows
-from training.data.folders.rows import array_rows, image_rows, metadata_of, split_at, stored_rows
+from training.data.folders.rows import array_rows, image_rows, metadata_of, refuse_twice_named, split_at, stored_rows
 from training.data.folders.splits import divide, is_split, split_name
 from training.settings.checks import check
 from training.settings.data import FILE_BUILDERS, DataSettings, MaskedDataSettings, ObjectsDataSettings
@@ -174,6 +174,8 @@ def find_folder(data: DataSettings, folder: str, split: str) -> Found:
     if described.files:
         files = {split: [glob.escape(file) for file in described.files]}
         source = load_split(data, split, "imagefolder", data_files=files)
+        if isinstance(data, ObjectsDataSettings):
+            refuse_twice_named(folder, described.files)
         unnamed = described.num_images - len(source) if isinstance(source, Dataset) else 0
         notes = [f"left out: {unnamed:,} images that the metadata files do not name"] if unnamed > 0 else []
         return Found(source, problems, notes + left_out(listing))
@@ -215,16 +217,22 @@ def refuse_renumbered(listing: Listing, folder: str) -> None:
         if not file.endswith(".parquet"):
             continue
         features = Features.from_arrow_schema(pq.read_schema(os.path.join(listing.root, file)))
-        for column, feature in features.items():
-            if isinstance(feature, ClassLabel):
-                before, names = first.setdefault(column, (file, feature.names))
-                rule = (
-                    f"number the classes of `{column}` alike in all files, but {before} has {', '.join(names[:8])} and "
-                )
-                rule += (
-                    f"{file} {', '.join(feature.names[:8])}. Write them with the same classes, or name one file alone"
-                )
-                check("dataset_name", folder, names == feature.names, rule)
+        for column, feature in class_labels(features):
+            before, names = first.setdefault(column, (file, feature.names))
+            rule = f"number the classes of `{column}` alike in all files, but {before} has {', '.join(names[:8])} and "
+            rule += f"{file} {', '.join(feature.names[:8])}. Write them with the same classes, or name one file alone"
+            check("dataset_name", folder, names == feature.names, rule)
+
+
+def class_labels(feature: Any, name: str = "") -> Iterator[tuple[str, ClassLabel]]:
+    """The types of classes in a type, also in lists and dicts, each with its name: `label`, `objects.category`."""
+    if isinstance(feature, ClassLabel):
+        yield name, feature
+    elif isinstance(feature, List | LargeList):
+        yield from class_labels(feature.feature, name)
+    elif isinstance(feature, dict):
+        for key, part in feature.items():
+            yield from class_labels(part, f"{name}.{key}" if name else key)
 
 
 def as_asked(rows: Dataset, data: DataSettings, split: str) -> Source:

@@ -6,7 +6,7 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from training.data.detection.classes import numbered, stated_names
+from training.data.detection.classes import check_classes
 from training.data.detection.reader import ObjectReader
 from training.data.detection.rows import load_objects, object_reader
 from training.data.detection.samples import detection_samples
@@ -20,7 +20,6 @@ from training.evaluation.loop import prepare_lists
 from training.evaluation.outcome import Outcome
 from training.evaluation.published import detection_comparison
 from training.models.detection import detect_with
-from training.settings.checks import check
 from training.settings.data import ObjectsDataSettings
 from training.settings.evaluation import ShownSettings
 
@@ -57,12 +56,3 @@ def detection_loader(
         return None
     samples = detection_samples(data, source, num_channels, reader, DetectionEvaluationTransform(processor))
     return prepare_lists(accelerator, eval_loader(source, samples, data, collate_objects))
-
-
-def check_classes(source: Source, data: ObjectsDataSettings, names: list[str]) -> None:
-    """Raise if the data set states other classes than the model's, unless those have no names of their own."""
-    stated = stated_names(source, data)
-    rule = f"have the {len(names)} classes of the model, in their order: {', '.join(names[:8])}"
-    fits = stated in (None, names) or (names == numbered(len(names)) and len(stated or []) == len(names))
-    more = ", ..." if len(names) > 8 else ""
-    check("dataset_name", data.dataset_name, fits, f"{rule}{more}, but has {', '.join((stated or [])[:8])}")

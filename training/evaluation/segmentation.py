@@ -53,7 +53,8 @@ class SegmentationEvaluator:
         """`eval_mean_iou`, `eval_mean_accuracy`, `eval_overall_accuracy` and `eval_loss`, over all processes.
 
         `eval_majority_accuracy` is the overall accuracy of always predicting the most frequent class. Each image counts
-        once. The result is empty if `is_stopped` becomes true after a batch, in all processes.
+        once. Without a pixel that has a class, there is `eval_samples` alone. The result is empty if `is_stopped`
+        becomes true after a batch, in all processes.
         """
         confusion = torch.zeros(self.num_labels, self.num_labels, dtype=torch.int64)
         shown: list[Shown] = []
@@ -78,6 +79,8 @@ class SegmentationEvaluator:
         if not pass_over(accelerator, model, loader, measure, add, is_stopped):
             return {}
         summed = torch.cat(losses)
+        if not confusion.any():
+            return {"eval_samples": len(summed)}
         self.confusion, self.shown = confusion.numpy(), shown
         loss = summed.sum() / max(1, int(confusion.sum()))
         figures = {"loss": loss.item(), **mean_figures(confusion.numpy())}
@@ -125,6 +128,8 @@ class SegmentationEvaluator:
     @staticmethod
     def in_words(results: dict[str, Any]) -> str:
         """The results of an evaluation as one line of text."""
+        if "eval_mean_iou" not in results:
+            return f"no pixel has a class, {results['eval_samples']:,} images"
         shares = {name: f"{100 * results[f'eval_{name}']:.1f} %" for name in ("mean_iou", "overall_accuracy")}
         majority = f"always the largest class: {100 * results['eval_majority_accuracy']:.1f} %"
         text = f"mean IoU {shares['mean_iou']}, pixel accuracy {shares['overall_accuracy']} ({majority})"

@@ -87,7 +87,10 @@ def detect_with(processor: Any, has_rcnn_outputs: bool) -> Callable[[nn.Module, 
     post_process: Callable[..., Any] = rcnn if has_rcnn_outputs else processor.post_process_object_detection
 
     def detect(model: nn.Module, pixel_values: Tensor, size: tuple[int, int]) -> Detections:
-        outputs = model(pixel_values=pixel_values[None])
+        # Transformers' detectors return boxes relative to the image: half precision would round them to 1/256 of it.
+        is_on = has_rcnn_outputs and torch.is_autocast_enabled(pixel_values.device.type)
+        with torch.autocast(pixel_values.device.type, enabled=is_on):
+            outputs = model(pixel_values=pixel_values[None])
         (found,) = post_process(outputs, threshold=0.0, target_sizes=[size])
         masks = found.get("masks")
         masks = None if masks is None else masks.to(torch.uint8)

@@ -94,11 +94,12 @@ def test_a_class_that_is_predicted_but_never_true_counts_in_the_mean_iou_alone()
     assert results["eval_mean_accuracy"] == pytest.approx(0.5)
 
 
-def test_images_without_a_known_pixel_give_no_nan():
+def test_images_without_a_known_pixel_have_no_figure():
     labels = torch.full((4, 4), 255)
     results, evaluator, _ = evaluate([{"pixel_values": torch.zeros(3, 4, 4), "labels": labels}], 3)
-    assert results["eval_mean_iou"] == 0 and results["eval_loss"] == 0
-    assert all(row["iou"] is None for row in class_table(evaluator.confusion, ["a", "b", "c"]))
+    assert results == {"eval_samples": 1} and evaluator.confusion is None
+    assert evaluator.in_words(results) == "no pixel has a class, 1 images"
+    assert all(row["iou"] is None for row in class_table(np.zeros((3, 3), int), ["a", "b", "c"]))
 
 
 def test_figures_are_taken_at_the_size_of_the_labels():

@@ -39,6 +39,7 @@ def class_names_of(data: DetectDataSettings, num_labels: int | None) -> list[str
     check("objects_column", data.objects_column, has_classes, f"hold classes in split `{data.train_split}`")
     if all(isinstance(each, str) for each in found if each is not None):
         names = sorted(each for each in found if each is not None)
+        check("objects_column", data.objects_column, all(map(str.strip, names)), "have no class without a name")
         check("num_labels", num_labels, num_labels in (None, len(names)), f"be {len(names)}, the classes of the data")
         return names
     numbers = [int(each) for each in found if isinstance(each, int | float) and each == each and each >= 0]
@@ -49,6 +50,29 @@ def stated_names(source: Source, data: ObjectsDataSettings) -> list[str] | None:
     """The names of the classes in the order that the data set states; None if it states none."""
     feature = category_feature(source, data.objects_column)
     return list(feature.names) if isinstance(feature, ClassLabel) else names_in(data.dataset_name)
+
+
+def check_classes(source: Source, data: ObjectsDataSettings, names: list[str]) -> None:
+    """Raise if the data set states other classes than the model's, unless those have no names of their own."""
+    stated = stated_names(source, data)
+    rule = f"have the {len(names)} classes of the model, in their order: {', '.join(names[:8])}"
+    fits = stated in (None, names) or (names == numbered(len(names)) and len(stated or []) == len(names))
+    more = ", ..." if len(names) > 8 else ""
+    check("dataset_name", data.dataset_name, fits, f"{rule}{more}, but has {', '.join((stated or [])[:8])}")
+
+
+def check_held_out(source: Source, eval_source: Source | None, data: ObjectsDataSettings, names: list[str]) -> None:
+    """Raise unless the images to evaluate on have the classes of those to train on, stated in the same way."""
+    if eval_source is None:
+        return
+    check_classes(eval_source, data, names)
+    kinds = [getattr(category_feature(part, data.objects_column), "dtype", "") for part in (source, eval_source)]
+    are_texts = [kind in ("string", "large_string") for kind in kinds]
+    mixed = are_texts[0] != are_texts[1] and stated_names(source, data) is None
+    rule = (
+        f"have names or numbers of classes in all splits, but has {' and '.join(kinds)}; id2label.json tells both apart"
+    )
+    check("objects_column", data.objects_column, not mixed, rule)
 
 
 def numbered(count: int) -> list[str]:

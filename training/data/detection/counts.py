@@ -9,6 +9,7 @@ import pyarrow as pa
 from training.data.folders.listing import show
 
 MOST_CLASSES = 12  # that are printed
+MOST_EVALUATED = 100  # detections of an image, by COCO's definition
 
 
 class ObjectCounts(NamedTuple):
@@ -19,6 +20,8 @@ class ObjectCounts(NamedTuple):
     without_objects: int
     crowds: int
     masks: int
+    twice: int
+    crowded: int  # images with more objects than are evaluated
 
     @property
     def total(self) -> int:
@@ -27,14 +30,15 @@ class ObjectCounts(NamedTuple):
 
 def count_objects(records: pa.Table, num_labels: int) -> ObjectCounts:
     """Count the objects of a split."""
-    objects, images, without = np.zeros(num_labels, np.int64), np.zeros(num_labels, np.int64), 0
+    objects, images, without, crowded = np.zeros(num_labels, np.int64), np.zeros(num_labels, np.int64), 0, 0
     for labels in records["labels"].to_pylist():
         of_image = np.bincount(np.array(labels, np.int64), minlength=num_labels)
         objects += of_image
         images += of_image > 0
         without += not labels
-    crowds, masks = (sum(records[name].to_pylist()) for name in ("num_crowds", "num_masks"))
-    return ObjectCounts(objects, images, without, crowds, masks)
+        crowded += len(labels) > MOST_EVALUATED
+    crowds, masks, twice = (sum(records[name].to_pylist()) for name in ("num_crowds", "num_masks", "num_twice"))
+    return ObjectCounts(objects, images, without, crowds, masks, twice, crowded)
 
 
 def object_notes(counts: ObjectCounts, names: Sequence[str], with_masks: bool) -> list[str]:
@@ -53,6 +57,11 @@ def object_notes(counts: ObjectCounts, names: Sequence[str], with_masks: bool) -
         notes.append(f"{counts.without_objects:,} images have no object")
     if counts.crowds:
         notes.append(f"{counts.crowds:,} objects are crowds, which are neither trained on nor missed")
+    if counts.twice:
+        notes.append(f"{counts.twice:,} objects stand there twice, with the same box and class: each of them counts")
+    if counts.crowded:
+        limit = f"{MOST_EVALUATED} detections of an image at most are found and evaluated, as in COCO"
+        notes.append(f"{counts.crowded:,} images have more than {MOST_EVALUATED} objects: {limit}")
     if not with_masks:
         unused = "are not used: `--architecture mask_rcnn` trains them"
         notes.append(f"masks of {counts.masks:,} objects {unused}" if counts.masks else "the objects have no masks")

@@ -70,7 +70,24 @@ def of_polygons(polygons: Sequence[Any], size: tuple[int, int], name: str) -> Ru
             )
         if len(polygon) < 6:
             raise BadObjectsError(f"{each} must have 3 points or more, but has {len(polygon) // 2}.")
+    refuse_elsewhere([np.reshape(polygon, (-1, 2)) for polygon in polygons], size, name)
     return coco.merge(coco.frPyObjects([[float(number) for number in polygon] for polygon in polygons], *size))
+
+
+def refuse_elsewhere(polygons: list[np.ndarray], size: tuple[int, int], name: str) -> None:
+    """Raise if the polygons `(points, 2)` of an object are in shares of the image, or all of them lie outside it."""
+    points = np.concatenate(polygons).astype(np.float64)
+    height, width = size
+    if min(size) > 2 and points.min() >= 0 and points.max() <= 1:
+        raise BadObjectsError(
+            f"the polygons of {name} must be in pixels, but its numbers are shares of the image: multiply them."
+        )
+    least, most = points.min(axis=0), points.max(axis=0)
+    if (least >= (width, height)).any() or (most <= 0).any():
+        raise BadObjectsError(
+            f"the polygons of {name} must lie in the image of {width} x {height} pixels after the rotation by its EXIF "
+            f"data, but span {least[0]:g}, {least[1]:g} to {most[0]:g}, {most[1]:g}."
+        )
 
 
 def of_counts(value: Mapping[str, Any], size: tuple[int, int], mask: str) -> RunLengths:

@@ -27,6 +27,7 @@ RECORD = Features(
         "labels": List(Value("int64")),
         "num_crowds": Value("int64"),
         "num_masks": Value("int64"),
+        "num_twice": Value("int64"),
     }
 )
 
@@ -95,8 +96,10 @@ def check_objects(value: Any, index: int, reader: ObjectReader, sizes: np.ndarra
     try:
         found = reader.read(value, sizes[index], f"example {index}")
     except BadImageError as error:
-        return {"problem": str(error), "labels": [], "num_crowds": 0, "num_masks": 0}
+        return {"problem": str(error), "labels": [], "num_crowds": 0, "num_masks": 0, "num_twice": 0}
+    different = np.unique(np.column_stack([found.boxes, found.labels, found.crowds]), axis=0)
     counts = {"num_crowds": int(found.crowds.sum()), "num_masks": found.num_masks}
+    counts["num_twice"] = len(found.labels) - len(different)
     return {"problem": "", "labels": found.labels.tolist(), **counts}
 
 

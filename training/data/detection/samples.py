@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from training.data.decoding import BadImageError
 from training.data.detection.objects import Objects
 from training.data.detection.reader import ObjectReader
 from training.data.samples import Samples, sample_fields
@@ -40,7 +41,10 @@ class DetectionSamples(Samples):
         objects = self.reader(row[self.objects_column], (height, width), name_of(row[self.image_column], name))
         seed = sample_seed(self.seed, *key)
         with seeded(seed):
-            transformed = self.transform_objects(image, objects)
+            try:
+                transformed = self.transform_objects(image, objects)
+            except BadImageError as error:
+                raise BadImageError(f"{name_of(row[self.image_column], name)}: {error}") from error
         return {"seed": seed, "is_transparent": is_transparent, **transformed}
 
 

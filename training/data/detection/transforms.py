@@ -8,12 +8,41 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2.functional import get_size
 from torchvision.tv_tensors import BoundingBoxes, Image, Mask
 
+from training.data.decoding import BadImageError
 from training.data.detection.objects import Objects
 from training.data.transforms import EvaluationTransform, distortions, normalise
 from training.settings.augmentation import DetectAugmentationSettings
 
 LEAST_SIDE = 1.0  # of the box of an object that a crop leaves over, in pixels
+LEAST_CROPPED = 8  # pixels of a side, below which torchvision's crop may divide by zero
 LARGEST_SEED = 2**31
+
+
+class JitterScale:
+    """Large-scale jitter (arXiv 2012.07177): a random factor on the size that fits into a square of `size` pixels.
+
+    torchvision's `ScaleJitter` makes long and thin images vanish; here a side has a pixel at least.
+    """
+
+    def __init__(self, size: int, scale_range: list[float]) -> None:
+        self.size, self.scale_range = size, scale_range
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        height, width = get_size(sample["image"])
+        least, most = self.scale_range
+        factor = (least + (most - least) * torch.rand(()).item()) * self.size / max(height, width)
+        size = [max(1, round(height * factor)), max(1, round(width * factor))]
+        return v2.Resize(size, InterpolationMode.BILINEAR, antialias=True)(sample)
+
+
+class CropWithObjects:
+    """A random crop that keeps some object (SSD: arXiv 1512.02325), of images that leave room for one."""
+
+    def __init__(self) -> None:
+        self.crop = v2.RandomIoUCrop()
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        return self.crop(sample) if min(get_size(sample["image"])) >= LEAST_CROPPED else sample
 
 
 class CropToFit:
@@ -38,12 +67,11 @@ class DetectionTransform:
     def __init__(
         self, augmentation: DetectAugmentationSettings, image_size: int, processor: Any, is_square: bool
     ) -> None:
-        square, settings = (image_size, image_size), {"interpolation": InterpolationMode.BILINEAR, "antialias": True}
+        square = (image_size, image_size)
         if is_square:
-            size: list[Any] = [v2.RandomIoUCrop(), v2.Resize(square, **settings)]
+            size: list[Any] = [CropWithObjects(), v2.Resize(square, InterpolationMode.BILINEAR, antialias=True)]
         else:
-            least, most = augmentation.scale_range
-            size = [v2.ScaleJitter(square, (least, most), **settings), CropToFit(image_size)]  # type: ignore[arg-type]
+            size = [JitterScale(image_size, augmentation.scale_range), CropToFit(image_size)]
         self.geometry = v2.Compose([*size, v2.RandomHorizontalFlip(augmentation.horizontal_flip)])
         self.colors = v2.Compose([*distortions(augmentation.photometric_distortion), *normalise(processor)])
 
@@ -79,9 +107,18 @@ class DetectionEvaluationTransform:
     """Applies the saved image processor to an image, as a pipeline does, and leaves its objects as they are."""
 
     def __init__(self, processor: Any) -> None:
-        self.transform = EvaluationTransform(processor)
+        self.transform, self.limits = EvaluationTransform(processor), dict(processor.size)
 
     def __call__(self, image: Tensor, objects: Objects) -> dict[str, Any]:
-        """`pixel_values` `(C, h, w)`, `objects`, and the `size` `(H, W)` of the image itself."""
+        """`pixel_values` `(C, h, w)`, `objects`, and the `size` `(H, W)` of the image itself.
+
+        Raises:
+            BadImageError: for an image so long and thin that the processor would leave nothing of its shorter side.
+        """
         height, width = image.shape[-2:]
+        side = self.limits.get("max_height")
+        if side is not None and min(height, width) * side < max(height, width):
+            raise BadImageError(
+                f"an image of {width} x {height} pixels is too long and thin for `image_size` (={side}): crop it."
+            )
         return {"pixel_values": self.transform(image), "objects": objects, "size": (height, width)}

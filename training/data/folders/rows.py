@@ -2,11 +2,13 @@
 
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute creates its functions at import, where pyright does not see them)
+import csv
 import difflib
 import filecmp
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
@@ -197,6 +199,21 @@ def metadata_of(listing: Listing, split: str, asked: list[str]) -> Metadata:
     check("dataset_name", listing.root, not files or not outside, rule)
     paths = [os.path.join(listing.root, name) for name in files]
     return Metadata(paths, sum(len(part.run.names) for part in own))
+
+
+def refuse_twice_named(folder: str, files: list[str]) -> None:
+    """Raise if a line of metadata names an image that another line names: an image has all of its objects in one."""
+    counts: Counter[str] = Counter()
+    for file in files:
+        with open(file, encoding="utf-8", newline="") as lines:
+            rows = map(json.loads, filter(str.strip, lines)) if file.endswith(".jsonl") else csv.DictReader(lines)
+            counts.update(os.path.join(os.path.dirname(file), str(row.get("file_name"))) for row in rows)
+    twice = [show(os.path.relpath(name, folder)) for name, count in counts.items() if count > 1]
+    more = ", ..." if len(twice) > 5 else ""
+    rule = (
+        f"name each image in one line of its metadata, with all objects, but names {', '.join(twice[:5])}{more} again"
+    )
+    check("dataset_name", folder, not twice, rule)
 
 
 def parents_of(folder: str) -> list[str]:

@@ -157,7 +157,9 @@ def load_pairs(
         source = checked.source if good.all() else checked.source.select(np.flatnonzero(good))
         check("dataset_name", data.dataset_name, len(source) > 0, f"hold images with masks in split `{split}`")
         notes = [*notes, *transparency_note(checked, data)] if num_channels in (1, 3) else notes
-        notes = [*notes, *class_notes(count_classes(masks.filter(pa.array(good)), data, len(names)), names)]
+        counts = count_classes(masks.filter(pa.array(good)), data, len(names))
+        check("annotation_column", data.annotation_column, counts.pixels.any(), f"hold classes in split `{split}`")
+        notes = [*notes, *class_notes(counts, names)]
     print_overview(data, split, source, num_examples([whole], split, None), notes, problems)
     return source
 

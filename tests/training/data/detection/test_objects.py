@@ -161,6 +161,20 @@ def cut_off(mask):
     return {**rle, "counts": rle["counts"][:-3]}
 
 
+@pytest.mark.parametrize(
+    ("polygon", "message"),
+    [
+        ([200, 200, 240, 200, 240, 220], "must lie in the image of"),
+        ([-9, 5, -2, 5, -2, 9], "must lie in the image of"),
+        ([0.1, 0.1, 0.5, 0.1, 0.5, 0.5], "must be in pixels, but its numbers are shares"),
+    ],
+)
+def test_a_polygon_beside_the_image_or_in_shares_of_it_is_refused(polygon, message):
+    objects = {"bbox": [[2, 2, 20, 10]], "category": [0], "segmentation": [[polygon]]}
+    with pytest.raises(BadObjectsError, match=message):
+        read(objects, with_masks=True)
+
+
 @pytest.mark.parametrize(("change", "message"), WRONG_MASKS, ids=[str(i) for i in range(len(WRONG_MASKS))])
 def test_a_wrong_mask_is_named_where_masks_are_read(change, message, masks):
     value = {**OBJECTS, "area": [10, 10], "segmentation": change(masks)}
@@ -288,3 +302,23 @@ def test_the_start_counts_objects_images_and_crowds(folder, capsys):
     rewrite(folder, lambda objects: {key: [] for key in objects})
     load(folder)
     assert "1 images have no object" in capsys.readouterr().out
+
+
+def test_objects_that_stand_twice_and_images_of_more_than_are_evaluated_are_told(folder, capsys):
+    rewrite(folder, lambda objects: {key: values * 60 for key, values in objects.items()}, every=True)
+    load(folder)
+    told = capsys.readouterr().out
+    assert "354 objects stand there twice, with the same box and class" in told
+    assert "have more than 100 objects: 100 detections of an image at most are found and evaluated" in told
+
+
+def test_an_image_that_metadata_names_in_two_lines_is_refused(folder):
+    """As where each line has one object: each of two samples would take the other's objects for background."""
+    file = folder / "train/metadata.jsonl"
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([*lines, lines[0]]))
+    message = message_of(lambda: load(folder))
+    name = json.loads(lines[0])["file_name"]
+    assert (
+        f"must name each image in one line of its metadata, with all objects, but names train/{name} again" in message
+    )

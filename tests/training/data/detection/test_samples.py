@@ -17,7 +17,7 @@ from tests.photographs import (
     write_objects_folder,
     write_objects_parquet,
 )
-from training.data.detection.classes import class_names_of
+from training.data.detection.classes import check_held_out, class_names_of
 from training.data.detection.rows import load_objects, object_reader
 from training.data.detection.samples import detection_samples
 from training.data.samples import MapSamples, StreamSamples
@@ -168,3 +168,41 @@ def test_masks_that_are_images_in_a_data_set_are_read(tmp_path):
     source, samples = samples_of(settings(tmp_path / "train.parquet"), as_they_are)
     found = MapSamples([source], samples)[0]["objects"]
     assert np.array_equal(found.masks[0], mask // 255) and found.areas.tolist() == [200]
+
+
+def test_files_that_number_the_classes_of_objects_differently_are_refused(tmp_path):
+    """`datasets` would read the second file with the names of the first."""
+    folder = write_objects_parquet(tmp_path, {"train": 2, "test": 2}, files=1)
+    file = next(folder.glob("test-*.parquet"))
+    table = Dataset.from_parquet(str(file))
+    features = Features.from_dict(json.loads(json.dumps(table.features.to_dict()).replace(*ORDERS)))
+    table.cast(features).to_parquet(file)
+    message = message_of(lambda: class_names_of(settings(folder), None))
+    assert "must number the classes of `objects.category` alike in all files" in message
+
+
+ORDERS = (json.dumps(["disc", "rectangle"]), json.dumps(["rectangle", "disc"]))
+
+
+def test_names_in_one_split_and_numbers_in_the_other_are_refused(tmp_path):
+    folder = write_objects_folder(tmp_path, {"train": 2, "test": 2})
+    file = folder / "test/metadata.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for row in rows:
+        row["objects"]["category"] = [1 - NAMES.index(name) for name in row["objects"]["category"]]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    data = settings(folder)
+    parts = [load_objects(data, split, None, 3, NAMES, False) for split in ("train", "test")]
+    message = message_of(lambda: check_held_out(*parts, data, NAMES))
+    assert "must have names or numbers of classes in all splits, but has string and int64" in message
+    (folder / "id2label.json").write_text(json.dumps(dict(enumerate(NAMES))))
+    check_held_out(*parts, data, NAMES)
+
+
+def test_other_names_in_the_held_out_split_are_refused(tmp_path):
+    folder = write_objects_parquet(tmp_path, {"train": 2})
+    data = settings(folder)
+    part = load_objects(data, "train", None, 3, NAMES, False)
+    check_held_out(part, part, data, NAMES)
+    message = message_of(lambda: check_held_out(part, part, data, NAMES[::-1]))
+    assert "must have the 2 classes of the model, in their order: rectangle, disc, but has disc, rectangle" in message
