@@ -172,7 +172,7 @@ def test_masks_that_are_images_in_a_data_set_are_read(tmp_path):
 
 def test_files_that_number_the_classes_of_objects_differently_are_refused(tmp_path):
     """`datasets` would read the second file with the names of the first."""
-    folder = write_objects_parquet(tmp_path, {"train": 2, "test": 2}, files=1)
+    folder = write_objects_parquet(tmp_path / "data", {"train": 2, "test": 2}, files=1)
     file = next(folder.glob("test-*.parquet"))
     table = Dataset.from_parquet(str(file))
     features = Features.from_dict(json.loads(json.dumps(table.features.to_dict()).replace(*ORDERS)))
@@ -185,7 +185,7 @@ ORDERS = (json.dumps(["disc", "rectangle"]), json.dumps(["rectangle", "disc"]))
 
 
 def test_names_in_one_split_and_numbers_in_the_other_are_refused(tmp_path):
-    folder = write_objects_folder(tmp_path, {"train": 2, "test": 2})
+    folder = write_objects_folder(tmp_path / "data", {"train": 2, "test": 2})
     file = folder / "test/metadata.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     for row in rows:
@@ -200,7 +200,7 @@ def test_names_in_one_split_and_numbers_in_the_other_are_refused(tmp_path):
 
 
 def test_other_names_in_the_held_out_split_are_refused(tmp_path):
-    folder = write_objects_parquet(tmp_path, {"train": 2})
+    folder = write_objects_parquet(tmp_path / "data", {"train": 2})
     data = settings(folder)
     part = load_objects(data, "train", None, 3, NAMES, False)
     check_held_out(part, part, data, NAMES)
