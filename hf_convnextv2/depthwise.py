@@ -1,7 +1,7 @@
 """The depthwise convolution of a block: of a dense map, or of packed visible cells (submanifold: paper, section 3).
 
-Packed, it has two forms. *Halo* gathers each cell with the 3 positions around it; *canvas* puts the cells back in
-place, convolves and takes them out.
+Packed, it has two forms. *Halo* gathers each cell with the positions around it that a kernel sees; *canvas* puts the
+cells back in place, convolves and takes them out.
 
 N images (dense) or visible cells of all images (packed), C channels, H W height and width, K the kernel's width.
 """
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
 from .fast_path import is_batch_of_gradients, is_plain_conv
-from .packing import HALO, KERNEL_SIZE, PackedCells, pack, take_rows, to_rows, unpack
+from .packing import PackedCells, pack, take_rows, to_rows, unpack
 from .precision import at_least_float32, cast_for_autocast
 
 # Numbers of the output's gradient that a CPU handles at a time for the kernel's gradient: copies of them fit its cache.
@@ -25,7 +25,7 @@ def depthwise_conv(conv: nn.Conv2d, x: Tensor, cells: PackedCells | None = None)
     """`conv` of a map `(N, C, H, W)`, or of the packed cells of one; a neighbour counts if its view sees it."""
     if cells is None:
         return _convolve(conv, x)
-    if cells.halo is None or not _is_as_built(conv):
+    if cells.halo is None or not _is_as_built(conv) or cells.halo.shape[-1] != cells.side + conv.kernel_size[0] - 1:
         return pack(_convolve(conv, unpack(x, cells)), cells)
     return _differentiable_conv(conv, x, cells.halo)
 
@@ -45,9 +45,12 @@ def _differentiable_conv(conv: nn.Conv2d, x: Tensor, halo: Tensor | None) -> Ten
 
 def _is_as_built(conv: nn.Conv2d) -> bool:
     """Whether `conv` is still the plain depthwise convolution that a block is built with."""
-    if type(conv) is not nn.Conv2d or conv.kernel_size != (KERNEL_SIZE, KERNEL_SIZE):
+    if type(conv) is not nn.Conv2d:
         return False
-    return conv.in_channels == conv.out_channels and is_plain_conv(conv, (1, 1), (HALO, HALO), conv.in_channels)
+    height, width = conv.kernel_size
+    if height != width or height % 2 == 0 or conv.in_channels != conv.out_channels:
+        return False
+    return is_plain_conv(conv, (1, 1), (height // 2, width // 2), conv.in_channels)
 
 
 class _DepthwiseConv(torch.autograd.Function):
@@ -82,11 +85,10 @@ class _DepthwiseConv(torch.autograd.Function):
 
 
 def _surround(x: Tensor, halo: Tensor | None) -> Tensor:
-    """Cells with their surroundings `(N, C, k + 6, k + 6)`, zeros where no visible cell lies; a dense map as it is."""
+    """Cells with their surroundings `(N, C, k + K - 1, k + K - 1)`, zeros where none is visible; or a dense map."""
     if halo is None:
         return x
-    side = x.shape[-1] + 2 * HALO
-    return take_rows(to_rows(x), halo).reshape(-1, side, side, x.shape[1]).permute(0, 3, 1, 2)
+    return take_rows(to_rows(x), halo.flatten()).view(*halo.shape, x.shape[1]).permute(0, 3, 1, 2)
 
 
 def kernel_gradient(x: Tensor, grad: Tensor, padding: int) -> Tensor:

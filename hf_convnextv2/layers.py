@@ -20,7 +20,7 @@ from .fused_mlp import fused_mlp
 from .grn import ConvNextV2GRN
 from .groups import Groups, count_views, split_views
 from .input_checks import check_pixel_values
-from .packing import HALO, KERNEL_SIZE, PackedCells
+from .packing import KERNEL_SIZE, PackedCells
 
 
 def call(module: nn.Module, x: Tensor, cells: PackedCells | Groups | None) -> Tensor:
@@ -55,7 +55,7 @@ class ConvNextV2DropPath(nn.Module):
         self.drop_prob = drop_prob
 
     def forward(self, x: Tensor, groups: Groups | None = None) -> Tensor:
-        """`x (N, C, H, W)`; `groups` says of which views the N are: each of its own by default."""
+        """`x (N, ...)`; `groups` says of which views the N are: each of its own by default."""
         if groups is None:
             groups = ((x.shape[0], 1),)
         factor = self.draw(count_views(groups), x)
@@ -64,7 +64,7 @@ class ConvNextV2DropPath(nn.Module):
         parts = zip(split_views(factor, groups), groups, strict=True)
         repeated = [part.repeat_interleave(size) for part, (_, size) in parts]
         factor = torch.cat(repeated) if len(repeated) > 1 else repeated[0]
-        return x * factor[:, None, None, None]
+        return x * factor.view(-1, *[1] * (x.ndim - 1))
 
     def draw(self, num_views: int, like: Tensor) -> Tensor | None:
         """The factor `(num_views,)` of each view's branch, 0 or 1 / keep probability; None where none is dropped."""
@@ -82,7 +82,7 @@ class ConvNextV2Layer(GradientCheckpointingLayer):
 
     def __init__(self, config: ConvNextV2Config, dim: int, drop_path: float = 0.0):
         super().__init__()
-        self.dwconv = nn.Conv2d(dim, dim, kernel_size=KERNEL_SIZE, padding=HALO, groups=dim)
+        self.dwconv = nn.Conv2d(dim, dim, kernel_size=KERNEL_SIZE, padding=KERNEL_SIZE // 2, groups=dim)
         self.layernorm = nn.LayerNorm(dim, eps=1e-6)
         self.pwconv1 = nn.Linear(dim, 4 * dim)
         self.act = ACT2FN[config.hidden_act]

@@ -1,8 +1,9 @@
 """Visible cells packed into a dense tensor, and the tables of where they and their neighbours lie.
 
-In ConvNeXt V2 only the depthwise convolution (depthwise.py) and GRN look beyond a cell, so an encoder that sees N cells
-of a batch computes on `(N, C, k, k)`: k positions a side and cell, e.g. 8, 4, 2, 1 in the stages. Cells see each other
-if they are of the same view: a set of cells of one image. An image may have several sets, each a view of its own.
+Only the depthwise convolution (depthwise.py), GRN and attention look beyond a cell, so an encoder that sees N cells of
+a batch computes on `(N, C, k, k)`: k positions a side and cell, e.g. 8, 4, 2, 1 in the stages of ConvNeXt V2. Cells see
+each other if they are of the same view: a set of cells of one image. An image may have several sets, each a view of its
+own.
 
 A row is one position with all its channels, `(C,)`; index tables move rows and are shared by all blocks of a stage.
 """
@@ -15,8 +16,7 @@ from torch import Tensor
 from .fast_path import is_transformed
 from .groups import Groups
 
-KERNEL_SIZE = 7
-HALO = KERNEL_SIZE // 2
+KERNEL_SIZE = 7  # of ConvNeXt V2
 # Measured on two CPU cores, forward and backward: from 4 positions a side the halo costs less than the empty canvas.
 MIN_HALO_SIDE = 4
 
@@ -42,7 +42,8 @@ class PackedCells(NamedTuple):
     groups: views and the cells of each. side: k. canvas: (views, H, W) at the stage's stride.
     to_canvas `(N * k * k,)`: the canvas row of each packed row.
     from_canvas `(views * H * W,)`: the packed row at each canvas row, N * k * k where the cell is hidden.
-    halo `(N * (k + 6) ** 2,)`: likewise for each cell with its surroundings; None where the canvas form is used.
+    halo `(N, k + K - 1, k + K - 1)`: likewise for each cell with what a kernel of width K sees around it; None where
+        the canvas form is used.
     """
 
     groups: Groups
@@ -97,10 +98,13 @@ def in_whole_images(visible: VisibleCells, batch: int) -> VisibleCells:
     return visible._replace(views=visible.images, num_views=batch)
 
 
-def locate_cells(visible: VisibleCells, grid: tuple[int, int], side: int, with_halo: bool = True) -> PackedCells:
+def locate_cells(
+    visible: VisibleCells, grid: tuple[int, int], side: int, with_halo: bool = True, kernel_size: int = KERNEL_SIZE
+) -> PackedCells:
     """Tables for the `visible` cells of a `grid` (rows, columns) of cells, `side` positions wide.
 
-    Without a halo, they serve to pack and unpack only.
+    The halo is that of a convolution of `kernel_size`. Without one, the tables serve to pack and unpack, and a
+    convolution is computed on a canvas.
     """
     ids = visible.ids
     height, width = grid[0] * side, grid[1] * side
@@ -116,11 +120,12 @@ def locate_cells(visible: VisibleCells, grid: tuple[int, int], side: int, with_h
 
     halo = None
     if with_halo and side >= MIN_HALO_SIDE:
-        around = torch.arange(-HALO, side + HALO, device=ids.device)
+        reach = kernel_size // 2
+        around = torch.arange(-reach, side + reach, device=ids.device)
         y, x = top + around[:, None], left + around
         inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
         place = view + y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
-        halo = torch.where(inside, from_canvas[place], num_rows).flatten()
+        halo = torch.where(inside, from_canvas[place], num_rows)
     return PackedCells(visible.groups, side, (visible.num_views, height, width), to_canvas, from_canvas, halo)
 
 
