@@ -1,13 +1,13 @@
 """Configurations of ConvNeXt V2 and of its FCMAE pre-training (arXiv 2301.00808); every setting is checked here."""
 
-import math
-from collections.abc import Collection, Sequence
 from dataclasses import fields
 from typing import Any, Self
 
 from huggingface_hub.dataclasses import strict
 from transformers import ConvNextV2Config as StockConvNextV2Config
 from transformers import PreTrainedConfig
+
+from .shared_config import CheckedConfig, PreTrainingConfig, height_and_width, without
 
 # name: (depths, hidden_sizes). Paper, appendix A.1; `small` is timm's and mmpretrain's.
 SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
@@ -22,24 +22,10 @@ SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "huge": ((3, 3, 27, 3), (352, 704, 1408, 2816)),
 }
 FCMAE_MODEL_TYPE = "convnextv2_fcmae"
-FOLLOWS_DEPTHS = ("num_stages", "stage_names", "out_features", "out_indices")
-
-
-def height_and_width(size: int | Sequence[int]) -> tuple[int, int]:
-    """Both sides of an image, a patch or a cell; one number stands for a square."""
-    if isinstance(size, int):
-        return size, size
-    height, width = size
-    return height, width
-
-
-def without(settings: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
-    """The settings but for some."""
-    return {name: value for name, value in settings.items() if name not in names}
 
 
 @strict
-class ConvNextV2Config(StockConvNextV2Config):
+class ConvNextV2Config(CheckedConfig, StockConvNextV2Config):
     """Transformers' `ConvNextV2Config` with checked settings and a few more; what it saves, stock Transformers reads.
 
     Args:
@@ -123,26 +109,9 @@ class ConvNextV2Config(StockConvNextV2Config):
             )
         return config_dict, kwargs
 
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As in Transformers, but overrides are checked together with the rest instead of being set afterwards."""
-        names = {field.name for field in fields(cls)} - {"dtype"}
-        overrides = {name: value for name, value in kwargs.items() if name in names}
-        if "depths" in overrides:
-            config_dict = without(config_dict, FOLLOWS_DEPTHS)
-        return super().from_dict({**config_dict, **overrides}, **without(kwargs, names))
-
-
-# What `ConvNextV2FCMAEConfig` offers by name.
-CHOICES = {
-    "target_type": ("pixel", "feature", "pixel+feature"),
-    "feature_target_on": ("visible", "masked"),
-    "feature_loss": ("smooth_l1", "mse", "cosine"),
-}
-
 
 @strict
-class ConvNextV2FCMAEConfig(ConvNextV2Config):
+class ConvNextV2FCMAEConfig(PreTrainingConfig, ConvNextV2Config):
     """An encoder's configuration plus that of its FCMAE pre-training (paper, section 3 and Table 8).
 
     Args:
@@ -164,91 +133,23 @@ class ConvNextV2FCMAEConfig(ConvNextV2Config):
 
     model_type = FCMAE_MODEL_TYPE
 
-    mask_ratio: float | None = None
-    num_visible_sets: int = 1
-    norm_pix_loss: bool = True
-    decoder_hidden_size: int = 512
-    decoder_num_hidden_layers: int = 1
-    fusion_stages: list[str] | tuple[str, ...] = ()
-    target_type: str = "pixel"
-    feature_target_dim: int | None = None
-    feature_target_on: str = "visible"
-    feature_loss: str = "smooth_l1"
-    feature_loss_weight: float | int = 1.0
-
     def __post_init__(self, **kwargs: Any) -> None:
         self._resolve_mask_ratio()
         if not isinstance(self.patch_size, int):
             raise ValueError(f"`patch_size` (={self.patch_size}) must be one integer: FCMAE hides square cells.")
-        if min(self.decoder_hidden_size, self.decoder_num_hidden_layers) < 1:
-            raise ValueError(
-                f"`decoder_hidden_size` (={self.decoder_hidden_size}) and `decoder_num_hidden_layers` "
-                f"(={self.decoder_num_hidden_layers}) must be at least 1."
-            )
         super().__post_init__(**kwargs)
-        self._check_fusion_stages()
-        self._check_targets()
-
-    def _check_fusion_stages(self) -> None:
-        """Raise unless they are stages before the last, each once."""
-        earlier, stages = [f"stage{index}" for index in range(1, len(self.depths))], list(self.fusion_stages)
-        if len(set(stages)) != len(stages) or not set(stages) <= set(earlier):
-            raise ValueError(f"`fusion_stages` (={stages}) must be some of {earlier}, each once.")
-
-    def _check_targets(self) -> None:
-        """Raise unless what is predicted, and where, makes sense; resolves `feature_target_dim`."""
-        for name, values in CHOICES.items():
-            if getattr(self, name) not in values:
-                raise ValueError(f"`{name}` (={getattr(self, name)!r}) must be one of {', '.join(values)}.")
-        if self.target_type == "feature" and self.feature_target_on == "visible":
-            raise ValueError(
-                "`target_type` (='feature') must be 'pixel+feature' with `feature_target_on` (='visible'): the decoder "
-                "would have nothing to predict."
-            )
-        if self.feature_target_dim is None and self.target_type != "pixel":
-            self.feature_target_dim = self.hidden_sizes[-1]
-        dim = self.feature_target_dim
-        if dim is not None and (self.target_type == "pixel" or dim < 1):
-            raise ValueError(
-                f"`feature_target_dim` (={dim}) must be at least 1, and None with `target_type` (='pixel')."
-            )
-        if not 0 < self.feature_loss_weight < math.inf:
-            raise ValueError(f"`feature_loss_weight` (={self.feature_loss_weight}) must be positive and finite.")
-
-    def _resolve_mask_ratio(self) -> None:
-        """Fill in and check the share of hidden cells."""
-        if self.num_visible_sets < 1:
-            raise ValueError(f"`num_visible_sets` (={self.num_visible_sets}) must be at least 1.")
-        if self.mask_ratio is None:
-            self.mask_ratio = 0.6 if self.num_visible_sets == 1 else 1 - 1 / self.num_visible_sets
-        self.validate_mask_ratio()
-
-    def validate_mask_ratio(self) -> None:
-        """Raise unless the ratio is one of `num_visible_sets`; also called before the configuration is saved."""
-        complementary = 1 - 1 / self.num_visible_sets
-        if self.mask_ratio is None or not 0 < self.mask_ratio < 1:
-            raise ValueError(f"`mask_ratio` (={self.mask_ratio}) must be in (0, 1).")
-        if self.num_visible_sets > 1 and abs(self.mask_ratio - complementary) > 1e-3:
-            raise ValueError(
-                f"`mask_ratio` (={self.mask_ratio}) must be {complementary:.4g} with `num_visible_sets` "
-                f"(={self.num_visible_sets}): each set sees its share of the cells. Leave it out."
-            )
-
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As `ConvNextV2Config.from_dict`; what is overridden takes what follows from it along."""
-        follows = set()
-        if kwargs.get("num_visible_sets") not in (None, config_dict.get("num_visible_sets", 1)):
-            follows.add("mask_ratio")
-        if kwargs.get("target_type") == "pixel":
-            follows.add("feature_target_dim")
-        return super().from_dict(without(config_dict, follows), **kwargs)
+        self._check_pretraining(len(self.depths), self.hidden_sizes[-1])
 
     @property
     def cell_size(self) -> int:
         """Side of a cell in pixels: 32 for the published sizes."""
         assert isinstance(self.patch_size, int)
         return self.patch_size * 2 ** (len(self.depths) - 1)
+
+    @property
+    def target_size(self) -> int:
+        """Side in pixels of what the decoder predicts at a time: a cell."""
+        return self.cell_size
 
 
 _PRETRAINING_FIELDS = {f.name for f in fields(ConvNextV2FCMAEConfig)} - {f.name for f in fields(ConvNextV2Config)}

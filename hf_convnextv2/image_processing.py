@@ -9,8 +9,9 @@ from transformers import ConvNextImageProcessor, ViTImageProcessor
 from transformers.image_utils import PILImageResampling
 from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from .configuration_convnextv2 import ConvNextV2Config, height_and_width
+from .configuration_convnextv2 import ConvNextV2Config
 from .images import MODES
+from .shared_config import height_and_width
 
 
 def create_image_processor(config: ConvNextV2Config, **overrides: Any) -> Any:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers.utils.generic import TransformersKwargs
 
-from .configuration_convnextv2 import height_and_width
+from .shared_config import height_and_width
 
 # What Transformers, its Trainer and its pipelines pass to any model, and a convolution has no use for.
 PASSED_TO_ANY_MODEL = frozenset(
