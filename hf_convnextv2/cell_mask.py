@@ -50,3 +50,10 @@ def given_mask(masked: Tensor, batch: int, grid: tuple[int, int]) -> CellMask:
     num_visible = num_cells - int(masked[0].sum())
     ids_restore = rank_cells(masked.to(torch.uint8))
     return CellMask(masked, ids_restore, one_view(visible_ids(masked, num_visible)), grid)
+
+
+def divide_cells(masked: Tensor, grid: tuple[int, int], side: int) -> Tensor:
+    """`masked (views, L)` of a grid (h, w) of cells as the mask of patches, `side * side` to a cell, row after row."""
+    if side == 1:
+        return masked
+    return masked.view(-1, *grid).repeat_interleave(side, 1).repeat_interleave(side, 2).flatten(1)

@@ -6,14 +6,12 @@ K views of B images, L cells of an image (h * w of them), F channels of the feat
 import torch.nn.functional as F
 from torch import Tensor
 
-from .configuration_convnextv2 import ConvNextV2FCMAEConfig
 from .masking import masked_mean
 from .precision import at_least_float32
+from .shared_config import PreTrainingConfig
 
 
-def check_feature_targets(
-    targets: Tensor | None, config: ConvNextV2FCMAEConfig, batch: int, grid: tuple[int, int]
-) -> None:
+def check_feature_targets(targets: Tensor | None, config: PreTrainingConfig, batch: int, grid: tuple[int, int]) -> None:
     """Raise a `ValueError` for targets that nothing predicts, or that are not `(B, F, h, w)`."""
     if targets is None:
         return
@@ -27,7 +25,7 @@ def check_feature_targets(
         )
 
 
-def feature_loss(predicted: Tensor, targets: Tensor, masked: Tensor, config: ConvNextV2FCMAEConfig) -> Tensor:
+def feature_loss(predicted: Tensor, targets: Tensor, masked: Tensor, config: PreTrainingConfig) -> Tensor:
     """Mean error of the features of the cells that `config.feature_target_on` names; `masked (K * B, L)`.
 
     `predicted` is `(K * B, L, F)` for hidden cells and `(B, L, F)` for visible ones.

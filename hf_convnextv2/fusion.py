@@ -1,24 +1,28 @@
 """Multi-scale fusion: the decoder also sees the maps of earlier stages (ConvMAE, arXiv 2205.03892)."""
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
-from .configuration_convnextv2 import ConvNextV2FCMAEConfig
 from .downsampling import patch_conv
 
 
-class ConvNextV2Fusion(nn.ModuleDict):
-    """For each of `config.fusion_stages` a convolution that makes one position of a cell, of the decoder's width."""
+class StageFusion(nn.ModuleDict):
+    """For each of the `stages` a convolution that makes one position of what the last stage has one position of.
 
-    def __init__(self, config: ConvNextV2FCMAEConfig):
+    `hidden_sizes` and `sides` are those of all stages: channels, and positions of a map where the last one has one, so
+    that no kernel reaches from a cell into another.
+    """
+
+    def __init__(self, stages: Sequence[str], hidden_sizes: Sequence[int], sides: Sequence[int], out_channels: int):
         super().__init__()
-        for name in config.fusion_stages:
-            number = stage_number(name)
-            side = 2 ** (len(config.depths) - number)  # positions of a cell: no kernel reaches into another one
-            in_channels = config.hidden_sizes[number - 1]
-            self[name] = nn.Conv2d(in_channels, config.decoder_hidden_size, kernel_size=side, stride=side)
+        for name in stages:
+            index = stage_number(name) - 1
+            side = sides[index]
+            self[name] = nn.Conv2d(hidden_sizes[index], out_channels, kernel_size=side, stride=side)
 
     def forward(self, x: Tensor, maps: tuple[Tensor, ...]) -> Tensor:
-        """Add the convolved maps to `x (N, D, 1, 1)`; `maps` are packed, the stem's first."""
+        """Add the convolved maps to `x (N, D, k, k)`; `maps` are packed, the stem's first."""
         for name, conv in self.items():
             x = x + patch_conv(conv, maps[stage_number(name)])  # type: ignore[arg-type]
         return x

@@ -133,16 +133,19 @@ class ConvNextV2Layer(GradientCheckpointingLayer):
         return is_plain(self.drop_path, nn.Identity) or is_plain(self.drop_path, ConvNextV2DropPath)
 
 
-class ConvNextV2Embeddings(nn.Module):
-    """The stem: a convolution over patches and a LayerNorm."""
+class PixelEmbeddings(nn.Module):
+    """A convolution over patches of pixels and a LayerNorm.
 
-    def __init__(self, config: ConvNextV2Config):
+    `least_size` is that of an image in pixels, height and width if they differ.
+    """
+
+    def __init__(
+        self, num_channels: int, dim: int, patch_sides: tuple[int, int], least_size: int | tuple[int, int], eps: float
+    ):
         super().__init__()
-        self.num_channels, self.cell_size = config.num_channels, config.cell_size
-        self.patch_embeddings = nn.Conv2d(
-            config.num_channels, config.hidden_sizes[0], kernel_size=config.patch_sides, stride=config.patch_sides
-        )
-        self.layernorm = ConvNextV2LayerNorm(config.hidden_sizes[0])
+        self.num_channels, self.least_size = num_channels, least_size
+        self.patch_embeddings = nn.Conv2d(num_channels, dim, kernel_size=patch_sides, stride=patch_sides)
+        self.layernorm = ConvNextV2LayerNorm(dim, eps=eps)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """`(N, num_channels, height, width)` to `(N, C, H, W)`, H = height / patch_size rounded down."""
@@ -151,7 +154,7 @@ class ConvNextV2Embeddings(nn.Module):
             num_channels, weight = conv.in_channels, conv.weight
         else:  # an adapter or another module in its place
             num_channels, weight = self.num_channels, next(conv.parameters(), pixel_values)
-        check_pixel_values(pixel_values, num_channels, self.cell_size)
+        check_pixel_values(pixel_values, num_channels, self.least_size)
         if weight.is_floating_point():  # a quantised weight is not
             pixel_values = pixel_values.to(weight.dtype)
         # From here on every map is channels-last in memory; converting the image is cheaper than its embedding.
@@ -170,6 +173,13 @@ class ConvNextV2Embeddings(nn.Module):
         self.num_channels = num_channels
         conv.weight = nn.Parameter(adapt_input_channels(conv.weight.detach(), num_channels))
         conv.in_channels = num_channels
+
+
+class ConvNextV2Embeddings(PixelEmbeddings):
+    """The stem."""
+
+    def __init__(self, config: ConvNextV2Config):
+        super().__init__(config.num_channels, config.hidden_sizes[0], config.patch_sides, config.cell_size, eps=1e-6)
 
 
 class ConvNextV2Stage(nn.Module):
