@@ -1,9 +1,9 @@
 """Masked pre-training as all families have it: hide most cells, encode the visible ones alone, predict the hidden ones.
 
 B batch, L cells of an image (h * w of them), K sets that share them out, each of which a view of the image shows to the
-encoder (complementary masking of FastConvMAE), N visible cells of all views, C channels. With K = 1 the one view of an image
-shows some of its cells, and the rest is in no view. What is predicted are patches: T of an image, P pixels a side. In
-FCMAE a patch is a cell; in ConvMAE a cell may have several. `masked` is (K * B, T) bool, True = hidden.
+encoder (FastConvMAE's complementary masking), N visible cells of all views, C channels. With K = 1 the one view of an
+image shows some of its cells, and the rest is in no view. What is predicted are patches: T of an image, P pixels a
+side. In FCMAE a patch is a cell; in ConvMAE a cell may have several. `masked` is (K * B, T) bool, True = hidden.
 """
 
 from dataclasses import dataclass

@@ -72,11 +72,15 @@ class ImageEncoderPreTrainedModel(PreTrainedModel):
         """
         if not isinstance(num_channels, int) or num_channels < 1:
             raise ValueError(f"`num_channels` (={num_channels!r}) must be an integer of at least 1.")
+        self._adapt("num_channels", num_channels)
+
+    def _adapt(self, name: str, value: Any) -> None:
+        """Adapt all modules to the value of a setting, each by its method `set_...`."""
         for module in self.modules():
-            adapt = getattr(module, "set_num_channels", None)
+            adapt = getattr(module, f"set_{name}", None)
             if adapt is not None and not isinstance(module, ImageEncoderPreTrainedModel):
-                adapt(num_channels)
-        self.config.num_channels = num_channels
+                adapt(value)
+        setattr(self.config, name, value)
 
     def _asked_for_maps(self, output_hidden_states: bool | int | list[int] | None) -> bool | int | list[int]:
         """Which maps are asked for, by the argument or the configuration: all, none, or those of these numbers."""

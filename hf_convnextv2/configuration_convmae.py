@@ -1,0 +1,158 @@
+"""Configuration of ConvMAE: its encoder and its pre-training (arXiv 2205.03892); every setting is checked here."""
+
+import math
+from typing import Any, ClassVar, Self
+
+from huggingface_hub.dataclasses import strict
+from transformers.backbone_utils import BackboneConfigMixin
+
+from .shared_config import PreTrainingConfig, height_and_width, without
+
+# `base` is the article's. The others are this package's own, for tests and few images: no published model has them.
+CONVMAE_SIZES: dict[str, dict[str, Any]] = {
+    "tiny": {
+        "depths": [1, 1, 6],
+        "hidden_sizes": [48, 96, 192],
+        "num_attention_heads": 3,
+        "decoder_hidden_size": 128,
+        "decoder_num_hidden_layers": 2,
+        "decoder_num_attention_heads": 4,
+    },
+    "small": {
+        "depths": [2, 2, 11],
+        "hidden_sizes": [128, 192, 384],
+        "num_attention_heads": 6,
+        "decoder_hidden_size": 256,
+        "decoder_num_hidden_layers": 4,
+        "decoder_num_attention_heads": 8,
+    },
+    "base": {},
+}
+NUM_STAGES = 3
+
+
+@strict
+class ConvMAEConfig(BackboneConfigMixin, PreTrainingConfig):
+    """Two stages of convolutions, one of a transformer, and their pre-training; the defaults are the official model's.
+
+    Args:
+        image_size: of the position embeddings, which are interpolated or computed for images of other sizes; one number
+            or height and width.
+        patch_sizes: stride of each stage; their product, `target_size`, is the side of a token in pixels.
+        num_attention_heads, mlp_ratio: of the blocks; the heads are those of the third stage.
+        layer_norm_eps: of the transformer; the convolutional stages have PyTorch's 1e-5, as in the official code.
+        head_init_scale: factor on the initial weights of the classifier head (official: 0.001).
+        cell_size: side in pixels of what is hidden or seen together, a multiple of `target_size`; `None` resolves to
+            that: a cell of one token.
+        mask_ratio: share of the cells hidden from the encoder; `None` resolves to 0.75, or as `num_visible_sets` says.
+        num_visible_sets: K > 1 shares the cells of an image out to K sets, each of which a view of its own shows to the
+            encoder, in one pass (FastConvMAE: 4); it hides 1 - 1/K of the cells from each.
+        norm_pix_loss: regress each token's pixels normalised by their mean and standard deviation.
+        fusion_stages: earlier stages whose maps are added to the encoder's output in pre-training (multi-scale fusion).
+        decoder_hidden_size, decoder_num_hidden_layers, decoder_num_attention_heads: of the transformer that predicts.
+        target_type, feature_target_dim, feature_target_on, feature_loss, feature_loss_weight: as in
+            `ConvNextV2FCMAEConfig`; a cell there is a token here.
+
+    Raises:
+        ValueError: if a setting breaks its rule; the message names the setting, its value and the rule.
+    """
+
+    model_type = "convmae"
+    default_mask_ratio: ClassVar[float] = 0.75
+
+    num_channels: int = 3
+    image_size: int | list[int] | tuple[int, int] = 224
+    patch_sizes: list[int] | tuple[int, ...] = (4, 2, 2)
+    hidden_sizes: list[int] | tuple[int, ...] = (256, 384, 768)
+    depths: list[int] | tuple[int, ...] = (2, 2, 11)
+    num_attention_heads: int = 12
+    mlp_ratio: float | int = 4
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-6
+    initializer_range: float = 0.02
+    head_init_scale: float | int = 1.0
+    drop_path_rate: float | int = 0.0
+    cell_size: int | None = None
+    decoder_num_hidden_layers: int = 8
+    decoder_num_attention_heads: int = 16
+    fusion_stages: list[str] | tuple[str, ...] = ("stage1", "stage2")
+    _out_features: list[str] | None = None
+    _out_indices: list[int] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self._check_stages()
+        self._check_images()
+        self._check_attention("hidden_sizes", self.hidden_sizes[-1], "num_attention_heads")
+        self._check_attention("decoder_hidden_size", self.decoder_hidden_size, "decoder_num_attention_heads")
+        if not 0 <= self.drop_path_rate < 1:
+            raise ValueError(f"`drop_path_rate` (={self.drop_path_rate}) must be in [0, 1).")
+        self._resolve_mask_ratio()
+        self.stage_names = ["stem", *(f"stage{index}" for index in range(1, NUM_STAGES + 1))]
+        self.set_output_features_output_indices(
+            out_indices=kwargs.pop("out_indices", None), out_features=kwargs.pop("out_features", None)
+        )
+        super().__post_init__(**kwargs)
+        self._check_pretraining(NUM_STAGES, self.hidden_sizes[-1])
+
+    def _check_stages(self) -> None:
+        """Raise unless each of the three stages has a stride, a width and a depth."""
+        for name in ("patch_sizes", "hidden_sizes", "depths"):
+            values = list(getattr(self, name))
+            if len(values) != NUM_STAGES or min(values) < 1:
+                raise ValueError(f"`{name}` (={values}) must be {NUM_STAGES} positive numbers, one for each stage.")
+        if self.mlp_ratio * min(*self.hidden_sizes, self.decoder_hidden_size) < 1:
+            raise ValueError(f"`mlp_ratio` (={self.mlp_ratio}) must leave an MLP at least one channel.")
+
+    def _check_images(self) -> None:
+        """Raise unless an image has channels and room for a token, and a cell whole tokens; resolves `cell_size`."""
+        if self.num_channels < 1:
+            raise ValueError(f"`num_channels` (={self.num_channels}) must be at least 1.")
+        token = self.target_size
+        if min(height_and_width(self.image_size)) < token:
+            raise ValueError(f"`image_size` (={self.image_size}) must be at least {token}, the size of a token.")
+        if self.cell_size is None:
+            self.cell_size = token
+        if self.cell_size < 1 or self.cell_size % token:
+            raise ValueError(f"`cell_size` (={self.cell_size}) must be a multiple of {token}, the size of a token.")
+
+    def _check_attention(self, name: str, width: int, heads_name: str) -> None:
+        """Raise unless the width of a transformer can be shared out to its heads and to both axes of positions."""
+        num_heads = getattr(self, heads_name)
+        if num_heads < 1 or width % num_heads:
+            raise ValueError(f"`{heads_name}` (={num_heads}) must divide the width of `{name}` (={width}).")
+        if width < 1 or width % 4:
+            raise ValueError(
+                f"`{name}` (={width}) must be a multiple of 4 in a transformer: sines and cosines of both axes."
+            )
+
+    @classmethod
+    def from_size(cls, name: str, **overrides: Any) -> Self:
+        """The configuration of a size, e.g. `from_size("base", num_labels=10)`. Any other field is taken as given.
+
+        "base" is the official model; "small" and "tiny" are this package's own, for tests and few images.
+        """
+        if name not in CONVMAE_SIZES:
+            raise ValueError(f"`name` (={name!r}) must be one of {', '.join(CONVMAE_SIZES)}.")
+        return cls(**{**CONVMAE_SIZES[name], **overrides})
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As `PreTrainingConfig.from_dict`; a cell of one token follows other `patch_sizes`."""
+        if "patch_sizes" in kwargs and config_dict.get("cell_size") == math.prod(config_dict.get("patch_sizes", ())):
+            config_dict = without(config_dict, ["cell_size"])
+        return super().from_dict(config_dict, **kwargs)
+
+    @property
+    def patch_sides(self) -> tuple[int, int]:
+        """Height and width in pixels of a patch of the stem."""
+        return self.patch_sizes[0], self.patch_sizes[0]
+
+    @property
+    def target_size(self) -> int:
+        """Side of a token in pixels, of which the decoder predicts one at a time: 16 for the official model."""
+        return math.prod(self.patch_sizes)
+
+    @property
+    def token_sides(self) -> tuple[int, ...]:
+        """Positions a side that a token has at each stage: 4, 2, 1 in the official model."""
+        return tuple(math.prod(self.patch_sizes[index + 1 :]) for index in range(NUM_STAGES))

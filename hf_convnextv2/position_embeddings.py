@@ -1,0 +1,63 @@
+"""Position embeddings of a grid of tokens: sines and cosines, fixed or as what training starts from (arXiv 2111.06377).
+
+H W rows and columns of tokens, D channels.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .shared_config import height_and_width
+
+
+def sincos_table(height: int, width: int, dim: int) -> Tensor:
+    """`(H * W, D)`: sines and cosines of the column, then of the row, at D/4 frequencies from 1 to 1/10000."""
+    steps = torch.arange(dim // 4, dtype=torch.float64, device="cpu")
+    frequencies = 10000 ** (-steps / (dim // 4))
+    rows, columns = (
+        torch.arange(side, dtype=torch.float64, device="cpu")[:, None] * frequencies for side in (height, width)
+    )
+    of_rows, of_columns = (torch.cat([angles.sin(), angles.cos()], dim=1) for angles in (rows, columns))
+    by_column = of_columns[None].expand(height, -1, -1)
+    by_row = of_rows[:, None].expand(-1, width, -1)
+    return torch.cat([by_column, by_row], dim=2).flatten(0, 1).float()
+
+
+class PositionEmbeddings(nn.Module):
+    """A parameter for the grid of `image_size`, from which those of other grids are interpolated.
+
+    Those that are not `learned` get no gradient, and are computed for other grids.
+    """
+
+    def __init__(self, image_size: int | Sequence[int], patch_side: int, dim: int, learned: bool):
+        super().__init__()
+        self.patch_side, self.learned = patch_side, learned
+        self.grid = self._grid_of(image_size)
+        self.weight = nn.Parameter(torch.zeros(1, self.grid[0] * self.grid[1], dim), requires_grad=learned)
+
+    def forward(self, height: int, width: int) -> Tensor:
+        """`(H * W, D)`."""
+        if (height, width) == self.grid:
+            return self.weight[0]
+        if not self.learned:
+            return sincos_table(height, width, self.weight.shape[2]).to(self.weight)
+        map_ = self.weight.unflatten(1, self.grid).permute(0, 3, 1, 2)
+        resized = F.interpolate(map_, size=(height, width), mode="bicubic", align_corners=False)
+        return resized[0].flatten(1).T
+
+    def initial_weight(self) -> Tensor:
+        """`(1, H * W, D)`."""
+        return sincos_table(*self.grid, self.weight.shape[2])[None]
+
+    @torch.no_grad()
+    def set_image_size(self, image_size: int | Sequence[int]) -> None:
+        """Make other images' grid the parameter's."""
+        grid = self._grid_of(image_size)
+        weight = self(*grid)[None].clone()
+        self.grid, self.weight = grid, nn.Parameter(weight, requires_grad=self.weight.requires_grad)
+
+    def _grid_of(self, image_size: int | Sequence[int]) -> tuple[int, int]:
+        height, width = height_and_width(image_size)
+        return height // self.patch_side, width // self.patch_side
