@@ -1,4 +1,4 @@
-"""ConvMAE's and FastConvMAE's pre-training: a masked autoencoder around the hybrid encoder (arXiv 2205.03892, section 3).
+"""ConvMAE and FastConvMAE: a masked autoencoder around the hybrid encoder (arXiv 2205.03892, section 3).
 
 How it hides, encodes and compares cells is in masked_pretraining.py, whose letters the output's shapes use; the decoder
 is in convmae_decoder.py. A patch, which is what is predicted, is a token here; a cell has one or several.

@@ -16,8 +16,11 @@ from transformers import ConvNextV2Config as StockConvNextV2Config
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils.import_utils import is_torchvision_available
 
+from .configuration_convmae import ConvMAEConfig
 from .configuration_convnextv2 import ConvNextV2Config, ConvNextV2FCMAEConfig
 from .configuration_rcnn import ConvNextV2RCNNConfig
+from .modeling_convmae import ConvMAEBackbone, ConvMAEForImageClassification, ConvMAEModel
+from .modeling_convmae_pretraining import ConvMAEForPreTraining
 from .modeling_convnextv2 import ConvNextV2Backbone, ConvNextV2ForImageClassification, ConvNextV2Model
 from .modeling_fcmae import ConvNextV2FCMAEModel, ConvNextV2ForPreTraining
 
@@ -67,11 +70,17 @@ def registered() -> Iterator[None]:
 
 
 def register_own_types() -> None:
-    """`convnextv2_fcmae` for `AutoConfig`, `AutoModelForPreTraining` and `AutoModel`, and `convnextv2_rcnn` for
-    `AutoConfig` and, where torchvision is installed, `AutoModelForObjectDetection`; nothing is overridden."""
+    """`convnextv2_fcmae` for `AutoConfig`, `AutoModelForPreTraining` and `AutoModel`, `convmae` for these and for
+    `AutoModelForImageClassification` and `AutoBackbone`, and `convnextv2_rcnn` for `AutoConfig` and, where torchvision
+    is installed, `AutoModelForObjectDetection`; nothing is overridden."""
     AutoConfig.register(ConvNextV2FCMAEConfig.model_type, ConvNextV2FCMAEConfig, exist_ok=True)
     AutoModelForPreTraining.register(ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining, exist_ok=True)
     AutoModel.register(ConvNextV2FCMAEConfig, ConvNextV2FCMAEModel, exist_ok=True)
+    AutoConfig.register(ConvMAEConfig.model_type, ConvMAEConfig, exist_ok=True)
+    AutoModelForPreTraining.register(ConvMAEConfig, ConvMAEForPreTraining, exist_ok=True)
+    AutoModel.register(ConvMAEConfig, ConvMAEModel, exist_ok=True)
+    AutoModelForImageClassification.register(ConvMAEConfig, ConvMAEForImageClassification, exist_ok=True)
+    AutoBackbone.register(ConvMAEConfig, ConvMAEBackbone, exist_ok=True)
     AutoConfig.register(ConvNextV2RCNNConfig.model_type, ConvNextV2RCNNConfig, exist_ok=True)
     if is_torchvision_available():
         from .modeling_rcnn import ConvNextV2RCNNForObjectDetection

@@ -9,9 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_convnextv2 import ConvNextV2Config, ConvNextV2FCMAEConfig
+from hf_convnextv2 import ConvMAEConfig, ConvNextV2Config, ConvNextV2FCMAEConfig
 
 SMALL: dict[str, Any] = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1], "image_size": 64}
+SMALL_CONVMAE: dict[str, Any] = {
+    "hidden_sizes": [8, 12, 16],
+    "depths": [1, 2, 2],
+    "image_size": 64,
+    "num_attention_heads": 2,
+    "decoder_hidden_size": 16,
+    "decoder_num_hidden_layers": 2,
+    "decoder_num_attention_heads": 4,
+}
 
 # The first lines of a program that cannot import this package, though it runs in the same environment.
 WITHOUT_THE_PACKAGE = """
@@ -38,10 +47,16 @@ def small_fcmae_config(**overrides: Any) -> ConvNextV2FCMAEConfig:
     return ConvNextV2FCMAEConfig(**{**SMALL, "decoder_hidden_size": 16, **overrides})
 
 
+def small_convmae_config(**overrides: Any) -> ConvMAEConfig:
+    return ConvMAEConfig(**{**SMALL_CONVMAE, "num_labels": 5, **overrides})
+
+
 def awake(model: Any, std: float = 0.1) -> Any:
-    """The model with noise on every parameter: fresh GRN, biases and norms are 0 or 1 and would hide mistakes."""
+    """The model with noise on every parameter that is trained: fresh GRN, biases and norms are 0 or 1 and would hide mistakes."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:  # fixed position embeddings
+                continue
             # Half of the size of the signal in GRN's affine, whatever the rest.
             parameter += torch.randn_like(parameter) * (0.5 if ".grn." in name else std)
     return model.eval()
