@@ -26,16 +26,22 @@ def sincos_table(height: int, width: int, dim: int) -> Tensor:
 
 
 class PositionEmbeddings(nn.Module):
-    """A parameter for the grid of `image_size`, from which those of other grids are interpolated.
+    """Those of the grid of `image_size`: a parameter if they are `learned`, else a buffer.
 
-    Those that are not `learned` get no gradient, and are computed for other grids.
+    For other grids learned ones are interpolated and fixed ones computed.
     """
+
+    weight: Tensor
 
     def __init__(self, image_size: int | Sequence[int], patch_side: int, dim: int, learned: bool):
         super().__init__()
         self.patch_side, self.learned = patch_side, learned
         self.grid = self._grid_of(image_size)
-        self.weight = nn.Parameter(torch.zeros(1, self.grid[0] * self.grid[1], dim), requires_grad=learned)
+        weight = torch.zeros(1, self.grid[0] * self.grid[1], dim)
+        if learned:
+            self.weight = nn.Parameter(weight)
+        else:  # not a frozen parameter: Transformers would thaw it when it loads one
+            self.register_buffer("weight", weight)
 
     def forward(self, height: int, width: int) -> Tensor:
         """`(H * W, D)`."""
@@ -56,7 +62,7 @@ class PositionEmbeddings(nn.Module):
         """Make other images' grid the parameter's."""
         grid = self._grid_of(image_size)
         weight = self(*grid)[None].clone()
-        self.grid, self.weight = grid, nn.Parameter(weight, requires_grad=self.weight.requires_grad)
+        self.grid, self.weight = grid, nn.Parameter(weight) if self.learned else weight
 
     def _grid_of(self, image_size: int | Sequence[int]) -> tuple[int, int]:
         height, width = height_and_width(image_size)

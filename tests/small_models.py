@@ -52,11 +52,9 @@ def small_convmae_config(**overrides: Any) -> ConvMAEConfig:
 
 
 def awake(model: Any, std: float = 0.1) -> Any:
-    """The model with noise on every parameter that is trained: fresh GRN, biases and norms are 0 or 1 and would hide mistakes."""
+    """The model with noise on every parameter: fresh GRN, biases and norms are 0 or 1 and would hide mistakes."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if not parameter.requires_grad:  # fixed position embeddings
-                continue
             # Half of the size of the signal in GRN's affine, whatever the rest.
             parameter += torch.randn_like(parameter) * (0.5 if ".grn." in name else std)
     return model.eval()
