@@ -136,6 +136,21 @@ class ConvMAEConfig(BackboneConfigMixin, PreTrainingConfig):
         return cls(**{**CONVMAE_SIZES[name], **overrides})
 
     @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As in Transformers, but the folder of another type of model is an error."""
+        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        stored = config_dict.get("model_type", cls.model_type)
+        nested = [value.get("model_type") for value in config_dict.values() if isinstance(value, dict)]
+        if stored != cls.model_type and cls.model_type not in nested:
+            raise ValueError(
+                f"`{pretrained_model_name_or_path}` (of type `{stored}`) must be a `{cls.model_type}` model for "
+                f"{cls.__name__}. Load it with its own class or with AutoModel."
+            )
+        return config_dict, kwargs
+
+    @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As `PreTrainingConfig.from_dict`; a cell of one token follows other `patch_sizes`."""
         if "patch_sizes" in kwargs and config_dict.get("cell_size") == math.prod(config_dict.get("patch_sizes", ())):

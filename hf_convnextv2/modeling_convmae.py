@@ -12,12 +12,7 @@ from torch import nn
 from transformers import initialization as init
 
 from .configuration_convmae import ConvMAEConfig
-from .convmae_layers import (
-    ConvMAEConvLayer,
-    ConvMAEConvStage,
-    ConvMAEEmbeddings,
-    ConvMAETransformerStage,
-)
+from .convmae_layers import ConvMAEConvStage, ConvMAEEmbeddings, ConvMAETransformerStage
 from .encoder_models import (
     ImageEncoderBackbone,
     ImageEncoderForImageClassification,
@@ -45,19 +40,10 @@ class ConvMAEPreTrainedModel(ImageEncoderPreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """As the official code: Xavier in the transformer, PyTorch's own in convolutions, also those of 1x1."""
         super()._init_weights(module)
-        if isinstance(module, nn.Conv2d):
-            _init_convolution(module)
-        elif isinstance(module, nn.Linear):
-            init.xavier_uniform_(module.weight)
-            if module.bias is not None:
-                init.zeros_(module.bias)
-        elif isinstance(module, ConvMAEConvLayer):
-            for linear in (module.conv1, module.conv2, module.mlp.fc1, module.mlp.fc2):
-                _init_convolution(linear)
-        elif isinstance(module, ConvMAETransformerStage):
-            init.xavier_uniform_(module.patch_embed.proj.weight.flatten(1))
-        elif isinstance(module, PositionEmbeddings):
+        if isinstance(module, PositionEmbeddings):
             init.copy_(module.weight, module.initial_weight())
+        elif isinstance(module, nn.Conv2d | nn.Linear):
+            _init_layer(module)
 
     def set_image_size(self, image_size: int | Sequence[int]) -> None:
         """Make the position embeddings those of images of another size, in place.
@@ -65,19 +51,24 @@ class ConvMAEPreTrainedModel(ImageEncoderPreTrainedModel):
         Learned ones are interpolated and fixed ones computed. Images of any size can be given without this; it changes
         which size the parameters stand for.
         """
-        if min(height_and_width(image_size)) < self.config.target_size:
-            raise ValueError(
-                f"`image_size` (={image_size}) must be at least {self.config.target_size}, a token's size."
-            )
+        least = self.config.target_size
+        if min(height_and_width(image_size)) < least:
+            raise ValueError(f"`image_size` (={image_size}) must be at least {least}, the size of a token.")
         self._adapt("image_size", image_size)
 
 
-def _init_convolution(module: nn.Conv2d | nn.Linear) -> None:
-    """PyTorch's default: uniform within 1 / sqrt(inputs of an output)."""
-    bound = module.weight[0].numel() ** -0.5
+def _init_layer(module: nn.Conv2d | nn.Linear) -> None:
+    """Xavier of a linear layer, PyTorch's default of a convolution: uniform within 1 / sqrt(inputs of an output)."""
+    num_outputs, num_inputs = module.weight.flatten(1).shape
+    default = num_inputs**-0.5
+    xavier = (6 / (num_inputs + num_outputs)) ** 0.5
+    is_linear = isinstance(module, nn.Linear) and not getattr(module, "is_convolution", False)
+    bound = xavier if is_linear or getattr(module, "is_linear", False) else default
     init.uniform_(module.weight, -bound, bound)
     if module.bias is not None:
-        init.uniform_(module.bias, -bound, bound)
+        init.uniform_(module.bias, -default, default)
+        if is_linear:
+            init.zeros_(module.bias)
 
 
 class ConvMAEEncoder(StagedEncoder):

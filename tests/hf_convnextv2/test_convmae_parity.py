@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hf_convnextv2 import ConvMAEForPreTraining
+from hf_convnextv2 import ConvMAEForPreTraining, packing
 from tests import dense_convmae
 from tests.small_models import assert_close, awake, difference, small_convmae_config
 
@@ -68,6 +68,16 @@ def test_other_strides_and_depths_have_the_maps_of_dense_passes():
     for ours, theirs in zip(output.hidden_states, maps, strict=True):
         assert_close(ours, theirs)
     assert_close(output.logits, dense_convmae.decode(model, maps, output.mask.bool()))
+
+
+@pytest.mark.parametrize("num_sets", [1, 4])
+def test_both_forms_of_the_convolution_give_the_same(num_sets, monkeypatch):
+    model, x, noise = small_model(num_visible_sets=num_sets), torch.randn(2, 3, 96, 64), torch.rand(2, 24)
+    logits = []
+    for least_side in (1, 99):
+        monkeypatch.setattr(packing, "MIN_HALO_SIDE", least_side)
+        logits.append(model(x, noise=noise).logits)
+    assert_close(*logits)
 
 
 def test_the_comparison_fails_for_a_convolution_without_the_mask():
