@@ -3,8 +3,8 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import PreTrainedConfig
 
-from .configuration_convnextv2 import ConvNextV2Config
 from .precision import at_least_float32
 
 # Rows of bfloat16 probabilities sum to 1 but for their rounding, of 2^-9 of each.
@@ -12,7 +12,7 @@ SUM_TOLERANCE = 1e-2
 
 
 def classification_loss(
-    logits: Tensor, labels: Tensor, config: ConvNextV2Config, label_smoothing: float = 0.0
+    logits: Tensor, labels: Tensor, config: PreTrainedConfig, label_smoothing: float = 0.0
 ) -> Tensor:
     """Mean loss of `logits (B, num_labels)`, a scalar of their dtype, of float32 for half precision.
 

@@ -55,7 +55,7 @@ class ConvMAEConvLayer(GradientCheckpointingLayer):
         self.mlp = ConvMAEMLP(config, dim)
         self.drop_path = drop_path_layer(drop_path)
         for linear in (self.conv1, self.conv2, self.mlp.fc1, self.mlp.fc2):
-            linear.is_convolution = True  # of 1x1, and initialised as one
+            linear.is_convolution = True  # type: ignore[assignment]  # of 1x1, and initialised as one
 
     def forward(self, features: Tensor, cells: PackedCells | None = None) -> Tensor:
         """`(N, C, H, W)` to the same shape."""
@@ -156,7 +156,7 @@ class ConvMAETransformerStage(nn.Module):
         super().__init__()
         dim, num_heads = config.hidden_sizes[-1], config.num_attention_heads
         self.patch_embed = ConvMAEPatchEmbeddings(config, len(config.hidden_sizes) - 1)
-        self.patch_embed.proj.is_linear = True  # of a patch, and initialised as one
+        self.patch_embed.proj.is_linear = True  # type: ignore[assignment]  # of a patch, and initialised as one
         self.proj = nn.Linear(dim, dim)
         self.position_embeddings = PositionEmbeddings(config.image_size, config.target_size, dim, learned_positions)
         self.layers = nn.ModuleList(ConvMAELayer(config, dim, num_heads, rate) for rate in drop_path_rates)

@@ -72,6 +72,10 @@ def drop_path_rates(config: Any) -> list[list[float]]:
 class ImageEncoderModel(ImageEncoderPreTrainedModel):
     """`embeddings` and `encoder`, average pooling and `layernorm`, if there is one."""
 
+    embeddings: Any
+    encoder: Any
+    layernorm: nn.Module | None
+
     @can_return_tuple
     @refuse_unknown_keywords()
     def forward(
@@ -105,6 +109,9 @@ class ImageEncoderBackbone(BackboneMixin, ImageEncoderPreTrainedModel):
     """`embeddings` and `encoder`, and `hidden_states_norms` of the maps of `out_features`."""
 
     has_attentions = False
+    embeddings: Any
+    encoder: Any
+    hidden_states_norms: Any
 
     @can_return_tuple
     @filter_output_hidden_states
@@ -127,6 +134,7 @@ class ImageEncoderForImageClassification(ImageEncoderPreTrainedModel):
     """A model with pooled features, and a linear `classifier` of these."""
 
     accepts_loss_kwargs = False
+    classifier: nn.Module
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Transformers' image processors with the settings that ConvNeXt V2 is trained and measured with, and their inverse."""
+"""Transformers' image processors with the settings that the models are trained and measured with, and their inverse."""
 
 from typing import Any
 
@@ -9,12 +9,13 @@ from transformers import ConvNextImageProcessor, ViTImageProcessor
 from transformers.image_utils import PILImageResampling
 from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from .configuration_convmae import ConvMAEConfig
 from .configuration_convnextv2 import ConvNextV2Config
 from .images import MODES
 from .shared_config import height_and_width
 
 
-def create_image_processor(config: ConvNextV2Config, **overrides: Any) -> Any:
+def create_image_processor(config: ConvNextV2Config | ConvMAEConfig, **overrides: Any) -> Any:
     """A `ConvNextImageProcessor` for images of `config.image_size` pixels and `config.num_channels` channels.
 
     Below 384 pixels: shortest edge to `image_size / 0.875`, centre crop; from 384: warped to a square, no crop.

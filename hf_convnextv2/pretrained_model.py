@@ -3,7 +3,7 @@
 import copy
 import re
 from collections.abc import Collection
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -17,6 +17,10 @@ HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "re
 class ImageEncoderPreTrainedModel(PreTrainedModel):
     """A model around an encoder of images: embeddings, and the stages of an encoder."""
 
+    if TYPE_CHECKING:
+        config: Any
+        config_class: Any
+        base_model: Any
     main_input_name = "pixel_values"
     input_modalities = "image"
     supports_gradient_checkpointing = True
