@@ -90,9 +90,10 @@ class ImageEncoderModel(ImageEncoderPreTrainedModel):
             output_hidden_states: True for all maps, or the numbers of some, of which the stem's is 0.
 
         Returns:
-            last_hidden_state `(B, C, height / cell, width / cell)` with cell = `config.cell_size` (32 by default),
-            pooler_output `(B, C)`, the embedding of an image, and, if asked for, hidden_states: the maps after the stem
-            and after each stage, `(B, C, H, W)`, None in place of those that were not asked for.
+            last_hidden_state `(B, C, height / stride, width / stride)`, with the last stage's stride (32 in published
+            ConvNeXt V2, 16 in ConvMAE), pooler_output `(B, C)`, the embedding of an image, and, if asked for,
+            hidden_states: the maps after the stem and after each stage, `(B, C, H, W)`, None in place of those that
+            were not asked for.
         """
         if pixel_values is None:
             raise ValueError("`pixel_values` (=None) must be a tensor (batch, channels, height, width).")

@@ -205,7 +205,7 @@ class MaskedPreTrainingModel(ImageEncoderPreTrainedModel):
         if height % side or width % side:
             raise ValueError(
                 f"`pixel_values` (of shape {tuple(pixel_values.shape)}) must have sides that are multiples of {side}, "
-                "the size of a cell. Resize the images or use another `patch_size`."
+                "the size of a cell. Resize the images, or change `patch_size` (FCMAE) or `cell_size` (ConvMAE)."
             )
         return height // side, width // side
 

@@ -173,7 +173,7 @@ def test_classifier_and_backbone_take_images_of_any_size(size):
     assert shapes == [(2, dim, size[0] // side, size[1] // side) for dim, side in ((8, 4), (12, 8), (16, 16))]
 
 
-@pytest.mark.parametrize("num_sets", [1, 3])
+@pytest.mark.parametrize("num_sets", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_pretraining_compiles_as_one_graph(num_sets):
     model = small_model(depths=[1, 1, 1], decoder_num_hidden_layers=1, num_visible_sets=num_sets)
     inputs = make_inputs(ConvMAEForPreTraining)
@@ -190,6 +190,18 @@ def test_drop_path_drops_whole_views(num_sets):
     assert output.loss.isfinite()
     rates = [m.drop_prob for m in model.convmae.modules() if type(m).__name__ == "ConvNextV2DropPath"]
     assert rates == pytest.approx([0.125, 0.25, 0.375, 0.5])
+
+
+@MODELS
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_models_compute_in_other_precisions(model_class, dtype):
+    model, inputs = small_model(model_class).to(dtype), make_inputs(model_class)
+    output = model(**{**inputs, "pixel_values": inputs["pixel_values"].to(dtype)})
+    kept = torch.float32 if dtype == torch.bfloat16 else dtype  # of losses
+    assert {t.dtype for t in tensors(output) if t.is_floating_point()} <= {dtype, kept}
+    with torch.autocast("cpu", torch.bfloat16):
+        value = small_model(model_class)(**inputs)[0]
+    (value if torch.is_tensor(value) else value[0]).float().sum().backward()
 
 
 def test_a_fresh_model_predicts_no_better_than_the_mean():

@@ -71,6 +71,17 @@ def test_other_strides_and_depths_have_the_maps_of_dense_passes():
 
 
 @pytest.mark.parametrize("num_sets", [1, 4])
+def test_maps_that_are_asked_for_change_no_gradient(num_sets):
+    model, x, noise = small_model(num_visible_sets=num_sets), torch.randn(2, 3, 96, 64), torch.rand(2, 24)
+    parameters = list(model.parameters())
+    results = [
+        torch.autograd.grad(model(x, noise=noise, output_hidden_states=maps).loss, parameters) for maps in (False, True)
+    ]
+    for actual, expected in zip(*results, strict=True):
+        assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("num_sets", [1, 4])
 def test_both_forms_of_the_convolution_give_the_same(num_sets, monkeypatch):
     model, x, noise = small_model(num_visible_sets=num_sets), torch.randn(2, 3, 96, 64), torch.rand(2, 24)
     logits = []
