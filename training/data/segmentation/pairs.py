@@ -158,7 +158,9 @@ def load_pairs(
         check("dataset_name", data.dataset_name, len(source) > 0, f"hold images with masks in split `{split}`")
         notes = [*notes, *transparency_note(checked, data)] if num_channels in (1, 3) else notes
         counts = count_classes(masks.filter(pa.array(good)), data, len(names))
-        check("annotation_column", data.annotation_column, bool(counts.pixels.any()), f"hold classes in split `{split}`")
+        check(
+            "annotation_column", data.annotation_column, bool(counts.pixels.any()), f"hold classes in split `{split}`"
+        )
         notes = [*notes, *class_notes(counts, names)]
     print_overview(data, split, source, num_examples([whole], split, None), notes, problems)
     return source
