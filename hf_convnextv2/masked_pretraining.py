@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import initialization as init
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from .cell_mask import CellMask, divide_cells, drawn_mask, given_mask, random_masking
@@ -20,6 +21,7 @@ from .masking import masked_mean, patchify, unpatchify
 from .packing import PackedCells, VisibleCells, in_whole_images, pack, take_cells
 from .pixel_targets import paint_cells, pixel_errors
 from .precision import at_least_float32
+from .prediction_heads import PredictionHeads
 from .pretrained_model import ImageEncoderPreTrainedModel
 from .shared_config import height_and_width
 
@@ -59,6 +61,12 @@ class MaskedPreTrainingModel(ImageEncoderPreTrainedModel):
     decoder: Any
     output_class: ClassVar[type[MaskedAutoencoderOutput]] = MaskedAutoencoderOutput
     accepts_loss_kwargs = False
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, PredictionHeads):  # the base of the decoders
+            init.normal_(module.mask_token, std=self.config.initializer_range)  # type: ignore[arg-type]
 
     def _locate(self, visible: VisibleCells, grid: tuple[int, int], with_halo: bool = True) -> tuple[PackedCells, ...]:
         """Where the visible cells lie at each stage."""

@@ -7,10 +7,6 @@ is in convmae_decoder.py. A patch, which is what is predicted, is a token here; 
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from torch import nn
-from transformers import initialization as init
-
 from .configuration_convmae import ConvMAEConfig
 from .convmae_decoder import ConvMAEDecoder
 from .convmae_layers import KERNEL_SIZE
@@ -55,12 +51,6 @@ class ConvMAEForPreTraining(MaskedPreTrainingModel, ConvMAEPreTrainedModel):
         self.convmae = ConvMAEModel(config, add_pooling_layer=False, learned_positions=False)
         self.decoder = ConvMAEDecoder(config)
         self.post_init()
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, ConvMAEDecoder):
-            init.normal_(module.mask_token, std=self.config.initializer_range)
 
     def _locate(self, visible: VisibleCells, grid: tuple[int, int], with_halo: bool = True) -> tuple[PackedCells, ...]:
         """Where the visible cells lie at each stage."""

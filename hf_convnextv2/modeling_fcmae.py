@@ -7,10 +7,6 @@ is in fcmae_decoder.py. A patch, which is what is predicted, is a whole cell her
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from torch import nn
-from transformers import initialization as init
-
 from .configuration_convnextv2 import ConvNextV2FCMAEConfig
 from .fcmae_decoder import ConvNextV2FCMAEDecoder
 from .masked_pretraining import MaskedAutoencoderOutput, MaskedPreTrainingModel
@@ -57,12 +53,6 @@ class ConvNextV2ForPreTraining(MaskedPreTrainingModel, ConvNextV2PreTrainedModel
         self.convnextv2 = ConvNextV2Model(self.config, add_pooling_layer=False)
         self.decoder = ConvNextV2FCMAEDecoder(self.config)
         self.post_init()
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, ConvNextV2FCMAEDecoder):
-            init.normal_(module.mask_token, std=self.config.initializer_range)
 
     def _locate(self, visible: VisibleCells, grid: tuple[int, int], with_halo: bool = True) -> tuple[PackedCells, ...]:
         """Where the visible cells lie at each stage."""

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from hf_convnextv2 import ConvNextV2Config, ConvNextV2ForImageClassification
 from training.data.held_out import load_train_and_eval
-from training.data.labels import check_labels, class_list, labelled_samples, resolve_labels
+from training.data.labels import check_labels, class_list, label_maps, labelled_samples, resolve_labels
 from training.data.samples import Collator, Samples, eval_loader, load_images
 from training.data.sources import Source, find_source, num_examples
 from training.data.transforms import BatchMixer, EvaluationTransform, enough_for_crops, finetuning_transform
@@ -89,8 +89,7 @@ def create_model(
         head_scale = 1.0 if fresh else PRETRAINED_HEAD_SCALE
     arguments = {
         **load_arguments(settings),
-        "id2label": dict(enumerate(names)),
-        "label2id": {name: label for label, name in enumerate(names)},
+        **label_maps(names),
         "head_init_scale": head_scale,
         "problem_type": "single_label_classification",  # else the loss infers it from mixup's labels
     }

@@ -129,8 +129,7 @@ def segment(accelerator: Accelerator, settings: ValidateSettings) -> Outcome:
         settings.model, settings.evaluation.use_ema, lambda config: SEGMENTERS[config.model_type]
     )
     processor = load_dense_processor(settings.model, settings.data.background, model, create_segmentation_processor)
-    shared = {field.name: getattr(settings.data, field.name) for field in fields(EvaluatedDataSettings)}
-    data = MaskedDataSettings(**shared, **vars(settings.masks))
+    data = MaskedDataSettings(**shared_settings(settings), **vars(settings.masks))
     return evaluate_segmentation(accelerator, model, processor, data, settings.prediction)
 
 
@@ -139,9 +138,13 @@ def detect(accelerator: Accelerator, settings: ValidateSettings) -> Outcome:
     classes = AutoModelForObjectDetection._model_mapping
     model = load_with_backbone(settings.model, settings.evaluation.use_ema, lambda config: classes[type(config)])
     processor = load_dense_processor(settings.model, settings.data.background, model, create_detection_processor)
-    shared = {field.name: getattr(settings.data, field.name) for field in fields(EvaluatedDataSettings)}
-    data = ObjectsDataSettings(**shared, **vars(settings.objects))
+    data = ObjectsDataSettings(**shared_settings(settings), **vars(settings.objects))
     return evaluate_detection(accelerator, model, processor, data, settings.shown)
+
+
+def shared_settings(settings: ValidateSettings) -> dict[str, Any]:
+    """The settings of the images that all protocols have."""
+    return {field.name: getattr(settings.data, field.name) for field in fields(EvaluatedDataSettings)}
 
 
 def evaluate_features(accelerator: Accelerator, settings: ValidateSettings) -> Outcome:

@@ -22,6 +22,16 @@ def class_list(model_config: ConvNextV2Config) -> list[str]:
     return [name for _, name in sorted((model_config.id2label or {}).items())]
 
 
+def unnamed_classes(count: int, start: int = 0) -> list[str]:
+    """Transformers' names for classes that have none, from the number `start` on."""
+    return [f"LABEL_{number}" for number in range(start, count)]
+
+
+def label_maps(names: Sequence[str]) -> dict[str, Any]:
+    """`id2label` and `label2id` of a model's configuration."""
+    return {"id2label": dict(enumerate(names)), "label2id": {name: label for label, name in enumerate(names)}}
+
+
 def class_names(source: Source, column: str) -> list[str] | None:
     """The names of the classes if the column is a `ClassLabel` or holds strings (not in a stream); else None."""
     feature = features_of(source)[column]
@@ -71,13 +81,13 @@ def resolve_labels(source: Source, column: str, num_labels: int | None, notes: S
     if names is not None:
         fits = num_labels is None or num_labels >= len(names)
         check("num_labels", num_labels, fits, f"be at least {len(names)}, the classes of `{column}`")
-        return names + [f"LABEL_{i}" for i in range(len(names), num_labels or 0)]
+        return names + unnamed_classes(num_labels or 0, start=len(names))
     if num_labels is None:
         rule = f"be given: the stream's `{column}` does not say how many classes there are"
         check("num_labels", num_labels, isinstance(source, Dataset), rule)
         assert isinstance(source, Dataset)
         num_labels = int(label_array(source, column).max()) + 1
-    return [f"LABEL_{i}" for i in range(num_labels)]
+    return unnamed_classes(num_labels)
 
 
 def check_labels(source: Source, column: str, classes: list[str]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset, IterableDataset, concatenate_datasets
+from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import IterableDataset as TorchIterableDataset
@@ -75,6 +76,47 @@ class Samples:
         check(str(self.label_column), value, is_class, f"be a class in [0, `num_labels` (={self.num_labels}))")
         assert isinstance(label, int)
         return int(label)  # a bool is an int too
+
+
+@dataclass
+class AnnotatedSamples(Samples):
+    """Turns a row of a source into an image and what an annotation says of it, a mask or objects.
+
+    reader: makes labels of a stored annotation, the size `(H, W)` of the image and its name.
+    transform_both: transforms an image and its labels alike, into the entries of a sample.
+    """
+
+    annotation_column: str = ""
+    reader: Callable[[Any, tuple[int, int], str], Any] | None = None
+    transform_both: Callable[[Tensor, Any], dict[str, Any]] | None = None
+
+    @property
+    def columns(self) -> list[str]:
+        return [self.image_column, self.annotation_column]
+
+    def __call__(self, row: dict[str, Any], name: str, *key: int) -> dict[str, Any]:
+        """Return what the transform makes of the image and its labels, and the sample's seed.
+
+        The transform depends only on the seed and the key. Errors call an image without a path `name`.
+        """
+        assert self.reader is not None and self.transform_both is not None
+        image, is_transparent = self.decode(row, name)
+        height, width = image.shape[-2:]
+        name = name_of(row[self.image_column], name)
+        labels = self.reader(row[self.annotation_column], (height, width), name)
+        seed = sample_seed(self.seed, *key)
+        with seeded(seed):
+            try:
+                transformed = self.transform_both(image, labels)
+            except BadImageError as error:
+                raise BadImageError(f"{name}: {error}") from error
+        return {"seed": seed, "is_transparent": is_transparent, **transformed}
+
+
+def name_of(value: Any, name: str) -> str:
+    """The path of an image if it has one, else `name`."""
+    path = value.get("path") if isinstance(value, dict) else value
+    return path if isinstance(path, str) and path else name
 
 
 class MapSamples(TorchDataset[dict[str, Any]]):

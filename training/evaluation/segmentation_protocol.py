@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from training.data.folders.masks import NAMES, names_in
-from training.data.labels import class_list
+from training.data.labels import class_list, unnamed_classes
 from training.data.samples import eval_loader
 from training.data.segmentation.masks import MaskReader, ignored_label, mask_reader
 from training.data.segmentation.pairs import load_pairs, segmentation_samples
@@ -68,7 +68,7 @@ def segmentation_loader(
 def check_names(data: MaskedDataSettings, names: Sequence[str]) -> None:
     """Raise if a folder names other classes than the model, unless the model's classes have no names of their own."""
     stated = names_in(data.dataset_name)
-    unnamed = [f"LABEL_{label}" for label in range(len(names))]
+    unnamed = unnamed_classes(len(names))
     rule = f"name the {len(names)} classes of the model, in their order: {', '.join(names[:8])}"
     fits = stated is None or stated == list(names) or (list(names) == unnamed and len(stated) == len(names))
     check(NAMES, Path(data.dataset_name) / NAMES, fits, f"{rule}{', ...' if len(names) > 8 else ''}")

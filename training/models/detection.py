@@ -11,6 +11,7 @@ from transformers.image_utils import PILImageResampling
 from hf_convnextv2 import ConvNextV2Config
 from hf_convnextv2.configuration_rcnn import ConvNextV2RCNNConfig
 from hf_convnextv2.modeling_rcnn import ConvNextV2RCNNForObjectDetection
+from training.data.labels import label_maps
 from training.evaluation.average_precision import Detections
 from training.models.backbone import create_backbone
 from training.models.creation import image_size_of, processor_overrides
@@ -24,7 +25,7 @@ LOSS_PARTS = ("loss_classifier", "loss_box_reg", "loss_mask", "loss_objectness",
 def create_detector(settings: DetectorSettings, names: Sequence[str]) -> PreTrainedModel:
     """A detector with new heads, on a backbone that is new or has stored weights."""
     backbone = create_backbone(settings)
-    labels = {"id2label": dict(enumerate(names)), "label2id": {name: label for label, name in enumerate(names)}}
+    labels = label_maps(names)
     if not is_rcnn(settings):
         model = create_detr(settings, backbone, labels)
     else:

@@ -15,6 +15,7 @@ from transformers.image_utils import PILImageResampling
 from conversion.segmenters import convnextv2_supported
 from hf_convnextv2 import ConvNextV2Config
 from hf_convnextv2.upernet import UperNetForSemanticSegmentation
+from training.data.labels import label_maps
 from training.data.segmentation.masks import ignored_label
 from training.models.backbone import backbone_of, create_backbone
 from training.models.creation import image_size_of, processor_overrides
@@ -34,7 +35,7 @@ LONGEST_EDGE = 100  # of an image relative to its shorter edge; their image proc
 def create_segmenter(settings: SegmenterSettings, names: Sequence[str]) -> PreTrainedModel:
     """A segmentation model with new heads, on a backbone that is new or has stored weights."""
     backbone = create_backbone(settings)
-    labels = {"id2label": dict(enumerate(names)), "label2id": {name: label for label, name in enumerate(names)}}
+    labels = label_maps(names)
     with convnextv2_supported():
         model = CREATE[settings.architecture](settings, backbone.config, labels)
     own = backbone_of(model)

@@ -10,6 +10,7 @@ from datasets import ClassLabel, Dataset, LargeList, List
 
 from training.data.detection.columns import KEYS
 from training.data.folders.masks import names_in
+from training.data.labels import unnamed_classes
 from training.data.sources import Source, features_of, find_source, values_of
 from training.settings.checks import check
 from training.settings.data import DetectDataSettings, ObjectsDataSettings
@@ -33,7 +34,7 @@ def class_names_of(data: DetectDataSettings, num_labels: int | None) -> list[str
         rule = "be a column of class numbers or `ClassLabel`: which names a stream holds is not known at its start"
         dtype = getattr(category_feature(source, data.objects_column), "dtype", None)
         check("objects_column", data.objects_column, dtype != "string", rule)
-        return numbered(num_labels or 0)
+        return unnamed_classes(num_labels or 0)
     found = classes_in(source, data.objects_column)
     has_classes = any(each is not None for each in found)
     check("objects_column", data.objects_column, has_classes, f"hold classes in split `{data.train_split}`")
@@ -43,7 +44,7 @@ def class_names_of(data: DetectDataSettings, num_labels: int | None) -> list[str
         check("num_labels", num_labels, num_labels in (None, len(names)), f"be {len(names)}, the classes of the data")
         return names
     numbers = [int(each) for each in found if isinstance(each, int | float) and each == each and each >= 0]
-    return numbered(num_labels or max(numbers, default=0) + 1)
+    return unnamed_classes(num_labels or max(numbers, default=0) + 1)
 
 
 def stated_names(source: Source, data: ObjectsDataSettings) -> list[str] | None:
@@ -56,7 +57,7 @@ def check_classes(source: Source, data: ObjectsDataSettings, names: list[str]) -
     """Raise if the data set states other classes than the model's, unless those have no names of their own."""
     stated = stated_names(source, data)
     rule = f"have the {len(names)} classes of the model, in their order: {', '.join(names[:8])}"
-    fits = stated in (None, names) or (names == numbered(len(names)) and len(stated or []) == len(names))
+    fits = stated in (None, names) or (names == unnamed_classes(len(names)) and len(stated or []) == len(names))
     more = ", ..." if len(names) > 8 else ""
     check("dataset_name", data.dataset_name, fits, f"{rule}{more}, but has {', '.join((stated or [])[:8])}")
 
@@ -73,11 +74,6 @@ def check_held_out(source: Source, eval_source: Source | None, data: ObjectsData
         f"have names or numbers of classes in all splits, but has {' and '.join(kinds)}; id2label.json tells both apart"
     )
     check("objects_column", data.objects_column, not mixed, rule)
-
-
-def numbered(count: int) -> list[str]:
-    """Names for classes that have none."""
-    return [f"LABEL_{number}" for number in range(count)]
 
 
 def category_feature(source: Source, column: str) -> Any:

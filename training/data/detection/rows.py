@@ -15,7 +15,7 @@ from training.data.detection.counts import count_objects, object_notes
 from training.data.detection.masks import is_missing
 from training.data.detection.reader import ObjectReader
 from training.data.overview import print_overview
-from training.data.segmentation.pairs import name_of
+from training.data.samples import name_of
 from training.data.sources import Source, find_source, limit, num_examples
 from training.settings.checks import check
 from training.settings.data import ObjectsDataSettings

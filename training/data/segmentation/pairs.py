@@ -3,7 +3,7 @@
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute creates its functions at import, where pyright does not see them)
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,9 +15,9 @@ from training.data.checking.columns import Check, check_column
 from training.data.checking.images import check_images, refuse_bad_images, transparency_note
 from training.data.folders.listing import show
 from training.data.folders.masks import names_in
+from training.data.labels import unnamed_classes
 from training.data.overview import print_overview
-from training.data.samples import Samples, sample_fields
-from training.data.sampling import sample_seed, seeded
+from training.data.samples import AnnotatedSamples, name_of, sample_fields
 from training.data.segmentation.masks import BadMaskError, MaskReader, class_numbers, decode_mask, mismatch
 from training.data.sources import Source, find_source, limit, num_examples
 from training.settings.checks import check
@@ -37,46 +37,18 @@ RECORD = Features(
 )
 
 
-@dataclass
-class SegmentationSamples(Samples):
-    """Turns a row of a source into an image and its labels `(H, W)`."""
-
-    annotation_column: str = ""
-    reader: MaskReader | None = None
-    transform_pair: PairTransform | None = None
-
-    @property
-    def columns(self) -> list[str]:
-        return [self.image_column, self.annotation_column]
-
-    def __call__(self, row: dict[str, Any], name: str, *key: int) -> dict[str, Any]:
-        """Return `pixel_values` and `labels`, transformed alike, and the sample's seed.
-
-        The transform depends only on the seed and the key. Errors call an image without a path `name`.
-        """
-        assert self.reader is not None and self.transform_pair is not None
-        image, is_transparent = self.decode(row, name)
-        height, width = image.shape[-2:]
-        labels = self.reader(row[self.annotation_column], (height, width), name_of(row[self.image_column], name))
-        seed = sample_seed(self.seed, *key)
-        with seeded(seed):
-            pixel_values, labels = self.transform_pair(image, labels)
-        return {"seed": seed, "is_transparent": is_transparent, "pixel_values": pixel_values, "labels": labels}
-
-
 def segmentation_samples(
     data: MaskedDataSettings, source: Source, num_channels: int, reader: MaskReader, transform: PairTransform
-) -> SegmentationSamples:
-    """Create the samples of a source of images with masks."""
+) -> AnnotatedSamples:
+    """Create the samples of a source of images with masks: `pixel_values` and `labels`."""
     fields = sample_fields(data, source, num_channels)
-    pair: dict[str, Any] = {"annotation_column": data.annotation_column, "reader": reader, "transform_pair": transform}
-    return SegmentationSamples(**fields, transform=nn.Identity(), **pair)
+    pair: dict[str, Any] = {"annotation_column": data.annotation_column, "reader": reader}
+    return AnnotatedSamples(**fields, **pair, transform=nn.Identity(), transform_both=partial(as_sample, transform))
 
 
-def name_of(value: Any, name: str) -> str:
-    """The path of an image if it has one, else `name`."""
-    path = value.get("path") if isinstance(value, dict) else value
-    return path if isinstance(path, str) and path else name
+def as_sample(transform: PairTransform, image: Tensor, labels: Tensor) -> dict[str, Any]:
+    """The entries of a sample."""
+    return dict(zip(("pixel_values", "labels"), transform(image, labels), strict=True))
 
 
 class ClassCounts(NamedTuple):
@@ -100,7 +72,7 @@ def class_names_of(data: SegmentDataSettings, num_labels: int | None) -> list[st
         check("num_labels", num_labels, fits, f"be {len(names)}, the classes in id2label.json")
         return names
     count = num_labels or (len(data.mask_values) if data.mask_values else None) or largest_class(data) + 1
-    return [f"LABEL_{number}" for number in range(count)]
+    return unnamed_classes(count)
 
 
 def largest_class(data: SegmentDataSettings) -> int:
