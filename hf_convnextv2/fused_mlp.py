@@ -23,6 +23,7 @@ from .fused_mlp_reference import (
     reference_mlp,
     scales_weights,
 )
+from .gpu_mlp import backward_by_kernels, forward_by_kernels, runs_on_kernels
 from .grn import ConvNextV2GRN, grn_scale
 from .groups import Groups
 from .precision import at_least_float32, cast_for_autocast
@@ -64,10 +65,12 @@ def fused_mlp(
 
 def _weights(up: nn.Linear, grn: ConvNextV2GRN, down: nn.Linear, norm: nn.LayerNorm | None) -> MLPWeights:
     """The parameters of the layers, those of the matrix products as autocast would cast them."""
-    products: Any = cast_for_autocast(
-        up.weight, up.bias, grn.weight.view(-1), grn.bias.view(-1), down.weight, down.bias
-    )
-    weights = MLPWeights._make((*products, None, None, 0.0))
+    matrices: Any = cast_for_autocast(up.weight, down.weight)
+    vectors: Any = (up.bias, grn.weight.view(-1), grn.bias.view(-1), down.bias)
+    if torch.compiler.is_compiling() or not runs_on_kernels(matrices[0]):  # which read parameters as they are
+        vectors = cast_for_autocast(*vectors)
+    (up_weight, down_weight), (up_bias, grn_weight, grn_bias, down_bias) = matrices, vectors
+    weights = MLPWeights(up_weight, up_bias, grn_weight, grn_bias, down_weight, down_bias)
     if norm is None:
         return weights
     return weights._replace(norm=norm.weight, norm_bias=norm.bias, eps=norm.eps)
@@ -87,6 +90,8 @@ def _infer(
     overwrite: bool,
 ) -> Tensor:
     """The output alone: every chunk is computed in place, because the first touch of fresh memory is expensive."""
+    if runs_on_kernels(weights.up):
+        return forward_by_kernels(x, chunks, residual, factor, weights, keep_hidden=False)[0]
     if len(chunks) == 1:
         branch = _infer_branch(chunks[0], x, factor, weights).flatten(0, 1)
         return branch if residual is None else residual + branch
@@ -174,7 +179,8 @@ class FusedMLP(torch.autograd.Function):
         *weights: Any,
     ) -> Tensor:
         *parameters, eps = weights
-        out, hidden, energy = _forward(x, chunks, residual, factor, MLPWeights(*weights))
+        forward = forward_by_kernels if runs_on_kernels(weights[0]) else _forward
+        out, hidden, energy = forward(x, chunks, residual, factor, MLPWeights(*weights))
         ctx.save_for_backward(x, factor, hidden, energy, *parameters)
         ctx.chunks, ctx.eps = chunks, eps
         ctx.residual_dtype = None if residual is None else residual.dtype
@@ -189,5 +195,6 @@ class FusedMLP(torch.autograd.Function):
             groups = tuple(chunk.shape for chunk in ctx.chunks)
             grad_x, grad_weights = reference_gradients(grad, x, groups, factor, weights)
         else:
-            grad_x, grad_weights = mlp_gradients(grad.contiguous(), x, ctx.chunks, factor, hidden, energy, weights)
+            gradients = backward_by_kernels if runs_on_kernels(weights.up) else mlp_gradients
+            grad_x, grad_weights = gradients(grad.contiguous(), x, ctx.chunks, factor, hidden, energy, weights)
         return grad_x, None, grad_residual, None, *grad_weights

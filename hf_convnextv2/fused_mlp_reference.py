@@ -29,6 +29,11 @@ class MLPWeights(NamedTuple):
     norm_bias: Tensor | None = None
     eps: float = 0.0  # the norm's
 
+    def in_dtype_of_products(self) -> "MLPWeights":
+        """With the vectors of the MLP in the dtype of its matrices."""
+        names = ("up_bias", "grn", "grn_bias", "down_bias")
+        return self._replace(**{name: getattr(self, name).to(self.up.dtype) for name in names})
+
 
 def reference_mlp(
     x: Tensor, groups: Groups, residual: Tensor | None, factor: Tensor | None, weights: MLPWeights
@@ -61,7 +66,7 @@ def reference_gradients(
     def branch(x: Tensor, *tensors: Tensor) -> Tensor:
         """What is differentiated, as a function of tensors alone."""
         replaced = dict(zip(given, tensors, strict=True))
-        return reference_mlp(x, groups, None, factor, weights._replace(**replaced))
+        return reference_mlp(x, groups, None, factor, weights._replace(**replaced).in_dtype_of_products())
 
     with torch.autocast(x.device.type, enabled=False):  # what it would cast has been cast
         vjp: Any = torch.func.vjp(branch, x, *given.values())

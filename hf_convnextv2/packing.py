@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .fast_path import is_transformed
 from .groups import Groups
+from .triton_kernels import has_kernels
 
 KERNEL_SIZE = 7  # of ConvNeXt V2
 # Measured on CPU cores, forward and backward, for kernels of 7 and of 5: from 4 positions a side the halo costs less
@@ -120,7 +121,8 @@ def locate_cells(
     from_canvas = from_canvas.scatter(0, to_canvas, torch.arange(num_rows, device=ids.device))
 
     halo = None
-    if with_halo and side >= MIN_HALO_SIDE:
+    # The kernels for GPUs read neighbours by the table, and gather nothing.
+    if with_halo and (side >= MIN_HALO_SIDE or has_kernels(ids.device)):
         reach = kernel_size // 2
         around = torch.arange(-reach, side + reach, device=ids.device)
         y, x = top + around[:, None], left + around

@@ -12,7 +12,10 @@ def at_least_float32(dtype: torch.dtype) -> torch.dtype:
 def cast_for_autocast(*tensors: Tensor | None) -> list[Tensor | None]:
     """The tensors as autocast would hand them to a layer; it does not reach the arguments of autograd functions."""
     device = next(tensor.device.type for tensor in tensors if tensor is not None)
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+    # Up to torch 2.12, `is_autocast_available` breaks the graph of torch.compile.
+    if not torch.compiler.is_compiling() and not torch.amp.is_autocast_available(device):
+        return list(tensors)
+    if not torch.is_autocast_enabled(device):
         return list(tensors)
     dtype = torch.get_autocast_dtype(device)
     return [_cast(tensor, dtype) for tensor in tensors]
