@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-dense study study-views test verify bench style docs
+.PHONY: demo demo-dense study study-views study-families test verify bench gpu style docs
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -35,17 +35,24 @@ study-views: $(VENV)/demo
 	$(BIN)/python -m experiments.views --photographs solar
 	$(BIN)/python -m experiments.views --photographs natural
 
+study-families: $(VENV)/demo
+	$(BIN)/python -m experiments.views --compare families --photographs solar
+
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2
 
 verify: $(VENV)/installed
 	$(BIN)/python -m pytest -m 'slow or not slow'
 
-BENCHMARKS := classifier fcmae_step views segmentation detection dense_phases compiled pipelines scaling imports loader folders endurance
+BENCHMARKS := classifier fcmae_step views convmae segmentation detection dense_phases compiled pipelines scaling imports loader folders endurance
 
 bench: $(VENV)/installed
 	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name --output docs/benchmarks/$$name.json || exit 1; done
 	$(BIN)/python -m benchmarks.plot
+
+# In the Python that has CUDA's PyTorch: nothing is installed for it.
+gpu:
+	$(PYTHON) -m benchmarks.gpu --minutes 8 --output docs/benchmarks/gpu.json
 
 style: $(VENV)/installed
 	$(BIN)/ruff format --check .

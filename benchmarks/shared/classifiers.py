@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import timm
 import torch
 import torch.nn.functional as F
 import transformers
@@ -18,6 +17,8 @@ def create_model(library: str, size: str) -> nn.Module:
     config = ConvNextV2Config.from_size(size, num_labels=1000)
     model: Any
     if library == "timm":
+        import timm  # imported here: the GPU's benchmarks run without it
+
         model = timm.create_model(f"convnextv2_{size}", num_classes=1000)
     elif library == "transformers":
         stock_config = transformers.ConvNextV2Config.from_dict(config.to_dict())

@@ -6,6 +6,7 @@ CPU, allocating fresh pages can cost an elementwise operation more than its arit
 
 import argparse
 import contextlib
+import importlib
 import json
 import multiprocessing
 import os
@@ -23,6 +24,7 @@ from training.machine.memory import peak_resident_memory
 
 Call = Callable[[], object]
 Row = dict[str, Any]
+LIBRARIES = ("torch", "transformers", "timm")
 
 
 class Ratio(NamedTuple):
@@ -150,18 +152,16 @@ def report(rows: list[Row], output: str) -> None:
 
 
 def describe_machine() -> dict[str, str]:
-    """A description of the machine and the libraries that ran the benchmark."""
-    import timm
-    import transformers
-
+    """A description of the machine and of those libraries of the benchmark that it has."""
     machine = {"processor": _processor(), "threads": f"{torch.get_num_threads()} threads"}
     if torch.accelerator.is_available():
         machine["accelerator"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "accelerator"
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     machine["memory"] = f"{memory / 2**30:.0f} GiB"
     machine["instructions"] = torch.backends.cpu.get_cpu_capability()
-    for library in (torch, transformers, timm):
-        machine[library.__name__] = f"{library.__name__} {library.__version__}"
+    for library in LIBRARIES:
+        with contextlib.suppress(ImportError):
+            machine[library] = f"{library} {importlib.import_module(library).__version__}"
     return machine
 
 

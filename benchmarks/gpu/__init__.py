@@ -1,0 +1,1 @@
+"""One command that shows on a GPU that the package is right and fast: `python -m benchmarks.gpu`."""

@@ -1,0 +1,130 @@
+"""The training script: compiled, stopped and resumed, in half precision, with FSDP2, and twice.
+
+The runs follow one another, what matters most first.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+from benchmarks.gpu.rows import Rows
+from benchmarks.gpu.training_runs import (
+    LATE,
+    SAME,
+    Launcher,
+    difference,
+    finish,
+    last_loss,
+    lines_of,
+    stop,
+    write_images,
+)
+
+
+class Outcome(NamedTuple):
+    """What went wrong, if something did, and what else there is to tell."""
+
+    error: str | None
+    figure: str = ""
+
+
+class Check(NamedTuple):
+    """What is shown by some runs, which may take a share of what is left of the time."""
+
+    what: str
+    of: Callable[[Launcher], Outcome]
+    num_runs: int
+    share: float = 1.0
+    on_processor: bool = True
+
+
+def compiled(launch: Launcher) -> Outcome:
+    """A run with the flags for speed. It is longer than the others, and its figures are those of the second half."""
+    settings = launch.settings
+    steps = {"max_train_steps": 2 * settings.training_steps}
+    started = launch("compiled", {"mixed_precision": "bf16", "dynamo_backend": settings.backend}, steps)
+    error, figure = finish(started), ""
+    if error is None:
+        later = lines_of(started)[settings.training_steps :]
+        rate, waited = (median(line[key] for line in later) for key in ("images_per_second", "data_wait"))
+        figure = f"{rate:.0f} images/s, {waited:.0%} waiting for data, last loss {later[-1]['loss']:.4f}"
+    return Outcome(error, figure)
+
+
+def resumed(launch: Launcher) -> Outcome:
+    """A run that is stopped by SIGTERM and resumed, next to one that is not."""
+    whole = launch.whole()
+    error = finish(whole)
+    if error is not None:
+        return Outcome(error)
+    stopped = launch("stopped", *SAME)
+    error = stop(stopped)
+    if error is None:
+        stopped = launch("stopped", SAME[0], {**SAME[1], "resume_from_checkpoint": "latest"})
+        error = finish(stopped) or difference(whole, stopped)
+    return Outcome(error, last_loss(stopped))
+
+
+def again(launch: Launcher) -> Outcome:
+    whole, other = launch.whole(), launch("again", *SAME)
+    return Outcome(finish(whole) or finish(other) or difference(whole, other), last_loss(other))
+
+
+def in_fp16(launch: Launcher) -> Outcome:
+    started = launch("fp16", {"mixed_precision": "fp16"}, {})
+    return Outcome(finish(started), last_loss(started))
+
+
+def sharded(launch: Launcher) -> Outcome:
+    started = launch("fsdp2", {"config_file": "training/accelerate/fsdp2.yaml"}, {})
+    return Outcome(finish(started), last_loss(started))
+
+
+CHECKS = (
+    Check("compiled, bf16", compiled, num_runs=1, share=0.5),
+    Check("stopped by SIGTERM and resumed, equal to the bit", resumed, num_runs=3, share=0.7),
+    Check("fp16 with its scaler", in_fp16, num_runs=1, on_processor=False),
+    Check("FSDP2 in one process", sharded, num_runs=1, on_processor=False),
+    Check("two runs are equal to the bit", again, num_runs=1),
+)
+
+
+def run(settings: argparse.Namespace, rows: Rows) -> None:
+    """The checks one after the other, but for those that there is no time for."""
+    try:
+        import_module("training.pretrain")
+    except ImportError as error:
+        rows.add(what="training", ok=None, seconds=None, figure=f"left out: {error}")
+        return
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        launch = Launcher(settings, Path(folder), time.monotonic() + rows.seconds_left())
+        write_images(launch.images, settings.training_images)
+        for each in CHECKS:
+            try:
+                check(each, launch, rows)
+            finally:
+                launch.kill_late_runs()
+
+
+def check(each: Check, launch: Launcher, rows: Rows) -> None:
+    """A row for a check: what is late, or has no time, fails nothing."""
+    reason = None
+    if not (each.on_processor or launch.on_gpu):
+        reason = "not on a processor"
+    elif rows.seconds_left() < each.num_runs * launch.least_seconds:
+        reason = "no time"
+    if reason:
+        rows.add(what=each.what, ok=None, seconds=None, figure=f"left out: {reason}")
+        return
+    start = time.monotonic()
+    launch.end = start + each.share * rows.seconds_left()
+    error, figure = each.of(launch)
+    spent = time.monotonic() - start
+    if error is None:
+        launch.least_seconds = min(launch.least_seconds, spent / each.num_runs)
+    rows.add(what=each.what, ok=None if error == LATE else error is None, seconds=spent, figure=error or figure)
