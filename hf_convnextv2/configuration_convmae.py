@@ -29,6 +29,7 @@ CONVMAE_SIZES: dict[str, dict[str, Any]] = {
     "base": {},
 }
 NUM_STAGES = 3
+NUM_GLOBAL_BLOCKS = 4  # that attend to the whole image where the others have windows
 
 
 @strict
@@ -40,6 +41,12 @@ class ConvMAEConfig(BackboneConfigMixin, PreTrainingConfig):
             or height and width.
         patch_sizes: stride of each stage; their product, `target_size`, is the side of a token in pixels.
         num_attention_heads, mlp_ratio: of the blocks; the heads are those of the third stage.
+        window_size: side in tokens of the windows within which blocks of the transformer attend, for large images;
+            `None`: all attend to the whole image. Not for pre-training. The official detector has 16 for 1024 pixels.
+        window_block_indices: the blocks that attend within windows; `None` resolves to all but four that are spread
+            over the stage, the first and the last among them: to all but 0, 3, 6 and 10 of 11, as in that detector.
+        use_relative_position_bias: add a learned number for each head and each distance of two tokens to the logits of
+            attention; one table for all blocks with windows, and one for all others. Not for pre-training.
         layer_norm_eps: of the transformer; the convolutional stages have PyTorch's 1e-5, as in the official code.
         head_init_scale: factor on the initial weights of the classifier head (official: 0.001).
         cell_size: side in pixels of what is hidden or seen together, a multiple of `target_size`; `None` resolves to
@@ -67,6 +74,9 @@ class ConvMAEConfig(BackboneConfigMixin, PreTrainingConfig):
     depths: list[int] | tuple[int, ...] = (2, 2, 11)
     num_attention_heads: int = 12
     mlp_ratio: float | int = 4
+    window_size: int | None = None
+    window_block_indices: list[int] | tuple[int, ...] | None = None
+    use_relative_position_bias: bool = False
     hidden_act: str = "gelu"
     layer_norm_eps: float = 1e-6
     initializer_range: float = 0.02
@@ -84,6 +94,7 @@ class ConvMAEConfig(BackboneConfigMixin, PreTrainingConfig):
         self._check_images()
         self._check_attention("hidden_sizes", self.hidden_sizes[-1], "num_attention_heads")
         self._check_attention("decoder_hidden_size", self.decoder_hidden_size, "decoder_num_attention_heads")
+        self._check_windows()
         if not 0 <= self.drop_path_rate < 1:
             raise ValueError(f"`drop_path_rate` (={self.drop_path_rate}) must be in [0, 1).")
         self._resolve_mask_ratio()
@@ -125,6 +136,24 @@ class ConvMAEConfig(BackboneConfigMixin, PreTrainingConfig):
                 f"`{name}` (={width}) must be a multiple of 4 in a transformer: sines and cosines of both axes."
             )
 
+    def _check_windows(self) -> None:
+        """Raise unless windows and the blocks that have them fit together; resolves `window_block_indices`."""
+        depth, indices = self.depths[-1], self.window_block_indices
+        if self.window_size is None:
+            if indices is not None:
+                raise ValueError(f"`window_block_indices` (={indices}) must be left out without a `window_size`.")
+            return
+        if self.window_size < 1:
+            raise ValueError(f"`window_size` (={self.window_size}) must be at least 1, or None for no windows.")
+        if indices is None:
+            of_images = {index * (depth - 1) // (NUM_GLOBAL_BLOCKS - 1) for index in range(NUM_GLOBAL_BLOCKS)}
+            self.window_block_indices = indices = [index for index in range(depth) if index not in of_images]
+        if len(set(indices)) != len(indices) or not set(indices) <= set(range(depth)):
+            raise ValueError(
+                f"`window_block_indices` (={indices}) must be numbers of blocks of the last stage, each once: from 0 "
+                f"to {depth - 1}."
+            )
+
     @classmethod
     def from_size(cls, name: str, **overrides: Any) -> Self:
         """The configuration of a size, e.g. `from_size("base", num_labels=10)`. Any other field is taken as given.
@@ -152,7 +181,12 @@ class ConvMAEConfig(BackboneConfigMixin, PreTrainingConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As `PreTrainingConfig.from_dict`; a cell of one token follows other `patch_sizes`."""
+        """As `PreTrainingConfig.from_dict`; a cell of one token follows other `patch_sizes`.
+
+        Which blocks have windows follows other `depths`, and that there are none.
+        """
+        if "depths" in kwargs or ("window_size" in kwargs and kwargs["window_size"] is None):
+            config_dict = without(config_dict, ["window_block_indices"])
         if "patch_sizes" in kwargs and config_dict.get("cell_size") == math.prod(config_dict.get("patch_sizes", ())):
             config_dict = without(config_dict, ["cell_size"])
         return super().from_dict(config_dict, **kwargs)
@@ -166,6 +200,11 @@ class ConvMAEConfig(BackboneConfigMixin, PreTrainingConfig):
     def target_size(self) -> int:
         """Side of a token in pixels, of which the decoder predicts one at a time: 16 for the official model."""
         return math.prod(self.patch_sizes)
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels from row to row of the map of each stage."""
+        return tuple(math.prod(self.patch_sizes[: index + 1]) for index in range(NUM_STAGES))
 
     @property
     def token_sides(self) -> tuple[int, ...]:

@@ -92,6 +92,11 @@ class ConvNextV2Config(CheckedConfig, StockConvNextV2Config):
         height, width = self.patch_sides[0] * stride, self.patch_sides[1] * stride
         return height if height == width else (height, width)
 
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels from row to row of the map of each stage."""
+        return tuple(self.patch_sides[0] * 2**stage for stage in range(len(self.depths)))
+
     @classmethod
     def get_config_dict(
         cls, pretrained_model_name_or_path: Any, **kwargs: Any

@@ -1,11 +1,17 @@
-"""Configuration of Mask R-CNN and Faster R-CNN on a ConvNeXt V2 backbone (arXiv 1703.06870, 1506.01497)."""
+"""Configuration of Mask R-CNN and Faster R-CNN on a backbone of this package (arXiv 1703.06870, 1506.01497)."""
 
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
+from .configuration_convmae import ConvMAEConfig
 from .configuration_convnextv2 import ConvNextV2Config
+
+# Of the backbones, by their `model_type`.
+BACKBONE_CONFIGS: dict[str, Any] = {
+    config_class.model_type: config_class for config_class in (ConvNextV2Config, ConvMAEConfig)
+}
 
 
 @strict
@@ -13,7 +19,8 @@ class ConvNextV2RCNNConfig(PreTrainedConfig):
     """The backbone's configuration and that of the heads. The defaults are those of Detectron2 and of mmdetection.
 
     Args:
-        backbone_config: of the backbone, a `ConvNextV2Config` or its settings; the heads see its `out_features`.
+        backbone_config: of the backbone, a `ConvNextV2Config`, a `ConvMAEConfig` or the settings of one; the heads see
+            its `out_features`.
         use_masks: predict a mask for each object (Mask R-CNN); False: boxes alone (Faster R-CNN).
         fpn_hidden_size: channels of the feature pyramid and of the mask head.
         box_head_size: width of the two linear layers of the box head.
@@ -31,7 +38,7 @@ class ConvNextV2RCNNConfig(PreTrainedConfig):
     """
 
     model_type = "convnextv2_rcnn"
-    sub_configs: ClassVar[dict[str, Any]] = {"backbone_config": ConvNextV2Config}
+    sub_configs: ClassVar[dict[str, Any]] = {"backbone_config": AutoConfig}
 
     backbone_config: dict[str, Any] | PreTrainedConfig | None = None
     use_masks: bool = True
@@ -49,9 +56,10 @@ class ConvNextV2RCNNConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         backbone: Any = self.backbone_config
-        if not isinstance(backbone, ConvNextV2Config):
+        if not isinstance(backbone, tuple(BACKBONE_CONFIGS.values())):
             settings = {} if backbone is None else backbone if isinstance(backbone, dict) else backbone.to_dict()
-            backbone = ConvNextV2Config.from_dict({"out_features": None, "out_indices": None, **settings})
+            config_class = BACKBONE_CONFIGS.get(settings.get("model_type", ""), ConvNextV2Config)
+            backbone = config_class.from_dict({"out_features": None, "out_indices": None, **settings})
             if not settings.get("out_features"):
                 backbone.out_features = backbone.stage_names[1:]
         self.backbone_config = backbone

@@ -6,6 +6,8 @@ map is (N, C, H, W) in channels-last memory. In the transformer a token is a row
 view is an image, or a set of its visible cells.
 """
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
@@ -18,6 +20,7 @@ from .groups import Groups, join_rows, split_rows
 from .layers import ConvNextV2DropPath, ConvNextV2LayerNorm, PixelEmbeddings, call
 from .packing import PackedCells, to_rows
 from .position_embeddings import PositionEmbeddings
+from .window_attention import RelativePositionBias, Windows, locate_windows
 
 KERNEL_SIZE = 5
 CONV_NORM_EPS = 1e-5
@@ -77,14 +80,17 @@ class ConvMAEAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, groups: Groups) -> Tensor:
-        """Rows `(R, C)` to the same shape; `groups` says of which views they are."""
-        return self.proj(join_rows([self._attend(part) for part in split_rows(self.qkv(x), groups)]))
+    def forward(self, x: Tensor, groups: Groups, mask: Tensor | None = None) -> Tensor:
+        """Rows `(R, C)` to the same shape; `groups` says of which views they are.
 
-    def _attend(self, x: Tensor) -> Tensor:
+        `mask` is added to the logits of all views, or of each: `(heads, T, T)` or `(B, heads, T, T)`.
+        """
+        return self.proj(join_rows([self._attend(part, mask) for part in split_rows(self.qkv(x), groups)]))
+
+    def _attend(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """`(B, T, 3 * C)` to `(B, T, C)`."""
         query, key, value = x.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (B, heads, T, C / heads)
-        return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
 class ConvMAELayer(GradientCheckpointingLayer):
@@ -98,9 +104,9 @@ class ConvMAELayer(GradientCheckpointingLayer):
         self.mlp = ConvMAEMLP(config, dim)
         self.drop_path = drop_path_layer(drop_path)
 
-    def forward(self, x: Tensor, groups: Groups) -> Tensor:
-        """Rows `(R, C)` to the same shape."""
-        x = x + call(self.drop_path, self.attn(self.norm1(x), groups), groups)
+    def forward(self, x: Tensor, groups: Groups, mask: Tensor | None = None) -> Tensor:
+        """Rows `(R, C)` to the same shape; `mask` as in attention."""
+        x = x + call(self.drop_path, self.attn(self.norm1(x), groups, mask), groups)
         return x + call(self.drop_path, self.mlp(self.norm2(x)), groups)
 
 
@@ -150,7 +156,11 @@ class ConvMAEConvStage(nn.Module):
 
 
 class ConvMAETransformerStage(nn.Module):
-    """Downsampling, position embeddings and a block of the transformer for each of `drop_path_rates`."""
+    """Downsampling, position embeddings and a block of the transformer for each of `drop_path_rates`.
+
+    In whole images the blocks of `config.window_block_indices` attend within windows. Biases by relative position are
+    one table for all of these, and one for all other blocks.
+    """
 
     def __init__(self, config: ConvMAEConfig, drop_path_rates: list[float], learned_positions: bool):
         super().__init__()
@@ -160,6 +170,13 @@ class ConvMAETransformerStage(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.position_embeddings = PositionEmbeddings(config.image_size, config.target_size, dim, learned_positions)
         self.layers = nn.ModuleList(ConvMAELayer(config, dim, num_heads, rate) for rate in drop_path_rates)
+        self.window_size, in_windows = config.window_size or 0, config.window_block_indices or ()
+        self.is_windowed = [index in in_windows for index in range(len(self.layers))]
+        has_windows, has_images = any(self.is_windowed), not all(self.is_windowed)
+        window, grid = (self.window_size, self.window_size), self.position_embeddings.grid
+        has_biases = config.use_relative_position_bias
+        self.windowed_bias = RelativePositionBias(window, num_heads) if has_biases and has_windows else None
+        self.global_bias = RelativePositionBias(grid, num_heads) if has_biases and has_images else None
 
     def forward(self, features: Tensor, cells: PackedCells | None = None) -> Tensor:
         """`(N, C, H, W)` to `(N, C', H', W')`; `cells` where they are packed, after downsampling."""
@@ -167,12 +184,42 @@ class ConvMAETransformerStage(nn.Module):
         num_maps, dim, height, width = features.shape
         x = self.proj(to_rows(features))
         if cells is None:
-            groups: Groups = ((num_maps, height * width),)
             x = x + self.position_embeddings(height, width).to(x.dtype).repeat(num_maps, 1)
+            x = self._transform(x, num_maps, height, width)
         else:
             groups, (_, rows, columns) = cells.row_groups, cells.canvas
             table = self.position_embeddings(rows, columns).to(x.dtype)
             x = x + table.index_select(0, cells.to_canvas % (rows * columns))
-        for layer in self.layers:
-            x = layer(x, groups)
+            for layer in self.layers:
+                x = layer(x, groups)
         return x.view(num_maps, height, width, dim).permute(0, 3, 1, 2)
+
+    def _transform(self, x: Tensor, num_images: int, height: int, width: int) -> Tensor:
+        """The blocks on the rows of whole images, `(N * H * W, C)`."""
+        images: Groups = ((num_images, height * width),)
+        bias = None if self.global_bias is None else self.global_bias(height, width).to(x.dtype)
+        if not any(self.is_windowed):
+            for layer in self.layers:
+                x = layer(x, images, bias)
+            return x
+        windows = locate_windows(self.window_size, num_images, height, width, x.device)
+        mask = self._mask_of(windows, x)
+        is_split = False
+        for layer, is_windowed in zip(self.layers, self.is_windowed, strict=True):
+            if is_windowed != is_split:
+                x = windows.split(x) if is_windowed else windows.join(x)
+                is_split = is_windowed
+            x = layer(x, windows.groups, mask) if is_windowed else layer(x, images, bias)
+        return windows.join(x) if is_split else x
+
+    def _mask_of(self, windows: Windows, like: Tensor) -> Tensor | None:
+        """What is added to the logits in windows."""
+        side, bias = self.window_size, None
+        if self.windowed_bias is not None:
+            bias = self.windowed_bias(side, side).to(like.dtype)
+        return windows.mask(bias, like)
+
+    def set_image_size(self, image_size: int | Sequence[int]) -> None:
+        """Make the biases of whole images those of images of another size, as the position embeddings."""
+        if self.global_bias is not None:
+            self.global_bias.resize(self.position_embeddings.grid_of(image_size))

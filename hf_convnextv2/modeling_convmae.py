@@ -24,6 +24,9 @@ from .layers import ConvNextV2LayerNorm
 from .position_embeddings import PositionEmbeddings
 from .pretrained_model import ImageEncoderPreTrainedModel
 from .shared_config import height_and_width
+from .window_attention import RelativePositionBias
+
+POSITION_BIASES = r"\.relative_position_bias_table$"
 
 
 class ConvMAEPreTrainedModel(ImageEncoderPreTrainedModel):
@@ -35,6 +38,8 @@ class ConvMAEPreTrainedModel(ImageEncoderPreTrainedModel):
     _no_split_modules = ["ConvMAEConvLayer", "ConvMAELayer"]  # noqa: RUF012
     _supports_sdpa = True
     adapted_settings: ClassVar[tuple[str, ...]] = ("num_channels", "image_size")
+    # Pre-training has none: they start at zero, which changes nothing.
+    _keys_to_ignore_on_load_missing = [POSITION_BIASES]  # noqa: RUF012
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -42,11 +47,13 @@ class ConvMAEPreTrainedModel(ImageEncoderPreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, PositionEmbeddings):
             init.copy_(module.weight, module.initial_weight())
+        elif isinstance(module, RelativePositionBias):
+            init.zeros_(module.relative_position_bias_table)
         elif isinstance(module, nn.Conv2d | nn.Linear):
             _init_layer(module)
 
     def set_image_size(self, image_size: int | Sequence[int]) -> None:
-        """Make the position embeddings those of images of another size, in place.
+        """Make the position embeddings, and biases of relative positions, those of images of another size, in place.
 
         Learned ones are interpolated and fixed ones computed. Images of any size can be given without this; it changes
         which size the parameters stand for.
@@ -88,7 +95,7 @@ class ConvMAEModel(ImageEncoderModel, ConvMAEPreTrainedModel):
     """
 
     # The folder of a pre-training model has no LayerNorm of pooled features.
-    _keys_to_ignore_on_load_missing = [r"^layernorm\."]  # noqa: RUF012
+    _keys_to_ignore_on_load_missing = [r"^layernorm\.", POSITION_BIASES]  # noqa: RUF012
 
     def __init__(self, config: ConvMAEConfig, add_pooling_layer: bool = True, learned_positions: bool = True):
         super().__init__(config)

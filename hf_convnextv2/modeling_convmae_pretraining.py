@@ -47,6 +47,7 @@ class ConvMAEForPreTraining(MaskedPreTrainingModel, ConvMAEPreTrainedModel):
     output_class: ClassVar[type[MaskedAutoencoderOutput]] = ConvMAEForPreTrainingOutput
 
     def __init__(self, config: ConvMAEConfig):
+        _refuse_settings_of_whole_images(config)
         super().__init__(config)
         self.convmae = ConvMAEModel(config, add_pooling_layer=False, learned_positions=False)
         self.decoder = ConvMAEDecoder(config)
@@ -61,3 +62,14 @@ class ConvMAEForPreTraining(MaskedPreTrainingModel, ConvMAEPreTrainedModel):
             locate_cells(visible, grid, side, with_halo=with_halo, kernel_size=KERNEL_SIZE) for side in of_convolutions
         ]
         return *located, locate_cells(visible, grid, of_tokens, with_halo=False)
+
+
+def _refuse_settings_of_whole_images(config: ConvMAEConfig) -> None:
+    """Raise if attention is to be in windows, or to know relative positions: visible cells lie in no windows."""
+    for name in ("window_size", "use_relative_position_bias"):
+        value = getattr(config, name)
+        if value:
+            raise ValueError(
+                f"`{name}` (={value}) must be left out in pre-training, which computes visible cells alone. Give it "
+                f"where images are whole: `ConvMAEBackbone.from_pretrained(..., {name}={value})`."
+            )

@@ -1,9 +1,9 @@
-"""Mask R-CNN and Faster R-CNN on a ConvNeXt V2 backbone: torchvision's heads in a Transformers model.
+"""Mask R-CNN and Faster R-CNN on a backbone of this package: torchvision's heads in a Transformers model.
 
 GRN computes its statistics over a whole input, so padding beside an image changes its features everywhere: those of
-the last stage by 27 % where an image fills a quarter of a padded square. Images of a batch that differ in size are
-therefore computed without each other's padding: a batch gives what its images give one by one. Images of one size are
-computed at once.
+the last stage by 27 % where an image fills a quarter of a padded square. ConvMAE's attention sees padding too. Images
+of a batch that differ in size are therefore computed without each other's padding: a batch gives what its images give
+one by one. Images of one size are computed at once.
 
 B batch, C channels, H W height and width, N objects of an image, M side of a mask that is relative to its box.
 """
@@ -25,11 +25,17 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
+from .configuration_convmae import ConvMAEConfig
+from .configuration_convnextv2 import ConvNextV2Config
 from .configuration_rcnn import ConvNextV2RCNNConfig
+from .modeling_convmae import ConvMAEBackbone
 from .modeling_convnextv2 import ConvNextV2Backbone
 from .rcnn_heads import create_roi_heads, create_rpn, wide
 
 Pyramid = dict[str, Tensor]  # maps `(1, C, H, W)` of an image by the names of torchvision
+
+# By the `model_type` of their configuration.
+BACKBONES: dict[str, Any] = {ConvNextV2Config.model_type: ConvNextV2Backbone, ConvMAEConfig.model_type: ConvMAEBackbone}
 
 
 @dataclass
@@ -52,7 +58,7 @@ class ConvNextV2RCNNOutput(ModelOutput):
 
 
 class ConvNextV2RCNNForObjectDetection(PreTrainedModel):
-    """ConvNeXt V2, a feature pyramid (FPN), region proposals (RPN), and heads for boxes and masks."""
+    """ConvNeXt V2 or ConvMAE, a feature pyramid (FPN), region proposals (RPN), and heads for boxes and masks."""
 
     config_class = ConvNextV2RCNNConfig  # pyright: ignore[reportIncompatibleVariableOverride]
     config: ConvNextV2RCNNConfig
@@ -61,13 +67,12 @@ class ConvNextV2RCNNForObjectDetection(PreTrainedModel):
     input_modalities = "image"
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False
-    _no_split_modules = ["ConvNextV2Layer"]  # noqa: RUF012
 
     def __init__(self, config: ConvNextV2RCNNConfig):
         super().__init__(config)
         backbone_config: Any = config.backbone_config
-        self.backbone = ConvNextV2Backbone(backbone_config)
-        self.cell: int = backbone_config.cell_size
+        self.backbone = BACKBONES[backbone_config.model_type](backbone_config)
+        self.stride: int = backbone_config.strides[-1]
         self.num_labels, width = len(config.id2label or {}), config.fpn_hidden_size
         self.neck = FeaturePyramidNetwork(list(self.backbone.channels), width, LastLevelMaxPool())
         self.rpn = create_rpn(config)
@@ -76,8 +81,8 @@ class ConvNextV2RCNNForObjectDetection(PreTrainedModel):
 
     def map_strides(self) -> list[int]:
         """Pixels between the positions of each of the backbone's maps."""
-        stages, patch = self.backbone.stage_names[1:], self.backbone.config.patch_sides[0]
-        return [patch * 2 ** stages.index(name) for name in self.backbone.out_features]
+        stages, strides = self.backbone.stage_names[1:], self.backbone.config.strides
+        return [strides[stages.index(name)] for name in self.backbone.out_features]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -128,8 +133,9 @@ class ConvNextV2RCNNForObjectDetection(PreTrainedModel):
 
     def pyramids(self, pixel_values: Tensor, sizes: list[tuple[int, int]]) -> list[Pyramid]:
         """The feature pyramid of each image, which depends on nothing but the image: images whose sizes round up to the
-        same multiples of a cell are computed together."""
-        rounded = [(-(-height // self.cell) * self.cell, -(-width // self.cell) * self.cell) for height, width in sizes]
+        same multiples of the backbone's stride are computed together."""
+        stride = self.stride
+        rounded = [(-(-height // stride) * stride, -(-width // stride) * stride) for height, width in sizes]
         found: list[Pyramid] = [{}] * len(sizes)
         for height, width in dict.fromkeys(rounded):
             members = [index for index, size in enumerate(rounded) if size == (height, width)]

@@ -36,7 +36,7 @@ class PositionEmbeddings(nn.Module):
     def __init__(self, image_size: int | Sequence[int], patch_side: int, dim: int, learned: bool):
         super().__init__()
         self.patch_side, self.learned = patch_side, learned
-        self.grid = self._grid_of(image_size)
+        self.grid = self.grid_of(image_size)
         weight = torch.zeros(1, self.grid[0] * self.grid[1], dim)
         if learned:
             self.weight = nn.Parameter(weight)
@@ -45,7 +45,9 @@ class PositionEmbeddings(nn.Module):
 
     def forward(self, height: int, width: int) -> Tensor:
         """`(H * W, D)`."""
-        if (height, width) == self.grid:
+        # An exported program in which they are symbols would be one for all grids but this: it interpolates always.
+        is_known = isinstance(height, int) and isinstance(width, int)
+        if is_known and (height, width) == self.grid:
             return self.weight[0]
         if not self.learned:
             return sincos_table(height, width, self.weight.shape[2]).to(self.weight)
@@ -60,10 +62,11 @@ class PositionEmbeddings(nn.Module):
     @torch.no_grad()
     def set_image_size(self, image_size: int | Sequence[int]) -> None:
         """Make other images' grid the parameter's."""
-        grid = self._grid_of(image_size)
+        grid = self.grid_of(image_size)
         weight = self(*grid)[None].clone()
         self.grid, self.weight = grid, nn.Parameter(weight) if self.learned else weight
 
-    def _grid_of(self, image_size: int | Sequence[int]) -> tuple[int, int]:
+    def grid_of(self, image_size: int | Sequence[int]) -> tuple[int, int]:
+        """Rows and columns of the tokens of images of this size."""
         height, width = height_and_width(image_size)
         return height // self.patch_side, width // self.patch_side

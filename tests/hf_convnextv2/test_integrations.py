@@ -11,6 +11,8 @@ from torch.utils.data import Dataset
 
 import hf_convnextv2
 from hf_convnextv2 import (
+    ConvMAEForImageClassification,
+    ConvMAEForPreTraining,
     ConvNextV2Backbone,
     ConvNextV2FCMAEModel,
     ConvNextV2ForImageClassification,
@@ -18,7 +20,15 @@ from hf_convnextv2 import (
     ConvNextV2Model,
     create_image_processor,
 )
-from tests.small_models import assert_close, awake, difference, run_python, small_config, small_fcmae_config
+from tests.small_models import (
+    assert_close,
+    awake,
+    difference,
+    run_python,
+    small_config,
+    small_convmae_config,
+    small_fcmae_config,
+)
 
 
 @pytest.fixture
@@ -236,18 +246,32 @@ def test_classifier_exports():
 TWO_STAGES = {"depths": [1, 1], "hidden_sizes": [8, 16], "patch_size": 8}  # cells of 16 pixels
 
 
-def dynamic_model(num_visible_sets):
-    """A small classifier, or for so many sets FCMAE, and what makes its inputs of a batch size and a height."""
+def dynamic_model(num_visible_sets, family="convnextv2"):
+    """A small classifier, or for so many sets a pre-training model, and what makes inputs of a batch size and a height.
+
+    The cells of both families are 16 pixels wide.
+    """
     if num_visible_sets is None:
-        model = awake(ConvNextV2ForImageClassification(small_config(**TWO_STAGES)))
-        return model, lambda batch, height=32: {"pixel_values": torch.randn(batch, 3, height, 48)}
-    model = awake(ConvNextV2ForPreTraining(small_fcmae_config(**TWO_STAGES, num_visible_sets=num_visible_sets)))
-    return model, lambda batch: {"pixel_values": torch.randn(batch, 3, 32, 48), "noise": torch.rand(batch, 6)}
+        model = {
+            "convnextv2": lambda: ConvNextV2ForImageClassification(small_config(**TWO_STAGES)),
+            "convmae": lambda: ConvMAEForImageClassification(small_convmae_config()),
+        }[family]()
+        return awake(model), lambda batch, height=32: {"pixel_values": torch.randn(batch, 3, height, 48)}
+    sets = {"num_visible_sets": num_visible_sets}
+    model = {
+        "convnextv2": lambda: ConvNextV2ForPreTraining(small_fcmae_config(**TWO_STAGES, **sets)),
+        "convmae": lambda: ConvMAEForPreTraining(small_convmae_config(**sets)),
+    }[family]()
+    return awake(model), lambda batch: {"pixel_values": torch.randn(batch, 3, 32, 48), "noise": torch.rand(batch, 6)}
+
+
+FAMILY = pytest.mark.parametrize("family", ["convnextv2", "convmae"])
 
 
 @pytest.mark.parametrize("num_visible_sets", [None, 1, 4])
-def test_an_exported_program_takes_other_batch_sizes(num_visible_sets):
-    model, inputs = dynamic_model(num_visible_sets)
+@FAMILY
+def test_an_exported_program_takes_other_batch_sizes(family, num_visible_sets):
+    model, inputs = dynamic_model(num_visible_sets, family)
     batch, example = torch.export.Dim("batch"), inputs(2)
     shapes = {name: {0: batch} for name in example}
     program = torch.export.export(model, (), example, dynamic_shapes=shapes, strict=False).module()
@@ -256,8 +280,9 @@ def test_an_exported_program_takes_other_batch_sizes(num_visible_sets):
         assert_close(program(**given).logits, model(**given).logits)
 
 
-def test_an_exported_classifier_takes_other_sizes_of_images():
-    model, inputs = dynamic_model(None)
+@FAMILY
+def test_an_exported_classifier_takes_other_sizes_of_images(family):
+    model, inputs = dynamic_model(None, family)
     sizes = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC}
     program = torch.export.export(model, (), inputs(2), dynamic_shapes={"pixel_values": sizes}, strict=False).module()
     for batch, height in ((3, 32), (5, 71), (2, 160)):
