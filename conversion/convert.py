@@ -1,9 +1,10 @@
-"""Convert a checkpoint of ConvNeXt V2 of any layout into a folder that Transformers loads, or into another layout.
+"""Convert a checkpoint of ConvNeXt V2 or ConvMAE of any layout into a folder that its classes load, or another layout.
 
 python -m conversion.convert convnextv2_tiny_1k_224_ema.pt out/tiny
 python -m conversion.convert timm:convnextv2_atto.fcmae_ft_in1k out/atto --verify
 python -m conversion.convert out/pretrain out/encoder --to transformers
 python -m conversion.convert out/classifier out/official --to official --with_pt
+python -m conversion.convert convmae_base.pth out/convmae
 python -m conversion.convert --list
 """
 
@@ -12,7 +13,12 @@ import sys
 from conversion.command_line import MODEL_SIZES, Parser
 
 WITH_SCRIPTS = ("official", "official-minkowski")  # layouts of the official code
-TARGETS = ("transformers", "ours", *WITH_SCRIPTS, "timm", "mmpretrain")
+# Settings of pre-training, by the kind of model, that neither names nor shapes of parameters show.
+UNSTATED = {
+    "fcmae": ("mask_ratio", "norm_pix_loss"),
+    "convmae": ("mask_ratio", "norm_pix_loss", "num_visible_sets"),
+}
+TARGETS = ("transformers", "ours", *WITH_SCRIPTS, "timm", "mmpretrain", "easycv")
 DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -26,6 +32,8 @@ def create_parser() -> Parser:
     parser.add_argument("--model_size", choices=MODEL_SIZES, help="expected size (default: as the tensors say)")
     parser.add_argument("--num_labels", type=int, help="expected number of classes (default: as the tensors say)")
     parser.add_argument("--image_size", type=int, help="side of the images in pixels (default: as the source says)")
+    parser.add_argument("--num_attention_heads", type=int, help="of a ConvMAE's encoder (default: those of its size)")
+    parser.add_argument("--decoder_num_attention_heads", type=int, help="of a ConvMAE's decoder (likewise)")
     parser.add_argument("--labels", help="file with the names of the classes: JSON, or one name a line")
     parser.add_argument("--use_ema", action="store_true", help="take the moving average that a trainer stored")
     parser.add_argument("--license", help="licence of the weights, e.g. apache-2.0 (default: as the source says)")
@@ -50,14 +58,15 @@ import torch
 
 from conversion.checkpoint_reader import StoredCheckpoint, read_checkpoint
 from conversion.checkpoints import list_checkpoints
+from conversion.families import CONVMAE, describe_size, size_of
 from conversion.folder_writer import write_folder
 from conversion.image_processor import DEFAULT_SIZE, image_processor_of, image_size_of
-from conversion.inferred_config import OFFICIAL_EPS, describe_size, size_of
+from conversion.known_settings import known_settings
 from conversion.labels import IMAGENET_CLASSES, read_id2label
-from conversion.layouts import LAYOUTS, Layout
-from conversion.model_weights import ModelWeights, encoder_of, from_state_dict, with_final_norm
+from conversion.layout_tables import Layout
+from conversion.model_weights import ModelWeights, from_state_dict
+from conversion.targets import EASYCV_CLASSIFIER, POOLED_BY_EASYCV, check_target, fit_to_target, target_layout
 from conversion.verify import compare_outputs
-from hf_convnextv2.configuration_convnextv2 import SIZES
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -83,6 +92,8 @@ def convert(
     model_size: str | None = None,
     num_labels: int | None = None,
     image_size: int | None = None,
+    num_attention_heads: int | None = None,
+    decoder_num_attention_heads: int | None = None,
     labels: str | Path | None = None,
     use_ema: bool = False,
     license: str | None = None,
@@ -97,17 +108,22 @@ def convert(
     output = Path(output_dir)
     _check_request(output, to, image_size, with_pt)
     stored = read_checkpoint(source, use_ema)
-    weights = from_state_dict(stored.tensors, _known_settings(stored, model_size, num_labels))
+    asked = {
+        "num_labels": num_labels,
+        "num_attention_heads": num_attention_heads,
+        "decoder_num_attention_heads": decoder_num_attention_heads,
+    }
+    weights = from_state_dict(stored.tensors, known_settings(stored, model_size, asked))
     size = describe_size(weights.config)
     print(f"{source}: layout {weights.layout.name}, {weights.kind}, {size}, {weights.dtype}")
     _check_identity(stored, weights)
-    weights = _fit_to_target(weights, to)
-    _check_target(weights, to)
+    weights = fit_to_target(weights, to)
+    check_target(weights, to)
     if weights.kind != "classifier" and (labels or num_labels):
         raise ValueError("`--labels` and `--num_labels` must be left out for a model without a head.")
     _complete_config(weights, stored, image_size, labels)
     processor = image_processor_of(stored, weights.config)
-    layout = LAYOUTS[_layout_name(weights, to)]
+    layout = target_layout(weights, to)
     cast: torch.dtype | None = getattr(torch, dtype) if dtype else None
     check = None
     if verify:
@@ -132,22 +148,6 @@ def _check_request(output: Path, to: str | None, image_size: int | None, with_pt
         )
 
 
-def _known_settings(source: StoredCheckpoint, model_size: str | None, num_labels: int | None) -> dict[str, Any]:
-    """What is known of the configuration beside the tensors: a stored one, the training's arguments, the user's."""
-    settings: dict[str, Any] = {}
-    if str(source.config.get("model_type", "")).startswith("convnextv2"):
-        settings |= source.config
-    for name in ("mask_ratio", "norm_pix_loss"):
-        if name in source.arguments:
-            settings.setdefault(name, source.arguments[name])
-    if model_size is not None:
-        depths, widths = SIZES[model_size]
-        settings |= {"depths": list(depths), "hidden_sizes": list(widths)}
-    if num_labels is not None:
-        settings["num_labels"] = num_labels
-    return settings
-
-
 def _check_identity(source: StoredCheckpoint, weights: ModelWeights) -> None:
     """Raise if a source has not the shape of the official checkpoint that it is named after."""
     official, config = source.official, weights.config
@@ -169,47 +169,10 @@ def _check_identity(source: StoredCheckpoint, weights: ModelWeights) -> None:
 def _note_unusual_depths(weights: ModelWeights) -> None:
     """Note depths that no published model of these widths has."""
     depths, widths = list(weights.config.depths or ()), list(weights.config.hidden_sizes or ())
-    published = [list(size_depths) for size_depths, size_widths in SIZES.values() if list(size_widths) == widths]
+    sizes = weights.family.sizes.values()
+    published = [list(size_depths) for size_depths, size_widths in sizes if list(size_widths) == widths]
     if published and depths not in published:
         weights.notes.append(f"depths {depths} are of no published size: is a block missing?")
-
-
-def _fit_to_target(weights: ModelWeights, to: str | None) -> ModelWeights:
-    """The model that the target has a place for: most know no decoder, the official trainer no classifier."""
-    if to in (None, "ours"):
-        return with_final_norm(weights)
-    without_place = "classifier" if to == "official-minkowski" else "fcmae"
-    if weights.kind == without_place:
-        weights = encoder_of(weights)
-    return with_final_norm(weights) if to in ("transformers", "timm") else weights
-
-
-def _check_target(weights: ModelWeights, to: str | None) -> None:
-    """Raise where another library cannot build the model, and note what it has no place for."""
-    if to in (None, "ours", "transformers"):
-        return
-    config: Any = weights.config
-    buildable = {
-        "hidden_act": (config.hidden_act, config.hidden_act == "gelu", "gelu"),
-        "depths": (config.depths, len(config.depths) == 4, "those of four stages"),
-        "patch_size": (config.patch_size, config.patch_size == 4 or to == "mmpretrain", "4"),
-    }
-    if weights.kind == "fcmae":
-        buildable["fusion_stages"] = (config.fusion_stages, not config.fusion_stages, "empty")
-        buildable["target_type"] = (config.target_type, config.target_type != "feature", "one with pixels")
-    for name, (value, holds, rule) in buildable.items():
-        if not holds:
-            raise ValueError(f"`{name}` (={value}) must be {rule} for `--to {to}`, which has no other.")
-    if config.layer_norm_eps != OFFICIAL_EPS and weights.kind == "classifier":
-        weights.notes.append(f"the final norm's epsilon, {config.layer_norm_eps:g}, is {OFFICIAL_EPS:g} in {to}")
-    if weights.kind == "classifier" and to != "timm":
-        weights.notes.append(f"class names and image statistics: {to} has no place for them")
-
-
-def _layout_name(weights: ModelWeights, to: str | None) -> str:
-    if to is None:
-        return "ours" if weights.kind == "fcmae" else "transformers"
-    return "official-fcmae" if to == "official" and weights.kind == "encoder" else to
 
 
 def _complete_config(
@@ -217,6 +180,32 @@ def _complete_config(
 ) -> None:
     """Set resolution and class names in the configuration, and note where they are from."""
     config: Any = weights.config
+    if weights.family is CONVMAE:
+        _check_image_size(config, image_size)
+    else:
+        _set_image_size(weights, source, image_size)
+    _note_assumptions(weights, source)
+    if source.averaged:
+        weights.notes.append("taken: the trainer's moving average of the weights")
+    if weights.kind == "classifier":
+        id2label, origin = read_id2label(source, config.num_labels, Path(labels) if labels else None)
+        weights.notes.append(f"class names: {origin}")
+        if id2label is not None:
+            config.id2label, config.label2id = id2label, {name: number for number, name in id2label.items()}
+
+
+def _check_image_size(config: Any, image_size: int | None) -> None:
+    """Raise if the position embeddings are those of images of another size."""
+    if image_size not in (None, config.image_size):
+        raise ValueError(
+            f"`--image_size` (={image_size}) must be {config.image_size}, as the position embeddings say. Change it "
+            "when you load the result: `from_pretrained(folder, image_size=...)`."
+        )
+
+
+def _set_image_size(weights: ModelWeights, source: StoredCheckpoint, image_size: int | None) -> None:
+    """Set the size of the images, on which no weight of a ConvNeXt V2 depends."""
+    config = weights.config
     side = image_size or image_size_of(source)
     is_rectangle_of_source = (
         not image_size and not isinstance(config.image_size, int) and min(config.image_size) == side
@@ -225,16 +214,17 @@ def _complete_config(
         config.image_size = side or DEFAULT_SIZE
     if not side:
         weights.notes.append(f"images of {DEFAULT_SIZE} pixels: the source does not say (see --image_size)")
-    if weights.layout.name == "official-minkowski" and weights.kind == "fcmae" and "mask_ratio" not in source.arguments:
-        note = f"mask_ratio {config.mask_ratio}, norm_pix_loss {config.norm_pix_loss}: this package's defaults"
-        weights.notes.append(f"{note}, since the source does not say")
-    if source.averaged:
-        weights.notes.append("taken: the trainer's moving average of the weights")
-    if weights.kind == "classifier":
-        id2label, origin = read_id2label(source, config.num_labels, Path(labels) if labels else None)
-        weights.notes.append(f"class names: {origin}")
-        if id2label is not None:
-            config.id2label, config.label2id = id2label, {name: number for number, name in id2label.items()}
+
+
+def _note_assumptions(weights: ModelWeights, source: StoredCheckpoint) -> None:
+    """Note settings that the source does not say."""
+    stated = {**weights.layout.settings, **source.arguments}
+    names = [name for name in UNSTATED.get(weights.kind, ()) if name not in stated]
+    if weights.layout.name == EASYCV_CLASSIFIER:
+        weights.notes.append(f"the features of all tokens are averaged; {POOLED_BY_EASYCV}")
+    if names and "model_type" not in source.config:
+        values = ", ".join(f"{name} {getattr(weights.config, name)}" for name in names)
+        weights.notes.append(f"{values}: this package's defaults, since the source does not say")
 
 
 def _print_comparison(

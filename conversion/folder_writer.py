@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ from torch import Tensor
 from transformers import ConvNextV2Config as StockConfig
 
 from conversion.checkpoint_reader import StoredCheckpoint
+from conversion.families import CONVMAE, size_of
 from conversion.files import atomic_path, sha256, write_json
 from conversion.image_processor import height_and_width
-from conversion.inferred_config import MODELS, size_of
 from conversion.layouts import OURS, TIMM, Layout
 from conversion.model_folder import CARD, PROVENANCE
 from conversion.model_weights import FINAL_NORM, ModelWeights, to_state_dict
@@ -23,6 +24,8 @@ from conversion.publishing.licenses import OFFICIAL_LICENSE, OFFICIAL_WEIGHTS, U
 from conversion.publishing.publication import Publication
 from conversion.publishing.sections.data import describe_data_sets
 
+# Layouts of encoders that have no norm of pooled features.
+WITHOUT_NEW_NORM = ("official-fcmae", "convmae-official", "convmae-easycv")
 OUR_FIELDS = ("use_grn", "head_init_scale")  # which Transformers' own configuration lacks
 
 
@@ -43,17 +46,17 @@ def write_folder(
         with atomic_path(output) as partial:
             partial.mkdir(parents=True)
             write_weights(partial, weights, layout, dtype, with_pt)
-            if layout.column == OURS:
+            if layout.library == OURS:
                 write_config(partial, weights, layout, dtype)
                 processor.save_pretrained(partial)
-            elif layout.column == TIMM:
+            elif layout.library == TIMM:
                 write_json(partial / "config.json", timm_config(weights, processor))
             if check is not None:
                 check(partial)
             origin = provenance(weights, source, dtype, license)
             made = {"stored_as": layout.name, "made_sha256": sha256(partial / "model.safetensors")}
             write_json(partial / PROVENANCE, {**origin, **made})
-            foreign_config = None if layout.column == OURS else weights.config
+            foreign_config = None if layout.library == OURS else weights.config
             write_card(partial, Publication(repo_id=output.name), foreign_config)
     finally:
         if not output.exists():
@@ -65,10 +68,9 @@ def write_weights(
     folder: Path, weights: ModelWeights, layout: Layout, dtype: torch.dtype | None, with_pt: bool = False
 ) -> None:
     """`model.safetensors` in the layout, and if asked for `model.pt`; what it has no place for is noted."""
-    stored, left_out = to_state_dict(weights, layout)
-    if layout.name == "official-fcmae" and _is_new(weights):
-        left_out += list(FINAL_NORM)
-        stored = {name: tensor for name, tensor in stored.items() if not name.startswith("norm.")}
+    is_left_out = layout.name in WITHOUT_NEW_NORM and weights.kind == "encoder" and _is_new(weights)
+    stored, left_out = to_state_dict(_without_norm(weights) if is_left_out else weights, layout)
+    left_out += FINAL_NORM if is_left_out else ()
     if left_out:
         weights.notes.append(f"left out: {', '.join(left_out)}, for which {layout.name} has no place")
     if dtype is not None:
@@ -95,10 +97,13 @@ def write_pt(file: Path, stored: dict[str, Tensor], weights: ModelWeights, layou
     """The same tensors as the official scripts read them, `{"model": state_dict}`, and nothing else.
 
     `main_finetune.py --finetune`, which an encoder is for, adds two axes to GRN and only prints that it does not fit
-    then: its GRN is stored as `(1, C)`. `--resume`, which a classifier is for, wants `(1, 1, 1, C)`.
+    then: its GRN is stored as `(1, C)`. `--resume`, which a classifier is for, wants `(1, 1, 1, C)`. ConvMAE's
+    `main_finetune.py --finetune` wants no norm of pooled features.
     """
     if layout.name == "official-fcmae":
         stored = {name: t.flatten(0, 2) if ".grn." in name else t for name, t in stored.items()}
+    if weights.family is CONVMAE and weights.kind == "encoder":
+        stored = {name: t for name, t in stored.items() if not name.startswith("fc_norm.")}
     # A part of a larger tensor would bring all of it into the file.
     parts = {name: t.clone() for name, t in stored.items() if t.untyped_storage().nbytes() != t.nbytes}
     torch.save({"model": {**stored, **parts}}, file)
@@ -112,7 +117,7 @@ def write_config(folder: Path, weights: ModelWeights, layout: Layout, dtype: tor
     config_class: Any = type(weights.config)
     if layout.name == "transformers":
         fields, config_class = {n: v for n, v in fields.items() if n not in OUR_FIELDS}, StockConfig
-    fields |= {"architectures": [MODELS[weights.kind].__name__], "dtype": _name(dtype or weights.dtype)}
+    fields |= {"architectures": [weights.family.models[weights.kind].__name__], "dtype": _name(dtype or weights.dtype)}
     config_class.from_dict(fields).save_pretrained(folder)
 
 
@@ -185,6 +190,10 @@ def checkpoint_license(source: StoredCheckpoint, asked: str | None) -> str:
     if not stated and source.folder is not None:
         stated = read_license(source.folder / CARD)
     return settle_license(asked, stated or source.timm_settings.get("license"))
+
+
+def _without_norm(weights: ModelWeights) -> ModelWeights:
+    return replace(weights, tensors={n: t for n, t in weights.tensors.items() if n not in FINAL_NORM})
 
 
 def _is_new(weights: ModelWeights) -> bool:

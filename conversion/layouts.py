@@ -1,19 +1,20 @@
-"""The layouts in which ConvNeXt V2's weights are stored, as tables, and pure functions between them and ours.
+"""The layouts in which weights are stored, and pure functions between them and ours.
 
-"Ours" are the names and shapes of this package's models, which are Transformers' own. The encoder's names carry no
-prefix here; `convnextv2.` is added where a head or a decoder stands beside it.
+The tables of ConvNeXt V2 are here, those of ConvMAE in convmae_layouts.py; how names follow from them is in
+layout_tables.py.
 """
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from conversion.convmae_layouts import CONVMAE_CODE, CONVMAE_LAYOUTS, CONVOLUTIONS, EASYCV
+from conversion.families import CONVNEXTV2
+from conversion.layout_tables import BACKBONE_NORMS, OURS, Layout, Row, names_of, under
+
 Shape = tuple[int, ...]
-Row = tuple[str, ...]
 # One row a module: ours, the dense official code's, the official trainer's (MinkowskiEngine), timm's and mmpretrain's.
-# {s} a stage, {b} a block of it, {last} the last stage. Parameters are `weight,bias` unless others stand after a colon.
 # fmt: off
 STEM = ("embeddings.", "downsample_layers.0.", "downsample_layers.0.", "stem.", "downsample_layers.0.")
 EMBEDDINGS = (
@@ -37,9 +38,9 @@ LAYERS = (
     ("grn",       "grn:gamma,beta", "grn:gamma,beta",     "mlp.grn", "grn:gamma,beta"),
     ("pwconv2",   "pwconv2",        "pwconv2.linear",     "mlp.fc2", "pointwise_conv2"),
 )
-FINAL_NORM = (("layernorm", "norm", None, "head.norm", "norm{last}"),)
-HEAD = (("classifier", "head", None, "head.fc", "head.fc"),)
-DECODER = (
+FINAL_NORM: tuple[Row, ...] = (("layernorm", "norm", None, "head.norm", "norm{last}"),)
+HEAD: tuple[Row, ...] = (("classifier", "head", None, "head.fc", "head.fc"),)
+DECODER: tuple[Row, ...] = (
     ("decoder.proj",                 None, "proj",                       None, None),
     ("decoder.mask_token:",          None, "mask_token:",                None, None),
     ("decoder.layers.{b}.dwconv",    None, "decoder.{b}.dwconv",         None, None),
@@ -52,59 +53,37 @@ DECODER = (
     ("decoder.fusion.stage{s}",      None, None,                         None, None),
 )
 # fmt: on
-OURS, OFFICIAL, MINKOWSKI, TIMM, MMPRETRAIN = range(5)
+# The libraries, in the order of the columns.
+OFFICIAL, MINKOWSKI, TIMM, MMPRETRAIN = "official", "minkowski", "timm", "mmpretrain"
+COLUMNS = (OURS, OFFICIAL, MINKOWSKI, TIMM, MMPRETRAIN)
 # mmpretrain's SparK stores its own pre-training beside the encoder: another decoder than FCMAE's, of no use here.
 SPARK = r"(neck|enc_dec_norms|enc_dec_projectors|mask_tokens)\."
-# A backbone's norms of the maps that it hands to a detector: no other model has them.
-BACKBONE_NORMS = r"hidden_states_norms\."
+ENCODER: tuple[Row, ...] = (
+    *under(STEM, EMBEDDINGS),
+    *under(STAGE, DOWNSAMPLING),
+    *under(BLOCK, LAYERS),
+    *FINAL_NORM,
+)
 
 
-def _under(paths: Row, rows: Iterable[Row]) -> Iterable[Row]:
-    """The rows with the path of their layout before each name."""
-    return (tuple(path + name for path, name in zip(paths, row, strict=True)) for row in rows)
-
-
-ENCODER = (*_under(STEM, EMBEDDINGS), *_under(STAGE, DOWNSAMPLING), *_under(BLOCK, LAYERS), *FINAL_NORM)
-
-
-def _parameters(row: str) -> list[str]:
-    """`a:b,c` as `a.b`, `a.c`; `a` as `a.weight`, `a.bias`; `a:` as the parameter `a` itself."""
-    module, colon, parameters = row.partition(":")
-    if colon and not parameters:
-        return [module]
-    return [f"{module}.{parameter}" for parameter in (parameters or "weight,bias").split(",")]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """One way to store the weights: the name of every parameter and the prefix of the encoder's."""
-
-    name: str
-    column: int
-    prefix: str = ""  # of the encoder's names, where a head or decoder may stand beside it
-    foreign: str | None = None  # names that belong to something that none of our models has
-    names: dict[str, str] = field(init=False)  # ours to theirs, as templates
-
-    def __post_init__(self) -> None:
-        names = {}
-        for rows, prefix in ((ENCODER, self.prefix), (HEAD + DECODER, "")):
-            for row in rows:
-                theirs = row[self.column]
-                if theirs is not None:
-                    names |= dict(zip(_parameters(str(row[OURS])), _parameters(prefix + theirs), strict=True))
-        object.__setattr__(self, "names", names)
+def convnextv2_layout(name: str, library: str, prefix: str = "", foreign: str | None = None) -> Layout:
+    """A layout of ConvNeXt V2, from its library's column of the tables."""
+    column = COLUMNS.index(library)
+    names = names_of(ENCODER, column, prefix) | names_of(HEAD + DECODER, column)
+    return Layout(name, CONVNEXTV2, library, names, prefix, keeps_prefix=library != OURS, foreign=foreign)
 
 
 LAYOUTS = {
     layout.name: layout
     for layout in (
-        Layout("official", OFFICIAL),  # fine-tuned or supervised: dense, with final norm and head
-        Layout("official-fcmae", OFFICIAL),  # as released: the dense encoder alone, without the final norm
-        Layout("official-minkowski", MINKOWSKI, prefix="encoder."),  # as the official trainer writes it
-        Layout("timm", TIMM),
-        Layout("mmpretrain", MMPRETRAIN, prefix="backbone.", foreign=SPARK),
-        Layout("transformers", OURS, prefix="convnextv2.", foreign=BACKBONE_NORMS),
-        Layout("ours", OURS, prefix="convnextv2.", foreign=BACKBONE_NORMS),
+        convnextv2_layout("official", OFFICIAL),  # fine-tuned or supervised: dense, with final norm and head
+        convnextv2_layout("official-fcmae", OFFICIAL),  # as released: the dense encoder alone, without the final norm
+        convnextv2_layout("official-minkowski", MINKOWSKI, "encoder."),  # as the official trainer writes it
+        convnextv2_layout("timm", TIMM),
+        convnextv2_layout("mmpretrain", MMPRETRAIN, "backbone.", SPARK),
+        convnextv2_layout("transformers", OURS, CONVNEXTV2.prefix, BACKBONE_NORMS),
+        convnextv2_layout("ours", OURS, CONVNEXTV2.prefix, BACKBONE_NORMS),
+        *CONVMAE_LAYOUTS,
     )
 }
 # Names by which a layout is told from the others, in the order in which they are tried.
@@ -114,8 +93,14 @@ MARKS = {
     "timm": r"^stages\.\d+\.blocks\.\d+\.conv_dw\.",
     "official": r"^stages\.\d+\.\d+\.dwconv\.",
     "transformers": r"(^|\.)encoder\.stages\.\d+\.layers\.\d+\.dwconv\.",
+    "convmae-official-detector": r"^backbone\.bottom_up\.(windowed|global)_rel_pos_bias\.",
+    "convmae-easycv-detector": r"^backbone\.(windowed|global)_rel_pos_bias\.",
+    "convmae-official": r"^blocks1\.\d+\.conv[12]\.",
+    "convmae-easycv": r"^encoder\.blocks1\.\d+\.conv[12]\.",
+    "convmae-easycv-classifier": r"^backbone\.blocks1\.\d+\.conv[12]\.",
+    "convmae": r"(^|\.)encoder\.stages\.\d+\.layers\.\d+\.conv[12]\.",
 }
-RULE = "hold the weights of a ConvNeXt V2 in one of the layouts " + ", ".join(LAYOUTS)
+RULE = "hold the weights of a ConvNeXt V2 or ConvMAE in one of the layouts " + ", ".join(LAYOUTS)
 
 
 def recognise_layout(names: Iterable[str]) -> Layout:
@@ -125,6 +110,12 @@ def recognise_layout(names: Iterable[str]) -> Layout:
         ValueError: if they are another model's; the message says which, as far as the names tell.
     """
     names = list(names)
+    biases = [name for name in names if re.search(r"(\.attn|(^|\.)rel_pos_bias)\.relative_position_bias_table$", name)]
+    if biases and any("blocks1.0.conv1." in name for name in names):
+        raise ValueError(
+            f"The source must {RULE}, but is of a ConvMAE segmentation model: its attention has other relative "
+            f"positions than a detector's, e.g. `{biases[0]}`, which no model here has."
+        )
     found = next((layout for layout, mark in MARKS.items() if any(re.search(mark, name) for name in names)), None)
     if found is None:
         shown = ", ".join(names[:5]) or "nothing"
@@ -137,33 +128,6 @@ def recognise_layout(names: Iterable[str]) -> Layout:
     if found == "transformers" and any(name.startswith("decoder.") for name in names):
         found = "ours"
     return LAYOUTS[found]
-
-
-def our_name(name: str, layout: Layout, num_stages: int) -> str | None:
-    """Our name, without prefix, of a parameter of the layout; None if the layout has no such parameter."""
-    for ours, pattern in _patterns(layout):
-        match = pattern.fullmatch(name)
-        if match:
-            numbers = {key: int(value) for key, value in match.groupdict().items()}
-            is_there = numbers.pop("last", num_stages - 1) == num_stages - 1
-            return ours.format(**numbers) if is_there else None
-    return None
-
-
-def their_name(name: str, layout: Layout, num_stages: int, is_encoder: bool) -> str | None:
-    """The layout's name of our parameter (without prefix); None if the layout has no place for it.
-
-    `is_encoder`: nothing stands beside the encoder, whose names then carry no prefix in Transformers' layout.
-    """
-    keys = {"stages.": "s", "layers.": "b", "fusion.stage": "s"}
-    numbered = r"(stages\.|layers\.|fusion\.stage)(\d+)"
-    numbers = {keys[before]: int(number) for before, number in re.findall(numbered, name)}
-    template = re.sub(numbered, lambda found: f"{found[1]}{{{keys[found[1]]}}}", name)
-    theirs = layout.names.get(template)
-    if theirs is None:
-        return None
-    theirs = theirs.format(**numbers, last=num_stages - 1)
-    return theirs.removeprefix(layout.prefix) if is_encoder and layout.column == OURS else theirs
 
 
 def read_parameter(tensor: Tensor, name: str, layout: Layout, shape: Shape) -> Tensor | None:
@@ -194,13 +158,18 @@ def stored_shape(name: str, shape: Shape, layout: Layout, conv_mlp: bool = False
     if _is_kernel(name, layout, len(shape)):
         positions = shape[2] * shape[3]
         return (positions, shape[0]) if ".dwconv." in name else (positions, shape[1], shape[0])
-    if ".grn." in name and layout.column in (TIMM, MMPRETRAIN):
+    if ".grn." in name and layout.library in (TIMM, MMPRETRAIN):
         return shape[-1:]
-    if ".grn." in name and layout.column == MINKOWSKI and name.startswith("encoder."):
+    if ".grn." in name and layout.library == MINKOWSKI and name.startswith("encoder."):
         return (1, shape[-1])
-    convolutions = {TIMM: r"encoder\..*\.pwconv[12]" if conv_mlp else None, MINKOWSKI: r"decoder\.(proj|pred)"}
-    convolution = convolutions.get(layout.column)
-    if convolution is not None and re.fullmatch(convolution + r"\.weight", name):
+    convolutions = {
+        TIMM: r"encoder\..*\.pwconv[12]\.weight" if conv_mlp else None,
+        MINKOWSKI: r"decoder\.(proj|pred)\.weight",
+        CONVMAE_CODE: CONVOLUTIONS,
+        EASYCV: CONVOLUTIONS,
+    }
+    convolution = convolutions.get(layout.library)
+    if convolution is not None and re.fullmatch(convolution, name):
         return (*shape, 1, 1)
     return (1, *shape) if _has_row_bias(name, layout) else shape
 
@@ -214,27 +183,16 @@ def without_prefix(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
-def _patterns(layout: Layout) -> list[tuple[str, re.Pattern[str]]]:
-    """Our templates beside patterns of theirs, in which the prefix may be left out."""
-    patterns = []
-    for ours, theirs in layout.names.items():
-        pattern = re.escape(theirs.removeprefix(layout.prefix))
-        pattern = re.sub(r"\\\{(s|b|last)\\\}", r"(?P<\1>0|[1-9]\\d*)", pattern)
-        prefix = f"({re.escape(layout.prefix)})?" if theirs.startswith(layout.prefix) else ""
-        patterns.append((ours, re.compile(prefix + pattern)))
-    return patterns
-
-
 def _is_kernel(name: str, layout: Layout, rank: int) -> bool:
     """Whether the layout stores this parameter as a MinkowskiEngine kernel."""
     sparse = re.search(r"^encoder\..*(downsampling_layer\.1|dwconv)\.weight$", name) is not None
-    return layout.column == MINKOWSKI and sparse and rank == 4
+    return layout.library == MINKOWSKI and sparse and rank == 4
 
 
 def _has_row_bias(name: str, layout: Layout) -> bool:
     """Whether the layout stores this bias as a row `(1, C)`: those of MinkowskiEngine's convolutions."""
     sparse = re.search(r"^encoder\..*(downsampling_layer\.1|dwconv)\.bias$", name) is not None
-    return layout.column == MINKOWSKI and sparse
+    return layout.library == MINKOWSKI and sparse
 
 
 def _from_kernel(kernel: Tensor, height: int, width: int) -> Tensor:

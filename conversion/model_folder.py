@@ -9,8 +9,7 @@ from safetensors import safe_open
 
 from conversion.command_line import one_line
 from conversion.files import read_json, sha256
-from hf_convnextv2 import ConvNextV2Config, ConvNextV2FCMAEConfig
-from hf_convnextv2.configuration_convnextv2 import FCMAE_MODEL_TYPE
+from hf_convnextv2 import ConvMAEConfig, ConvNextV2Config, ConvNextV2FCMAEConfig
 
 WEIGHT_PATTERNS = ("model.safetensors", "model-*-of-*.safetensors")
 SETTINGS = "training_config.json"  # of the training run
@@ -26,20 +25,28 @@ PREDICTIONS = "predictions.png"  # of a segmentation model or a detector
 MADE_BY_CONVERSION = {"source", "layout", "sha256", "dtype", "is_cast", "notes", "stored_as", "made_sha256"}
 
 
-def read_config(folder: Path) -> ConvNextV2Config:
-    """The model's configuration; of a model that has a ConvNeXt V2 backbone, the backbone's with the model's classes.
+CONFIGS = {
+    config_class.model_type: config_class for config_class in (ConvNextV2Config, ConvNextV2FCMAEConfig, ConvMAEConfig)
+}
+
+BACKBONES = (ConvNextV2Config.model_type, ConvMAEConfig.model_type)
+
+
+def read_config(folder: Path) -> Any:
+    """The model's configuration; of a model that has a backbone, the backbone's with the model's classes.
 
     Raises:
-        ValueError: if it is not one of ConvNeXt V2's.
+        ValueError: if it is not one of ConvNeXt V2's or ConvMAE's.
     """
     config = read_json(folder / "config.json")
     if "backbone_config" in config:
         labels = {name: config[name] for name in ("id2label", "label2id") if name in config}
         kind = config["backbone_config"].get("model_type")
-        if kind != ConvNextV2Config.model_type:
-            raise ValueError(f"{folder / 'config.json'} must have a backbone of the type convnextv2, but it is {kind}.")
+        if kind not in BACKBONES:
+            known = " or ".join(BACKBONES)
+            raise ValueError(f"{folder / 'config.json'} must have a backbone of the type {known}, but it is {kind}.")
         config = {**config["backbone_config"], **labels}
-    config_class = ConvNextV2FCMAEConfig if config.get("model_type") == FCMAE_MODEL_TYPE else ConvNextV2Config
+    config_class = CONFIGS.get(config.get("model_type", ""), ConvNextV2Config)
     try:
         return config_class.from_dict(config)
     except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError) as error:

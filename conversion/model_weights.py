@@ -11,19 +11,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.initialization import no_init_weights
 
-from conversion.inferred_config import MODELS, config_of, describe_size, kind_of, size_of
-from conversion.layouts import (
-    Layout,
-    Shape,
-    our_name,
-    read_parameter,
-    recognise_layout,
-    stored_shape,
-    their_name,
-    write_parameter,
-)
-from hf_convnextv2 import ConvNextV2Config, ConvNextV2Model
+from conversion.convmae_layouts import BEFORE_DECODER
+from conversion.families import CONVMAE, CONVNEXTV2, Family, describe_size, family_of, size_of
+from conversion.inferred_config import config_of, kind_of
+from conversion.layout_tables import Layout, our_name, their_name
+from conversion.layouts import Shape, read_parameter, recognise_layout, stored_shape, write_parameter
+from hf_convnextv2 import ConvNextV2Config
+from hf_convnextv2.configuration_convmae import NUM_STAGES
 from hf_convnextv2.configuration_convnextv2 import as_model_type
 
 FINAL_NORM = ("layernorm.weight", "layernorm.bias")
@@ -34,13 +30,18 @@ MOST_SHOWN = 20
 
 @dataclass
 class ModelWeights:
-    """A model's parameters under our names, without the prefix `convnextv2.`, and its configuration."""
+    """A model's parameters under our names, without the encoder's prefix, and its configuration."""
 
-    kind: str  # a key of MODELS
+    kind: str  # a key of the family's models
     tensors: dict[str, Tensor]
-    config: ConvNextV2Config
+    config: Any
     layout: Layout  # in which they were stored
     notes: list[str]  # what was left out or added on purpose
+
+    @property
+    def family(self) -> Family:
+        """The family of models that it belongs to."""
+        return self.layout.family
 
     @property
     def dtype(self) -> torch.dtype:
@@ -72,10 +73,11 @@ def from_state_dict(state_dict: Mapping[str, Tensor], settings: Mapping[str, Any
     layout = recognise_layout(state_dict)
     foreign = [name for name in state_dict if layout.foreign and re.match(layout.foreign, name)]
     kept = {name: tensor for name, tensor in state_dict.items() if name not in set(foreign)}
-    named = _name_tensors(kept, layout)
+    named, of_decoder = _without_lone_parts(_name_tensors(kept, layout))
     _check_numbers(named.tensors)
-    kind = kind_of(named.tensors)
-    config = config_of(kind, named.tensors, settings or {})
+    kind = kind_of(named.tensors, layout.family)
+    known = layout.settings if kind == layout.family.pretraining else {}
+    config = config_of(kind, named.tensors, {**known, **(settings or {})}, layout.family)
     expected = parameter_shapes(kind, config)
     if kind == "encoder" and not any(name in named.tensors for name in FINAL_NORM):
         expected = {name: shape for name, shape in expected.items() if name not in FINAL_NORM}
@@ -84,13 +86,14 @@ def from_state_dict(state_dict: Mapping[str, Tensor], settings: Mapping[str, Any
     if unexpected or len(complete) < len(expected):
         faults = _describe_faults(named, expected, unexpected, misshapen, kind == "encoder")
         raise ValueError(f"The source (layout {layout.name}, {kind}, {describe_size(config)}) does not fit: {faults}.")
-    notes = [f"left out: {_listed(foreign)}, which no model here has"] if foreign else []
+    left_out = {"no model here has": foreign, "only a decoder sees": of_decoder}
+    notes = [f"left out: {_listed(names)}, which {why}" for why, names in left_out.items() if names]
     return ModelWeights(kind, complete, config, layout, notes)
 
 
 def to_state_dict(weights: ModelWeights, layout: Layout) -> tuple[dict[str, Tensor], list[str]]:
     """The parameters as the layout stores them, and our names of those that it has no place for."""
-    if not weights.config.use_grn and layout.name != "ours":
+    if weights.family is CONVNEXTV2 and not weights.config.use_grn and layout.name != "ours":
         raise ValueError(f"`--to` (={layout.name}) must be ours for a model without GRN (`use_grn` is False).")
     num_stages = len(weights.config.depths or ())
     conv_mlp = size_of(weights.config) in CONV_MLP_SIZES
@@ -118,26 +121,33 @@ def encoder_of(weights: ModelWeights) -> ModelWeights:
     """The encoder alone: a pre-training model without its decoder, a classifier without its head."""
     kept = {name: t for name, t in weights.tensors.items() if not name.startswith(("decoder.", "classifier."))}
     left_out = [name for name in weights.tensors if name not in kept]
-    fields = as_model_type(weights.config.to_dict(), ConvNextV2Config)
+    model_class = weights.family.models["encoder"]
+    fields = weights.config.to_dict()
+    if weights.family is CONVNEXTV2:
+        fields = as_model_type(fields, ConvNextV2Config)
     fields = {name: value for name, value in fields.items() if name not in ("id2label", "label2id", "problem_type")}
-    config = ConvNextV2Config.from_dict({**fields, "architectures": [ConvNextV2Model.__name__]})
+    config = model_class.config_class.from_dict({**fields, "architectures": [model_class.__name__]})
     note = f"left out: {_listed(left_out)}"
     return ModelWeights("encoder", kept, config, weights.layout, [*weights.notes, note])
 
 
-def parameter_shapes(kind: str, config: ConvNextV2Config) -> dict[str, Shape]:
-    """Our names, without prefix, and shapes of all parameters of a model; no memory is taken for them."""
+def parameter_shapes(kind: str, config: Any) -> dict[str, Shape]:
+    """Our names, without prefix, and shapes of all parameters of a model; no memory is taken for them.
+
+    Fixed position embeddings, which are a buffer, are among them.
+    """
+    family = family_of(config)
     try:
-        with torch.device("meta"):
-            model = MODELS[kind](config)
+        with torch.device("meta"), no_init_weights():
+            model = family.models[kind](config)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"The configuration beside the weights makes no model: {error}") from error
-    return {name.removeprefix("convnextv2."): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    return {name.removeprefix(family.prefix): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def _name_tensors(stored: dict[str, Tensor], layout: Layout) -> NamedTensors:
     """The stored parameters beside our names; raise if two of them are the same parameter of ours."""
-    num_stages = _num_stages(stored)
+    num_stages = NUM_STAGES if layout.family is CONVMAE else _num_stages(stored)
     our_names = {theirs: our_name(theirs, layout, num_stages) for theirs in stored}
     tensors = {ours: stored[theirs] for theirs, ours in our_names.items() if ours is not None}
     twice = [theirs for theirs, ours in our_names.items() if ours is not None and tensors[ours] is not stored[theirs]]
@@ -146,6 +156,17 @@ def _name_tensors(stored: dict[str, Tensor], layout: Layout) -> NamedTensors:
             f"The source (layout {layout.name}) must hold each parameter once, but has {_listed(twice)} twice."
         )
     return NamedTensors(layout, num_stages, stored, our_names, tensors)
+
+
+def _without_lone_parts(named: NamedTensors) -> tuple[NamedTensors, list[str]]:
+    """Without what only a decoder sees, where there is no decoder; also the stored names of what is left out."""
+    of_decoder = [name for name in named.tensors if name.startswith("decoder.")]
+    if named.layout.family is not CONVMAE or not all(re.match(BEFORE_DECODER, name) for name in of_decoder):
+        return named, []
+    left_out = [theirs for theirs, ours in named.our_names.items() if ours in set(of_decoder)]
+    our_names = {theirs: ours for theirs, ours in named.our_names.items() if theirs not in left_out}
+    tensors = {ours: tensor for ours, tensor in named.tensors.items() if ours not in set(of_decoder)}
+    return replace(named, our_names=our_names, tensors=tensors), left_out
 
 
 def _check_numbers(tensors: dict[str, Tensor]) -> None:

@@ -37,6 +37,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from conversion.families import CONVNEXTV2, PRETRAINING
 from conversion.files import write_text
 from conversion.model_folder import CARD
 from conversion.publishing.hub import Hub
@@ -88,7 +89,7 @@ def publish(
     full_name = hub.full_name if hub is not None else str
     repo_id = full_name(repo_id)
     encoder_id = None
-    if kind == "fcmae" and not skip_encoder:
+    if kind == CONVNEXTV2.pretraining and not skip_encoder:
         encoder_id = _encoder_id(repo_id, encoder_repo_id, create_pr, full_name)
     if encoder_id == repo_id:
         raise ValueError(f"`--encoder_repo_id` (={encoder_id}) must be another repository than `--repo_id`.")
@@ -105,9 +106,11 @@ def publish(
 
 def _check_options(kind: str, with_code: bool, encoder_repo_id: str | None, skip_encoder: bool) -> None:
     """Raise for what is for pre-training models, but given for another kind of model."""
-    is_fcmae = kind == "fcmae"
-    if with_code and not is_fcmae:
-        told = "an R-CNN always takes its code along, and stock Transformers has that of all other models"
+    is_fcmae = kind == CONVNEXTV2.pretraining
+    if with_code and kind not in PRETRAINING:
+        told = (
+            "an R-CNN and a ConvMAE always take their code along, and stock Transformers has that of all other models"
+        )
         raise ValueError(f"`--with_code` is for pre-training models, not for a {kind}: {told}.")
     if skip_encoder and not is_fcmae:
         raise ValueError(f"`--skip_encoder` must be left out for a {kind}: it is published alone.")

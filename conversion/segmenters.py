@@ -29,7 +29,7 @@ LOGGERS = [f"transformers.models.{name}.configuration_{name}" for name in ("mask
 
 @contextmanager
 def convnextv2_supported() -> Iterator[None]:
-    """Leave out Transformers' warning that a ConvNeXt V2 backbone may not be compatible: it is."""
+    """Leave out Transformers' warning that a backbone of this package may not be compatible: it is."""
     loggers = [logging.getLogger(name) for name in LOGGERS]
     for logger in loggers:
         logger.addFilter(is_other)
@@ -42,4 +42,5 @@ def convnextv2_supported() -> Iterator[None]:
 
 def is_other(record: logging.LogRecord) -> bool:
     """Whether a record is another than that warning."""
-    return not record.getMessage().startswith("Backbone convnextv2 is not a supported model")
+    warnings = tuple(f"Backbone {kind} is not a supported model" for kind in ("convnextv2", "convmae"))
+    return not record.getMessage().startswith(warnings)

@@ -1,5 +1,6 @@
 """Running source and result on the same photograph, each by the library that its layout is for."""
 
+import copy
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,9 +14,12 @@ from torch import Tensor, nn
 from transformers import ConvNextV2Config as StockConfig
 
 import hf_convnextv2
+from conversion import official_convmae
 from conversion.checkpoint_reader import StoredCheckpoint
 from conversion.command_line import one_line
-from conversion.inferred_config import size_of
+from conversion.convmae_layouts import CONVMAE_CODE, EASYCV
+from conversion.families import CONVMAE, size_of
+from conversion.image_processor import height_and_width
 from conversion.layouts import MMPRETRAIN, OFFICIAL, OURS, TIMM, Layout
 from conversion.model_weights import ModelWeights
 from hf_convnextv2 import ConvNextV2Config, ConvNextV2ForPreTraining, create_image_processor
@@ -24,7 +28,7 @@ from hf_convnextv2 import ConvNextV2Config, ConvNextV2ForPreTraining, create_ima
 # of the computation.
 CAST_TOLERANCE = {torch.float16: 2e-2, torch.bfloat16: 1e-1}
 FLOAT32_TOLERANCE = 1e-4
-OUTPUTS = {"classifier": "logits", "encoder": "last map", "fcmae": "painted cells"}
+OUTPUTS = {"classifier": "logits", "encoder": "last map", "fcmae": "painted cells", "convmae": "painted tokens"}
 
 
 def compare_outputs(
@@ -70,10 +74,9 @@ def _tolerance(source: StoredCheckpoint, cast: torch.dtype | None) -> float:
 
 def _forward(layout: Layout, tensors: Mapping[str, Tensor], weights: ModelWeights, pixel_values: Tensor) -> Tensor:
     """Logits or last map of the model that the tensors are for."""
-    runners = {OURS: _transformers, TIMM: _timm, OFFICIAL: _timm, MMPRETRAIN: _mmpretrain}
-    if layout.column not in runners:
+    if layout.library not in RUNNERS:
         raise ImportError("MinkowskiEngine is a library for CUDA alone")
-    runner = runners[layout.column]
+    runner = _convmae if weights.family is CONVMAE and layout.library == OURS else RUNNERS[layout.library]
     with torch.no_grad():
         return runner(layout, tensors, weights)(pixel_values)
 
@@ -96,6 +99,44 @@ def _transformers(layout: Layout, tensors: Mapping[str, Tensor], weights: ModelW
     return lambda pixel_values: model(pixel_values).last_hidden_state
 
 
+def _convmae(layout: Layout, tensors: Mapping[str, Tensor], weights: ModelWeights) -> Callable[[Tensor], Tensor]:
+    """This package's ConvMAE, which sees one set of tokens where it is a pre-training model."""
+    config: Any = copy.deepcopy(weights.config)
+    config.num_visible_sets, config.mask_ratio, config.cell_size = 1, config.default_mask_ratio, config.target_size
+    model: Any = weights.family.models[weights.kind](config).eval()
+    if weights.kind == "encoder":
+        _load_encoder(model, {n.removeprefix("convmae."): t for n, t in tensors.items()}, norm="layernorm.")
+        return lambda pixel_values: model(pixel_values).last_hidden_state
+    _load(model, tensors)
+    if weights.kind == "classifier":
+        return lambda pixel_values: model(pixel_values).logits
+    return lambda pixel_values: model(pixel_values, bool_masked_pos=_hidden_tokens(config)).logits
+
+
+def _official_convmae(
+    layout: Layout, tensors: Mapping[str, Tensor], weights: ModelWeights
+) -> Callable[[Tensor], Tensor]:
+    """The formulas of the official code, which are EasyCV's too, but for the one token that it does not average."""
+    config: Any = weights.config
+    if config.hidden_act != "gelu" or config.layer_norm_eps != official_convmae.EPS:
+        raise ImportError("the official code builds no such model")
+    named: Mapping[str, Tensor] = {name.removeprefix(layout.prefix): tensor for name, tensor in tensors.items()}
+    named = official_convmae.without_easycv_names(named) if layout.library == EASYCV else named
+    heads, decoder_heads = config.num_attention_heads, config.decoder_num_attention_heads
+    if weights.kind == "encoder":
+        return lambda pixel_values: official_convmae.last_map(named, pixel_values, heads)
+    if weights.kind == "classifier":
+        return lambda pixel_values: official_convmae.logits(named, pixel_values, heads)
+    hidden = _hidden_tokens(config)
+    return lambda pixel_values: official_convmae.predicted_tokens(named, pixel_values, hidden, heads, decoder_heads)
+
+
+def _hidden_tokens(config: Any) -> Tensor:
+    """Which tokens are hidden, the same for source and result."""
+    height, width = (side // config.target_size for side in height_and_width(config.image_size))
+    return official_convmae.hidden_tokens(height * width)
+
+
 def _timm(layout: Layout, tensors: Mapping[str, Tensor], weights: ModelWeights) -> Callable[[Tensor], Tensor]:
     """timm, whose own loader also reads the dense official layout."""
     import timm
@@ -110,7 +151,7 @@ def _timm(layout: Layout, tensors: Mapping[str, Tensor], weights: ModelWeights) 
         options |= {"depths": list(config.depths), "dims": list(config.hidden_sizes)}
     num_classes = config.num_labels if weights.kind == "classifier" else 0
     model: Any = timm.create_model(f"convnextv2_{size or 'tiny'}", num_classes=num_classes, **options).eval()
-    if layout.column == OFFICIAL:
+    if layout.library == OFFICIAL:
         tensors = checkpoint_filter_fn(dict(tensors), model)
     if num_classes:
         _load(model, tensors)
@@ -144,6 +185,16 @@ def _mmpretrain(layout: Layout, tensors: Mapping[str, Tensor], weights: ModelWei
         return pixel_values
 
     return last_map
+
+
+RUNNERS = {
+    OURS: _transformers,
+    TIMM: _timm,
+    OFFICIAL: _timm,
+    MMPRETRAIN: _mmpretrain,
+    CONVMAE_CODE: _official_convmae,
+    EASYCV: _official_convmae,
+}
 
 
 def _load_encoder(model: nn.Module, tensors: Mapping[str, Tensor], norm: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from conversion.families import PRETRAINING
 from conversion.files import write_text
 from conversion.model_folder import CARD
 from conversion.publishing.contents import CardContents, read_contents
@@ -71,13 +72,14 @@ def render_card(folder: str | Path, publication: Publication | None = None, conf
 def front_matter(contents: CardContents) -> ModelCardData:
     """What the Hub reads at the head of the card, with no key that would be blank."""
     kind = contents.model.kind
-    tags = ["vision", "convnextv2"]
+    family = contents.model.family
+    tags = ["vision", family.tag]
     if kind in TASKS:
         tags.append(TASKS[kind])
     if contents.model.has_masks:
         tags.append("instance-segmentation")
     if contents.is_self_supervised:
-        tags += ["masked-image-modeling", "fcmae"]
+        tags += ["masked-image-modeling", family.pretraining]
     datasets = [data_set.name for data_set in contents.data.data_sets if not data_set.is_local]
     if not datasets and contents.origin.official:
         datasets = [IMAGENET]
@@ -86,7 +88,7 @@ def front_matter(contents: CardContents) -> ModelCardData:
         license=contents.license,
         library_name=contents.model.library,
         pipeline_tag=TASKS.get(kind, FEATURES),
-        tags=tags,
+        tags=list(dict.fromkeys(tags)),
         datasets=datasets or None,
         base_model=contents.base_model,
         metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
@@ -107,7 +109,7 @@ def _measured(contents: CardContents) -> list[EvalResult]:
             dataset_type=_local_kind(Path(name)) if is_local else name,
             dataset_name=Path(name).name if is_local else name,
             dataset_config=settings.get("dataset_config_name"),
-            dataset_split=settings.get("train_split" if kind == "fcmae" else "eval_split"),
+            dataset_split=settings.get("train_split" if kind in PRETRAINING else "eval_split"),
             metric_type=metric,
             metric_value=value,
         )

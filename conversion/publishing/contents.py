@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from conversion.families import PRETRAINING
 from conversion.files import read_json
 from conversion.model_folder import CARD, SETTINGS, read_provenance
 from conversion.publishing.earlier_runs import has_license_of_nobody
@@ -15,7 +16,6 @@ from conversion.publishing.sections.model import ModelSection, read_model
 from conversion.publishing.sections.origin import OriginSection, read_origin
 from conversion.publishing.sections.recipe import read_recipe
 from conversion.publishing.sections.results import ResultsSection
-from hf_convnextv2 import ConvNextV2Config
 
 
 @dataclass(frozen=True)
@@ -65,15 +65,13 @@ class CardContents:
 
     @property
     def is_self_supervised(self) -> bool:
-        """Whether the weights are those of FCMAE pre-training, or their encoder."""
+        """Whether the weights are those of masked pre-training, or their encoder."""
         official = self.origin.official
         is_official_fcmae = official is not None and official.training == "fcmae"
-        return self.model.kind == "fcmae" or is_official_fcmae or bool(self.publication.companion)
+        return self.model.kind in PRETRAINING or is_official_fcmae or bool(self.publication.companion)
 
 
-def read_contents(
-    folder: Path, publication: Publication, foreign_config: ConvNextV2Config | None = None
-) -> CardContents:
+def read_contents(folder: Path, publication: Publication, foreign_config: Any = None) -> CardContents:
     """What a folder says.
 
     `foreign_config`: the model's, where the folder has none because another library is to read it.

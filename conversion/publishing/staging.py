@@ -36,31 +36,44 @@ from conversion.publishing.licenses import read_license
 from conversion.publishing.publication import Publication
 from conversion.publishing.sections.results import PICTURES
 from conversion.segmenters import SEGMENTERS, convnextv2_supported
+from hf_convnextv2 import ConvMAEConfig
 from hf_convnextv2.configuration_convnextv2 import FCMAE_MODEL_TYPE
 
 UPLOADED = ("config.json", *WEIGHT_PATTERNS, "model.safetensors.index.json", PROCESSOR, *PICTURES)
 UPLOADED += (RESULTS, "eval_results.json", "metrics.jsonl", PROVENANCE, PER_CLASS, CONFUSIONS)
+CONVMAE = ConvMAEConfig.model_type
+NEEDS_CODE = (RCNN, CONVMAE)  # of which Transformers can load nothing without it
 
 
 class Code(NamedTuple):
     """The code of a type of model that Transformers does not have."""
 
-    module: str
+    modules: tuple[str, ...]
     auto_map: dict[str, str]
 
 
 # By `model_type`.
 CODE = {
     FCMAE_MODEL_TYPE: Code(
-        "modeling_fcmae.py",
+        ("modeling_fcmae.py",),
         {
             "AutoConfig": "configuration_convnextv2.ConvNextV2FCMAEConfig",
             "AutoModel": "modeling_fcmae.ConvNextV2FCMAEModel",
             "AutoModelForPreTraining": "modeling_fcmae.ConvNextV2ForPreTraining",
         },
     ),
+    CONVMAE: Code(
+        ("modeling_convmae.py", "modeling_convmae_pretraining.py"),
+        {
+            "AutoConfig": "configuration_convmae.ConvMAEConfig",
+            "AutoModel": "modeling_convmae.ConvMAEModel",
+            "AutoBackbone": "modeling_convmae.ConvMAEBackbone",
+            "AutoModelForImageClassification": "modeling_convmae.ConvMAEForImageClassification",
+            "AutoModelForPreTraining": "modeling_convmae_pretraining.ConvMAEForPreTraining",
+        },
+    ),
     RCNN: Code(
-        "modeling_rcnn.py",
+        ("modeling_rcnn.py",),
         {
             "AutoConfig": "configuration_rcnn.ConvNextV2RCNNConfig",
             "AutoModelForObjectDetection": "modeling_rcnn.ConvNextV2RCNNForObjectDetection",
@@ -90,14 +103,15 @@ def check_folder(folder: Path) -> str:
         check_weights(folder, transformers.AutoModelForObjectDetection)
         return "detector"
     source = read_checkpoint(str(folder))
-    if not str(source.config.get("model_type", "")).startswith("convnextv2"):
-        raise ValueError(f"`folder` (={folder}) must hold a `convnextv2` or `convnextv2_fcmae` model for Transformers.")
+    if not str(source.config.get("model_type", "")).startswith(("convnextv2", CONVMAE)):
+        known = "`convnextv2`, `convnextv2_fcmae` or `convmae`"
+        raise ValueError(f"`folder` (={folder}) must hold a model of the type {known} for Transformers.")
     return from_state_dict(source.tensors, source.config).kind
 
 
 def check_weights(folder: Path, auto_class: Any) -> None:
     """Raise unless the folder holds the weights of the model that its configuration describes, and no others."""
-    read_config(folder)  # raises unless the backbone is a ConvNeXt V2
+    read_config(folder)  # raises unless the model or its backbone is one of ours
     with convnextv2_supported():
         _, report = auto_class.from_pretrained(folder, output_loading_info=True, ignore_mismatched_sizes=True)
     mismatched = {name for name, *_ in report["mismatched_keys"]}
@@ -112,12 +126,12 @@ def check_weights(folder: Path, auto_class: Any) -> None:
 def stage(folder: Path, target: Path, publication: Publication) -> Path:
     """Links to the files to upload, the card and, if asked for or needed, the code.
 
-    An R-CNN always takes its code along; the encoder of a pre-training model loads without any.
+    An R-CNN and a ConvMAE always take their code along; the encoder of an FCMAE model loads without any.
     """
     target.mkdir()
     config = read_json(folder / "config.json")
     model_type = str(config.get("model_type"))
-    publication = replace(publication, with_code=publication.with_code or model_type == RCNN)
+    publication = replace(publication, with_code=publication.with_code or model_type in NEEDS_CODE)
     card = _card(folder, publication)
     files = {file for pattern in UPLOADED for file in folder.glob(pattern)}
     files |= {file for file in folder.glob("*.png") if f"({file.name})" in card}
@@ -137,8 +151,9 @@ def stage(folder: Path, target: Path, publication: Publication) -> Path:
 @cache
 def code_files(model_type: str) -> list[Path]:
     """The files that the code of a type of model consists of."""
-    module = Path(hf_convnextv2.__file__).parent / CODE[model_type].module
-    return [module, *map(Path, get_relative_import_files(module))]
+    modules = [Path(hf_convnextv2.__file__).parent / name for name in CODE[model_type].modules]
+    imported = {file for module in modules for file in map(Path, get_relative_import_files(module))}
+    return [*modules, *sorted(imported - set(modules))]
 
 
 def is_ours(name: str) -> bool:

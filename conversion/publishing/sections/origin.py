@@ -8,6 +8,8 @@ from conversion.publishing.hub_ids import is_local_setting
 from conversion.publishing.wording import describe_origin
 from hf_convnextv2.configuration_convnextv2 import FCMAE_MODEL_TYPE
 
+PRETRAINED = {FCMAE_MODEL_TYPE: "the FCMAE pre-training"}  # by the `model_type`
+
 
 @dataclass(frozen=True)
 class OriginSection:
@@ -34,8 +36,7 @@ class OriginSection:
         """The model that training started from."""
         if not self.base:
             return None
-        is_fcmae = self.settings.get("start") == FCMAE_MODEL_TYPE
-        kind = f"{'the FCMAE pre-training' if is_fcmae else 'the weights'} in the trainer's folder"
+        kind = f"{PRETRAINED.get(self.settings.get('start', ''), 'the weights')} in the trainer's folder"
         return describe_origin(self.base, kind, is_local_setting("model_name_or_path", self.settings))
 
     @property

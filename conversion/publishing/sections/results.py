@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from conversion.checkpoints import Checkpoint
+from conversion.families import PRETRAINING
 from conversion.files import read_csv, read_json
 from conversion.labels import IMAGENET_CLASSES
 from conversion.model_folder import CONFUSION_MATRIX, MOST_CONFUSED, PER_CLASS, PREDICTIONS, RESULTS
@@ -80,7 +81,7 @@ class ResultsSection:
     @property
     def metrics(self) -> dict[str, float]:
         """The figures that the front matter holds."""
-        if self.model.kind == "fcmae":
+        if self.model.kind in PRETRAINING:
             return {"loss": self.measured["train_loss"]} if "train_loss" in self.measured else {}
         names = [name for name in self.measured if name.startswith("eval_") and name not in NO_METRICS]
         return {name.removeprefix("eval_"): self.measured[name] for name in names}

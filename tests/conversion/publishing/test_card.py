@@ -17,6 +17,9 @@ from conversion.publishing.card import write_card
 from conversion.publishing.hub_ids import is_hub_id
 from conversion.publishing.licenses import inherited_license, settle_license
 from hf_convnextv2 import (
+    ConvMAEConfig,
+    ConvMAEForImageClassification,
+    ConvMAEForPreTraining,
     ConvNextV2Config,
     ConvNextV2FCMAEConfig,
     ConvNextV2ForImageClassification,
@@ -24,11 +27,13 @@ from hf_convnextv2 import (
     ConvNextV2Model,
     create_image_processor,
 )
-from tests.small_models import small_config, small_fcmae_config
+from tests.small_models import SMALL_CONVMAE, small_config, small_fcmae_config
 from training.run.output import OutputFolder
 from training.settings.scripts import FinetuneSettings, PretrainSettings, TrainingSettings
 
 TINY = {"depths": [1, 1], "hidden_sizes": [8, 16], "image_size": 32}
+TINY_CONVMAE = {**SMALL_CONVMAE, "image_size": 32, "patch_sizes": [2, 2, 2]}
+PETS = {"id2label": {0: "cat", 1: "dog"}, "label2id": {"cat": 0, "dog": 1}}
 
 
 @dataclass
@@ -64,20 +69,28 @@ def card_of(folder: Path, settings: Any, results: dict[str, Any]) -> str:
 
 
 def save_classifier(folder: Path, settings: Any, results: dict[str, Any], **overrides: Any) -> str:
-    config = ConvNextV2Config(
-        **{**TINY, "id2label": {0: "cat", 1: "dog"}, "label2id": {"cat": 0, "dog": 1}, **overrides}
-    )
-    model = ConvNextV2ForImageClassification(config)
-    model.save_pretrained(folder)
-    create_image_processor(config).save_pretrained(folder)
-    return card_of(folder, settings, results)
+    model = ConvNextV2ForImageClassification(ConvNextV2Config(**{**TINY, **PETS, **overrides}))
+    return save_model(folder, model, settings, results)
 
 
 def save_pretraining(folder: Path, settings: Any, results: dict[str, Any], **overrides: Any) -> str:
-    config = ConvNextV2FCMAEConfig(**{**TINY, "decoder_hidden_size": 8, **overrides})
-    model = ConvNextV2ForPreTraining(config)
+    model = ConvNextV2ForPreTraining(ConvNextV2FCMAEConfig(**{**TINY, "decoder_hidden_size": 8, **overrides}))
+    return save_model(folder, model, settings, results)
+
+
+def save_convmae_classifier(folder: Path, settings: Any, results: dict[str, Any], **overrides: Any) -> str:
+    model = ConvMAEForImageClassification(ConvMAEConfig(**{**TINY_CONVMAE, **PETS, **overrides}))
+    return save_model(folder, model, settings, results)
+
+
+def save_convmae_pretraining(folder: Path, settings: Any, results: dict[str, Any], **overrides: Any) -> str:
+    model = ConvMAEForPreTraining(ConvMAEConfig(**{**TINY_CONVMAE, **overrides}))
+    return save_model(folder, model, settings, results)
+
+
+def save_model(folder: Path, model: Any, settings: Any, results: dict[str, Any]) -> str:
     model.save_pretrained(folder)
-    create_image_processor(config).save_pretrained(folder)
+    create_image_processor(model.config).save_pretrained(folder)
     return card_of(folder, settings, results)
 
 
@@ -94,11 +107,16 @@ def python_code(card: str) -> str:
     return re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)[0]
 
 
+OF_CLASSIFIER = {"eval_accuracy": 0.8125, "eval_loss": 0.5, "train_loss": 0.7}
+OF_PRETRAINING = {"train_loss": 0.75, "total_steps": 1200}
+CLASSIFICATION, FEATURES = "image-classification", "image-feature-extraction"
 SAVERS = pytest.mark.parametrize(
     ("save", "task", "results"),
     [
-        (save_classifier, "image-classification", {"eval_accuracy": 0.8125, "eval_loss": 0.5, "train_loss": 0.7}),
-        (save_pretraining, "image-feature-extraction", {"train_loss": 0.75, "total_steps": 1200}),
+        (save_classifier, CLASSIFICATION, OF_CLASSIFIER),
+        (save_pretraining, FEATURES, OF_PRETRAINING),
+        (save_convmae_classifier, CLASSIFICATION, OF_CLASSIFIER),
+        (save_convmae_pretraining, FEATURES, OF_PRETRAINING),
     ],
 )
 
@@ -109,7 +127,10 @@ def test_front_matter_is_complete_and_nothing_is_blank(tmp_path, save, task, res
     metadata = metadata_load(tmp_path / "run" / "README.md")
     assert metadata is not None and blanks(metadata) == []
     assert metadata["license"] == "unknown" and metadata["library_name"] == "transformers"
-    assert metadata["pipeline_tag"] == task and "convnextv2" in metadata["tags"]
+    is_convmae = save in (save_convmae_classifier, save_convmae_pretraining)
+    assert metadata["pipeline_tag"] == task
+    assert {"convnextv2", "convmae"} & set(metadata["tags"]) == {"convmae" if is_convmae else "convnextv2"}
+    assert ("2205.03892" in card, "2301.00808" in card) == (is_convmae, not is_convmae)
     assert metadata["datasets"] == ["ILSVRC/imagenet-1k"] and metadata["base_model"] == "me/some-base"
     assert metadata["model-index"][0]["name"] == "run"
     for unfinished in ("More Information Needed", "None", "{{", "{%", "| |", "TODO"):
@@ -161,7 +182,7 @@ def test_the_code_in_the_card_runs(tmp_path, monkeypatch, capsys, save, task, re
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {}
     exec(python_code(card), namespace)
-    if save is save_pretraining:
+    if task == FEATURES:
         assert namespace["reconstructed"].shape == (1, num_channels, 32, 32)
     else:
         assert re.search("cat|dog", capsys.readouterr().out)
@@ -325,7 +346,7 @@ def test_a_setting_that_another_puts_out_of_force_is_no_part_of_the_recipe(tmp_p
 
 @SAVERS
 def test_no_licence_is_claimed_that_nobody_stated(tmp_path, save, task, results):
-    config_class = PretrainSettings if save is save_pretraining else FinetuneSettings
+    config_class = PretrainSettings if task == FEATURES else FinetuneSettings
     config = config_class(dataset_name="me/images", output_dir=str(tmp_path))
     for stated, shown in ((None, "unknown"), ("mit", "mit")):
         claim(config.replace(license=stated, overwrite_output_dir=True))

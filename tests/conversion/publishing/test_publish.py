@@ -11,15 +11,22 @@ import torch
 from huggingface_hub import ModelCard, ModelCardData, metadata_load
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from conversion.publish import main as publish
 from conversion.publishing.card import render_card
 from conversion.publishing.publication import Publication
-from conversion.publishing.staging import stage
-from hf_convnextv2 import ConvNextV2ForImageClassification, ConvNextV2ForPreTraining, create_image_processor
+from conversion.publishing.staging import check_folder, stage
+from hf_convnextv2 import (
+    ConvMAEForImageClassification,
+    ConvMAEForPreTraining,
+    ConvNextV2ForImageClassification,
+    ConvNextV2ForPreTraining,
+    create_image_processor,
+)
 from tests.hub_server import HubServer
 from tests.photographs import write_folder
-from tests.small_models import WITHOUT_THE_PACKAGE, awake, small_config, small_fcmae_config
+from tests.small_models import WITHOUT_THE_PACKAGE, awake, small_config, small_convmae_config, small_fcmae_config
 from training.run.output import OutputFolder
 from training.settings.scripts import FinetuneSettings
 
@@ -193,6 +200,57 @@ def test_a_published_pretraining_model_carries_its_code_and_its_encoder_needs_no
         (tmp_path / "cloned" / name).write_bytes(content)
     fine_tuned = ConvNextV2ForImageClassification.from_pretrained(tmp_path / "cloned")
     assert not hasattr(fine_tuned.config, "auto_map")
+
+
+LOAD_CONVMAE = """
+import sys, torch
+from transformers import AutoModel, AutoModelForImageClassification, AutoModelForPreTraining, pipeline
+name, batch, output = sys.argv[1:]
+batch, trust = torch.load(batch), {"trust_remote_code": True}
+with torch.no_grad():
+    losses = AutoModelForPreTraining.from_pretrained(name, **trust)(**batch).loss
+    classifier = AutoModelForImageClassification.from_pretrained(name + "-classifier", **trust)
+    encoder = AutoModel.from_pretrained(name, **trust)
+    found = {"loss": losses, "logits": classifier(batch["pixel_values"]).logits}
+    found["map"] = encoder(batch["pixel_values"]).last_hidden_state
+torch.save(found, output)
+pipeline("image-classification", model=name + "-classifier", **trust)
+print(type(classifier).__module__.split(".")[0])
+"""
+
+
+@torch.no_grad()
+def test_published_convmae_models_carry_their_code_unasked(tmp_path, hub):
+    model = awake(ConvMAEForPreTraining(small_convmae_config()))
+    folder = leave_run(tmp_path / "pretrain", model, "pretrain")
+    classifier = awake(ConvMAEForImageClassification.from_pretrained(folder))
+    finetuned = leave_run(tmp_path / "classifier", classifier, "finetune")
+    assert (check_folder(folder), check_folder(finetuned)) == ("convmae", "classifier")
+    staged = stage(folder, tmp_path / "name", Publication("me/name"))
+    card = (stage(finetuned, tmp_path / "name-classifier", Publication("me/name-classifier")) / "README.md").read_text()
+    batch = {"pixel_values": torch.randn(2, 3, 64, 64), "noise": torch.rand(2, 16)}
+    torch.save(batch, tmp_path / "batch.pt")
+    outputs = tmp_path / "outputs.pt"
+    printed = elsewhere(hub, tmp_path / "other", LOAD_CONVMAE, staged, tmp_path / "batch.pt", outputs)
+    assert printed.split() == ["transformers_modules"]
+    found, pixel_values = torch.load(outputs), batch["pixel_values"]
+    torch.testing.assert_close(found["loss"], model(**batch).loss, rtol=0, atol=1e-6)
+    torch.testing.assert_close(found["logits"], classifier(pixel_values).logits, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found["map"], model.convmae(pixel_values).last_hidden_state, rtol=0, atol=1e-5)
+    assert "trust_remote_code=True" in card
+
+
+@pytest.mark.parametrize("kind", ["incomplete", "another size"])
+def test_a_convmae_folder_that_is_not_complete_is_not_published(kind, tmp_path):
+    folder = leave_run(tmp_path / "run", ConvMAEForPreTraining(small_convmae_config()), "pretrain")
+    weights = load_file(folder / "model.safetensors")
+    name = "convmae.encoder.stages.2.layers.0.attn.qkv.weight"
+    weights[name] = weights[name][:, :-1].contiguous()
+    if kind == "incomplete":
+        del weights[name]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"does not fit: 1 (missing|of the wrong shape)"):
+        check_folder(folder)
 
 
 def test_cards_are_complete_and_the_front_matter_is_the_hubs(tmp_path, hub, classifier, pretrained):

@@ -1,0 +1,44 @@
+"""What is known of a model's configuration beside the tensors."""
+
+from typing import Any
+
+from conversion.checkpoint_reader import StoredCheckpoint
+from conversion.families import CONVMAE, Family
+from conversion.layouts import recognise_layout
+from hf_convnextv2 import ConvMAEConfig
+
+STORED = ("mask_ratio", "norm_pix_loss")  # of the official trainers' arguments
+HEADS = ("num_attention_heads", "decoder_num_attention_heads")
+
+
+def known_settings(source: StoredCheckpoint, model_size: str | None, asked: dict[str, int | None]) -> dict[str, Any]:
+    """A stored configuration, the training's arguments and what the user asks for (None: not asked for).
+
+    Raises:
+        ValueError: if the user asks for what models of this family do not have.
+    """
+    family = recognise_layout(source.tensors).family
+    settings: dict[str, Any] = {}
+    if str(source.config.get("model_type", "")).startswith(("convnextv2", ConvMAEConfig.model_type)):
+        settings |= source.config
+    for name in STORED:
+        if name in source.arguments:
+            settings.setdefault(name, source.arguments[name])
+    if model_size is not None:
+        settings |= _settings_of_size(model_size, family)
+    given = {name: value for name, value in asked.items() if value is not None}
+    for name in HEADS:
+        if name in given and family is not CONVMAE:
+            raise ValueError(f"`--{name}` must be left out for a {family.name}, which has no attention.")
+    return {**settings, **given}
+
+
+def _settings_of_size(model_size: str, family: Family) -> dict[str, Any]:
+    """Depths and widths of a size, and the attention heads if it has any."""
+    if model_size not in family.sizes:
+        raise ValueError(f"`--model_size` (={model_size}) must be {', '.join(family.sizes)} for a {family.name}.")
+    depths, widths = family.sizes[model_size]
+    settings: dict[str, Any] = {"depths": list(depths), "hidden_sizes": list(widths)}
+    if family is CONVMAE:
+        settings["num_attention_heads"] = ConvMAEConfig.from_size(model_size).num_attention_heads
+    return settings
