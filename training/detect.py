@@ -1,4 +1,4 @@
-"""Training a detector: Mask R-CNN or another, on an encoder from FCMAE, from other weights, or from scratch.
+"""Training a detector: Mask R-CNN or another, on an encoder from pre-training, from other weights, or from scratch.
 
     accelerate launch training/detect.py --config training/recipes/detect_small_images.yaml \\
         --model_name_or_path out/pretrain --dataset_name path/to/images --output_dir out/detector
@@ -36,7 +36,9 @@ from training.models.detection import (
     is_rcnn,
     loss_parts,
 )
-from training.models.optimizer import decayed_parameters, layer_scale
+from training.models.families import family_of
+from training.models.layer_decay import layer_scale
+from training.models.optimizer import decayed_parameters
 from training.run.evaluation import PeriodicEvaluation
 from training.run.training_run import TrainingRun
 
@@ -61,7 +63,8 @@ def main(settings: DetectSettings) -> None:
 
         run.make_plan(num_examples([source], data.train_split, data.max_train_samples))
         optimizer = settings.optimizer
-        scale = layer_scale(list(encoder.depths), optimizer.layer_decay, optimizer.layer_decay_type)
+        depths, rule = list(encoder.depths), family_of(encoder).layers
+        scale = layer_scale(depths, optimizer.layer_decay, optimizer.layer_decay_type, rule)
         run.prepare(model, processor, decayed_parameters(model), scale)
         run.begin(data, [source], samples, DetectionCollator(rcnn), eval_source=eval_source, loss_parts=parts)
         held_out = detection_loader(run.accelerator, data, eval_source, encoder.num_channels, reader, processor)

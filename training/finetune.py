@@ -1,4 +1,4 @@
-"""Training a ConvNeXt V2 classifier, from FCMAE or other weights or from scratch (paper, Tables 9 to 14).
+"""Training a classifier, ConvNeXt V2 (paper, Tables 9 to 14) or ConvMAE, from pre-training or other weights or none.
 
     accelerate launch training/finetune.py --config training/recipes/finetune_small_images.yaml \\
         --model_name_or_path out/pretrain --dataset_name path/to/images --output_dir out/classifier
@@ -17,7 +17,6 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from hf_convnextv2 import ConvNextV2Config, ConvNextV2ForImageClassification
 from training.data.held_out import load_train_and_eval
 from training.data.labels import check_labels, class_list, label_maps, labelled_samples, resolve_labels
 from training.data.samples import Collator, Samples, eval_loader, load_images
@@ -26,8 +25,10 @@ from training.data.transforms import BatchMixer, EvaluationTransform, enough_for
 from training.evaluation.metrics import Evaluator, in_words
 from training.evaluation.per_class import Answers, save_class_figures, table_in_words
 from training.models.creation import create_processor, image_size_of, load_arguments, with_background
+from training.models.families import Classifier, EncoderConfig, chosen_family, family_of
+from training.models.layer_decay import layer_scale
 from training.models.loading import FINETUNING, load_pretrained
-from training.models.optimizer import decayed_parameters, layer_scale
+from training.models.optimizer import decayed_parameters
 from training.run.evaluation import PeriodicEvaluation
 from training.run.training_run import TrainingRun
 from training.settings.augmentation import FinetuneAugmentationSettings
@@ -54,7 +55,8 @@ def main(settings: FinetuneSettings) -> None:
 
         run.make_plan(num_examples([source], data.train_split, data.max_train_samples))
         optimizer = settings.optimizer
-        scale = layer_scale(list(model.config.depths), optimizer.layer_decay, optimizer.layer_decay_type)
+        depths, rule = list(model.config.depths), family_of(model.config).layers
+        scale = layer_scale(depths, optimizer.layer_decay, optimizer.layer_decay_type, rule)
         run.prepare(model, processor, decayed_parameters(model), scale)
         mixer = BatchMixer(settings.augmentation.mixup, settings.augmentation.cutmix, len(names))
         run.begin(data, [source], samples, Collator(mixer), eval_source=eval_source)
@@ -67,7 +69,7 @@ def main(settings: FinetuneSettings) -> None:
             run.update()
             evaluation.after_step()
 
-        final = run.final_model(ConvNextV2ForImageClassification)
+        final = run.final_model(type(model))
         results = evaluation.at_end(final)
         run.finish(final, results, lambda folder: save_class_figures(folder, evaluator.answers, names))
         run.say(f"{told(results, evaluator.answers, names)}\nClassifier in {run.folder}")
@@ -81,9 +83,9 @@ def class_names_of(data: FinetuneDataSettings, num_labels: int | None) -> list[s
 
 def create_model(
     settings: ClassifierSettings, augmentation: FinetuneAugmentationSettings, names: list[str]
-) -> ConvNextV2ForImageClassification:
+) -> Classifier:
     """A new classifier of the named size, or one with stored weights. Other classes than stored get a new head."""
-    fresh = settings.model_name_or_path is None
+    family, fresh = chosen_family(settings), settings.model_name_or_path is None
     head_scale = settings.head_init_scale
     if head_scale is None:
         head_scale = 1.0 if fresh else PRETRAINED_HEAD_SCALE
@@ -96,14 +98,12 @@ def create_model(
     if settings.drop_path_rate is not None:
         arguments["drop_path_rate"] = settings.drop_path_rate
     if fresh:
-        model_config = ConvNextV2Config.from_size(settings.model_size, **arguments)
-        model = ConvNextV2ForImageClassification(model_config)
+        model = family.classifier(family.config.from_size(settings.model_size, **arguments))
     else:
-        model_class, name = ConvNextV2ForImageClassification, settings.model_name_or_path
-        model = load_pretrained(model_class, name, FINETUNING, ignore_mismatched_sizes=True, **arguments)
-    size, cell = image_size_of(model.config), model.config.cell_size
-    assert isinstance(cell, int)
-    check("image_size", size, size >= cell, f"be at least {cell}, the size of a cell")
+        name = settings.model_name_or_path
+        model = load_pretrained(family.classifier, name, FINETUNING, ignore_mismatched_sizes=True, **arguments)
+    size, stride = image_size_of(model.config), model.config.strides[-1]
+    check("image_size", size, size >= stride, f"be at least {stride}, the stride of the encoder")
     channels = model.config.num_channels
     augmentable = channels in (1, 3) or not augmentation.randaugment_num_ops
     check(
@@ -114,7 +114,7 @@ def create_model(
     return model
 
 
-def load_sources(data: FinetuneDataSettings, model_config: ConvNextV2Config) -> tuple[Source, Source | None]:
+def load_sources(data: FinetuneDataSettings, model_config: EncoderConfig) -> tuple[Source, Source | None]:
     """The images to train on, and those to evaluate on if there are any. Their labels are checked."""
     source, eval_source = load_train_and_eval(data, load_images, model_config.num_channels)
     for part in (source, eval_source):
@@ -127,7 +127,7 @@ def create_samples(
     data: FinetuneDataSettings,
     augmentation: FinetuneAugmentationSettings,
     source: Source,
-    model: ConvNextV2ForImageClassification,
+    model: Classifier,
     processor: Any,
 ) -> Samples:
     """The transform from rows of the source to augmented images with a class."""
@@ -137,7 +137,7 @@ def create_samples(
 
 
 def create_eval_loader(
-    data: FinetuneDataSettings, source: Source | None, model: ConvNextV2ForImageClassification, processor: Any
+    data: FinetuneDataSettings, source: Source | None, model: Classifier, processor: Any
 ) -> DataLoader[Any] | None:
     """Batches of the images to evaluate on, if there are any."""
     if source is None:

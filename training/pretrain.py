@@ -1,4 +1,4 @@
-"""FCMAE pre-training of ConvNeXt V2 on unlabelled images (paper, section 3 and Table 8).
+"""Masked pre-training on unlabelled images: FCMAE of ConvNeXt V2 (paper, section 3 and Table 8), or ConvMAE.
 
     accelerate launch training/pretrain.py --config training/recipes/pretrain_small_images.yaml \\
         --dataset_name path/to/images --output_dir out/pretrain
@@ -17,12 +17,12 @@ import math
 from functools import partial
 from typing import Any
 
-from hf_convnextv2 import ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining
 from hf_convnextv2.masking import complementary_set_sizes, count_visible
 from training.data.samples import Collator, Samples, first_samples, load_mixture, make_samples
 from training.data.sources import Source, num_examples
 from training.data.transforms import enough_for_crops, pretraining_transform
 from training.models.creation import create_processor, image_size_of, load_arguments, with_background
+from training.models.families import Family, PreTrainingModel, chosen_family
 from training.models.loading import PRETRAINING, load_pretrained, model_named
 from training.models.optimizer import decayed_parameters
 from training.models.teachers import FrozenTeacher, Targets, create_average_teacher
@@ -31,10 +31,12 @@ from training.run.training_run import TrainingRun
 from training.settings.augmentation import PretrainAugmentationSettings
 from training.settings.checks import check
 from training.settings.data import PretrainDataSettings
-from training.settings.fcmae import FCMAESettings, TargetSettings
+from training.settings.families import check_family
+from training.settings.masked_autoencoder import MaskedAutoencoderSettings, TargetSettings
 from training.settings.model import TrainedModelSettings
 
-DECODER_SETTINGS = ("num_visible_sets", "decoder_hidden_size", "decoder_num_hidden_layers", "fusion_stages")
+AUTOENCODER_SETTINGS = ("num_visible_sets", "cell_size", "fusion_stages")
+AUTOENCODER_SETTINGS += ("decoder_hidden_size", "decoder_num_hidden_layers", "decoder_num_attention_heads")
 TARGET_SETTINGS = ("target_type", "feature_target_on", "feature_loss", "feature_loss_weight")
 LOSS_PARTS = ("pixel_loss", "feature_loss")
 NUM_RECONSTRUCTIONS = 8  # images
@@ -45,7 +47,7 @@ def main(settings: PretrainSettings) -> None:
     """Pre-train: model, data, plan, teacher, loop, save."""
     with TrainingRun(settings) as run:
         frozen = create_frozen_teacher(settings.targets)
-        model = create_model(settings.model, settings.fcmae, settings.targets, frozen)
+        model = create_model(settings.model, settings.autoencoder, settings.targets, frozen)
         data = with_background(settings.data, settings.model)
         processor = create_processor(settings.model, data.background, model.config)
         with run.main_process_first():
@@ -65,7 +67,7 @@ def main(settings: PretrainSettings) -> None:
         if not run.is_dry:
             monitor.read()
 
-        interval = settings.fcmae.reconstruction_steps or math.ceil(plan.max_steps / NUM_PICTURES)
+        interval = settings.autoencoder.reconstruction_steps or math.ceil(plan.max_steps / NUM_PICTURES)
         for step in run.steps():
             for batch in run.batches():
                 outputs = run.model(**targets(batch))
@@ -74,7 +76,7 @@ def main(settings: PretrainSettings) -> None:
             if run.is_due(interval):
                 run.write(partial(monitor, run.folder, step))
 
-        final = run.final_model(ConvNextV2ForPreTraining)
+        final = run.final_model(type(model))
         run.finish(final, {}, lambda folder: monitor.save_picture(final, folder / "reconstructions.png"))
         run.say(f"Pre-trained model in {run.folder}")
 
@@ -86,20 +88,25 @@ def create_frozen_teacher(settings: TargetSettings) -> FrozenTeacher | None:
 
 
 def create_model(
-    settings: TrainedModelSettings, fcmae: FCMAESettings, targets: TargetSettings, teacher: FrozenTeacher | None = None
-) -> ConvNextV2ForPreTraining:
+    settings: TrainedModelSettings,
+    autoencoder: MaskedAutoencoderSettings,
+    targets: TargetSettings,
+    teacher: FrozenTeacher | None = None,
+) -> PreTrainingModel:
     """A new model of the named size, or one with stored weights for the encoder (and the decoder, if stored)."""
-    arguments: dict[str, Any] = {"mask_ratio": fcmae.mask_ratio, "norm_pix_loss": fcmae.norm_pix_loss}
+    family = chosen_family(settings)
+    check_family(autoencoder, family.name)
+    arguments: dict[str, Any] = {"mask_ratio": autoencoder.mask_ratio, "norm_pix_loss": autoencoder.norm_pix_loss}
     arguments["feature_target_dim"] = teacher.num_channels(settings.image_size) if teacher is not None else None
-    for owner, names in ((fcmae, DECODER_SETTINGS), (targets, TARGET_SETTINGS)):
+    for owner, names in ((autoencoder, AUTOENCODER_SETTINGS), (targets, TARGET_SETTINGS)):
         arguments |= {name: getattr(owner, name) for name in names if getattr(owner, name) is not None}
     if settings.model_name_or_path is None:
-        config = ConvNextV2FCMAEConfig.from_size(settings.model_size, **load_arguments(settings), **arguments)
-        model = ConvNextV2ForPreTraining(config)
+        config = family.pretraining_config.from_size(settings.model_size, **load_arguments(settings), **arguments)
+        model = family.pretraining(config)
     else:
-        restart = start_of_features(settings, targets, arguments["feature_target_dim"])
+        restart = start_of_features(family, settings, targets, arguments["feature_target_dim"])
         arguments = {**load_arguments(settings), **arguments, **restart}
-        model = load_pretrained(ConvNextV2ForPreTraining, settings.model_name_or_path, PRETRAINING, **arguments)
+        model = load_pretrained(family.pretraining, settings.model_name_or_path, PRETRAINING, **arguments)
     if targets.target_type is None and model.config.target_type == "pixel":
         for name in ("feature_target_on", "feature_loss", "feature_loss_weight"):
             check(name, getattr(targets, name), getattr(targets, name) is None, "come with `target_type`")
@@ -110,12 +117,12 @@ def create_model(
 
 
 def start_of_features(
-    settings: TrainedModelSettings, targets: TargetSettings, num_channels: int | None
+    family: Family, settings: TrainedModelSettings, targets: TargetSettings, num_channels: int | None
 ) -> dict[str, Any]:
     """Arguments for loading a model. If it has learned another teacher's features, its feature head starts anew."""
     name = settings.model_name_or_path or ""
     with model_named(name):
-        stored = ConvNextV2FCMAEConfig.from_pretrained(name, revision=settings.model_revision or "main")
+        stored = family.pretraining_config.from_pretrained(name, revision=settings.model_revision or "main")
     said = targets.target_type is not None or stored.target_type == "pixel"
     rule = f"be given to go on from {name}, which predicts features of a teacher that is not in it"
     check("target_type", None, said, rule)
@@ -126,14 +133,15 @@ def start_of_features(
     return {} if same else {"ignore_mismatched_sizes": True}
 
 
-def num_cells(model: ConvNextV2ForPreTraining) -> int:
+def num_cells(model: PreTrainingModel) -> int:
     """The number of cells of an image.
 
     Raises an error unless the cells fill the image exactly and the mask leaves visible and hidden cells, or, with
     several visible sets, at least one cell for each set.
     """
-    size, cell = image_size_of(model.config), model.config.cell_size
-    rule = f"be a multiple of {cell}, the size of a cell (`patch_size` * 2 ** (`num_stages` - 1))"
+    size = image_size_of(model.config)
+    cell: int = model.config.cell_size  # type: ignore[assignment]
+    rule = f"be a multiple of {cell}, the size of a cell"
     check("image_size", size, size >= cell and size % cell == 0, rule)
     cells = (size // cell) ** 2
     assert model.config.mask_ratio is not None
@@ -148,7 +156,7 @@ def create_samples(
     data: PretrainDataSettings,
     augmentation: PretrainAugmentationSettings,
     source: Source,
-    model: ConvNextV2ForPreTraining,
+    model: PreTrainingModel,
     processor: Any,
 ) -> Samples:
     """The transform from rows of the sources to images with noise for their masks."""

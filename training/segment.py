@@ -1,4 +1,4 @@
-"""Training a model for semantic segmentation, on an encoder from FCMAE, from other weights, or from scratch.
+"""Training a model for semantic segmentation, on an encoder from pre-training, from other weights, or from scratch.
 
     accelerate launch training/segment.py --config training/recipes/segment_small_images.yaml \\
         --model_name_or_path out/pretrain --dataset_name path/to/images --output_dir out/segmenter
@@ -26,7 +26,9 @@ from training.evaluation.segmentation_figures import save_figures, table_in_word
 from training.evaluation.segmentation_protocol import segmentation_loader
 from training.models.batch_norm import synchronise_batch_norm
 from training.models.creation import image_size_of, with_background
-from training.models.optimizer import decayed_parameters, layer_scale
+from training.models.families import family_of
+from training.models.layer_decay import layer_scale
+from training.models.optimizer import decayed_parameters
 from training.models.segmentation import SEGMENTERS, create_segmentation_processor, create_segmenter
 from training.run.evaluation import PeriodicEvaluation
 from training.run.training_run import TrainingRun
@@ -50,7 +52,8 @@ def main(settings: SegmentSettings) -> None:
 
         run.make_plan(num_examples([source], data.train_split, data.max_train_samples))
         optimizer = settings.optimizer
-        scale = layer_scale(list(encoder.depths), optimizer.layer_decay, optimizer.layer_decay_type)
+        depths, rule = list(encoder.depths), family_of(encoder).layers
+        scale = layer_scale(depths, optimizer.layer_decay, optimizer.layer_decay_type, rule)
         run.prepare(model, processor, decayed_parameters(model), scale)
         run.begin(data, [source], samples, Collator(), eval_source=eval_source)
         held_out = segmentation_loader(run.accelerator, data, eval_source, encoder.num_channels, reader, processor)

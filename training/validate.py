@@ -1,4 +1,4 @@
-"""Evaluate a ConvNeXt V2 classifier, a segmentation model, a detector, or the frozen features of any ConvNeXt V2 model.
+"""Evaluate a classifier, a segmentation model, a detector, or the frozen features of any encoder.
 
     accelerate launch training/validate.py --model_name_or_path out/classifier \\
         --dataset_name path/to/images
@@ -35,7 +35,6 @@ from conversion.checkpoints import find_repository
 from conversion.detectors import DETECTORS
 from conversion.files import write_json
 from conversion.segmenters import convnextv2_supported
-from hf_convnextv2 import ConvNextV2Config, ConvNextV2ForImageClassification, ConvNextV2Model
 from hf_convnextv2.registration import registered
 from training.console.bars import keep_bars_to_terminals
 from training.data.labels import check_labels, class_list, labelled_samples, resolve_labels
@@ -51,6 +50,7 @@ from training.evaluation.published import comparison, intervals, known_checkpoin
 from training.evaluation.segmentation_protocol import evaluate_segmentation
 from training.models.creation import create_processor, with_background
 from training.models.detection import create_detection_processor
+from training.models.families import BY_NAME, Classifier, chosen_family
 from training.models.loading import FEATURES, NOTHING, Expected, load_pretrained, model_named
 from training.models.segmentation import SEGMENTERS, create_segmentation_processor
 from training.run.checkpoints import averaged_weights
@@ -150,7 +150,7 @@ def shared_settings(settings: ValidateSettings) -> dict[str, Any]:
 def evaluate_features(accelerator: Accelerator, settings: ValidateSettings) -> Outcome:
     """Accuracies of k nearest neighbours and of a linear probe, fitted on the frozen features of `train_split`."""
     data, protocols = settings.data, settings.evaluation
-    model = load_weights(ConvNextV2Model, settings.model, protocols.use_ema, FEATURES)
+    model = load_weights(chosen_family(settings.model).model, settings.model, protocols.use_ema, FEATURES)
     processor = load_processor(settings.model, data.background, model)
     assert data.eval_split is not None
     with accelerator.main_process_first():
@@ -187,14 +187,14 @@ EVALUATIONS = {
 }
 
 
-def load_classifier(settings: ModelSettings, use_ema: bool) -> ConvNextV2ForImageClassification:
+def load_classifier(settings: ModelSettings, use_ema: bool) -> Classifier:
     """Load the classifier of a folder or Hub id. Raises an error for a model without a trained head."""
     name = settings.model_name_or_path or ""
     with model_named(name):
         stored = AutoConfig.from_pretrained(name, revision=settings.model_revision).architectures or []
     is_classifier = any(architecture.endswith("ForImageClassification") for architecture in stored)
     check("model_name_or_path", name, is_classifier, f"hold an image classifier, not {', '.join(stored)}")
-    return load_weights(ConvNextV2ForImageClassification, settings, use_ema, NOTHING)
+    return load_weights(chosen_family(settings).classifier, settings, use_ema, NOTHING)
 
 
 def load_with_backbone(settings: ModelSettings, use_ema: bool, class_of: Callable[[Any], Any]) -> PreTrainedModel:
@@ -206,8 +206,9 @@ def load_with_backbone(settings: ModelSettings, use_ema: bool, class_of: Callabl
     with registered(), convnextv2_supported():
         config: Any = AutoConfig.from_pretrained(name, revision=revision)
         backbone = config.backbone_config
-        rule = f"have a backbone of the type {ConvNextV2Config.model_type}, not {backbone.model_type}"
-        check("model_name_or_path", name, isinstance(backbone, ConvNextV2Config), rule)
+        families = [family for family in BY_NAME.values() if isinstance(backbone, family.config)]
+        rule = f"have a backbone of the type {' or '.join(BY_NAME)}, not {backbone.model_type}"
+        check("model_name_or_path", name, bool(families), rule)
         channels = backbone.num_channels
         fits = settings.num_channels in (None, channels)
         check("num_channels", settings.num_channels, fits, f"be {channels}, the channels of the model")

@@ -16,10 +16,10 @@ from hf_convnextv2 import ConvNextV2Config, ConvNextV2ForImageClassification
 from tests.photographs import (
     CLASSES,
     VIEWS,
+    WRITE_TINY,
     write_masked_parquet,
     write_objects_parquet,
     write_parquet,
-    write_tiny_fcmae,
 )
 from training.evaluation.pictures import read_metrics
 
@@ -72,13 +72,21 @@ NUM_TESTED = {"segment": 21, "detect": 21}  # images to evaluate on: no multiple
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("script", "fields"), [("pretrain", {}), ("pretrain", VIEWS), ("segment", SEGMENT), ("detect", DETECT)]
+    ("script", "fields", "family"),
+    [
+        ("pretrain", {}, "convnextv2"),
+        ("pretrain", VIEWS, "convnextv2"),
+        ("segment", SEGMENT, "convnextv2"),
+        ("detect", DETECT, "convnextv2"),
+        ("pretrain", {}, "convmae"),
+        ("pretrain", VIEWS, "convmae"),
+    ],
 )
-def test_the_same_total_batch_gives_the_same_losses_in_one_two_and_three_processes(script, fields, tmp_path):
+def test_the_same_total_batch_gives_the_same_losses_in_one_two_and_three_processes(script, fields, family, tmp_path):
     write = WRITERS.get(script, write_parquet)
     settings = {
         **fields,
-        "model_name_or_path": write_tiny_fcmae(tmp_path / "fcmae"),
+        "model_name_or_path": WRITE_TINY[family](tmp_path / "pretrained"),
         "dataset_name": write(tmp_path / "parquet", {"train": 9, "test": 7}),
         "max_train_steps": STEPS,
         "checkpointing_steps": STEPS,
@@ -212,6 +220,8 @@ def test_the_error_of_any_process_is_told_once_without_our_traceback(ranks, tmp_
 
 
 SHARDED = """
+    import sys
+
     import torch
     import torch.distributed as dist
     from accelerate.utils import set_seed
@@ -221,12 +231,15 @@ SHARDED = """
     from torch.distributed.tensor import DTensor
     from torch.testing import assert_close
 
-    from hf_convnextv2 import ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining
+    from hf_convnextv2 import ConvMAEForPreTraining, ConvNextV2ForPreTraining
 
     def create():
         set_seed(0)
-        sizes = {"hidden_sizes": [8, 16], "depths": [1, 2], "decoder_hidden_size": 16, "image_size": 32}
-        model = ConvNextV2ForPreTraining(ConvNextV2FCMAEConfig(**sizes))
+        model_class, num_blocks = {
+            "convnextv2": (ConvNextV2ForPreTraining, 4), "convmae": (ConvMAEForPreTraining, 5)
+        }[sys.argv[1]]
+        model = model_class.from_pretrained(sys.argv[2])
+        model.num_blocks = num_blocks
         for name, parameter in model.named_parameters():
             if "grn" in name:
                 torch.nn.init.normal_(parameter, std=0.5)
@@ -248,7 +261,7 @@ SHARDED = """
     expected = step(whole, pixel_values, noise)
     sharded, mesh = create(), init_device_mesh("cpu", (world,))
     blocks = [module for module in sharded.modules() if type(module).__name__ in sharded._no_split_modules]
-    assert len(blocks) == 4
+    assert len(blocks) == sharded.num_blocks  # of encoder and decoder
     for block in blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(sharded, mesh=mesh)
@@ -269,7 +282,8 @@ SHARDED = """
 """
 
 
-def test_blocks_sharded_over_two_processes_take_the_step_of_one(tmp_path):
-    script = tmp_path / "sharded.py"
+@pytest.mark.parametrize("family", ["convnextv2", pytest.param("convmae", marks=pytest.mark.slow)])
+def test_blocks_sharded_over_two_processes_take_the_step_of_one(family, tmp_path):
+    script, model = tmp_path / "sharded.py", WRITE_TINY[family](tmp_path / "model")
     script.write_text(textwrap.dedent(SHARDED))
-    assert "equal" in run([str(script)], 2, tmp_path)
+    assert "equal" in run([str(script), family, str(model)], 2, tmp_path)

@@ -9,19 +9,19 @@ import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 
-from hf_convnextv2 import ConvNextV2Config
+from hf_convnextv2 import ConvMAEConfig, ConvNextV2Config
 from hf_convnextv2.configuration_convnextv2 import SIZES
 from tests.photographs import (
+    WRITE_TINY,
     forget_accelerate,
     quick_datasets,
     write_folder,
     write_masked_folder,
     write_objects_folder,
-    write_tiny_fcmae,
 )
 from training import detect, finetune, pretrain, segment
 from training.evaluation.pictures import read_metrics
-from training.models.optimizer import layer_scale
+from training.models.layer_decay import layer_scale
 from training.run.plan import make_plan
 from training.settings.command_line import parse_settings
 from training.settings.scripts import DetectSettings, FinetuneSettings, PretrainSettings, SegmentSettings
@@ -178,7 +178,7 @@ def test_pretraining_without_a_recipe_has_the_optimizer_the_crops_and_the_learni
     table = resolved("pretrain_atto")
     assert plain.optimizer == table.optimizer and plain.augmentation == table.augmentation
     assert plain.schedule.base_learning_rate == table.schedule.base_learning_rate
-    assert plain.fcmae.norm_pix_loss and table.fcmae.norm_pix_loss
+    assert plain.autoencoder.norm_pix_loss and table.autoencoder.norm_pix_loss
 
 
 @pytest.mark.parametrize("name", ["pretrain_fast_atto", "pretrain_fast_fusion", "pretrain_fast_teacher"])
@@ -191,6 +191,47 @@ def test_the_recipes_on_views_have_as_many_views_as_table_8_has_images(name):
     assert plan.max_steps == pytest.approx(imagenet_plan("pretrain_atto").max_steps, abs=1)
 
 
+# PRETRAIN.md and FINETUNE.md of the official code: peak learning rate, images in a step, epochs, warm-up epochs.
+CONVMAE = {
+    "pretrain_convmae_base": (1.8e-3, 3072, 1600, 40),
+    "pretrain_fastconvmae_base": (1.2e-3, 512, 50, 10),
+    "finetune_convmae_base": (2e-3, 1024, 100, 5),
+}
+
+
+@pytest.mark.parametrize("name", CONVMAE)
+def test_the_recipes_of_convmae_have_the_settings_of_the_official_code(name):
+    config = values_of(name)
+    images = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    views = getattr(config, "num_visible_sets", None) or 1
+    rate, *rest = CONVMAE[name]
+    assert imagenet_plan(name, views).learning_rate == pytest.approx(rate)
+    assert [images, config.num_train_epochs, config.warmup_epochs] == rest and config.weight_decay == 0.05
+    if name.startswith("pretrain"):
+        sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads")
+        model = ConvMAEConfig.from_size(config.model_size)
+        assert [getattr(config, f"decoder_{size}") for size in sizes] == [
+            getattr(model, f"decoder_{size}") for size in sizes
+        ]
+        assert (config.model_type, config.model_size, config.adam_beta2) == ("convmae", "base", 0.95)
+        assert (config.num_visible_sets, config.mask_ratio) in [(None, 0.75), (4, None)]
+    else:
+        found = (config.layer_decay, config.layer_decay_type, config.drop_path_rate, config.mixup, config.cutmix)
+        assert (*found, config.label_smoothing) == (0.65, "single", 0.1, 0.8, 1.0, 0.1)
+
+
+def test_the_recipe_of_convmaes_detector_has_the_settings_of_the_official_code():
+    """`convmae_base_mask_rcnn_FPN_25ep.py`: 368,750 / 4 steps, of which 0.125 % * 4 warm up."""
+    config = values_of("detect_coco_convmae_base")
+    images = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    assert (config.window_size, config.use_relative_position_bias, config.image_size) == (16, True, 1024)
+    assert (images, config.num_train_epochs, config.lr_scheduler_type) == (32, 25, "cosine")
+    assert (config.learning_rate, config.weight_decay, config.drop_path_rate) == (8e-5, 0.1, 0.1)
+    assert config.warmup_steps == round(368_750 / 4 * 0.00125 * 4)
+    assert (config.layer_decay, config.max_grad_norm, config.scale_range) == (1, None, [0.1, 2.0])
+    assert "box AP 53.2, mask AP 47.1" in (FOLDER / "recipes/detect_coco_convmae_base.yaml").read_text()
+
+
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     root = tmp_path_factory.mktemp("recipes")
@@ -198,23 +239,27 @@ def images(tmp_path_factory):
     masked = write_masked_folder(root / "masked", splits)
     objects = write_objects_folder(root / "objects", splits)
     folders = {"segment": masked, "detect": objects, "images": write_folder(root / "images", splits)}
-    return folders, write_tiny_fcmae(root / "fcmae")
+    return folders, {name: write(root / name) for name, write in WRITE_TINY.items()}
 
 
 @pytest.mark.usefixtures("quick_datasets")
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_takes_two_steps_at_a_tiny_size(name, images, tmp_path):
-    folders, fcmae = images
+    folders, tiny = images
+    family = "convmae" if "convmae" in name else "convnextv2"
     folder = folders.get(name.split("_")[0], folders["images"])
-    flags = {"dataset_name": folder, "output_dir": tmp_path / "out", "model_name_or_path": fcmae, "image_size": 32}
+    flags = {"dataset_name": folder, "output_dir": tmp_path / "out", "model_name_or_path": tiny[family]}
+    flags["image_size"] = 32
     flags |= {"max_train_steps": 2, "warmup_steps": 1, "per_device_train_batch_size": 2, "num_workers": 0}
     flags |= {"gradient_accumulation_steps": 1, "mixed_precision": "no", "logging_steps": 1, "with_tracking": False}
     flags["min_learning_rate"] = 0  # the rate of two images is below the recipes' minimum
     settings = yaml.safe_load((FOLDER / f"recipes/{name}.yaml").read_text())
-    architecture = {"model_size", "patch_size", "num_stages", "decoder_hidden_size", "decoder_num_hidden_layers"}
+    architecture = {"model_type", "model_size", "patch_size", "num_stages", "decoder_hidden_size"}
+    architecture |= {"decoder_num_hidden_layers", "decoder_num_attention_heads"}
     kept = {key: value for key, value in settings.items() if key not in architecture}
     if name.startswith("detect"):
-        kept |= {"anchor_sizes": [8, 16, 32], "decoder_hidden_size": 8, "box_head_size": 16}  # for its two stages
+        anchors = {"convnextv2": [8, 16, 32], "convmae": [8, 16, 32, 64]}[family]  # for its two or three stages
+        kept |= {"anchor_sizes": anchors, "decoder_hidden_size": 8, "box_head_size": 16}
     if name.startswith("segment"):
         kept |= {"auxiliary_loss_weight": 0, "decoder_hidden_size": 8}  # the second head would need a third stage
     kept |= {"fusion_stages": ["stage1"]} if "fusion_stages" in kept else {}  # of the tiny model's two
@@ -282,4 +327,4 @@ def test_accelerate_reads_its_configuration_files(path):
     assert config.num_machines <= config.num_processes
     if path.stem == "fsdp2":
         assert config.fsdp_config["fsdp_version"] == 2
-        assert config.fsdp_config["fsdp_transformer_layer_cls_to_wrap"] == "ConvNextV2Layer"
+        assert "fsdp_transformer_layer_cls_to_wrap" not in config.fsdp_config  # each model says it of itself

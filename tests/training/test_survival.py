@@ -18,10 +18,10 @@ from torch.testing import assert_close
 
 from tests.photographs import (
     VIEWS,
+    WRITE_TINY,
     write_masked_parquet,
     write_objects_parquet,
     write_parquet,
-    write_tiny_fcmae,
 )
 from training.evaluation.pictures import read_metrics
 
@@ -126,24 +126,28 @@ def newest_step(output: Path) -> int:
 
 
 @pytest.mark.parametrize(
-    ("streaming", "processes", "script", "more"),
+    ("streaming", "processes", "script", "more", "family"),
     [
-        ("false", 1, "pretrain", PRETRAIN),
-        ("false", 2, "pretrain", PRETRAIN),
-        ("true", 1, "pretrain", PRETRAIN),
-        ("true", 2, "pretrain", PRETRAIN),
-        ("true", 2, "pretrain", PRETRAIN | VIEWS),
-        ("false", 1, "segment", SEGMENT),
-        ("true", 2, "segment", SEGMENT),
-        ("false", 2, "detect", DETECT),
-        ("true", 1, "detect", DETECT),
+        ("false", 1, "pretrain", PRETRAIN, "convnextv2"),
+        ("false", 2, "pretrain", PRETRAIN, "convnextv2"),
+        ("true", 1, "pretrain", PRETRAIN, "convnextv2"),
+        ("true", 2, "pretrain", PRETRAIN, "convnextv2"),
+        ("true", 2, "pretrain", PRETRAIN | VIEWS, "convnextv2"),
+        ("false", 1, "pretrain", PRETRAIN, "convmae"),
+        ("true", 2, "pretrain", PRETRAIN | VIEWS, "convmae"),
+        ("false", 1, "segment", SEGMENT, "convnextv2"),
+        ("true", 2, "segment", SEGMENT, "convnextv2"),
+        ("false", 2, "detect", DETECT, "convnextv2"),
+        ("true", 1, "detect", DETECT, "convnextv2"),
     ],
 )
-def test_a_run_killed_again_and_again_logs_what_an_unbroken_run_logs(streaming, processes, script, more, tmp_path):
+def test_a_run_killed_again_and_again_logs_what_an_unbroken_run_logs(
+    streaming, processes, script, more, family, tmp_path
+):
     settings = {
         **SETTINGS,
         **more,
-        "model_name_or_path": write_tiny_fcmae(tmp_path / "fcmae"),
+        "model_name_or_path": WRITE_TINY[family](tmp_path / "pretrained"),
         "dataset_name": WRITERS[script](tmp_path / "parquet", {"train": 9}, files=4),
         "streaming": streaming,
     }

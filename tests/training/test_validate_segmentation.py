@@ -142,7 +142,7 @@ def test_another_backbone_is_refused(data, tmp_path):
     config = UperNetConfig(backbone_config=backbone, hidden_size=8, use_auxiliary_head=False, num_labels=3)
     UperNetForSemanticSegmentation(config).save_pretrained(tmp_path)
     message = message_of(lambda: validated(tmp_path, data["folder"]))
-    assert "must have a backbone of the type convnextv2, not swin" in message
+    assert "must have a backbone of the type convnextv2 or convmae, not swin" in message
 
 
 def test_a_folder_that_names_other_classes_is_refused(upernet, data, tmp_path):

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from datasets import ClassLabel, Dataset
+from transformers import PreTrainedConfig
 
-from hf_convnextv2 import ConvNextV2Config
 from training.data.samples import Samples, make_samples
 from training.data.sources import Source, features_of, values_of
 from training.data.transforms import Transform
@@ -17,7 +17,7 @@ from training.settings.data import LabelledDataSettings
 STRINGS = ("string", "large_string")
 
 
-def class_list(model_config: ConvNextV2Config) -> list[str]:
+def class_list(model_config: PreTrainedConfig) -> list[str]:
     """The names of the model's classes, in the order of their numbers."""
     return [name for _, name in sorted((model_config.id2label or {}).items())]
 
@@ -137,7 +137,7 @@ def label_mapping(source: Source, column: str, classes: list[str]) -> dict[Any, 
 
 
 def labelled_samples(
-    data: LabelledDataSettings, source: Source, model_config: ConvNextV2Config, transform: Transform, **fields: Any
+    data: LabelledDataSettings, source: Source, model_config: PreTrainedConfig, transform: Transform, **fields: Any
 ) -> Samples:
     """Create the `Samples` that turn rows of a source into images labelled with the model's classes."""
     classes = class_list(model_config)

@@ -14,8 +14,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from hf_convnextv2 import ConvNextV2ForPreTraining
-from hf_convnextv2.modeling_fcmae import ConvNextV2ForPreTrainingOutput
+from hf_convnextv2.masked_pretraining import MaskedAutoencoderOutput, MaskedPreTrainingModel
 
 COLORS = ("#1f6f8b", "#d1682c", "#6b4c9a", "#4b8b3b")
 HIDDEN_GRAY = 0.5
@@ -57,8 +56,8 @@ def save_loss_curves(metrics_jsonl: Path, output: Path) -> None:
 
 
 def save_reconstructions(
-    model: ConvNextV2ForPreTraining,
-    outputs: ConvNextV2ForPreTrainingOutput,
+    model: MaskedPreTrainingModel,
+    outputs: MaskedAutoencoderOutput,
     pixel_values: Tensor,
     image_mean: Sequence[float],
     image_std: Sequence[float],
@@ -71,7 +70,7 @@ def save_reconstructions(
     assert outputs.logits is not None and outputs.mask is not None
     mask = outputs.mask[: len(pixel_values)]
     reconstruction = model.reconstruct(pixel_values, outputs.logits[: len(pixel_values)], mask)
-    hidden = _upsample_mask(mask, pixel_values.shape[-2:], model.config.cell_size)
+    hidden = _upsample_mask(mask, pixel_values.shape[-2:], model.config.target_size)
     original = as_pictures(pixel_values, image_mean, image_std)
     masked = np.where(hidden.numpy()[..., None], HIDDEN_GRAY, original)
     columns = {

@@ -7,8 +7,10 @@ from transformers import PreTrainedConfig
 
 from training.settings.scripts import Record
 
-# Settings that determine the shapes of the weights.
+# Settings that determine the shapes of the weights, or what is computed from them.
 ARCHITECTURE = ("model_type", "hidden_sizes", "depths", "num_channels", "patch_size", "use_grn", "num_labels")
+ARCHITECTURE += ("patch_sizes", "num_attention_heads", "mlp_ratio", "decoder_num_attention_heads")
+ARCHITECTURE += ("window_size", "use_relative_position_bias")
 ARCHITECTURE += ("decoder_hidden_size", "decoder_num_hidden_layers", "fusion_stages")
 ARCHITECTURE += ("target_type", "feature_target_on", "feature_target_dim", "use_auxiliary_head")
 ARCHITECTURE += ("architecture", "num_queries", "box_head_size", "anchor_sizes")
@@ -16,7 +18,7 @@ WIDTHS = ("fpn_hidden_size", "d_model", "hidden_size")  # as models with a backb
 
 
 def describe_architecture(config: PreTrainedConfig) -> dict[str, Any]:
-    """The settings that determine the weights' shapes, converted to JSON types."""
+    """The settings that determine the weights' shapes and their use, converted to JSON types."""
     settings = {name: value_of(config, name) for name in ARCHITECTURE}
     return json.loads(json.dumps(settings))
 

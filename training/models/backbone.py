@@ -1,5 +1,6 @@
 """The encoder of a segmentation model or detector, new or with stored weights."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
@@ -7,42 +8,47 @@ from transformers import PreTrainedConfig
 
 from conversion.detectors import DETECTORS
 from conversion.segmenters import SEGMENTERS
-from hf_convnextv2 import ConvNextV2Backbone, ConvNextV2Config
 from training.models.creation import image_size_of, load_arguments
+from training.models.families import BY_NAME, Backbone, Family, chosen_family
 from training.models.loading import DECODER, FINAL_NORM, HEAD, Expected, load_pretrained, model_named
 from training.settings.checks import check
+from training.settings.families import check_family
 from training.settings.model import DenseModelSettings
 
 BACKBONE_NORMS = r"^hidden_states_norms\."  # one for each map that the heads see; pre-training has none
 BACKBONE = Expected(new=(BACKBONE_NORMS,), unused=(HEAD, FINAL_NORM, DECODER))
+# Settings of the encoder's configuration that also stored weights can be given.
+OVERRIDES = ("drop_path_rate", "window_size", "use_relative_position_bias")
 DEFAULT_SIZE = 512  # of a crop, where neither the settings nor the weights say
 
 
-def backbone_of(model: nn.Module) -> ConvNextV2Backbone:
+def backbone_of(model: nn.Module) -> Backbone:
     """The backbone of a model."""
-    return next(module for module in model.modules() if isinstance(module, ConvNextV2Backbone))
+    classes = tuple(family.backbone for family in BY_NAME.values())
+    modules: Iterator[Any] = model.modules()
+    return next(module for module in modules if isinstance(module, classes))
 
 
-def create_backbone(settings: DenseModelSettings) -> ConvNextV2Backbone:
+def create_backbone(settings: DenseModelSettings) -> Backbone:
     """The encoder with the maps of all its stages, new or with stored weights."""
     arguments = load_arguments(settings)
-    if settings.drop_path_rate is not None:
-        arguments["drop_path_rate"] = settings.drop_path_rate
+    given = {name: getattr(settings, name) for name in OVERRIDES}
+    arguments |= {name: value for name, value in given.items() if value is not None}
     if settings.model_name_or_path is None:
-        config = ConvNextV2Config.from_size(settings.model_size, **{"image_size": DEFAULT_SIZE, **arguments})
+        family = chosen_family(settings)
+        config = family.config.from_size(settings.model_size, **{"image_size": DEFAULT_SIZE, **arguments})
         config.out_features = config.stage_names[1:]
-        backbone = ConvNextV2Backbone(config)
+        backbone = family.backbone(config)
     else:
         refuse_dense_model(settings)
-        stages = stage_names_of(settings)
-        backbone = load_pretrained(
-            ConvNextV2Backbone, settings.model_name_or_path, BACKBONE, out_features=stages, **arguments
-        )
-    size, cell = image_size_of(backbone.config), backbone.config.cell_size
-    rule = "be square for segmentation and detection"
-    check("patch_size", backbone.config.patch_size, isinstance(cell, int), rule)
-    assert isinstance(cell, int)
-    check("image_size", size, size >= cell, f"be at least {cell}, the size of a cell")
+        family, name = chosen_family(settings), settings.model_name_or_path
+        check_family(settings, family.name)
+        stages = stage_names_of(family, settings)
+        backbone = load_pretrained(family.backbone, name, BACKBONE, out_features=stages, **arguments)
+    height, width = backbone.config.patch_sides
+    check("patch_size", [height, width], height == width, "be square for segmentation and detection")
+    size, stride = image_size_of(backbone.config), backbone.config.strides[-1]
+    check("image_size", size, size >= stride, f"be at least {stride}, the stride of the encoder")
     return backbone
 
 
@@ -55,8 +61,8 @@ def refuse_dense_model(settings: DenseModelSettings) -> None:
     check("model_name_or_path", name, kind not in {**SEGMENTERS, **DETECTORS}, rule)
 
 
-def stage_names_of(settings: DenseModelSettings) -> list[str]:
+def stage_names_of(family: Family, settings: DenseModelSettings) -> list[str]:
     """The names of the stages of a stored encoder."""
     name, revision = settings.model_name_or_path or "", settings.model_revision or "main"
-    config: Any = ConvNextV2Config.from_pretrained(name, revision=revision)
+    config: Any = family.config.from_pretrained(name, revision=revision)
     return list(config.stage_names[1:])

@@ -9,9 +9,10 @@ import torch
 from accelerate import PartialState
 from transformers.utils.hub import cached_file
 
-from hf_convnextv2 import ConvNextV2Config, create_image_processor
+from hf_convnextv2 import create_image_processor
 from hf_convnextv2.image_processing import imagenet_statistics
 from hf_convnextv2.images import DEFAULT_BACKGROUND, background_color
+from training.models.families import EncoderConfig, chosen_family
 from training.settings.checks import check
 from training.settings.data import DataSettings
 from training.settings.model import ModelSettings, TrainedModelSettings
@@ -22,9 +23,11 @@ BACKGROUND = "background"  # its name in preprocessor_config.json
 
 def load_arguments(settings: TrainedModelSettings) -> dict[str, Any]:
     """Arguments of `from_size` for a new model, or of `from_pretrained` for a stored one. Omits unset settings."""
-    given = {"image_size": settings.image_size, "num_channels": settings.num_channels}
+    given: dict[str, Any] = {"image_size": settings.image_size, "num_channels": settings.num_channels}
     if settings.model_name_or_path is None:
-        given |= {"patch_size": settings.patch_size, "num_stages": settings.num_stages}
+        given["num_stages"] = settings.num_stages
+        if settings.patch_size is not None:
+            given |= chosen_family(settings).patch_settings(settings.patch_size)
     else:
         for name in ("patch_size", "num_stages"):
             value = getattr(settings, name)
@@ -34,7 +37,7 @@ def load_arguments(settings: TrainedModelSettings) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def image_size_of(model_config: ConvNextV2Config) -> int:
+def image_size_of(model_config: EncoderConfig) -> int:
     """Side length in pixels of the square images that the model is trained on."""
     size = model_config.image_size
     if not isinstance(size, int):
@@ -56,7 +59,7 @@ def with_background(data: Data, settings: ModelSettings) -> Data:
     return replace(data, background=given)
 
 
-def create_processor(settings: ModelSettings, background: str | None, model_config: ConvNextV2Config) -> Any:
+def create_processor(settings: ModelSettings, background: str | None, model_config: EncoderConfig) -> Any:
     """Create the image processor that training uses and saves with the model.
 
     Mean and standard deviation are those given, else those saved with the initial weights, else ImageNet's. The
@@ -65,9 +68,7 @@ def create_processor(settings: ModelSettings, background: str | None, model_conf
     return create_image_processor(model_config, **processor_overrides(settings, background, model_config))
 
 
-def processor_overrides(
-    settings: ModelSettings, background: str | None, model_config: ConvNextV2Config
-) -> dict[str, Any]:
+def processor_overrides(settings: ModelSettings, background: str | None, model_config: EncoderConfig) -> dict[str, Any]:
     """The statistics and the background of an image processor: as given, else as stored, else ImageNet's and white."""
     stored = stored_processor(settings) if settings.model_name_or_path else {}
     overrides: dict[str, Any] = {BACKGROUND: background or DEFAULT_BACKGROUND}

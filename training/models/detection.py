@@ -1,4 +1,4 @@
-"""Detectors on a ConvNeXt V2 backbone, and their image processors."""
+"""Detectors on a backbone of this package, and their image processors."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from transformers import DetrImageProcessor, PreTrainedModel
 from transformers.image_utils import PILImageResampling
 
-from hf_convnextv2 import ConvNextV2Config
 from hf_convnextv2.configuration_rcnn import ConvNextV2RCNNConfig
 from hf_convnextv2.modeling_rcnn import ConvNextV2RCNNForObjectDetection
 from training.data.labels import label_maps
@@ -16,6 +15,7 @@ from training.evaluation.average_precision import Detections
 from training.models.backbone import create_backbone
 from training.models.creation import image_size_of, processor_overrides
 from training.models.detr import PROCESSORS, create_detr
+from training.models.families import EncoderConfig
 from training.settings.checks import check
 from training.settings.model import RCNN, DetectorSettings, ModelSettings
 
@@ -66,7 +66,7 @@ def loss_parts(settings: DetectorSettings) -> list[str]:
 
 
 def create_detection_processor(
-    settings: ModelSettings, background: str | None, backbone_config: ConvNextV2Config, architecture: str
+    settings: ModelSettings, background: str | None, backbone_config: EncoderConfig, architecture: str
 ) -> Any:
     """The image processor that evaluation uses and that is saved with the model.
 

@@ -1,4 +1,4 @@
-"""Transformers' own detectors on a ConvNeXt V2 backbone, by the name of their type."""
+"""Transformers' own detectors on a backbone of this package, by the name of their type."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ from transformers import (
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from hf_convnextv2 import ConvNextV2Backbone
 from hf_convnextv2.registration import registered
 from training.models.backbone import backbone_of
 from training.models.creation import image_size_of
+from training.models.families import Backbone
 from training.settings.checks import check
 from training.settings.model import DetectorSettings
 
@@ -32,7 +32,7 @@ MOST_QUERIES = 300  # the default of all three below
 HYBRID = ("rt_detr", "rt_detr_v2", "d_fine")  # whose encoder sees the maps at their own widths
 
 
-def create_detr(settings: DetectorSettings, backbone: ConvNextV2Backbone, labels: dict[str, Any]) -> PreTrainedModel:
+def create_detr(settings: DetectorSettings, backbone: Backbone, labels: dict[str, Any]) -> PreTrainedModel:
     """A model of Transformers with this backbone. It sees the last stages."""
     kind, width = settings.architecture, settings.decoder_hidden_size
     levels, stages = FEATURE_LEVELS[kind], backbone.stage_names[1:]
@@ -45,8 +45,7 @@ def create_detr(settings: DetectorSettings, backbone: ConvNextV2Backbone, labels
     backbone_config.out_features = stages[-levels:]
     fields: dict[str, Any] = {"backbone_config": backbone_config, "d_model": width, **labels}
     if kind in HYBRID:
-        patch = max(backbone.config.patch_sides)
-        strides = [patch * 2**stage for stage in range(len(stages))][-levels:]
+        strides = list(backbone.config.strides)[-levels:]
         size = image_size_of(backbone.config)
         positions = sum((size // stride) ** 2 for stride in strides)  # of which the best become queries
         fields |= {"num_queries": min(MOST_QUERIES, positions)}

@@ -14,7 +14,7 @@ from training.settings.checks import check
 
 ENCODER = re.compile(r"(^|\.)(embeddings|encoder)\.")
 HEAD = r"^classifier\."
-FINAL_NORM = r"^(convnextv2\.)?layernorm\."  # pre-training has none
+FINAL_NORM = r"^((convnextv2|convmae)\.)?layernorm\."  # pre-training has none
 DECODER = r"^decoder\."
 
 
@@ -64,6 +64,8 @@ def load_pretrained(model_class: type[PreTrainedModel], name: str | None, expect
         print(f"Weights of {name}; those of {layers(drawn)} are new.", flush=True)
     if is_first_process() and left_out:
         print(f"Warning: the model has no place for weights in {name}: {layers(left_out)}.", flush=True)
+    if hasattr(model.config, "auto_map"):  # of a repository with code, which is not saved along
+        del model.config.auto_map
     return model
 
 

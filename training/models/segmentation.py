@@ -1,4 +1,4 @@
-"""Transformers' segmentation models on a ConvNeXt V2 backbone, with the weights of a pre-trained encoder."""
+"""Transformers' segmentation models on a backbone of this package, with the weights of a pre-trained encoder."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,12 +13,12 @@ from transformers import (
 from transformers.image_utils import PILImageResampling
 
 from conversion.segmenters import convnextv2_supported
-from hf_convnextv2 import ConvNextV2Config
 from hf_convnextv2.upernet import UperNetForSemanticSegmentation
 from training.data.labels import label_maps
 from training.data.segmentation.masks import ignored_label
 from training.models.backbone import backbone_of, create_backbone
 from training.models.creation import image_size_of, processor_overrides
+from training.models.families import EncoderConfig
 from training.models.universal_segmentation import (
     Mask2FormerForUniversalSegmentation,
     MaskFormerForInstanceSegmentation,
@@ -46,7 +46,7 @@ def create_segmenter(settings: SegmenterSettings, names: Sequence[str]) -> PreTr
 
 
 def create_upernet(
-    settings: SegmenterSettings, backbone_config: ConvNextV2Config, labels: dict[str, Any]
+    settings: SegmenterSettings, backbone_config: EncoderConfig, labels: dict[str, Any]
 ) -> UperNetForSemanticSegmentation:
     """UPerNet with new weights; `labels` are the names of the classes for its configuration."""
     has_auxiliary_head = settings.auxiliary_loss_weight > 0
@@ -78,7 +78,7 @@ PROCESSORS = {"mask2former": Mask2FormerImageProcessor, "maskformer": MaskFormer
 
 
 def create_segmentation_processor(
-    settings: ModelSettings, background: str | None, backbone_config: ConvNextV2Config, architecture: str
+    settings: ModelSettings, background: str | None, backbone_config: EncoderConfig, architecture: str
 ) -> Any:
     """The image processor that evaluation uses and that is saved with the model.
 

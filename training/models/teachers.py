@@ -1,7 +1,7 @@
 """Teachers: models whose features of whole images the student learns to predict.
 
 The teacher is the moving average of the student itself, or another frozen model.
-Shapes: B images, F channels of the features, h w the grid of the student's cells.
+Shapes: B images, F channels of the features, h w the grid of what the student predicts: cells, or tokens of ConvMAE.
 """
 
 from math import isqrt
@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import AutoImageProcessor, AutoModel
 
-from hf_convnextv2 import ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining
+from hf_convnextv2.shared_config import PreTrainingConfig
 from training.models.averages import SHARDED
+from training.models.families import PreTrainingModel
 from training.models.hooks import hooked
 from training.settings.checks import check
-from training.settings.fcmae import TargetSettings
+from training.settings.masked_autoencoder import TargetSettings
 
 DEFAULT_SIZE = 224  # image size in pixels for models that do not define one
 
@@ -27,10 +28,10 @@ DEFAULT_SIZE = 224  # image size in pixels for models that do not define one
 class AverageTeacher(nn.Module):
     """The exponential moving average of the student's own encoder, which sees whole images (BYOL, data2vec)."""
 
-    def __init__(self, model: ConvNextV2ForPreTraining, settings: TargetSettings, max_steps: int) -> None:
+    def __init__(self, model: PreTrainingModel, settings: TargetSettings, max_steps: int) -> None:
         super().__init__()
-        self.average = AveragedModel(model.convnextv2).eval().requires_grad_(False)
-        self.average.update_parameters(model.convnextv2)  # the first update copies the weights
+        self.average = AveragedModel(model.base_model).eval().requires_grad_(False)
+        self.average.update_parameters(model.base_model)  # the first update copies the weights
         self.decays, self.max_steps = settings.teacher_decay, max_steps
         self.num_layers = settings.feature_target_layers
         depth = model.config.depths[-1]
@@ -42,17 +43,25 @@ class AverageTeacher(nn.Module):
         return first + (last - first) * step / self.max_steps
 
     @torch.no_grad()
-    def update(self, model: ConvNextV2ForPreTraining, step: int) -> None:
+    def update(self, model: PreTrainingModel, step: int) -> None:
         """Update the moving average with the student's weights after `step` steps."""
         self.average.multi_avg_fn = get_ema_multi_avg_fn(self.decay(step))
-        self.average.update_parameters(model.convnextv2)
+        self.average.update_parameters(model.base_model)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """The teacher's features `(B, F, h, w)`: the mean of the last blocks' outputs."""
         found: list[Tensor] = []
         with hooked(list(self.average.module.encoder.stages[-1].layers[-self.num_layers :]), found.append):  # type: ignore[union-attr,index]
-            self.average(pixel_values)
-        return torch.stack(found).mean(dim=0)
+            last = self.average(pixel_values).last_hidden_state
+        return torch.stack([as_map(x, last.shape) for x in found]).mean(dim=0)
+
+
+def as_map(features: Tensor, shape: torch.Size) -> Tensor:
+    """The features of a block as a map of this shape, `(B, F, h, w)`; a transformer's are rows, `(B * h * w, F)`."""
+    if features.ndim == 4:
+        return features
+    batch_size, _, height, width = shape
+    return features.unflatten(0, (batch_size, height, width)).permute(0, 3, 1, 2)
 
 
 class FrozenTeacher(nn.Module):
@@ -133,7 +142,7 @@ def side_of(processor: Any) -> int | None:
 
 
 def create_average_teacher(
-    model: ConvNextV2ForPreTraining, settings: TargetSettings, max_steps: int, accelerator: Accelerator
+    model: PreTrainingModel, settings: TargetSettings, max_steps: int, accelerator: Accelerator
 ) -> AverageTeacher | None:
     """Create the moving-average teacher, or None if no features are to be predicted. Call it before `prepare`."""
     if model.config.target_type == "pixel":
@@ -150,13 +159,13 @@ class Targets:
         self,
         teacher: AverageTeacher | FrozenTeacher | None,
         accelerator: Accelerator,
-        model_config: ConvNextV2FCMAEConfig,
+        model_config: PreTrainingConfig,
         settings: TargetSettings,
         processor: Any,
     ) -> None:
         self.teacher = teacher.to(accelerator.device) if teacher is not None else None
         self.accelerator = accelerator
-        self.cell_size = model_config.cell_size
+        self.target_size: int = model_config.target_size  # type: ignore[attr-defined]
         self.normalises = settings.feature_target_norm == "layer_norm"
         if isinstance(teacher, FrozenTeacher):
             channels, count = teacher.statistics[0].shape[1], model_config.num_channels
@@ -181,7 +190,7 @@ class Targets:
                 assert self.teacher is not None
                 features = self.teacher(pixel_values)
         features = features.float()
-        rows, columns = (side // self.cell_size for side in pixel_values.shape[2:])
+        rows, columns = (side // self.target_size for side in pixel_values.shape[2:])
         if features.shape[2:] != (rows, columns):
             features = F.adaptive_avg_pool2d(features, (rows, columns))
         if self.normalises:

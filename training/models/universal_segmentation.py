@@ -1,4 +1,4 @@
-"""Mask2Former and MaskFormer on a ConvNeXt V2 backbone, trained and evaluated as semantic segmentation models.
+"""Mask2Former and MaskFormer on a backbone of this package, trained and evaluated as semantic segmentation models.
 
 Both predict masks, each with the probabilities of its classes. Of the classes of an image, every one is one mask to
 find; pixels without a class are in no mask.
@@ -14,9 +14,9 @@ from transformers import Mask2FormerForUniversalSegmentation as StockMask2Former
 from transformers import MaskFormerForInstanceSegmentation as StockMaskFormer
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
-from hf_convnextv2 import ConvNextV2Config
 from hf_convnextv2.registration import registered
 from training.models.creation import image_size_of
+from training.models.families import EncoderConfig
 from training.settings.checks import check
 from training.settings.model import SegmenterSettings
 
@@ -91,11 +91,10 @@ def log_scores(outputs: Any, size: tuple[int, ...]) -> Tensor:
 
 
 def create_mask2former(
-    settings: SegmenterSettings, backbone_config: ConvNextV2Config, labels: dict[str, Any]
+    settings: SegmenterSettings, backbone_config: EncoderConfig, labels: dict[str, Any]
 ) -> Mask2FormerForUniversalSegmentation:
     """Mask2Former with new weights; `labels` are the names of the classes for its configuration."""
-    width, patch = settings.decoder_hidden_size, backbone_config.patch_size
-    patch = patch if isinstance(patch, int) else min(patch)
+    width, strides = settings.decoder_hidden_size, list(backbone_config.strides)
     check_stages(backbone_config, 3)
     config = Mask2FormerConfig(
         backbone_config=backbone_config,
@@ -106,16 +105,16 @@ def create_mask2former(
         dim_feedforward=8 * width,
         num_attention_heads=width // HEAD_SIZE,
         num_queries=settings.num_queries,
-        train_num_points=min(MOST_POINTS, (image_size_of(backbone_config) // patch) ** 2),
-        common_stride=patch,
-        feature_strides=[patch * 2**stage for stage in range(len(backbone_config.depths))],
+        train_num_points=min(MOST_POINTS, (image_size_of(backbone_config) // strides[0]) ** 2),
+        common_stride=strides[0],
+        feature_strides=strides,
         **labels,
     )
     return Mask2FormerForUniversalSegmentation(config)
 
 
 def create_maskformer(
-    settings: SegmenterSettings, backbone_config: ConvNextV2Config, labels: dict[str, Any]
+    settings: SegmenterSettings, backbone_config: EncoderConfig, labels: dict[str, Any]
 ) -> MaskFormerForInstanceSegmentation:
     """MaskFormer with new weights; `labels` are the names of the classes for its configuration."""
     width, heads = settings.decoder_hidden_size, settings.decoder_hidden_size // HEAD_SIZE
@@ -133,7 +132,7 @@ def create_maskformer(
     return MaskFormerForInstanceSegmentation(config)
 
 
-def check_stages(backbone_config: ConvNextV2Config, least: int) -> None:
+def check_stages(backbone_config: EncoderConfig, least: int) -> None:
     """Raise unless the backbone has as many stages as the pixel decoder reads."""
     count = len(backbone_config.depths)
     check("num_stages", count, count >= least, f"be at least {least}, the maps that the pixel decoder reads")

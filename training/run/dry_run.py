@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,11 +17,13 @@ from training.data.labels import class_list
 from training.data.sources import Source, features_of
 from training.models.architecture import encoder_config
 from training.run.plan import Plan
+from training.settings.families import FAMILIES
 from training.settings.run import RunSettings
 from training.settings.scripts import Record
 
 MOST_NAMES = 10  # classes
 SLOW_DATA = 0.1  # share of the time spent waiting for data from which on the dry run gives advice
+PREFIXES = re.compile(r"^(?:(?:convnextv2|convmae)\.)?(?:backbone\.)?(?:encoder\.)?")  # of the names of layers
 UNITS = (("days", 86400), ("h", 3600), ("min", 60), ("s", 1))
 STDOUT: list[TextIO] = []  # the original stdout, for the JSON alone, while everything else is printed to stderr
 
@@ -88,6 +91,8 @@ def layer_of(name: str) -> str:
     parts = name.split(".")
     if "layers" in parts:
         return ".".join(parts[: parts.index("layers") + 2])
+    if "stages" in parts:
+        return ".".join(parts[: parts.index("stages") + 3])
     inner = next((i for i, part in enumerate(parts) if part in ("embeddings", "downsampling_layer")), None)
     return ".".join(parts[: inner + 1]) if inner is not None else parts[0] if len(parts) == 2 else ".".join(parts[:2])
 
@@ -140,7 +145,8 @@ def model_line(found: dict[str, Any]) -> str:
     settings, size = found["settings"], found["image"]["size"]
     height, width = (size, size) if isinstance(size, int) else size
     start = settings["model_name_or_path"]
-    origin = f"the weights of {start}" if start else f"{settings['model_size']} from random weights"
+    title = "" if start else FAMILIES[settings["model_type"]].title
+    origin = f"the weights of {start}" if start else f"{title} {settings['model_size']} from random weights"
     image = f"images of {height} x {width} pixels, {found['image']['num_channels']} channels"
     return f"{origin}, {found['parameters']:,} parameters, {image}"
 
@@ -181,9 +187,7 @@ def layer_lines(rates: dict[str, float]) -> Iterator[str]:
     if len(set(rates.values())) == 1:
         return
     for rate, layers in groupby(rates, key=lambda layer: rates[layer]):
-        names = [
-            layer.removeprefix("convnextv2.").removeprefix("backbone.").removeprefix("encoder.") for layer in layers
-        ]
+        names = [PREFIXES.sub("", layer) for layer in layers]
         yield f"{rate:.3g} in {names[0]}" + (f" to {names[-1]}" if len(names) > 1 else "")
 
 

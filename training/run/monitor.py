@@ -9,9 +9,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from hf_convnextv2 import ConvNextV2ForPreTraining
 from training.data.samples import Batch
 from training.evaluation.pictures import save_reconstructions
+from training.models.families import PreTrainingModel, family_of
 from training.models.hooks import hooked
 from training.run.trackers import show_picture
 
@@ -22,7 +22,7 @@ class Monitor:
     def __init__(
         self,
         accelerator: Accelerator,
-        model: ConvNextV2ForPreTraining,
+        model: PreTrainingModel,
         read_images: Callable[[], Batch],
         processor: Any,
     ) -> None:
@@ -47,7 +47,7 @@ class Monitor:
             show_picture(self.accelerator, file, step)
         return {f"feature_diversity_stage{stage}": value for stage, value in enumerate(diversity, start=1)}
 
-    def save_picture(self, model: ConvNextV2ForPreTraining, file: Path) -> None:
+    def save_picture(self, model: PreTrainingModel, file: Path) -> None:
         """Draw the model's reconstructions from the first view of each image, if it makes any.
 
         The main process writes the file.
@@ -62,23 +62,30 @@ class Monitor:
 
 
 @torch.no_grad()
-def feature_diversity(model: ConvNextV2ForPreTraining, pixel_values: Tensor) -> list[float]:
+def feature_diversity(model: PreTrainingModel, pixel_values: Tensor) -> list[float]:
     """Mean cosine distance between the channels of each stage's last block, on whole images (paper, section 3.1).
 
     The channels are the 4C channels after GRN, or after GELU without GRN. The distance is 0.5 if the channels are
     orthogonal on average, and goes towards 0 if they all become the same, as in a feature collapse.
     """
-    blocks: list[Any] = [stage.layers[-1] for stage in model.convnextv2.encoder.stages]  # type: ignore[union-attr]
-    modules = [block.grn if block.grn is not None else block.act for block in blocks]
+    encoder: Any = model.base_model
+    modules = [family_of(model.config).wide_layer(stage.layers[-1]) for stage in encoder.encoder.stages]
     found: list[float] = []
-    with hooked(modules, lambda features: found.append(cosine_distance(features))):
-        model.convnextv2(pixel_values)
+
+    def measure(features: Tensor) -> None:
+        positions = features.reshape(
+            len(pixel_values), -1, features.shape[-1]
+        )  # a transformer's are rows of all images
+        found.append(cosine_distance(positions))
+
+    with hooked(modules, measure):
+        encoder(pixel_values)
     return found
 
 
 def cosine_distance(features: Tensor) -> float:
-    """Mean of (1 - cosine) / 2 over all pairs of channels and over the images of features `(B, H, W, C)`."""
-    channels = nn.functional.normalize(features.float().flatten(1, 2), dim=1)  # (B, H * W, C)
+    """Mean of (1 - cosine) / 2 over all pairs of channels and over the images of features `(B, ..., C)`."""
+    channels = nn.functional.normalize(features.float().flatten(1, -2), dim=1)  # (B, positions, C)
     # The mean of the products of all pairs is the squared norm of the mean channel.
     return ((1 - channels.mean(dim=2).square().sum(dim=1)) / 2).mean().item()
 

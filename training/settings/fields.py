@@ -18,12 +18,14 @@ class About(NamedTuple):
         weights (by `ARCHITECTURE` in models/architecture.py).
     overridden_by: another setting; if that one is given, this one has no effect.
     unused_with: another setting, and the values of that one with which this one has no effect.
+    family: the only family of models that has the setting; such a setting is None by default.
     """
 
     affects_result: bool
     on_resume: OnResume
     overridden_by: str | None = None
     unused_with: tuple[str, tuple[Any, ...]] | None = None
+    family: str | None = None
 
 
 def recipe(
@@ -33,9 +35,10 @@ def recipe(
     on_resume: OnResume = "report",
     overridden_by: str | None = None,
     unused_with: tuple[str, tuple[Any, ...]] | None = None,
+    family: str | None = None,
 ) -> Any:
     """Declare a setting that the result of a run depends on."""
-    return _field(default, help, About(True, on_resume, overridden_by, unused_with))
+    return _field(default, help, About(True, on_resume, overridden_by, unused_with, family))
 
 
 def operation(default: Any, help: str) -> Any:

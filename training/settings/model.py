@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 
-from conversion.command_line import MODEL_SIZES
 from training.settings.checks import check, check_at_least, check_below_one, check_finite, may_be_there
+from training.settings.families import CONVMAE, CONVNEXTV2, FAMILIES, check_family
 from training.settings.fields import operation, recipe
 
 RCNN = ("mask_rcnn", "faster_rcnn")
 MASK_TRANSFORMERS = ("mask2former", "maskformer")  # of Transformers
+SIZES = "; of ".join(f"{sizes.title} {', '.join(sizes.names)}" for sizes in FAMILIES.values())
+DEFAULT_SIZES = ", ".join(f"{sizes.default} of {sizes.title}" for sizes in FAMILIES.values())
 NOT_RCNN = ("rt_detr", "rt_detr_v2", "d_fine", "deformable_detr", "conditional_detr", "detr")  # of Transformers
 
 
@@ -43,9 +45,15 @@ class ModelSettings:
 class TrainedModelSettings(ModelSettings):
     """Model: a new one or stored weights."""
 
-    model_size: str = recipe(
-        "atto",
-        f"without model_name_or_path: {', '.join(MODEL_SIZES)}",
+    model_type: str | None = recipe(
+        None,
+        f"without model_name_or_path: {' or '.join(FAMILIES)} (default: {CONVNEXTV2})",
+        on_resume="refuse",
+        overridden_by="model_name_or_path",
+    )
+    model_size: str | None = recipe(
+        None,
+        f"without model_name_or_path: of {SIZES} (default: {DEFAULT_SIZES})",
         on_resume="refuse",
         overridden_by="model_name_or_path",
     )
@@ -57,32 +65,56 @@ class TrainedModelSettings(ModelSettings):
     )
     num_stages: int | None = recipe(
         None,
-        "without model_name_or_path: keep the first stages only (default: all)",
+        "ConvNeXt V2 without model_name_or_path only: keep the first stages only (default: all)",
         on_resume="refuse",
         overridden_by="model_name_or_path",
+        family=CONVNEXTV2,
     )
     activation_checkpointing: bool = operation(False, "recompute activations in the backward pass to save memory")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check("model_size", self.model_size, self.model_size in MODEL_SIZES, f"be one of {', '.join(MODEL_SIZES)}")
         check_at_least(self, ("patch_size", "num_stages"), 1)
+        known = self.model_type is None or self.model_type in FAMILIES
+        check("model_type", self.model_type, known, f"be one of {', '.join(FAMILIES)}")
+        family = self.model_type or CONVNEXTV2
+        sizes = FAMILIES[family]
+        self.model_size = self.model_size or sizes.default
+        rule = f"be one of {', '.join(sizes.names)}"
+        check("model_size", self.model_size, self.model_size in sizes.names, rule)
+        if self.model_name_or_path is None:  # else the family follows from the weights
+            self.model_type = family
+            check_family(self, family)
 
 
 @dataclass(kw_only=True)
 class DenseModelSettings(TrainedModelSettings):
-    """Model that computes on the maps of a ConvNeXt V2 backbone."""
+    """Model that computes on the maps of a backbone."""
 
     drop_path_rate: float | None = recipe(None, "rate of stochastic depth in the last block (default: the model's)")
+    window_size: int | None = recipe(
+        None,
+        "ConvMAE only: side of the windows, in tokens, within which all but four blocks of the transformer attend"
+        " (default: the model's, none)",
+        on_resume="refuse",
+        family=CONVMAE,
+    )
+    use_relative_position_bias: bool | None = recipe(
+        None,
+        "ConvMAE only: learn biases by relative position in attention (default: the model's, false)",
+        on_resume="refuse",
+        family=CONVMAE,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_at_least(self, ("window_size",), 1)
         check_below_one(self, "drop_path_rate")
 
 
 @dataclass(kw_only=True)
 class SegmenterSettings(DenseModelSettings):
-    """Segmentation model: UPerNet, Mask2Former or MaskFormer on a ConvNeXt V2 backbone."""
+    """Segmentation model: UPerNet, Mask2Former or MaskFormer on a backbone."""
 
     architecture: str = recipe("upernet", f"upernet, {' or '.join(MASK_TRANSFORMERS)}", on_resume="refuse")
     num_labels: int | None = recipe(None, "number of classes (default: from the masks)", on_resume="refuse")
@@ -114,7 +146,7 @@ class SegmenterSettings(DenseModelSettings):
 
 @dataclass(kw_only=True)
 class DetectorSettings(DenseModelSettings):
-    """Detector: Mask R-CNN, Faster R-CNN or a model of Transformers on a ConvNeXt V2 backbone."""
+    """Detector: Mask R-CNN, Faster R-CNN or a model of Transformers on a backbone."""
 
     architecture: str = recipe(
         "mask_rcnn",

@@ -30,7 +30,7 @@ from training.settings.evaluation import (
     SegmentPredictionSettings,
     ShownSettings,
 )
-from training.settings.fcmae import FCMAESettings, TargetSettings
+from training.settings.families import CONVMAE, check_family
 from training.settings.fields import About, facts_of, in_force
 from training.settings.learning import (
     DenseScheduleSettings,
@@ -40,6 +40,7 @@ from training.settings.learning import (
     ScheduleSettings,
     SegmentOptimizerSettings,
 )
+from training.settings.masked_autoencoder import MaskedAutoencoderSettings, TargetSettings
 from training.settings.model import (
     ClassifierSettings,
     DetectorSettings,
@@ -50,6 +51,7 @@ from training.settings.model import (
 from training.settings.run import CheckpointSettings, HubSettings, ProcessSettings, RunSettings
 
 DEFAULT_PATCH_SIZE, DEFAULT_NUM_STAGES = 4, 4  # of a new model
+CONVMAE_PATCHES = 4  # of the stem, a side of a token
 
 
 @dataclass(frozen=True)
@@ -147,13 +149,13 @@ class TrainingSettings(Settings):
 
 
 class PretrainSettings(TrainingSettings):
-    """FCMAE pre-training."""
+    """Pre-training by FCMAE or ConvMAE."""
 
     task = "pretrain"
 
     data: PretrainDataSettings
     model: TrainedModelSettings
-    fcmae: FCMAESettings
+    autoencoder: MaskedAutoencoderSettings
     targets: TargetSettings
     augmentation: PretrainAugmentationSettings
     schedule: ScheduleSettings
@@ -164,10 +166,19 @@ class PretrainSettings(TrainingSettings):
 
     def check(self) -> None:
         model, size = self.model, self.model.image_size
-        if model.model_name_or_path is None and size is not None:
-            cell = (model.patch_size or DEFAULT_PATCH_SIZE) * 2 ** ((model.num_stages or DEFAULT_NUM_STAGES) - 1)
-            rule = f"be a multiple of {cell}, the size of a cell (`patch_size` * 2 ** (`num_stages` - 1))"
-            check("image_size", size, size >= cell and size % cell == 0, rule)
+        if model.model_type is None:  # as the weights say
+            return
+        check_family(self.autoencoder, model.model_type)
+        patch = model.patch_size or DEFAULT_PATCH_SIZE
+        if model.model_type == CONVMAE:
+            token = CONVMAE_PATCHES * patch
+            cell, of_what = self.autoencoder.cell_size or token, "`cell_size`"
+            check("cell_size", cell, cell % token == 0, f"be a multiple of {token}, the size of a token")
+        else:
+            num_stages = model.num_stages or DEFAULT_NUM_STAGES
+            cell, of_what = patch * 2 ** (num_stages - 1), "`patch_size` * 2 ** (`num_stages` - 1)"
+        rule = f"be a multiple of {cell}, the size of a cell ({of_what})"
+        check("image_size", size, size is None or (size >= cell and size % cell == 0), rule)
 
 
 class FinetuneSettings(TrainingSettings):
@@ -239,7 +250,7 @@ def check_distortion(share: float, num_channels: int | None) -> None:
 
 
 class ValidateSettings(Settings):
-    """Evaluating a classifier, a segmentation model, a detector, or the frozen features of any ConvNeXt V2."""
+    """Evaluating a classifier, a segmentation model, a detector, or the frozen features of any encoder."""
 
     task = "validate"
 

@@ -1,5 +1,6 @@
 """What is said of weights that a run starts from: new ones are a line without a table, odd ones are refused."""
 
+import json
 import logging
 import shutil
 
@@ -8,8 +9,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers.modeling_utils import logger
 
-from hf_convnextv2 import ConvNextV2ForImageClassification, ConvNextV2ForPreTraining, ConvNextV2Model
-from tests.photographs import message_of, write_tiny_fcmae
+from hf_convnextv2 import (
+    ConvMAEForImageClassification,
+    ConvNextV2ForImageClassification,
+    ConvNextV2ForPreTraining,
+    ConvNextV2Model,
+)
+from tests.photographs import message_of, write_tiny_convmae, write_tiny_fcmae
 from training.models.loading import FEATURES, FINETUNING, NOTHING, PRETRAINING, load_pretrained
 
 CLASSES = {"id2label": {0: "a", 1: "b", 2: "c"}, "label2id": {"a": 0, "b": 1, "c": 2}}
@@ -127,3 +133,15 @@ def test_a_model_that_is_nowhere_is_an_error_of_the_setting_that_names_it(tmp_pa
         assert message.startswith(
             f"`model_name_or_path` (={name}) must be a folder that holds a model, or a model on the"
         )
+
+
+def test_the_map_to_code_that_is_not_saved_along_is_dropped(tmp_path):
+    """The folder of a published ConvMAE has one; a model fine-tuned from it is saved without the code."""
+    folder = write_tiny_convmae(tmp_path / "convmae")
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {"AutoModel": "modeling_convmae.ConvMAEModel"}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert hasattr(ConvMAEForImageClassification.from_pretrained(folder).config, "auto_map")
+    model = load_pretrained(ConvMAEForImageClassification, str(folder), FINETUNING, **CLASSES)
+    model.save_pretrained(tmp_path / "classifier")
+    assert "auto_map" not in json.loads((tmp_path / "classifier/config.json").read_text())

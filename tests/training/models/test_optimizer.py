@@ -7,20 +7,18 @@ import torch
 from torch import nn
 
 from hf_convnextv2 import (
+    ConvMAEConfig,
+    ConvMAEForImageClassification,
     ConvNextV2Config,
     ConvNextV2FCMAEConfig,
     ConvNextV2ForImageClassification,
     ConvNextV2ForPreTraining,
 )
-from training.models.optimizer import (
-    create_optimizer,
-    create_schedule,
-    decayed_parameters,
-    last_layer_id,
-    layer_id,
-    layer_scale,
-    parameter_groups,
-)
+from tests.photographs import message_of
+from tests.small_models import small_convmae_config
+from training.models.families import family_of
+from training.models.layer_decay import last_layer_id, layer_id, layer_scale
+from training.models.optimizer import create_optimizer, create_schedule, decayed_parameters, parameter_groups
 from training.settings.scripts import FinetuneSettings
 
 BASE, ATTO = [3, 3, 27, 3], [2, 2, 6, 2]
@@ -154,3 +152,45 @@ def test_the_schedule_is_a_warm_up_and_a_cosine_to_the_minimum_for_each_group():
     expected += [0.01 + 0.09 * (1 + math.cos(math.pi * (s - 4) / 16)) / 2 for s in range(4, 20)]
     assert [rate[0] for rate in rates] == pytest.approx(expected)
     assert [rate[1] for rate in rates] == pytest.approx([rate / 2 for rate in expected])
+
+
+CONVMAE_BASE = [2, 2, 11]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("convmae.embeddings.patch_embeddings.weight", 0),
+        ("convmae.encoder.stages.0.layers.1.attn.weight", 0),
+        ("convmae.encoder.stages.1.patch_embed.proj.weight", 0),
+        ("convmae.encoder.stages.1.layers.1.mlp.fc2.bias", 0),
+        ("convmae.encoder.stages.2.patch_embed.norm.weight", 0),
+        ("convmae.encoder.stages.2.proj.weight", 0),
+        ("convmae.encoder.stages.2.position_embeddings.weight", 0),
+        ("convmae.encoder.stages.2.layers.0.attn.qkv.weight", 1),
+        ("convmae.encoder.stages.2.layers.10.mlp.fc1.weight", 11),
+        ("convmae.layernorm.weight", 12),
+        ("classifier.weight", 12),
+    ],
+)
+def test_layer_wise_rates_of_convmae_are_those_of_the_official_code(name, expected):
+    """0.65 to the power of 12 - id: the whole convolutional part has the least, each block its own."""
+    scale = layer_scale(CONVMAE_BASE, 0.65, rule=family_of(ConvMAEConfig()).layers)
+    assert scale(name) == pytest.approx(0.65 ** (12 - expected))
+
+
+def test_layers_of_convmae_rise_from_input_to_head_in_every_parameter():
+    config = small_convmae_config()
+    rule, depths = family_of(config).layers, list(config.depths)
+    ids = [
+        rule.layer_id(name, depths, "single") for name, _ in ConvMAEForImageClassification(config).named_parameters()
+    ]
+    assert sorted(set(ids)) == list(range(depths[-1] + 2)) and ids == sorted(ids)
+
+
+@pytest.mark.parametrize("decay_type", ["group", "stage"])
+def test_layers_of_convmae_have_one_rule(decay_type):
+    rule = family_of(ConvMAEConfig()).layers
+    message = message_of(lambda: layer_scale(CONVMAE_BASE, 0.65, decay_type, rule))
+    assert message.startswith(f"`layer_decay_type` (={decay_type}) must be single for a ConvMAE")
+    assert layer_scale(CONVMAE_BASE, 1.0, decay_type, rule)("classifier.weight") == 1  # not used, so not refused

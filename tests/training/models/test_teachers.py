@@ -10,9 +10,15 @@ import transformers
 from accelerate import Accelerator
 from transformers import AutoImageProcessor
 
-from hf_convnextv2 import ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining, create_image_processor
+from hf_convnextv2 import (
+    ConvMAEForPreTraining,
+    ConvMAEModel,
+    ConvNextV2FCMAEConfig,
+    ConvNextV2ForPreTraining,
+    create_image_processor,
+)
 from tests.photographs import cut, forget_accelerate
-from tests.small_models import assert_close, awake, difference, small_fcmae_config
+from tests.small_models import assert_close, awake, difference, small_convmae_config, small_fcmae_config
 from training.models.teachers import AverageTeacher, FrozenTeacher, Targets
 from training.run.plan import Plan
 from training.settings.scripts import PretrainSettings
@@ -226,3 +232,17 @@ def test_the_last_blocks_of_the_average_are_averaged():
         assert_close(teacher(x), (first + stage.layers[1](first)) / 2)
     with pytest.raises(ValueError, match=r"`feature_target_layers` \(=3\) must be at most 2"):
         AverageTeacher(model, settings(feature_target_layers=3), PLAN.max_steps)
+
+
+def test_the_tokens_of_a_convmae_are_averaged_as_maps():
+    """Of an image that is not square, by another route: a model of one block less."""
+    config = small_convmae_config(target_type="pixel+feature")
+    model, x = awake(ConvMAEForPreTraining(config)), torch.randn(3, 3, 64, 96)
+    teacher = AverageTeacher(model, settings(feature_target_layers=2), PLAN.max_steps)
+    shorter = ConvMAEModel(small_convmae_config(depths=[1, 2, 1]), add_pooling_layer=False, learned_positions=False)
+    kept = {name: value for name, value in model.convmae.state_dict().items() if name in shorter.state_dict()}
+    shorter.load_state_dict(kept)
+    with torch.no_grad():
+        first, second = (each.eval()(x).last_hidden_state for each in (shorter, model.convmae))
+        assert_close(teacher(x), (first + second) / 2)
+    assert difference(teacher(x), second) > 0.01

@@ -18,7 +18,8 @@ from hf_convnextv2 import ConvNextV2Backbone
 from tests.photographs import fcmae, fresh_accelerate, message_of, quick_datasets, write_masked_folder
 from training import segment
 from training.evaluation.segmentation import SegmentationEvaluator
-from training.models.optimizer import decayed_parameters, last_layer_id, layer_id
+from training.models.layer_decay import last_layer_id, layer_id
+from training.models.optimizer import decayed_parameters
 from training.models.segmentation import backbone_of, create_segmentation_processor, create_segmenter
 from training.models.universal_segmentation import masks_of
 from training.settings.evaluation import SegmentEvaluationSettings

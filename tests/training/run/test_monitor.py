@@ -6,8 +6,9 @@ from accelerate import Accelerator
 from torch.nn.functional import cosine_similarity
 from torch.testing import assert_close
 
-from hf_convnextv2 import ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining
+from hf_convnextv2 import ConvMAEForPreTraining, ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining
 from tests.photographs import forget_accelerate
+from tests.small_models import awake, small_convmae_config
 from training.run.monitor import cosine_distance, evaluating, feature_diversity
 
 SIZES = {"hidden_sizes": [8, 16], "depths": [1, 2], "decoder_hidden_size": 16, "image_size": 32}
@@ -46,6 +47,19 @@ def test_diversity_is_that_of_the_last_block_of_each_stage_and_leaves_the_model_
         diversity = feature_diversity(model, pixel_values)
     assert_close(torch.tensor(diversity), torch.stack([written_out(features) for features in found]))
     assert model.training and not any(block.grn._forward_hooks for block in blocks)
+
+
+def test_diversity_of_a_convmae_is_that_of_the_activations_of_its_mlps():
+    model, pixel_values = awake(ConvMAEForPreTraining(small_convmae_config())), torch.randn(2, 3, 64, 96)
+    found = []
+    blocks = [stage.layers[-1] for stage in model.convmae.encoder.stages]
+    handles = [block.mlp.act.register_forward_hook(lambda *seen: found.append(seen[2].detach())) for block in blocks]
+    model.convmae(pixel_values)
+    for handle in handles:
+        handle.remove()
+    found[-1] = found[-1].view(2, 4, 6, -1)  # the transformer's tokens are rows of both images
+    assert [features.shape[1:3] for features in found] == [(16, 24), (8, 12), (4, 6)]
+    assert_close(torch.tensor(feature_diversity(model, pixel_values)), torch.stack([written_out(f) for f in found]))
 
 
 @pytest.mark.parametrize("training", [True, False])

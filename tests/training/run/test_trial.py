@@ -129,7 +129,8 @@ def test_a_duration_has_its_two_largest_units(seconds, text):
 def test_a_page_says_when_data_is_what_a_run_waits_for():
     found = {
         "settings": {"dataset_name": "me/images", "train_split": "train", "num_workers": 3, "output_dir": "out"}
-        | {"model_name_or_path": None, "model_size": "atto", "per_device_train_batch_size": 8}
+        | {"model_name_or_path": None, "model_type": "convnextv2", "model_size": "atto"}
+        | {"per_device_train_batch_size": 8}
         | {"gradient_accumulation_steps": 1, "min_learning_rate": 0.0, "lr_scheduler_type": "cosine"},
         "data": [{"streamed": True, "shards": 12}],
         "evaluation_data": None,

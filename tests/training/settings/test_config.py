@@ -12,13 +12,14 @@ from accelerate.utils import LoggerType
 from transformers import HfArgumentParser
 
 from hf_convnextv2 import ConvNextV2FCMAEConfig
+from hf_convnextv2.configuration_convmae import CONVMAE_SIZES
 from hf_convnextv2.configuration_convnextv2 import SIZES
 from tests.photographs import message_of
 from training.console import errors
 from training.settings.checks import may_be_there
 from training.settings.command_line import Parser, parse_settings, say_once
-from training.settings.fcmae import CELLS, FEATURE_LOSSES, TARGET_TYPES
-from training.settings.model import MODEL_SIZES
+from training.settings.families import FAMILIES
+from training.settings.masked_autoencoder import CELLS, FEATURE_LOSSES, TARGET_TYPES
 from training.settings.run import TRACKERS
 from training.settings.scripts import (
     DetectSettings,
@@ -135,7 +136,8 @@ def test_of_several_processes_the_others_leave_the_first_one_time_to_tell_of_a_w
 
 
 def test_the_sizes_that_a_setting_takes_are_those_of_the_model():
-    assert list(SIZES) == list(MODEL_SIZES)
+    assert list(SIZES) == list(FAMILIES["convnextv2"].names)
+    assert list(CONVMAE_SIZES) == list(FAMILIES["convmae"].names)
 
 
 def test_a_missing_output_folder_is_named(capsys):
@@ -167,6 +169,37 @@ def test_a_missing_output_folder_is_named(capsys):
         (PretrainSettings, {"learning_rate": float("nan")}, "`learning_rate` (=nan) must be finite."),
         (PretrainSettings, {"image_mean": [float("inf"), 0.0, 0.0]}, "`image_mean` (=[inf, 0.0, 0.0]) must be finite"),
         (PretrainSettings, {"model_size": "micro"}, "`model_size` (=micro) must be one of atto, femto, pico"),
+        (PretrainSettings, {"model_type": "vit"}, "`model_type` (=vit) must be one of convnextv2, convmae."),
+        (
+            PretrainSettings,
+            {"model_type": "convmae", "model_size": "atto"},
+            "`model_size` (=atto) must be one of tiny, small, base.",
+        ),
+        (
+            PretrainSettings,
+            {"model_type": "convmae", "num_stages": 2},
+            "`num_stages` (=2) must not be given for a ConvMAE: it is a setting of ConvNeXt V2.",
+        ),
+        (
+            PretrainSettings,
+            {"cell_size": 32},
+            "`cell_size` (=32) must not be given for a ConvNeXt V2: it is a setting of ConvMAE.",
+        ),
+        (
+            PretrainSettings,
+            {"decoder_num_attention_heads": 4},
+            "`decoder_num_attention_heads` (=4) must not be given for a ConvNeXt V2",
+        ),
+        (
+            PretrainSettings,
+            {"model_type": "convmae", "cell_size": 24},
+            "`cell_size` (=24) must be a multiple of 16, the size of a token.",
+        ),
+        (
+            PretrainSettings,
+            {"model_type": "convmae", "cell_size": 64, "image_size": 96},
+            "`image_size` (=96) must be a multiple of 64, the size of a cell (`cell_size`).",
+        ),
         (
             PretrainSettings,
             {"model_name_or_path": "./none"},

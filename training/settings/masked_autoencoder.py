@@ -1,10 +1,14 @@
-"""Settings of FCMAE pre-training: masking, decoder and prediction targets (paper, section 3 and Table 8)."""
+"""Settings of masked pre-training: masking, decoder and prediction targets.
+
+FCMAE: the paper's section 3 and Table 8. ConvMAE: arXiv 2205.03892, section 3.
+"""
 
 import re
 from dataclasses import dataclass
 from typing import Literal
 
 from training.settings.checks import check, check_at_least, check_finite
+from training.settings.families import CONVMAE
 from training.settings.fields import operation, recipe
 
 TARGET_TYPES = ("pixel", "feature", "pixel+feature")
@@ -14,27 +18,40 @@ WITHOUT_FEATURES = (None, "pixel")  # values of `target_type`
 
 
 @dataclass(kw_only=True)
-class FCMAESettings:
-    """FCMAE masking and decoder."""
+class MaskedAutoencoderSettings:
+    """Masking and decoder."""
 
     mask_ratio: float | None = recipe(
-        None, "share of cells hidden from the encoder (default: 0.6; with K visible sets: 1 - 1/K)"
+        None,
+        "share of cells hidden from the encoder (default: 0.6, of ConvMAE 0.75; with K visible sets: 1 - 1/K)",
+    )
+    cell_size: int | None = recipe(
+        None,
+        "ConvMAE only: side in pixels of what is hidden together, a multiple of a token's (default: the model's, 16)",
+        family=CONVMAE,
     )
     num_visible_sets: int | None = recipe(
         None,
         "K > 1: divide the cells among K views of an image and train on all of them in one pass (default: the"
         " model's, 1)",
     )
-    norm_pix_loss: bool = recipe(True, "predict pixels normalised within each cell")
+    norm_pix_loss: bool = recipe(True, "predict pixels normalised within each cell, or token of ConvMAE")
     decoder_hidden_size: int | None = recipe(
-        None, "channels of the decoder (default: the model's, 512)", on_resume="refuse"
+        None, "channels of the decoder (default: the model's, 512 of published sizes)", on_resume="refuse"
     )
     decoder_num_hidden_layers: int | None = recipe(
-        None, "blocks of the decoder (default: the model's, 1)", on_resume="refuse"
+        None, "blocks of the decoder (default: the model's, 1; of ConvMAE 8)", on_resume="refuse"
+    )
+    decoder_num_attention_heads: int | None = recipe(
+        None,
+        "ConvMAE only: attention heads of the decoder (default: the model's, 16)",
+        on_resume="refuse",
+        family=CONVMAE,
     )
     fusion_stages: list[str] | None = recipe(
         None,
-        "earlier stages whose features the decoder receives too, e.g. stage1 stage2 (default: none)",
+        "earlier stages whose features the decoder receives too, e.g. stage1 stage2, or none (default: the model's,"
+        " none; of ConvMAE stage1 stage2)",
         on_resume="refuse",
     )
     reconstruction_steps: int | None = operation(
@@ -44,11 +61,13 @@ class FCMAESettings:
     def __post_init__(self) -> None:
         check_finite(self)
         check("mask_ratio", self.mask_ratio, self.mask_ratio is None or 0 < self.mask_ratio < 1, "be in (0, 1)")
-        counts = ("num_visible_sets", "decoder_hidden_size", "decoder_num_hidden_layers", "reconstruction_steps")
-        check_at_least(self, counts, 1)
+        counts = ("num_visible_sets", "cell_size", "decoder_hidden_size", "decoder_num_hidden_layers")
+        check_at_least(self, (*counts, "decoder_num_attention_heads", "reconstruction_steps"), 1)
+        if self.fusion_stages == ["none"]:
+            self.fusion_stages = []
         stages = self.fusion_stages
         named = all(re.fullmatch(r"stage\d+", stage) for stage in stages or [])
-        check("fusion_stages", stages, named, "be names of stages: stage1, stage2, ...")
+        check("fusion_stages", stages, named, "be names of stages: stage1, stage2, ..., or none")
 
 
 @dataclass(kw_only=True)
