@@ -25,13 +25,13 @@ from datasets import Dataset, load_dataset
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import train_test_split
 from torch import Tensor
-from transformers import AutoConfig, AutoImageProcessor, pipeline
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForPreTraining, pipeline
 
+import hf_convnextv2  # noqa: F401  Auto classes load its models then
 from conversion.files import read_json, write_json
 from experiments.comparison import save_label_efficiency
 from experiments.launching import launch
 from experiments.solar_cells import normalization_flags, scratch_flags, write_solar_cells
-from hf_convnextv2 import ConvNextV2ForPreTraining, ConvNextV2Model
 from training.data.labels import labelled_samples
 from training.data.samples import eval_loader
 from training.data.transforms import EvaluationTransform
@@ -52,7 +52,7 @@ def main() -> None:
     if not (output / "data/labelled/test.parquet").is_file():
         write_solar_cells(output / "data")
     photographs = {split: photographs_of(output, split) for split in ("train", "test")}
-    keep_apart(output, options.pretrain_epochs)
+    keep_apart(output, {"pretrain_epochs": options.pretrain_epochs})
     epochs, length = [], options.pretrain_epochs
     if length is not None:
         epochs = [f"--num_train_epochs={length}", f"--warmup_epochs={length / 9}"]  # of the recipe's 27, 3
@@ -97,12 +97,13 @@ def parse_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def keep_apart(output: Path, pretrain_epochs: float | None) -> None:
-    """Raise if the folder holds a study with another length of pre-training: its classifiers would be reused."""
+def keep_apart(output: Path, settings: dict[str, Any]) -> None:
+    """Raise if the folder holds a study with other settings of pre-training: its models would be reused."""
     started = read_json(output / "study.json")
-    if started and started["pretrain_epochs"] != pretrain_epochs:
+    if started and started != settings:
         raise SystemExit(f"`output_dir` (={output}) holds a study of {started}. Give this one a folder of its own.")
-    write_json(output / "study.json", {"pretrain_epochs": pretrain_epochs})
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(output / "study.json", settings)
 
 
 def photographs_of(output: Path, split: str) -> Dataset:
@@ -113,7 +114,7 @@ def photographs_of(output: Path, split: str) -> Dataset:
 
 
 def pretrain(output: Path, folder: Path, flags: Sequence[str], jobs: int = 1) -> Path:
-    """Pre-train an FCMAE model on all training photographs, without labels."""
+    """Pre-train a model on all training photographs, without labels: FCMAE, unless the flags say otherwise."""
     if not (folder / "model.safetensors").is_file():
         run = [f"--dataset_name={output}/data/unlabelled", f"--output_dir={folder}", "--checkpointing_steps=200"]
         launch("pretrain", RECIPE, *run, "--resume_from_checkpoint=latest", *flags, at_a_time=jobs)
@@ -124,14 +125,14 @@ def save_untrained(pretrained: Path, folder: Path, seed: int = 0) -> Path:
     """The same model at initial weights."""
     set_seed(seed)
     config: Any = AutoConfig.from_pretrained(pretrained)
-    ConvNextV2ForPreTraining(config).save_pretrained(folder)
+    AutoModelForPreTraining.from_config(config).save_pretrained(folder)
     shutil.copy(pretrained / "preprocessor_config.json", folder)
     return folder
 
 
 def features_of(folder: Path, photographs: dict[str, Dataset]) -> Features:
     """The frozen features and the labels of both splits."""
-    model = ConvNextV2Model.from_pretrained(folder)
+    model = AutoModel.from_pretrained(folder)
     model.config.id2label = dict(enumerate(photographs["train"].features["label"].names))
     transform = EvaluationTransform(AutoImageProcessor.from_pretrained(folder))
     data = ValidateDataSettings(dataset_name="unused", num_workers=0)
@@ -193,7 +194,7 @@ def finetune(subset: Path, test: Dataset, name: str, seed: int, start: Sequence[
 
 
 def predicted_labels(folder: Path, photographs: Dataset) -> list[int]:
-    """The labels that `pipeline` predicts with the folder, in stock Transformers."""
+    """The labels that `pipeline` predicts with the folder; a ConvNeXt V2 is loaded by Transformers' own class."""
     classifier: Any = pipeline("image-classification", model=str(folder), device="cpu")
     answers = classifier(list(photographs["image"]), batch_size=32, top_k=1)
     return [classifier.model.config.label2id[row[0]["label"]] for row in answers]
