@@ -33,13 +33,13 @@ def conv_block(layer: nn.Module, x: Tensor, visible: Tensor | float) -> Tensor:
     return x + conv1x1(layer.mlp.fc2, y)
 
 
-def block(layer: nn.Module, x: Tensor) -> Tensor:
-    """`x (B, T, C)`: softmax attention and an MLP, both after a LayerNorm."""
+def block(layer: nn.Module, x: Tensor, bias: Tensor | float = 0.0) -> Tensor:
+    """`x (B, T, C)`: softmax attention and an MLP, both after a LayerNorm; `bias (heads, T, T)` of the logits."""
     dim, heads = x.shape[-1], layer.attn.num_heads
     y = F.layer_norm(x, (dim,), layer.norm1.weight, layer.norm1.bias, eps=1e-6)
     y = F.linear(y, layer.attn.qkv.weight, layer.attn.qkv.bias)
     query, key, value = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in y.split(dim, dim=-1))
-    weights = (query @ key.mT / math.sqrt(dim / heads)).softmax(dim=-1)
+    weights = (query @ key.mT / math.sqrt(dim / heads) + bias).softmax(dim=-1)
     y = (weights @ value).transpose(1, 2).flatten(2)
     x = x + F.linear(y, layer.attn.proj.weight, layer.attn.proj.bias)
     y = F.layer_norm(x, (dim,), layer.norm2.weight, layer.norm2.bias, eps=1e-6)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -17,7 +18,7 @@ from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as Pictures
 from PIL import ImageDraw
 
-from hf_convnextv2 import ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining
+from hf_convnextv2 import ConvMAEConfig, ConvMAEForPreTraining, ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining
 
 CLASSES = ("astronaut", "chelsea", "coffee")
 OBJECTS = {"disc": (220, 30, 30), "rectangle": (30, 60, 220)}  # with their colours
@@ -190,6 +191,20 @@ def write_tiny_fcmae(folder: Path) -> Path:
     return folder
 
 
+def write_tiny_convmae(folder: Path) -> Path:
+    """A pre-training model of ConvMAE of 8, 12 and 16 channels with cells of 8 pixels, for images of 32."""
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"hidden_sizes": [8, 12, 16], "depths": [1, 1, 2], "patch_sizes": [2, 2, 2]}
+    sizes |= {"num_attention_heads": 2, "decoder_num_attention_heads": 2, "decoder_hidden_size": 16}
+    config = ConvMAEConfig(**sizes, decoder_num_hidden_layers=1, image_size=32)
+    ConvMAEForPreTraining(config).save_pretrained(folder)
+    return folder
+
+
+# By the family's name.
+WRITE_TINY = {"convnextv2": write_tiny_fcmae, "convmae": write_tiny_convmae}
+
+
 # Flags of a run on views of images, with all that can be added to it.
 VIEWS = {"num_visible_sets": 4, "fusion_stages": "stage1", "target_type": "pixel+feature", "feature_loss": "cosine"}
 
@@ -222,6 +237,12 @@ def fresh_accelerate():
 def fcmae(tmp_path_factory):
     """The folder of a tiny pre-training model."""
     return str(write_tiny_fcmae(tmp_path_factory.mktemp("fcmae")))
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """The folder of a tiny pre-training model of each family, by the family's name."""
+    return {name: str(write(tmp_path_factory.mktemp(name))) for name, write in WRITE_TINY.items()}
 
 
 def message_of(call: Callable[[], object]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from accelerate.commands.launch import launch_command_parser
 
+from benchmarks.gpu import settings as gpu_settings
 from conversion import convert, publish
 from docs.hooks import SCRIPTS, help_of, read_help
 from tests.readme import PAGES, README, ROOT, blocks, commands
@@ -26,7 +27,7 @@ from training.settings.scripts import (
 SETTINGS: dict[str, Any] = {"pretrain": PretrainSettings, "finetune": FinetuneSettings}
 SETTINGS |= {"segment": SegmentSettings, "detect": DetectSettings, "validate": ValidateSettings}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-MODULES = {"conversion.convert": convert, "conversion.publish": publish}
+MODULES = {"benchmarks.gpu": gpu_settings, "conversion.convert": convert, "conversion.publish": publish}
 LINKED = [*PAGES, ROOT / "CHANGELOG.md"]
 
 # Of the blocks of output: what our code prints, of which the page shows an example.
@@ -130,13 +131,15 @@ def is_module(words: list[str]) -> bool:
         return is_run(words[1:]) if words[1].startswith("training/") else (ROOT / words[1]).is_file()
     if words[1:3] == ["-m", "pytest"]:
         return all((ROOT / word).exists() for word in words if word.startswith("tests/"))
-    file = ROOT / Path(*words[2].split(".")).with_suffix(".py")
-    if words[1] != "-m" or not file.is_file():
-        return False
     flags = [word.removeprefix("--") for word in words[3:] if word.startswith("--")]
-    if words[2] in MODULES:
+    if words[1] == "-m" and words[2] in MODULES:
         return {f"--{flag}" for flag in flags} <= set(MODULES[words[2]].create_parser()._option_string_actions)
-    return all(re.search(rf'\b{flag}=|"--{flag}"', file.read_text()) for flag in flags)
+    file = ROOT / Path(*words[2].split(".")).with_suffix(".py")
+    return (
+        words[1] == "-m"
+        and file.is_file()
+        and all(re.search(rf'\b{flag}=|"--{flag}"', file.read_text()) for flag in flags)
+    )
 
 
 KNOWN = {
@@ -214,7 +217,7 @@ def launcher_flags() -> set[str]:
 
 @cache
 def known_flags() -> set[str]:
-    """Of the training scripts, conversion, publishing and `accelerate launch`."""
+    """Of the training scripts, the modules with parsers and `accelerate launch`."""
     settings = {f"--{row.name}" for script in SCRIPTS for rows in read_help(help_of(script)).values() for row in rows}
     modules = {flag for module in MODULES.values() for flag in module.create_parser()._option_string_actions}
     return settings | modules | launcher_flags() | {"--help"}

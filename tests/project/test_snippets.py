@@ -35,6 +35,7 @@ def check_models(names: Names) -> None:
     with Image.open("reconstruction.png") as picture:
         assert (picture.size, picture.mode) == ((64, 64), "RGB")
     assert type(names["classifier"].model) is ConvNextV2ForImageClassification
+    assert names["convmae_outputs"].mask.shape == (8, 4 * 6) and names["convmae_outputs"].loss.isfinite()
     assert names["config"].cell_size == 16 and names["outputs"].mask.shape == (8, 6 * 8)
 
 
