@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
 from .fast_path import is_batch_of_gradients, is_plain_conv
-from .gpu_depthwise import convolve_cells, has_kernels_for, parameter_gradients
+from .gpu_depthwise import convolve_cells, parameter_gradients
 from .packing import PackedCells, pack, take_rows, to_rows, unpack
 from .precision import at_least_float32, cast_for_autocast
+from .triton_kernels import runs_on_kernels
 
 FASTER_ON = ("cpu", "cuda")
 # Numbers of the output's gradient that a CPU handles at a time for the kernel's gradient: copies of them fit its cache.
@@ -42,7 +43,7 @@ def _convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
 def _differentiable_conv(conv: nn.Conv2d, x: Tensor, halo: Tensor | None) -> Tensor:
     """`conv` of a dense map, or of packed cells with a `halo`, by `_DepthwiseConv`."""
     parameters: Any = (conv.weight, conv.bias)
-    if halo is None or not has_kernels_for(x):  # which read parameters as they are
+    if halo is None or not runs_on_kernels(x):  # which read parameters as they are
         parameters = cast_for_autocast(*parameters)
     out: Any = _DepthwiseConv.apply(*cast_for_autocast(x), *parameters, halo)
     return out
@@ -74,7 +75,7 @@ class _DepthwiseConv(torch.autograd.Function):
         ctx.save_for_backward(x, weight, halo)
         ctx.padding = weight.shape[-1] // 2 if halo is None else 0
         ctx.has_bias = bias is not None
-        if halo is not None and has_kernels_for(x):
+        if halo is not None and runs_on_kernels(x):
             return convolve_cells(x, weight, bias, halo)
         return F.conv2d(_surround(x, halo), weight, bias, padding=ctx.padding, groups=len(weight))
 
@@ -83,7 +84,7 @@ class _DepthwiseConv(torch.autograd.Function):
         x, weight, halo = ctx.saved_tensors
         grad_x = grad_weight = grad_bias = None
         is_alone = not torch.is_grad_enabled() and not is_batch_of_gradients(grad)
-        if halo is not None and is_alone and has_kernels_for(x):
+        if halo is not None and is_alone and runs_on_kernels(x):
             return _gradients_by_kernels(grad, x, weight, halo, ctx.needs_input_grad)
         parameters_dtype, weight = weight.dtype, weight.to(x.dtype)
         surrounded = _surround(grad, halo) if any(ctx.needs_input_grad[:2]) else grad

@@ -23,10 +23,11 @@ from .fused_mlp_reference import (
     reference_mlp,
     scales_weights,
 )
-from .gpu_mlp import backward_by_kernels, forward_by_kernels, runs_on_kernels
+from .gpu_mlp import backward_by_kernels, forward_by_kernels
 from .grn import ConvNextV2GRN, grn_scale
 from .groups import Groups
 from .precision import at_least_float32, cast_for_autocast
+from .triton_kernels import runs_on_kernels
 
 
 def fused_mlp(

@@ -9,17 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .triton_kernels import has_kernels, launch
+from .triton_kernels import launch
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Rows and channels that a thread block works on: the fastest of five and of four on an H200.
 TILE = (32, 64)
 GRADIENT_TILE = (256, 32)
-
-
-def has_kernels_for(x: Tensor) -> bool:
-    """Whether there are kernels for cells like these."""
-    return x.dtype in DTYPES and has_kernels(x.device)
 
 
 def convolve_cells(x: Tensor, weight: Tensor, bias: Tensor | None, halo: Tensor, turned: bool = False) -> Tensor:

@@ -15,17 +15,11 @@ from torch import Tensor
 from .chunks import Chunk
 from .fused_mlp_reference import MLPWeights
 from .grn import GRN_EPS
-from .triton_kernels import has_kernels, launch
+from .triton_kernels import launch
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 TILE = (16, 128)  # rows and channels that a thread block works on at a time
 # Thread blocks that keep the largest GPUs busy; more would only add parts to sum up.
 NUM_BLOCKS = 2048
-
-
-def runs_on_kernels(up: Tensor) -> bool:
-    """Whether the MLP with this weight of its first layer, as the products get it, has kernels where it lies."""
-    return up.dtype in DTYPES and has_kernels(up.device)
 
 
 def forward_by_kernels(
@@ -97,9 +91,8 @@ def backward_by_kernels(
         del activation
         grad_up = torch.mm(grad_hidden.T, _normalise(x, weights))
         grad_x, grad_norm, grad_norm_bias = _through_norm(torch.mm(grad_hidden, weights.up), x, weights)
-    grad_up_bias = torch.cat(bias_sums).sum(dim=0) if len(bias_sums) > 1 else bias_sums[0].sum(dim=0)
     grad_grn_bias = grad_down_bias.to(weights.down.dtype) @ weights.down
-    sums = (grad_up, grad_up_bias, grad_grn.sum(dim=0), grad_grn_bias, grad_down, grad_down_bias)
+    sums = (grad_up, _total(bias_sums), grad_grn.sum(dim=0), grad_grn_bias, grad_down, grad_down_bias)
     tensors: Any = (*zip((*sums, grad_norm, grad_norm_bias), weights[:8], strict=True),)
     return grad_x, [*(None if t is None else g.to(t.dtype) for g, t in tensors), None]  # the norm's epsilon has none
 
@@ -182,7 +175,12 @@ def _through_residual(
         arguments = (grad[chunk.rows], scales, z[chunk.rows], sums, rows, chunk.shape[1], dim, rows_per_block)
         launch("residual_backward", grid, *arguments, factor is not None, *TILE)
         parts.append(sums)
-    return z, (torch.cat(parts) if len(parts) > 1 else parts[0]).sum(dim=0)
+    return z, _total(parts)
+
+
+def _total(parts: list[Tensor]) -> Tensor:
+    """The sum of what the thread blocks of all chunks have summed up, `(blocks, C)` each."""
+    return (torch.cat(parts) if len(parts) > 1 else parts[0]).sum(dim=0)
 
 
 def _row_block(dim: int) -> tuple[int, int]:

@@ -49,6 +49,7 @@ try:  # PyTorch brings it along for GPUs on Linux
 except ImportError:
     KERNELS = None
 
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # that the kernels compute in
 FIRST_CAPABILITY = 8  # of an NVIDIA GPU, major: Ampere, the first that computes in bfloat16
 
 
@@ -56,6 +57,11 @@ FIRST_CAPABILITY = 8  # of an NVIDIA GPU, major: Ampere, the first that computes
 def has_kernels(device: torch.device) -> bool:
     """Whether the kernels run on `device`."""
     return device.type == "cuda" and KERNELS is not None and _is_new_enough(device)
+
+
+def runs_on_kernels(x: Tensor) -> bool:
+    """Whether the kernels run where `x` lies, on numbers like its."""
+    return x.dtype in DTYPES and has_kernels(x.device)
 
 
 @cache

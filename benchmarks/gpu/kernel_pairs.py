@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hf_convnextv2 import gpu_depthwise, gpu_mlp, packing
+from hf_convnextv2 import gpu_depthwise, gpu_mlp, packing, triton_kernels
 from hf_convnextv2.chunks import split_into_chunks
 from hf_convnextv2.depthwise import _surround, kernel_gradient
 from hf_convnextv2.fused_mlp import _forward, _weights
@@ -43,13 +43,13 @@ class Pair(NamedTuple):
 def without_kernels() -> Iterator[None]:
     """The plain forms compute, on every device."""
     with ExitStack() as patches:
-        for module in (gpu_depthwise, gpu_mlp, packing):
+        for module in (triton_kernels, packing):
             patches.enter_context(mock.patch.object(module, "has_kernels", lambda device: False))
         yield
 
 
 def have_kernels(device: str) -> bool:
-    return gpu_mlp.has_kernels(torch.device(device))
+    return triton_kernels.has_kernels(torch.device(device))
 
 
 def convolutions(settings: argparse.Namespace, width: int, side: int, batch: int) -> list[Pair]:

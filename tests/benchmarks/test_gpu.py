@@ -38,7 +38,7 @@ from benchmarks.gpu.results import Results
 from benchmarks.gpu.rows import Rows, read_rows
 from benchmarks.gpu.settings import SHARES, SPEED_CASES, create_parser
 from benchmarks.shared.measure import Ratio, describe_machine
-from hf_convnextv2 import gpu_depthwise, gpu_mlp, packing
+from hf_convnextv2 import depthwise, fused_mlp, gpu_depthwise, packing, triton_kernels
 
 SMALL = shlex.split(
     "--device cpu --backend eager --image_size 64 --correct_image_size 64 --larger_size '' --rounds 1 "
@@ -325,7 +325,7 @@ def test_operations_are_those_of_the_products():
 
 @pytest.fixture
 def in_the_interpreter(monkeypatch):
-    for module in (gpu_depthwise, gpu_mlp, packing):
+    for module in (triton_kernels, packing):
         monkeypatch.setattr(module, "has_kernels", lambda device: True)
 
 
@@ -349,10 +349,10 @@ def test_kernels_are_timed_next_to_the_plain_form(create, side, in_the_interpret
 
 
 def test_a_step_can_be_without_kernels(in_the_interpreter):
-    assert kernel_pairs.have_kernels("cpu") and gpu_depthwise.has_kernels_for(torch.zeros(1))
+    assert kernel_pairs.have_kernels("cpu") and depthwise.runs_on_kernels(torch.zeros(1))
     with kernel_pairs.without_kernels():
-        assert not kernel_pairs.have_kernels("cpu") and not gpu_depthwise.has_kernels_for(torch.zeros(1))
-        assert not gpu_mlp.runs_on_kernels(torch.zeros(1)) and not packing.has_kernels(torch.device("cpu"))
+        assert not kernel_pairs.have_kernels("cpu") and not depthwise.runs_on_kernels(torch.zeros(1))
+        assert not fused_mlp.runs_on_kernels(torch.zeros(1)) and not packing.has_kernels(torch.device("cpu"))
     assert kernel_pairs.have_kernels("cpu")
 
 

@@ -10,8 +10,6 @@ from torch import nn
 from hf_convnextv2 import (
     ConvNextV2FCMAEConfig,
     ConvNextV2ForPreTraining,
-    gpu_depthwise,
-    gpu_mlp,
     packing,
     triton_kernels,
 )
@@ -26,7 +24,7 @@ TOLERANCES = {torch.float32: 1e-6, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 
 
 def set_kernels(monkeypatch, has_kernels):
-    for module in (gpu_depthwise, gpu_mlp, packing):
+    for module in (triton_kernels, packing):
         monkeypatch.setattr(module, "has_kernels", has_kernels)
 
 
@@ -205,7 +203,7 @@ def test_kernels_run_on_new_nvidia_gpus_with_triton_alone(monkeypatch):
         return triton_kernels.has_kernels(gpu)
 
     assert has_kernels() and not triton_kernels.has_kernels(torch.device("cpu"))
-    assert not gpu_depthwise.has_kernels_for(torch.zeros(1, dtype=torch.float64))
+    assert not triton_kernels.runs_on_kernels(torch.zeros(1, dtype=torch.float64))
     properties.major = 7
     assert not has_kernels()
     properties.major = 9
