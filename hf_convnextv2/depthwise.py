@@ -11,17 +11,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.grad import conv2d_weight
 
+from .depthwise_parts import convolve_in_parts, gradients_in_parts, kernel_gradient, surround, workers_for
 from .fast_path import is_batch_of_gradients, is_plain_conv
 from .gpu_depthwise import convolve_cells, parameter_gradients
-from .packing import PackedCells, pack, take_rows, to_rows, unpack
-from .precision import at_least_float32, cast_for_autocast
+from .packing import PackedCells, pack, unpack
+from .precision import cast_for_autocast
 from .triton_kernels import runs_on_kernels
 
 FASTER_ON = ("cpu", "cuda")
-# Numbers of the output's gradient that a CPU handles at a time for the kernel's gradient: copies of them fit its cache.
-CHUNK_SIZE = 2**18
 
 
 def depthwise_conv(conv: nn.Conv2d, x: Tensor, cells: PackedCells | None = None) -> Tensor:
@@ -34,8 +32,10 @@ def depthwise_conv(conv: nn.Conv2d, x: Tensor, cells: PackedCells | None = None)
 
 
 def _convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """`conv` of a dense map, with the faster gradients where they were measured."""
-    if x.device.type not in FASTER_ON or not torch.is_grad_enabled() or not _is_as_built(conv):
+    """`conv` of a dense map, by `_DepthwiseConv` where that was measured to be faster."""
+    if x.device.type not in FASTER_ON or not _is_as_built(conv):
+        return conv(x)
+    if not torch.is_grad_enabled() and workers_for(x) == 1:
         return conv(x)
     return _differentiable_conv(conv, x, None)
 
@@ -77,7 +77,9 @@ class _DepthwiseConv(torch.autograd.Function):
         ctx.has_bias = bias is not None
         if halo is not None and runs_on_kernels(x):
             return convolve_cells(x, weight, bias, halo)
-        return F.conv2d(_surround(x, halo), weight, bias, padding=ctx.padding, groups=len(weight))
+        if (workers := workers_for(x)) > 1:
+            return convolve_in_parts(x, weight, bias, halo, ctx.padding, workers)
+        return F.conv2d(surround(x, halo), weight, bias, padding=ctx.padding, groups=len(weight))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -86,8 +88,11 @@ class _DepthwiseConv(torch.autograd.Function):
         is_alone = not torch.is_grad_enabled() and not is_batch_of_gradients(grad)
         if halo is not None and is_alone and runs_on_kernels(x):
             return _gradients_by_kernels(grad, x, weight, halo, ctx.needs_input_grad)
+        if is_alone and (workers := workers_for(x)) > 1:
+            wanted = (*ctx.needs_input_grad[:2], ctx.has_bias and ctx.needs_input_grad[2])
+            return *gradients_in_parts(grad, x, weight, halo, ctx.padding, workers, wanted), None
         parameters_dtype, weight = weight.dtype, weight.to(x.dtype)
-        surrounded = _surround(grad, halo) if any(ctx.needs_input_grad[:2]) else grad
+        surrounded = surround(grad, halo) if any(ctx.needs_input_grad[:2]) else grad
         if ctx.needs_input_grad[0]:
             grad_x = F.conv2d(surrounded, weight.flip(2, 3), padding=ctx.padding, groups=len(weight))
         if ctx.needs_input_grad[1]:
@@ -109,44 +114,3 @@ def _gradients_by_kernels(
         sums = parameter_gradients(x, grad, halo, weight.shape[-1])
         grad_weight, grad_bias = (sum_.to(weight.dtype) for sum_ in sums)
     return grad_x, grad_weight, grad_bias if wanted[2] else None, None
-
-
-def _surround(x: Tensor, halo: Tensor | None) -> Tensor:
-    """Cells with their surroundings `(N, C, k + K - 1, k + K - 1)`, zeros where none is visible; or a dense map."""
-    if halo is None:
-        return x
-    return take_rows(to_rows(x), halo.flatten()).view(*halo.shape, x.shape[1]).permute(0, 3, 1, 2)
-
-
-def kernel_gradient(x: Tensor, grad: Tensor, padding: int) -> Tensor:
-    """Gradient `(C, 1, K, K)` of a depthwise kernel from the input `(N, C, H, W)` and the output's gradient.
-
-    On a CPU the output's gradient slides over the input as a kernel would, in a group for each image and channel.
-    """
-    channels, height, width = grad.shape[1:]
-    is_batch = is_batch_of_gradients(x) or is_batch_of_gradients(grad)
-    if x.device.type != "cpu" or torch.compiler.is_compiling() or is_batch or not len(x):
-        side = x.shape[2] + 2 * padding - height + 1
-        return conv2d_weight(x, (channels, 1, side, side), grad, padding=padding, groups=channels)
-    step = _images_at_a_time(channels * height * width)
-    parts = []
-    for images, kernels in zip(x.split(step), grad.split(step), strict=True):
-        groups = len(images) * channels
-        products = F.conv2d(_merge(images)[None], _merge(kernels)[:, None], padding=padding, groups=groups)
-        parts.append(products.view(-1, channels, *products.shape[2:]))
-    total = torch.cat(parts).sum(dim=0, dtype=at_least_float32(x.dtype))
-    return total.to(x.dtype)[:, None]
-
-
-def _images_at_a_time(image_size: int) -> int:
-    """The odd number of images, of `image_size` numbers each, whose convolution fits the cache.
-
-    Rows of an even number of images would often lie a multiple of 4 KiB apart, and push each other out of the cache.
-    """
-    fitting = max(1, CHUNK_SIZE // image_size)
-    return fitting if fitting % 2 == 1 else fitting - 1
-
-
-def _merge(x: Tensor) -> Tensor:
-    """`(N, C, H, W)` to `(N * C, H, W)`, channels-last."""
-    return x.permute(2, 3, 0, 1).flatten(2).permute(2, 0, 1)

@@ -27,7 +27,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .chunks import Chunk, chunk_buffer
+from .chunks import Chunk, chunk_buffer, share_out
+from .dealing import deal
 from .fused_mlp_reference import MLPWeights, scales_weights
 from .grn import grn_gradients
 
@@ -42,6 +43,10 @@ class _GradientSums:
         self.up_bias, self.grn = energy.new_zeros(width), energy.new_zeros(width)
         self.down_bias = energy.new_zeros(dim)
         self.norm, self.norm_bias = energy.new_zeros(dim), energy.new_zeros(dim)
+
+    def add(self, other: "_GradientSums") -> None:
+        for name, total in vars(self).items():
+            total.add_(vars(other)[name])
 
     def of(self, weights: MLPWeights) -> list[Tensor | None]:
         """The gradient of each of `weights`, in its dtype."""
@@ -67,22 +72,30 @@ def mlp_gradients(
 
     `hidden (R, 4C)` is the output of `up`, `energy (views, 1, 4C)` GRN's.
     """
-    sums, grad_x = _GradientSums(weights, energy), torch.empty_like(x)
-    activation, grad_activation, products = (chunk_buffer(hidden, chunks) for _ in range(3))
-    for chunk in chunks:
-        h, y, grad_y = chunk.of(hidden), chunk.start_of(activation), chunk.start_of(grad_activation)
-        z = chunk.of(grad).to(weights.up.dtype)
-        if factor is not None:
-            z = z * factor[chunk.views]
-        torch.ops.aten.gelu.out(h, out=y)
-        if scales_weights(chunk.shape[1], weights):
-            _through_weights(z, y, energy[chunk.views], weights, sums, grad_y)
-        else:
-            _through_activations(z, y, energy[chunk.views], weights, sums, grad_y, chunk.start_of(products))
-        sums.down_bias += z.sum(dim=(0, 1), dtype=energy.dtype)
-        torch.ops.aten.gelu_backward.grad_input(grad_y, h, grad_input=grad_y)
-        is_first = chunk is chunks[0]
-        grad_x[chunk.rows] = _through_up(grad_y.flatten(0, 1), x[chunk.rows], weights, sums, is_first)
+    grad_x = torch.empty_like(x)
+
+    def compute(share: list[Chunk]) -> _GradientSums:
+        sums = _GradientSums(weights, energy)
+        activation, grad_activation, products = (chunk_buffer(hidden, share) for _ in range(3))
+        for chunk in share:
+            h, y, grad_y = chunk.of(hidden), chunk.start_of(activation), chunk.start_of(grad_activation)
+            z = chunk.of(grad).to(weights.up.dtype)
+            if factor is not None:
+                z = z * factor[chunk.views]
+            torch.ops.aten.gelu.out(h, out=y)
+            if scales_weights(chunk.shape[1], weights):
+                _through_weights(z, y, energy[chunk.views], weights, sums, grad_y)
+            else:
+                _through_activations(z, y, energy[chunk.views], weights, sums, grad_y, chunk.start_of(products))
+            sums.down_bias += z.sum(dim=(0, 1), dtype=energy.dtype)
+            torch.ops.aten.gelu_backward.grad_input(grad_y, h, grad_input=grad_y)
+            is_first = chunk is share[0]
+            grad_x[chunk.rows] = _through_up(grad_y.flatten(0, 1), x[chunk.rows], weights, sums, is_first)
+        return sums
+
+    sums, *others = deal(compute, share_out(chunks, weights.up))
+    for other in others:
+        sums.add(other)
     return grad_x, sums.of(weights)
 
 

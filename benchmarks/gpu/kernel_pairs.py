@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from hf_convnextv2 import gpu_depthwise, gpu_mlp, packing, triton_kernels
 from hf_convnextv2.chunks import split_into_chunks
-from hf_convnextv2.depthwise import _surround, kernel_gradient
+from hf_convnextv2.depthwise_parts import kernel_gradient, surround
 from hf_convnextv2.fused_mlp import _forward, _weights
 from hf_convnextv2.fused_mlp_backward import mlp_gradients
 from hf_convnextv2.grn import ConvNextV2GRN
@@ -116,7 +116,7 @@ class PlainConvolution:
         return of_weight.flip(2, 3), grad.sum((0, 2, 3))
 
     def spread(self, x: Tensor) -> Tensor:
-        return _surround(x, self.cells.halo) if self.uses_halo else unpack(x, self.cells)
+        return surround(x, self.cells.halo) if self.uses_halo else unpack(x, self.cells)
 
 
 def mlps(settings: argparse.Namespace, width: int, side: int, batch: int) -> list[Pair]:
