@@ -59,7 +59,7 @@ def gradients_in_parts(
     grad_x = torch.empty_like(x, memory_format=torch.channels_last) if wanted[0] else None
     turned, surrounded = weight.to(x.dtype).flip(2, 3), _surroundings(grad, halo)
 
-    def differentiate(parts: list[slice]) -> tuple[list[Tensor], list[Tensor]]:
+    def differentiate(parts: list[slice]) -> list[Tensor]:
         kernels, biases = [], []
         for part in parts:
             gradients = surrounded(part)
@@ -69,12 +69,11 @@ def gradients_in_parts(
                 kernels.append(_kernel_gradients(gradients, x[part], padding))
             if wanted[2]:
                 biases.append(grad[part].sum((2, 3), dtype=at_least_float32(grad.dtype)))
-        return kernels, biases
+        return [_sum(found) for found in (kernels, biases) if found]
 
-    shares = deal(differentiate, _split(x, workers))
-    kernels, biases = ([part for share in shares for part in share[index]] for index in (0, 1))
-    grad_weight = _sum(kernels).to(weight.dtype)[:, None].flip(2, 3) if wanted[1] else None
-    return grad_x, grad_weight, _sum(biases).to(weight.dtype) if wanted[2] else None
+    sums = [sum(shares).to(weight.dtype) for shares in zip(*deal(differentiate, _split(x, workers)), strict=True)]
+    grad_weight = sums[0][:, None].flip(2, 3) if wanted[1] else None
+    return grad_x, grad_weight, sums[-1] if wanted[2] else None
 
 
 def kernel_gradient(x: Tensor, grad: Tensor, padding: int) -> Tensor:

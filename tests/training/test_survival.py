@@ -105,7 +105,8 @@ def interrupt(output: Path, processes: int, script: str, settings: dict, how: st
     process.wait(timeout=120)
     if how == "terminate":
         said = log.read_text()[-3000:]
-        assert process.returncode == (75 if processes == 1 else 1), said  # torchrun has a code of its own
+        # torchrun has a code of its own, and now and then aborts while it ends, after its processes have.
+        assert process.returncode in ((75,) if processes == 1 else (1, -signal.SIGABRT)), said
         assert newest_step(output) > step or newest_step(output) == STEPS, said
     return how
 
