@@ -13,10 +13,12 @@
 import sys
 
 from training.console.errors import told_in_a_line
+from training.machine.cores import wait_briefly
 from training.settings.command_line import parse_settings
 from training.settings.scripts import ValidateSettings
 
 if __name__ == "__main__":  # before the imports below, which take seconds: reports a wrong setting at once
+    wait_briefly()
     settings = parse_settings(ValidateSettings, sys.argv[1:], __doc__)
 
 import json
@@ -48,6 +50,7 @@ from training.evaluation.outcome import Outcome
 from training.evaluation.per_class import save_class_figures, table_in_words
 from training.evaluation.published import comparison, intervals, known_checkpoint
 from training.evaluation.segmentation_protocol import evaluate_segmentation
+from training.machine.threads import fit_threads
 from training.models.creation import create_processor, with_background
 from training.models.detection import create_detection_processor
 from training.models.families import BY_NAME, Classifier, chosen_family
@@ -65,6 +68,7 @@ def main(settings: ValidateSettings) -> dict[str, Any]:
     keep_bars_to_terminals()
     waiting = InitProcessGroupKwargs(timeout=timedelta(seconds=settings.processes.ddp_timeout))
     accelerator = Accelerator(mixed_precision=settings.processes.mixed_precision, kwargs_handlers=[waiting])
+    fit_threads(accelerator)
     protocols = choose_protocols(settings)
     data = with_background(with_eval_split(settings.data, protocols), settings.model)
     settings = settings.replace(protocols=protocols, eval_split=data.eval_split, background=data.background)

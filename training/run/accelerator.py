@@ -8,6 +8,7 @@ from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, set_s
 from transformers.trainer_utils import enable_full_determinism
 
 from training.console.bars import keep_bars_to_terminals
+from training.machine.threads import fit_threads
 from training.run.trackers import check_trackers
 from training.settings.run import RunSettings
 
@@ -25,6 +26,7 @@ def create_accelerator(settings: RunSettings, gradient_accumulation_steps: int, 
         project_config=folders,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=settings.ddp_timeout))],
     )
+    fit_threads(accelerator)
     check_trackers(accelerator, settings)
     set_seed(seed)
     return accelerator
