@@ -63,7 +63,8 @@ def share_out(chunks: list[Chunk], up: Tensor) -> list[list[Chunk]]:
 
 
 def _num_workers(views: int, rows: int, up: Tensor) -> int:
-    return num_workers(views, up, rows * len(up))
+    """As many as have no fewer numbers each than a chunk may have."""
+    return num_workers(views, up, rows * len(up), least=up.numel())
 
 
 def _views_at_a_time(views: int, positions: int, up: Tensor, workers: int) -> int:

@@ -20,16 +20,20 @@ Part = TypeVar("Part")
 Result = TypeVar("Result")
 
 MAX_WORKERS = 4  # more would wait for Python's interpreter; beyond that, each has several cores
-LEAST_SHARE = 2**16  # numbers of a worker, or handing them over costs more than it saves
+LEAST_SHARE = 2**16  # numbers of a worker: handing over fewer costs more than it saves
+LEAST_PARALLEL = 2**15  # numbers from which on PyTorch divides an operation
 LEAST_EFFICIENCY = 0.85  # of cores that are all busy to the end
 
 
-def num_workers(parts: int, like: Tensor, numbers: int) -> int:
-    """Among how many threads to deal as many `parts` of one size, of `numbers` numbers in all; 1 is not at all."""
+def num_workers(parts: int, like: Tensor, numbers: int, least: int = 0) -> int:
+    """Among how many threads to deal as many `parts` of one size, of `numbers` numbers in all; 1 is not at all.
+
+    A worker gets `least` numbers or more.
+    """
     if like.device.type != "cpu" or torch.compiler.is_compiling() or _is_watched():
         return 1
     threads = torch.get_num_threads()
-    for workers in range(min(threads, parts, MAX_WORKERS, numbers // LEAST_SHARE), 1, -1):
+    for workers in range(min(threads, parts, MAX_WORKERS, numbers // max(LEAST_SHARE, least)), 1, -1):
         cores = workers * (threads // workers) / threads
         balance = parts / (workers * math.ceil(parts / workers))
         if cores * balance >= LEAST_EFFICIENCY:
@@ -57,11 +61,18 @@ def _is_watched() -> bool:
 
 @cache
 def _pool(workers: int, threads: int) -> ThreadPoolExecutor:
-    """Threads that divide an operation among as many `threads` each."""
+    """Threads that divide an operation among as many `threads` each.
+
+    After an operation of the main thread, the threads of its OpenMP go on to spin for milliseconds, on the cores of the
+    workers. GNU's OpenMP makes that microseconds in a process with more of its threads than cores: each worker starts
+    one that it does not use.
+    """
     all_threads, everybody = torch.get_num_threads(), Barrier(workers)
 
     def start() -> None:
         torch.get_num_threads()  # a new thread takes the number of the process at its first question, once
+        torch.set_num_threads(threads + 1)
+        torch.zeros(2 * LEAST_PARALLEL).add_(1)
         torch.set_num_threads(threads)
         everybody.wait()
 

@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .depthwise_parts import convolve_in_parts, gradients_in_parts, kernel_gradient, surround, workers_for
+from .depthwise_parts import Cells, convolve_in_parts, gradients_in_parts, kernel_gradient, surround, workers_for
 from .fast_path import is_batch_of_gradients, is_plain_conv
 from .gpu_depthwise import convolve_cells, parameter_gradients
+from .groups import Groups
 from .packing import PackedCells, pack, unpack
 from .precision import cast_for_autocast
 from .triton_kernels import runs_on_kernels
@@ -24,29 +25,39 @@ FASTER_ON = ("cpu", "cuda")
 
 def depthwise_conv(conv: nn.Conv2d, x: Tensor, cells: PackedCells | None = None) -> Tensor:
     """`conv` of a map `(N, C, H, W)`, or of the packed cells of one; a neighbour counts if its view sees it."""
+    return depthwise_conv_and_residual(conv, x, cells)[0]
+
+
+def depthwise_conv_and_residual(conv: nn.Conv2d, x: Tensor, cells: PackedCells | None = None) -> tuple[Tensor, Tensor]:
+    """`depthwise_conv` and `x` itself, for the residual: the gradients of the two are added in the pass of one."""
     if cells is None:
         return _convolve(conv, x)
     if cells.halo is None or not _is_as_built(conv) or cells.halo.shape[-1] != cells.side + conv.kernel_size[0] - 1:
-        return pack(_convolve(conv, unpack(x, cells)), cells)
-    return _differentiable_conv(conv, x, cells.halo)
+        return pack(_convolve(conv, unpack(x, cells))[0], cells), x
+    return _differentiable_conv(conv, x, cells)
 
 
-def _convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
+def _convolve(conv: nn.Conv2d, x: Tensor) -> tuple[Tensor, Tensor]:
     """`conv` of a dense map, by `_DepthwiseConv` where that was measured to be faster."""
     if x.device.type not in FASTER_ON or not _is_as_built(conv):
-        return conv(x)
-    if not torch.is_grad_enabled() and workers_for(x) == 1:
-        return conv(x)
+        return conv(x), x
+    if not torch.is_grad_enabled() and workers_for(x, None) == 1:
+        return conv(x), x
     return _differentiable_conv(conv, x, None)
 
 
-def _differentiable_conv(conv: nn.Conv2d, x: Tensor, halo: Tensor | None) -> Tensor:
-    """`conv` of a dense map, or of packed cells with a `halo`, by `_DepthwiseConv`."""
+def _differentiable_conv(conv: nn.Conv2d, x: Tensor, cells: PackedCells | None) -> tuple[Tensor, Tensor]:
+    """`conv` of a dense map, or of packed cells with a halo, by `_DepthwiseConv`."""
     parameters: Any = (conv.weight, conv.bias)
-    if halo is None or not runs_on_kernels(x):  # which read parameters as they are
+    if cells is None or not runs_on_kernels(x):  # which read parameters as they are
         parameters = cast_for_autocast(*parameters)
-    out: Any = _DepthwiseConv.apply(*cast_for_autocast(x), *parameters, halo)
-    return out
+    (cast,) = cast_for_autocast(x)
+    arguments = (cast, *parameters, *((None, None) if cells is None else (cells.halo, cells.groups)))
+    if cast is x and x.device.type == "cpu" and not torch.compiler.is_compiling():
+        both: Any = _DepthwiseConv.apply(*arguments, True)
+        return both
+    out: Any = _DepthwiseConv.apply(*arguments, False)
+    return out, x
 
 
 def _is_as_built(conv: nn.Conv2d) -> bool:
@@ -71,36 +82,52 @@ class _DepthwiseConv(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, halo: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        halo: Tensor | None,
+        groups: Groups | None,
+        with_input: bool,
+    ) -> Any:
         ctx.save_for_backward(x, weight, halo)
+        ctx.set_materialize_grads(False)
         ctx.padding = weight.shape[-1] // 2 if halo is None else 0
-        ctx.has_bias = bias is not None
+        ctx.has_bias, ctx.groups = bias is not None, groups
         if halo is not None and runs_on_kernels(x):
-            return convolve_cells(x, weight, bias, halo)
-        if (workers := workers_for(x)) > 1:
-            return convolve_in_parts(x, weight, bias, halo, ctx.padding, workers)
-        return F.conv2d(surround(x, halo), weight, bias, padding=ctx.padding, groups=len(weight))
+            out = convolve_cells(x, weight, bias, halo)
+        elif (workers := workers_for(x, groups)) > 1:
+            out = convolve_in_parts(x, weight, bias, Cells(halo, groups), ctx.padding, workers)
+        else:
+            out = F.conv2d(surround(x, halo), weight, bias, padding=ctx.padding, groups=len(weight))
+        return (out, x) if with_input else out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, grad_residual: Tensor | None = None) -> tuple[Tensor | None, ...]:
         x, weight, halo = ctx.saved_tensors
+        nothing = (None, None, None)
+        if grad is None:
+            return grad_residual, None, None, *nothing
+        wanted = (*ctx.needs_input_grad[:2], ctx.has_bias and ctx.needs_input_grad[2])
+        if not torch.is_grad_enabled() and not is_batch_of_gradients(grad):
+            if halo is not None and runs_on_kernels(x):
+                return *_gradients_by_kernels(grad, x, weight, halo, wanted), *nothing
+            if (workers := workers_for(x, ctx.groups)) > 1:
+                grads, cells = (grad, grad_residual), Cells(halo, ctx.groups)
+                return *gradients_in_parts(grads, x, weight, cells, ctx.padding, workers, wanted), *nothing
         grad_x = grad_weight = grad_bias = None
-        is_alone = not torch.is_grad_enabled() and not is_batch_of_gradients(grad)
-        if halo is not None and is_alone and runs_on_kernels(x):
-            return _gradients_by_kernels(grad, x, weight, halo, ctx.needs_input_grad)
-        if is_alone and (workers := workers_for(x)) > 1:
-            wanted = (*ctx.needs_input_grad[:2], ctx.has_bias and ctx.needs_input_grad[2])
-            return *gradients_in_parts(grad, x, weight, halo, ctx.padding, workers, wanted), None
         parameters_dtype, weight = weight.dtype, weight.to(x.dtype)
-        surrounded = surround(grad, halo) if any(ctx.needs_input_grad[:2]) else grad
-        if ctx.needs_input_grad[0]:
+        surrounded = surround(grad, halo) if any(wanted[:2]) else grad
+        if wanted[0]:
             grad_x = F.conv2d(surrounded, weight.flip(2, 3), padding=ctx.padding, groups=len(weight))
-        if ctx.needs_input_grad[1]:
+            grad_x = grad_x if grad_residual is None else grad_x + grad_residual
+        if wanted[1]:
             # By the same symmetry the cells need no halos here: each product is found at the other of its two cells.
             grad_weight = kernel_gradient(surrounded, x, ctx.padding).flip(2, 3).to(parameters_dtype)
-        if ctx.has_bias and ctx.needs_input_grad[2]:
+        if wanted[2]:
             grad_bias = grad.sum((0, 2, 3)).to(parameters_dtype)
-        return grad_x, grad_weight, grad_bias, None
+        return grad_x, grad_weight, grad_bias, *nothing
 
 
 def _gradients_by_kernels(
@@ -113,4 +140,4 @@ def _gradients_by_kernels(
     if wanted[1] or wanted[2]:
         sums = parameter_gradients(x, grad, halo, weight.shape[-1])
         grad_weight, grad_bias = (sum_.to(weight.dtype) for sum_ in sums)
-    return grad_x, grad_weight, grad_bias if wanted[2] else None, None
+    return grad_x, grad_weight, grad_bias if wanted[2] else None

@@ -5,6 +5,8 @@ the N.
 """
 
 from collections.abc import Callable
+from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,16 +15,24 @@ from torch.nn.grad import conv2d_weight
 
 from .dealing import deal, num_workers
 from .fast_path import is_batch_of_gradients
-from .packing import take_rows, to_rows, with_zeros
+from .groups import Groups, count_views
+from .packing import take_rows, to_rows
 from .precision import at_least_float32
 
 # Numbers of the output's gradient that are handled at a time: copies of them fit the cache.
 CHUNK_SIZE = 2**18
 
 
-def workers_for(x: Tensor) -> int:
+class Cells(NamedTuple):
+    """What is packed: each cell's `halo` (see `PackedCells`), views and the cells of each. None of a dense map."""
+
+    halo: Tensor | None
+    groups: Groups | None
+
+
+def workers_for(x: Tensor, groups: Groups | None) -> int:
     """Among how many threads to deal the convolution of `x (N, C, H, W)`; 1 is not at all."""
-    return num_workers(x.shape[0], x, x.numel())
+    return num_workers(x.shape[0] if groups is None else count_views(groups), x, x.numel())
 
 
 def surround(x: Tensor, halo: Tensor | None) -> Tensor:
@@ -33,45 +43,52 @@ def surround(x: Tensor, halo: Tensor | None) -> Tensor:
 
 
 def convolve_in_parts(
-    x: Tensor, weight: Tensor, bias: Tensor | None, halo: Tensor | None, padding: int, workers: int
+    x: Tensor, weight: Tensor, bias: Tensor | None, cells: Cells, padding: int, workers: int
 ) -> Tensor:
     """The convolution of `x (N, C, H, W)`, which keeps its size, by `workers` threads."""
-    out, surrounded = torch.empty_like(x, memory_format=torch.channels_last), _surroundings(x, halo)
+    out, surrounded = torch.empty_like(x, memory_format=torch.channels_last), _surroundings(x, cells.halo)
 
-    def convolve(parts: list[slice]) -> None:
-        for part in parts:
-            out[part] = F.conv2d(surrounded(part), weight, bias, padding=padding, groups=len(weight))
+    def convolve(share: slice) -> None:
+        surrounded_part = surrounded(share)
+        for part in _in_parts(share, x):
+            out[part] = F.conv2d(surrounded_part(part), weight, bias, padding=padding, groups=len(weight))
 
-    deal(convolve, _split(x, workers))
+    deal(convolve, _shares(x, cells.groups, workers))
     return out
 
 
 def gradients_in_parts(
-    grad: Tensor,
+    grads: tuple[Tensor, Tensor | None],
     x: Tensor,
     weight: Tensor,
-    halo: Tensor | None,
+    cells: Cells,
     padding: int,
     workers: int,
     wanted: tuple[bool, ...],
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of the input, the kernel and the bias that are `wanted`, by `workers` threads."""
-    grad_x = torch.empty_like(x, memory_format=torch.channels_last) if wanted[0] else None
-    turned, surrounded = weight.to(x.dtype).flip(2, 3), _surroundings(grad, halo)
+    """Gradients of the input, the kernel and the bias that are `wanted`, by `workers` threads.
 
-    def differentiate(parts: list[slice]) -> list[Tensor]:
-        kernels, biases = [], []
-        for part in parts:
-            gradients = surrounded(part)
+    `grads`: of the output, and of the residual if it is to be added to the input's.
+    """
+    grad, grad_residual = grads
+    grad_x = torch.empty_like(x, memory_format=torch.channels_last) if wanted[0] else None
+    turned, surrounded = weight.to(x.dtype).flip(2, 3), _surroundings(grad, cells.halo)
+
+    def differentiate(share: slice) -> list[Tensor]:
+        kernels, biases, surrounded_part = [], [], surrounded(share)
+        for part in _in_parts(share, x):
+            gradients = surrounded_part(part)
             if grad_x is not None:
-                grad_x[part] = F.conv2d(gradients, turned, padding=padding, groups=len(weight))
+                of_input = F.conv2d(gradients, turned, padding=padding, groups=len(weight))
+                grad_x[part] = of_input if grad_residual is None else of_input.add_(grad_residual[part])
             if wanted[1]:
                 kernels.append(_kernel_gradients(gradients, x[part], padding))
             if wanted[2]:
                 biases.append(grad[part].sum((2, 3), dtype=at_least_float32(grad.dtype)))
         return [_sum(found) for found in (kernels, biases) if found]
 
-    sums = [sum(shares).to(weight.dtype) for shares in zip(*deal(differentiate, _split(x, workers)), strict=True)]
+    shares = deal(differentiate, _shares(x, cells.groups, workers))
+    sums = [sum(parts).to(weight.dtype) for parts in zip(*shares, strict=True)]
     grad_weight = sums[0][:, None].flip(2, 3) if wanted[1] else None
     return grad_x, grad_weight, sums[-1] if wanted[2] else None
 
@@ -104,13 +121,18 @@ def _sum(parts: list[Tensor]) -> Tensor:
     return whole.sum(dim=0, dtype=at_least_float32(whole.dtype))
 
 
-def _split(x: Tensor, workers: int) -> list[list[slice]]:
-    """The parts of each worker."""
-    step, shares = _images_at_a_time(x[0].numel()), []
-    for worker in range(workers):
-        start, end = len(x) * worker // workers, len(x) * (worker + 1) // workers
-        shares.append([slice(first, min(first + step, end)) for first in range(start, end, step)])
-    return shares
+def _shares(x: Tensor, groups: Groups | None, workers: int) -> list[slice]:
+    """The images or cells of each worker: cells of whole views, which see no others."""
+    sizes = [size for views, size in groups or ((x.shape[0], 1),) for _ in range(views)]
+    starts = [0, *accumulate(sizes)]
+    places = [len(sizes) * worker // workers for worker in range(workers + 1)]
+    return [slice(starts[first], starts[last]) for first, last in pairwise(places)]
+
+
+def _in_parts(share: slice, x: Tensor) -> list[slice]:
+    """As many images or cells at a time as fit the cache."""
+    step = _images_at_a_time(x[0].numel())
+    return [slice(first, min(first + step, share.stop)) for first in range(share.start, share.stop, step)]
 
 
 def _images_at_a_time(image_size: int) -> int:
@@ -122,12 +144,21 @@ def _images_at_a_time(image_size: int) -> int:
     return fitting if fitting % 2 == 1 else fitting - 1
 
 
-def _surroundings(x: Tensor, halo: Tensor | None) -> Callable[[slice], Tensor]:
-    """What returns `surround` of a part."""
+def _surroundings(x: Tensor, halo: Tensor | None) -> Callable[[slice], Callable[[slice], Tensor]]:
+    """What a worker calls with its share for a function that gives `surround` of a part of it."""
     if halo is None:
-        return lambda part: x[part]
-    rows = with_zeros(to_rows(x))
-    return lambda part: _as_maps(rows.index_select(0, halo[part].flatten()), halo[part])
+        return lambda share: lambda part: x[part]
+    rows = to_rows(x)
+    padded = rows.new_empty(len(rows) + 1, rows.shape[1])
+    padded[-1] = 0
+    of_cell = len(rows) // len(x)
+
+    def prepare(share: slice) -> Callable[[slice], Tensor]:
+        own = slice(share.start * of_cell, share.stop * of_cell)
+        padded[own] = rows[own]
+        return lambda part: _as_maps(padded.index_select(0, halo[part].flatten()), halo[part])
+
+    return prepare
 
 
 def _as_maps(rows: Tensor, halo: Tensor) -> Tensor:

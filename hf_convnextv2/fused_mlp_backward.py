@@ -42,18 +42,24 @@ class _GradientSums:
         self.down = torch.zeros_like(weights.down)
         self.up_bias, self.grn = energy.new_zeros(width), energy.new_zeros(width)
         self.down_bias = energy.new_zeros(dim)
+        self.grn_bias: Tensor  # follows from that of `down`
         self.norm, self.norm_bias = energy.new_zeros(dim), energy.new_zeros(dim)
 
-    def add(self, other: "_GradientSums") -> None:
-        for name, total in vars(self).items():
-            total.add_(vars(other)[name])
+    def of(self, weights: MLPWeights, others: list["_GradientSums"]) -> list[Tensor | None]:
+        """The gradient of each of `weights`, in its dtype, with the sums of other threads added."""
+        names = ("up", "up_bias", "grn", "down", "down_bias", "norm", "norm_bias")
 
-    def of(self, weights: MLPWeights) -> list[Tensor | None]:
-        """The gradient of each of `weights`, in its dtype."""
-        down_bias = self.down_bias.to(weights.down.dtype)
-        down = self.down.addr_(down_bias, weights.grn_bias)
-        grn_bias = down_bias @ weights.down
-        sums = (self.up, self.up_bias, self.grn, grn_bias, down, self.down_bias, self.norm, self.norm_bias)
+        def add(names: tuple[str, ...]) -> None:
+            for name in names:
+                for other in others:
+                    getattr(self, name).add_(getattr(other, name))
+            if "down" in names:
+                down_bias = self.down_bias.to(self.down.dtype)
+                self.down.addr_(down_bias, weights.grn_bias)
+                self.grn_bias = down_bias @ weights.down
+
+        deal(add, [names] if not others else [names[:3], names[3:]])
+        sums = (self.up, self.up_bias, self.grn, self.grn_bias, self.down, self.down_bias, self.norm, self.norm_bias)
         tensors: Any = weights[: len(sums)]
         grads = [None if t is None else grad.to(t.dtype) for grad, t in zip(sums, tensors, strict=True)]
         return [*grads, None]  # the norm's epsilon has none
@@ -94,9 +100,7 @@ def mlp_gradients(
         return sums
 
     sums, *others = deal(compute, share_out(chunks, weights.up))
-    for other in others:
-        sums.add(other)
-    return grad_x, sums.of(weights)
+    return grad_x, sums.of(weights, others)
 
 
 def _through_weights(

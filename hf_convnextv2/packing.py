@@ -159,12 +159,7 @@ def to_rows(x: Tensor) -> Tensor:
 
 def take_rows(rows: Tensor, index: Tensor) -> Tensor:
     """`rows[index]`, where the index one past the end reads zeros."""
-    return with_zeros(rows).index_select(0, index)
-
-
-def with_zeros(rows: Tensor) -> Tensor:
-    """Rows `(R, C)` and one of zeros at their end."""
-    return torch.cat([rows, rows.new_zeros(1, rows.shape[1])])
+    return torch.cat([rows, rows.new_zeros(1, rows.shape[1])]).index_select(0, index)
 
 
 def _move_rows(rows: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
