@@ -17,7 +17,7 @@ from huggingface_hub import DatasetCard
 
 from training.data.detection.coco import LAYOUTS, coco_files, coco_rows
 from training.data.folders.listing import Listing, is_current, left_out, list_folder, not_images, refuse_mixture
-from training.data.folders.masks import mask_rows
+from training.data.folders.masks import mask_rows, with_documents
 from training.data.folders.rows import array_rows, image_rows, metadata_of, refuse_twice_named, split_at, stored_rows
 from training.data.folders.splits import divide, is_split, split_name
 from training.settings.checks import check
@@ -169,6 +169,7 @@ def find_folder(data: DataSettings, folder: str, split: str) -> Found:
         return Found(as_asked(array_rows(listing, split), data, split), [], left_out(listing))
     if not listing.images or has_own_splits(folder):
         return Found(load_data_files(data, listing, folder, split), [], [])
+    listing = with_documents(listing) if isinstance(data, MaskedDataSettings) else listing
     problems = not_images(listing, lambda name: split_at(name, asked) not in (None, split, split_name(split)))
     described = metadata_of(listing, split, asked)
     if described.files:

@@ -60,6 +60,23 @@ def test_folders_below_images_and_masks_and_splits_below_them_are_paired(folder,
     assert len(load(other)) == 6
 
 
+def test_ade20k_is_read_as_it_is_unpacked(folder, tmp_path, capsys):
+    root = tmp_path / "ADEChallengeData2016"
+    for part, name in (("images", "images"), ("masks", "annotations")):
+        for split, its in (("train", "training"), ("test", "validation")):
+            shutil.copytree(folder / split / part, root / name / its)
+    for name in ("objectInfo150.txt", "sceneCategories.txt"):
+        (root / name).write_text("1 0.1576 11664 1172 wall\n")
+    options = {"eval_split": "validation", "reduce_labels": True}
+    assert len(load(root, NAMES[1:], **options)) == 6
+    assert "left out: 2 documents (objectInfo150.txt, sceneCategories.txt)" in capsys.readouterr().out
+    (root / "images/training/notes.txt").write_text("in a folder of images it may be a lost one")
+    message = message_of(lambda: load(root, NAMES[1:], **options))
+    assert "images/training/notes.txt: has no extension of an image" in message and "sceneCategories" not in message
+    (root / "images/training/notes.txt").rename(root / "more.zip")
+    assert "more.zip: an archive, unpack it" in message_of(lambda: load(root, NAMES[1:], **options))
+
+
 def test_the_start_counts_the_pixels_of_each_class(folder, capsys):
     changed(mask_of(folder), lambda mask: np.full_like(mask, 255))
     rows = load(folder)
@@ -135,7 +152,7 @@ DAMAGES = [
     (damage_text, "coffee1.png cannot be read as an image: "),
     (damage_lossy, "coffee1.jpg is a JPEG file, whose compression changes class numbers: use PNG."),
     (damage_lonely_image, "must have a mask for each of its images, as in train/images/1.jpg with train/masks/1.png"),
-    (damage_lonely_mask, "must have a image for each of its masks"),
+    (damage_lonely_mask, "must have an image for each of its masks"),
     (damage_two_images, "must have one file for each name, but has both"),
     (damage_elsewhere, "but train is neither `images` nor `masks`"),
     (damage_float, "coffee1.tif must hold one class number for each pixel (mode L, P or I), but its mode is F."),
