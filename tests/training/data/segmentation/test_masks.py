@@ -169,6 +169,8 @@ def test_a_damaged_annotation_is_named_before_training(damage, message, folder):
 
 def test_bad_masks_are_left_out_if_asked_to_and_named(folder, capsys):
     damage_size(folder)
+    refusal = message_of(lambda: load(folder))
+    assert refusal.startswith("1 file cannot be used with its mask; `--skip_bad_images` skips such files:")
     rows = load(folder, skip_bad_images=True)
     assert len(rows) == 5 and not any("coffee1" in row["image"]["path"] for row in rows)
     assert "coffee1.jpg has 48 x 48 pixels and its mask 20 x 30" in capsys.readouterr().out
