@@ -140,6 +140,24 @@ def test_class_numbers_are_counted_or_named_in_a_file(tmp_path):
     assert class_names_of(settings(folder), None) == list("abcd") == class_names_of(stream, None)
 
 
+@pytest.mark.parametrize("place", [slice(0, 1), slice(None)], ids=["an object", "an image"])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_names_and_numbers_of_classes_in_one_file_are_refused_by_the_images(place, streaming, tmp_path):
+    folder = write_objects_folder(tmp_path / "data", {"train": 2})
+    file = folder / "train/metadata.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert class_names_of(settings(folder), None) == NAMES
+    kinds = rows[1]["objects"]["category"]
+    kinds[place] = [7] * len(kinds[place])
+    file.write_text("\n".join(map(json.dumps, rows)))
+    message = message_of(lambda: class_names_of(settings(folder, streaming=streaming), None))
+    assert "`objects_column` (=objects) must hold names of classes or numbers, not both;" in message
+    first, other = rows[0]["objects"]["category"][0], rows[1]["file_name"]
+    assert f"train/{rows[0]['file_name']} has the name '{first}' and train/{other} has the number 7" in message
+    file.write_text("no JSON")
+    assert "must hold a split `train`" in message_of(lambda: class_names_of(settings(folder), None))
+
+
 def test_a_stream_of_names_is_told_to_list_them_in_a_file(tmp_path):
     folder = write_objects_folder(tmp_path / "data", {"train": 1})
     stream = settings(folder, streaming=True)
