@@ -177,21 +177,33 @@ def test_bad_masks_are_left_out_if_asked_to_and_named(folder, capsys):
 
 
 def test_the_classes_are_counted_in_the_masks_or_named_in_a_file(folder):
-    assert class_names_of(settings(folder), None) == ["LABEL_0", "LABEL_1", "LABEL_2"]
-    assert len(class_names_of(settings(folder), 7)) == 7
+    assert class_names_of(settings(folder), None, 3) == ["LABEL_0", "LABEL_1", "LABEL_2"]
+    assert len(class_names_of(settings(folder), 7, 3)) == 7
     (folder / "id2label.json").write_text(json.dumps(dict(enumerate(NAMES))))
-    assert class_names_of(settings(folder), None) == NAMES
-    assert "`num_labels` (=2) must be 3" in message_of(lambda: class_names_of(settings(folder), 2))
+    assert class_names_of(settings(folder), None, 3) == NAMES
+    assert "`num_labels` (=2) must be 3" in message_of(lambda: class_names_of(settings(folder), 2, 3))
     (folder / "id2label.json").write_text('{"1": "sky"}')
-    assert "name the classes by their numbers" in message_of(lambda: class_names_of(settings(folder), None))
+    assert "name the classes by their numbers" in message_of(lambda: class_names_of(settings(folder), None, 3))
+
+
+@pytest.mark.parametrize("damage", ["size", "image"])
+def test_the_classes_of_masks_that_are_skipped_do_not_count(damage, folder):
+    changed(mask_of(folder), lambda mask: np.full_like(mask, 9))
+    assert len(class_names_of(settings(folder, skip_bad_images=True), None, 3)) == 10  # the control
+    if damage == "size":
+        damage_size(folder)
+    else:
+        (folder / "train/images/coffee1.jpg").write_text("not an image")
+    names = class_names_of(settings(folder, skip_bad_images=True), None, 3)
+    assert names == ["LABEL_0", "LABEL_1", "LABEL_2"] and len(load(folder, names, skip_bad_images=True)) == 5
 
 
 def test_black_and_white_masks_are_told_how_to_be_read(folder):
     for file in folder.glob("*/masks/*.png"):
         changed(file, lambda mask: (255 * (mask > 0)).astype("uint8"))
-    assert "`--mask_values 0 255`" in message_of(lambda: class_names_of(settings(folder), None))
+    assert "`--mask_values 0 255`" in message_of(lambda: class_names_of(settings(folder), None, 3))
     data = settings(folder, mask_values=[0, 255])
-    assert class_names_of(data, None) == ["LABEL_0", "LABEL_1"]
+    assert class_names_of(data, None, 3) == ["LABEL_0", "LABEL_1"]
     rows = load(folder, ["no", "yes"], mask_values=[0, 255])
     reader = MaskReader(2, 255, data.ignore_index, values=[0, 255])
     labels = np.stack([reader(row["annotation"], (48, 48), "x") for row in rows])
