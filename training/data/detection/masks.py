@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import pycocotools.mask
@@ -58,8 +58,10 @@ def run_lengths(value: Any, size: tuple[int, int], name: str) -> RunLengths:
         )
     if isinstance(value, Mapping) and "counts" in value:
         found = of_counts(value, size, f"the mask of {name}")
+    elif are_polygons(value, size):
+        found = of_polygons(value, size, name)
     else:
-        found = (of_polygons if are_polygons(value, size) else of_pixels)(value, size, name)
+        found = of_pixels(value, size, name)
     if not coco.area(found):
         raise BadObjectsError(f"the mask of {name} is empty: no pixel belongs to it.")
     return found
@@ -151,7 +153,7 @@ def uncompressed(counts: bytes) -> list[int]:
     return found if not shift else [-1]
 
 
-def are_polygons(value: Any, size: tuple[int, int]) -> bool:
+def are_polygons(value: Any, size: tuple[int, int]) -> TypeGuard[Sequence[Any]]:
     """Whether a mask is one or more polygons."""
     return isinstance(value, list | tuple) and not is_array(value, size)
 
