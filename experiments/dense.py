@@ -68,11 +68,11 @@ def train(script: str, output: Path, folder: Path, method: str, case: Case, step
 
 def print_table(title: str, scores: Scores, options: argparse.Namespace) -> None:
     """Print the mean and the standard deviation over the seeds, for each method and share."""
-    print(f"\n{title:<36}" + "".join(f"{f'{share:.0%} of the labels':>22}" for share in options.shares))
+    print(f"\n{title:<42}" + "".join(f"{f'{share:.0%} of the labels':>22}" for share in options.shares))
     for method, values in scores.items():
         cells = []
         for share in options.shares:
             of_share = [values[str(Case(share, seed))] for seed in options.seeds]
             spread = f" (sd {100 * stdev(of_share):.1f})" if len(of_share) > 1 else ""
             cells.append(f"{100 * mean(of_share):.1f} %{spread}")
-        print(f"{method:<36}" + "".join(f"{cell:>22}" for cell in cells))
+        print(f"{method:<42}" + "".join(f"{cell:>22}" for cell in cells))

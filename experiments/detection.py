@@ -40,6 +40,7 @@ class Task(NamedTuple):
     figures: dict[str, str]  # title and name in `all_results.json`
     control: str
     control_figures: Callable[[Path], dict[str, float]]  # of a method without a network
+    of_control: dict[str, str]  # title and name of figures of that method alone, as no score is chosen for a network
     channels: tuple[str, ...] = ()
 
 
@@ -50,6 +51,7 @@ TASKS = {
         figures={"box AP": "eval_map", "box AP at IoU .5": "eval_map_50"},
         control="peaks of a colour index",
         control_figures=crown_peaks,
+        of_control={"box F1 at IoU .5": "f1_50"},
     ),
     "cells": Task(
         write=write_cells,
@@ -57,6 +59,7 @@ TASKS = {
         figures={"box AP": "eval_map", "mask AP": "eval_map_mask"},
         control="Otsu's threshold and watershed",
         control_figures=watershed_nuclei,
+        of_control={"mask F1 at IoU .5": "f1_50_mask"},
         channels=("--num_channels", "1"),
     ),
 }
@@ -71,14 +74,15 @@ def main() -> None:
     pretrain(output, options.pretrain_epochs, PRETRAIN_SIZE, *task.channels)
     flags = [*DETECTOR, *task.channels, "--architecture", task.architecture]
     scores: dict[str, Scores] = {title: {PRETRAINED: {}, SCRATCH: {}, task.control: {}} for title in task.figures}
+    scores |= {title: {task.control: {}} for title in task.of_control}
     for case in cases(options):
         folder = subset(data / "labelled", data / str(case), *case)
         results = {task.control: task.control_figures(folder)}
         for method in (PRETRAINED, SCRATCH):
             results[method] = train("detect", output, folder, method, case, options.steps, *flags)
-        for title, figure in task.figures.items():
-            for method, found in results.items():
-                scores[title][method][str(case)] = found[figure]
+        for title, figure in {**task.figures, **task.of_control}.items():
+            for method, values in scores[title].items():
+                values[str(case)] = results[method][figure]
     write_json(output / "report.json", {"tiles": counts, **scores})
     for title, of_figure in scores.items():
         print_table(f"{title} on the held-out tiles", of_figure, options)

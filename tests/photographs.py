@@ -183,10 +183,11 @@ def area_of(polygon: list[float]) -> float:
     return float(abs(x @ np.roll(y, 1) - y @ np.roll(x, 1)) / 2)
 
 
-def write_tiny_fcmae(folder: Path) -> Path:
-    """A pre-training model of 8 and 16 channels with cells of 8 pixels, for images of 32."""
+def write_tiny_fcmae(folder: Path, num_stages: int = 2) -> Path:
+    """A pre-training model of 8 and 16 (and 24) channels with cells of 8 (or 16) pixels, for images of 32."""
     torch.manual_seed(0)
-    sizes = {"hidden_sizes": [8, 16], "depths": [1, 2], "decoder_hidden_size": 16, "image_size": 32}
+    stages = {"hidden_sizes": [8, 16, 24][:num_stages], "depths": [1, 2, 1][:num_stages]}
+    sizes = {**stages, "decoder_hidden_size": 16, "image_size": 32}
     ConvNextV2ForPreTraining(ConvNextV2FCMAEConfig(**sizes)).save_pretrained(folder)
     return folder
 

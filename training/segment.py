@@ -26,6 +26,7 @@ from training.data.transforms import SegmentationTransform
 from training.evaluation.segmentation import SegmentationEvaluator
 from training.evaluation.segmentation_figures import save_figures, table_in_words
 from training.evaluation.segmentation_protocol import segmentation_loader
+from training.models.backbone import num_channels_of
 from training.models.batch_norm import synchronise_batch_norm
 from training.models.creation import image_size_of, with_background
 from training.models.families import family_of
@@ -40,7 +41,8 @@ def main(settings: SegmentSettings) -> None:
     """Train: classes, model, data, plan, loop with evaluations, save."""
     with TrainingRun(settings) as run:
         with run.main_process_first():
-            names = class_names_of(settings.data, settings.model.num_labels)
+            num_channels = num_channels_of(settings.model)
+            names = class_names_of(settings.data, settings.model.num_labels, num_channels)
         model = synchronise_batch_norm(create_segmenter(settings.model, names), run.accelerator)
         encoder: Any = model.config.backbone_config
         ignored, architecture = ignored_label(len(names)), settings.model.architecture

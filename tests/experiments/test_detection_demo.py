@@ -37,7 +37,7 @@ def launched(monkeypatch):
         (folder / "all_results.json").write_text(json.dumps(dict.fromkeys(("eval_map", "eval_map_mask"), start)))
 
     monkeypatch.setattr(dense, "launch", launch)
-    control = {"eval_map": 0.5, "eval_map_mask": 0.25}
+    control = {"eval_map": 0.5, "eval_map_mask": 0.25, "f1_50_mask": 0.75}
     task = detection.TASKS["cells"]._replace(write=write_tiles, control_figures=lambda _: control)
     monkeypatch.setitem(detection.TASKS, "cells", task)
     return runs
@@ -56,7 +56,10 @@ def test_each_case_is_trained_from_both_starts_and_reported(launched, tmp_path, 
         dense.SCRATCH: dict.fromkeys(names, 0.0),
         detection.TASKS["cells"].control: dict.fromkeys(names, 0.25),
     }
-    assert "100.0 % (sd 0.0)" in capsys.readouterr().out
+    assert report["mask F1 at IoU .5"] == {detection.TASKS["cells"].control: dict.fromkeys(names, 0.75)}
+    told = capsys.readouterr().out
+    assert "100.0 % (sd 0.0)" in told
+    assert "mask F1 at IoU .5 on the held-out tiles" in told and "75.0 % (sd 0.0)" in told
 
 
 def test_flags_are_settings_of_the_scripts(launched, tmp_path, monkeypatch):

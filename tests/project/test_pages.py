@@ -135,11 +135,12 @@ def is_module(words: list[str]) -> bool:
     if words[1] == "-m" and words[2] in MODULES:
         return {f"--{flag}" for flag in flags} <= set(MODULES[words[2]].create_parser()._option_string_actions)
     file = ROOT / Path(*words[2].split(".")).with_suffix(".py")
-    return (
-        words[1] == "-m"
-        and file.is_file()
-        and all(re.search(rf'\b{flag}=|"--{flag}"', file.read_text()) for flag in flags)
-    )
+    if words[1] != "-m" or not file.is_file():
+        return False
+    text = file.read_text()
+    shared = re.findall(r"^from experiments\.(\w+) import .*add_options", text, re.MULTILINE)
+    text += "".join((ROOT / f"experiments/{name}.py").read_text() for name in shared)
+    return all(re.search(rf'\b{flag}=|"--{flag}"', text) for flag in flags)
 
 
 KNOWN = {

@@ -18,6 +18,7 @@ from tests.photographs import (
     write_folder,
     write_masked_folder,
     write_objects_folder,
+    write_tiny_fcmae,
 )
 from training import detect, finetune, pretrain, segment
 from training.evaluation.pictures import read_metrics
@@ -239,7 +240,8 @@ def images(tmp_path_factory):
     masked = write_masked_folder(root / "masked", splits)
     objects = write_objects_folder(root / "objects", splits)
     folders = {"segment": masked, "detect": objects, "images": write_folder(root / "images", splits)}
-    return folders, {name: write(root / name) for name, write in WRITE_TINY.items()}
+    tiny = {name: write(root / name) for name, write in WRITE_TINY.items()}
+    return folders, {**tiny, "segment": write_tiny_fcmae(root / "segmented", 3)}  # the second head sees the third stage
 
 
 @pytest.mark.usefixtures("quick_datasets")
@@ -248,7 +250,8 @@ def test_a_recipe_takes_two_steps_at_a_tiny_size(name, images, tmp_path):
     folders, tiny = images
     family = "convmae" if "convmae" in name else "convnextv2"
     folder = folders.get(name.split("_")[0], folders["images"])
-    flags = {"dataset_name": folder, "output_dir": tmp_path / "out", "model_name_or_path": tiny[family]}
+    model = tiny["segment" if name.startswith("segment") else family]
+    flags = {"dataset_name": folder, "output_dir": tmp_path / "out", "model_name_or_path": model}
     flags["image_size"] = 32
     flags |= {"max_train_steps": 2, "warmup_steps": 1, "per_device_train_batch_size": 2, "num_workers": 0}
     flags |= {"gradient_accumulation_steps": 1, "mixed_precision": "no", "logging_steps": 1, "with_tracking": False}
@@ -261,7 +264,7 @@ def test_a_recipe_takes_two_steps_at_a_tiny_size(name, images, tmp_path):
         anchors = {"convnextv2": [8, 16, 32], "convmae": [8, 16, 32, 64]}[family]  # for its two or three stages
         kept |= {"anchor_sizes": anchors, "decoder_hidden_size": 8, "box_head_size": 16}
     if name.startswith("segment"):
-        kept |= {"auxiliary_loss_weight": 0, "decoder_hidden_size": 8}  # the second head would need a third stage
+        kept |= {"decoder_hidden_size": 8}
     kept |= {"fusion_stages": ["stage1"]} if "fusion_stages" in kept else {}  # of the tiny model's two
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(kept))  # of the stored tiny model's architecture
     arguments = [part for key, value in flags.items() for part in (f"--{key}", str(value))]
@@ -271,6 +274,8 @@ def test_a_recipe_takes_two_steps_at_a_tiny_size(name, images, tmp_path):
     lines = [line for line in read_metrics(tmp_path / "out/metrics.jsonl") if "loss" in line]
     assert [line["step"] for line in lines] == [1, 2]
     assert json.loads((tmp_path / "out/all_results.json").read_text())["total_steps"] == 2
+    if name.startswith("segment"):
+        assert json.loads((tmp_path / "out/config.json").read_text())["use_auxiliary_head"]
     forget_accelerate()
 
 

@@ -8,7 +8,7 @@ from datasets import ClassLabel, Dataset
 from training.console.errors import is_first_process
 from training.data.folders.splits import shorten, split_name
 from training.data.sources import Source, features_of, values_of
-from training.settings.data import DataSettings
+from training.settings.data import DataSettings, MaskedDataSettings, ObjectsDataSettings
 
 MAX_NAMED = 20  # skipped files that are listed
 MAX_CLASSES = 12
@@ -23,9 +23,19 @@ def print_overview(
     lines = [f"Split {split} of {data.dataset_name}: {size_of(source, found)}{classes_of(data, source)}"]
     lines += [f"  {note}" for note in [*notes, *known_splits(source, split)]]
     if problems:
-        lines.append(f"Skipping {len(problems):,} file{'s' * (len(problems) > 1)} that cannot be read as images:")
+        lines.append(f"Skipping {' that '.join(unusable(len(problems), data))}:")
         lines += [f"  {problem}" for problem in problems]
     print("\n".join(lines), flush=True)
+
+
+def unusable(count: int, data: DataSettings) -> tuple[str, str]:
+    """The number of files that cannot be used, and what is wrong with them: they, or their annotations, as text."""
+    files, whose = ("1 file", "its") if count == 1 else (f"{count:,} files", "their")
+    if isinstance(data, MaskedDataSettings):
+        return files, f"cannot be used with {whose} {'mask' if count == 1 else 'masks'}"
+    if isinstance(data, ObjectsDataSettings):
+        return files, f"cannot be used with {whose} objects"
+    return files, "cannot be read as images"
 
 
 def size_of(source: Source, found: int | None) -> str:

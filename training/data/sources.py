@@ -16,8 +16,9 @@ from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard
 
 from training.data.detection.coco import LAYOUTS, coco_files, coco_rows
+from training.data.detection.metadata import refuse_mixed_classes
 from training.data.folders.listing import Listing, is_current, left_out, list_folder, not_images, refuse_mixture
-from training.data.folders.masks import mask_rows
+from training.data.folders.masks import mask_rows, with_documents
 from training.data.folders.rows import array_rows, image_rows, metadata_of, refuse_twice_named, split_at, stored_rows
 from training.data.folders.splits import divide, is_split, split_name
 from training.settings.checks import check
@@ -169,13 +170,11 @@ def find_folder(data: DataSettings, folder: str, split: str) -> Found:
         return Found(as_asked(array_rows(listing, split), data, split), [], left_out(listing))
     if not listing.images or has_own_splits(folder):
         return Found(load_data_files(data, listing, folder, split), [], [])
+    listing = with_documents(listing) if isinstance(data, MaskedDataSettings) else listing
     problems = not_images(listing, lambda name: split_at(name, asked) not in (None, split, split_name(split)))
     described = metadata_of(listing, split, asked)
     if described.files:
-        files = {split: [glob.escape(file) for file in described.files]}
-        source = load_split(data, split, "imagefolder", data_files=files)
-        if isinstance(data, ObjectsDataSettings):
-            refuse_twice_named(folder, described.files)
+        source = load_described(data, listing, split, described.files)
         unnamed = described.num_images - len(source) if isinstance(source, Dataset) else 0
         notes = [f"left out: {unnamed:,} images that the metadata files do not name"] if unnamed > 0 else []
         return Found(source, problems, notes + left_out(listing))
@@ -187,6 +186,19 @@ def find_folder(data: DataSettings, folder: str, split: str) -> Found:
     else:
         rows = image_rows(listing, split, asked)
     return Found(as_asked(rows.rows, data, split), problems, rows.notes + left_out(listing))
+
+
+def load_described(data: DataSettings, listing: Listing, split: str, files: list[str]) -> Source:
+    """Load the images that metadata files name; raises a `ValueError` if they cannot be read."""
+    try:
+        source = load_split(data, split, "imagefolder", data_files={split: [*map(glob.escape, files)]})
+    except ValueError:
+        if isinstance(data, ObjectsDataSettings):
+            refuse_mixed_classes(listing.root, files, data.objects_column)
+        raise
+    if isinstance(data, ObjectsDataSettings):
+        refuse_twice_named(listing.root, files)
+    return source
 
 
 def load_data_files(data: DataSettings, listing: Listing, folder: str, split: str) -> Source:

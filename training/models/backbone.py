@@ -52,6 +52,15 @@ def create_backbone(settings: DenseModelSettings) -> Backbone:
     return backbone
 
 
+def num_channels_of(settings: DenseModelSettings) -> int:
+    """The number of channels of the images that the encoder takes, before it is created."""
+    name, revision = settings.model_name_or_path, settings.model_revision or "main"
+    if settings.num_channels is not None or name is None:
+        return settings.num_channels or 3
+    with model_named(name):
+        return PreTrainedConfig.get_config_dict(name, revision=revision)[0].get("num_channels", 3)
+
+
 def refuse_dense_model(settings: DenseModelSettings) -> None:
     """Raise if the stored model is a segmentation model or a detector: only an encoder's weights are read."""
     name, revision = settings.model_name_or_path or "", settings.model_revision or "main"

@@ -1,13 +1,16 @@
-"""A segmentation model's folder is published whole, with a card of its own kind, and a damaged one is refused."""
+"""A segmentation model is published whole, with its own card, and loads in stock; a damaged one is refused."""
 
 import json
 
 import pytest
+import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from conversion.publish import publish
 from tests.photographs import message_of
-from training.models.segmentation import create_segmentation_processor, create_segmenter
+from tests.small_models import WITHOUT_THE_PACKAGE, assert_close, awake, run_python
+from training.models.segmentation import backbone_of, create_segmentation_processor, create_segmenter
 from training.settings.model import SegmenterSettings
 
 
@@ -47,3 +50,46 @@ def test_upernet_on_another_backbone_is_refused(folder):
     (folder / "config.json").write_text(json.dumps(config))
     message = message_of(lambda: publish(folder, "me/zones", dry_run=True))
     assert "must have a backbone of the type convnextv2 or convmae, but it is swin" in message
+
+
+LOAD = """
+import torch
+from transformers import AutoImageProcessor, pipeline
+import transformers
+folder, auto, processor, *outputs = sys.argv[1:]
+model = getattr(transformers, auto).from_pretrained(folder).eval()
+assert type(model).__module__.startswith("transformers.")
+assert type(AutoImageProcessor.from_pretrained(folder)).__name__ == processor
+with torch.no_grad():
+    found = model(torch.load(folder + "/images.pt"))
+torch.save([found[name] for name in outputs], folder + "/outputs.pt")
+parts = pipeline("image-segmentation", model=folder)(folder + "/photo.png", subtask="semantic")
+assert {part["label"] for part in parts} <= {"sky", "tree", "sea"} and parts[0]["mask"].size == (83, 50)
+"""
+QUERIES = ("class_queries_logits", "masks_queries_logits")
+STOCK = {
+    "upernet": ("AutoModelForSemanticSegmentation", "SegformerImageProcessor", "logits"),
+    "mask2former": ("AutoModelForUniversalSegmentation", "Mask2FormerImageProcessor", *QUERIES),
+    "maskformer": ("AutoModelForUniversalSegmentation", "MaskFormerImageProcessor", *QUERIES),
+}
+
+
+@pytest.mark.parametrize("architecture", STOCK)
+def test_a_published_model_loads_without_this_package_and_computes_the_same(architecture, tmp_path):
+    torch.manual_seed(0)
+    small = {"image_size": 64, "num_stages": 3, "decoder_hidden_size": 32, "num_queries": 7}
+    settings = SegmenterSettings(architecture=architecture, **small)
+    model = awake(create_segmenter(settings, ["sky", "tree", "sea"]))
+    model.save_pretrained(tmp_path)
+    create_segmentation_processor(settings, None, backbone_of(model).config, architecture).save_pretrained(tmp_path)
+    publish(tmp_path, "me/zones", dry_run=True)
+    torch.save(torch.randn(1, 3, 64, 96), tmp_path / "images.pt")
+    Image.new("RGB", (83, 50), "tomato").save(tmp_path / "photo.png")
+    auto, processor, *names = STOCK[architecture]
+    run_python(WITHOUT_THE_PACKAGE + LOAD, tmp_path, auto, processor, *names, cwd=tmp_path)
+    with torch.no_grad():
+        # Ours of the last two gives scores of classes; with Transformers' `forward` it gives what the heads predict.
+        forward = type(model).forward if architecture == "upernet" else type(model).__mro__[2].forward
+        expected = forward(model, torch.load(tmp_path / "images.pt"))
+    for found, name in zip(torch.load(tmp_path / "outputs.pt"), names, strict=True):
+        assert_close(found, expected[name])

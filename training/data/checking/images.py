@@ -10,6 +10,7 @@ from datasets import Dataset, Features, Value
 
 from training.data.checking.columns import Check, check_column
 from training.data.decoding import BadImageError, decode_image, fate_of_transparency
+from training.data.overview import unusable
 from training.data.sources import array_dtype
 from training.settings.data import DataSettings
 
@@ -64,11 +65,10 @@ def transparency_note(checked: CheckedImages | None, data: DataSettings) -> list
 
 
 def refuse_bad_images(problems: list[str], data: DataSettings) -> None:
-    """Raise if there are unreadable images and skipping is off, or if there are more than `max_bad_images`."""
+    """Raise if there are images that cannot be used and skipping is off, or if there are more than `max_bad_images`."""
     count, most = len(problems), data.max_bad_images
     listed = "\n  ".join(problems[:20]) + ("\n  ..." if count > 20 else "")
     if problems and not data.skip_bad_images:
-        files = "1 file" if count == 1 else f"{count:,} files"
-        raise ValueError(f"{files} cannot be read as images; `--skip_bad_images` skips such files:\n  {listed}")
+        raise ValueError(f"{' '.join(unusable(count, data))}; `--skip_bad_images` skips such files:\n  {listed}")
     if count > most:
         raise ValueError(f"`max_bad_images` (={most}) must be at least {count} to skip these:\n  {listed}")

@@ -29,11 +29,7 @@ def class_names_of(data: DetectDataSettings, num_labels: int | None) -> list[str
         check("num_labels", num_labels, num_labels in (None, len(names)), f"be {len(names)}, the classes of the data")
         return names
     if not isinstance(source, Dataset):
-        rule = "be given: a stream does not say how many classes it has, unless their type is `ClassLabel`"
-        check("num_labels", num_labels, num_labels is not None, rule)
-        rule = "be a column of class numbers or `ClassLabel`: which names a stream holds is not known at its start"
-        dtype = getattr(category_feature(source, data.objects_column), "dtype", None)
-        check("objects_column", data.objects_column, dtype != "string", rule)
+        refuse_unknown_classes(source, data, num_labels)
         return unnamed_classes(num_labels or 0)
     found = classes_in(source, data.objects_column)
     has_classes = any(each is not None for each in found)
@@ -45,6 +41,21 @@ def class_names_of(data: DetectDataSettings, num_labels: int | None) -> list[str
         return names
     numbers = [int(each) for each in found if isinstance(each, int | float) and each == each and each >= 0]
     return unnamed_classes(num_labels or max(numbers, default=0) + 1)
+
+
+def refuse_unknown_classes(source: Source, data: DetectDataSettings, num_labels: int | None) -> None:
+    """Raise if nothing says which classes a stream has before it is read."""
+    kind = getattr(category_feature(source, data.objects_column), "dtype", None)
+    rule = (
+        "hold class numbers or `ClassLabel`, as the names that a stream holds are not known at its start: list them in "
+        'id2label.json at the top of the folder, {"0": "cat", "1": "dog"}, or leave `--streaming` out'
+    )
+    check("objects_column", data.objects_column, kind not in ("string", "large_string"), rule)
+    rule = (
+        "be given: a stream does not say how many classes its numbers mean, unless their type is `ClassLabel` or "
+        "id2label.json in the folder names them"
+    )
+    check("num_labels", num_labels, num_labels is not None, rule)
 
 
 def stated_names(source: Source, data: ObjectsDataSettings) -> list[str] | None:

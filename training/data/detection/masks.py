@@ -2,32 +2,34 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import pycocotools.mask
 import torch
 from torch import Tensor
 
+from training.data.detection.boxes import most_outside
 from training.data.detection.columns import BadObjectsError, is_finite, is_number, shown
+from training.data.detection.extents import refuse_contradictions
 from training.data.segmentation.masks import BadMaskError, decode_mask
 
 coco: Any = pycocotools.mask  # its type stubs know single masks alone
 RunLengths = dict[str, Any]  # of pycocotools: "size" (height, width) and compressed "counts"
 
 
-def read_masks(values: Sequence[Any], boxes: np.ndarray, size: tuple[int, int], name: str) -> list[RunLengths]:
-    """The run lengths of the masks of all objects of an image; raises a `BadObjectsError` if one cannot be used."""
+def read_masks(
+    values: Sequence[Any], boxes: np.ndarray, crowds: Sequence[bool], box_format: str, size: tuple[int, int], name: str
+) -> list[RunLengths]:
+    """The run lengths of the masks of all objects of an image.
+
+    Raises:
+        BadObjectsError: if one cannot be used, or does not lie where its box is.
+    """
+    values = [parsed(value, f"object {i} of {name}") for i, value in enumerate(values)]
     masks = [run_lengths(value, size, f"object {i} of {name}") for i, value in enumerate(values)]
-    places = coco.toBbox(masks) if masks else []
-    for i, (box, (left, top, width, height)) in enumerate(zip(boxes, places, strict=True)):
-        # A pixel may lie between them by rounding. Polygons thinner than a pixel give no pixels, and no place.
-        apart = left > box[2] + 1 or top > box[3] + 1 or left + width < box[0] - 1 or top + height < box[1] - 1
-        if apart and width and height:
-            raise BadObjectsError(
-                f"the mask of object {i} of {name} must lie where its box is, but it spans {left:g}, {top:g} to "
-                f"{left + width:g}, {top + height:g} and its box {', '.join(f'{side:g}' for side in box)}."
-            )
+    extents = [extent_of(value, mask, size) for value, mask in zip(values, masks, strict=True)]
+    refuse_contradictions(boxes, np.reshape(extents, (-1, 4)), crowds, box_format, name)
     return masks
 
 
@@ -38,27 +40,45 @@ def is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, str | bytes | list | tuple) and not value)
 
 
+def parsed(value: Any, name: str) -> Any:
+    """A mask that is JSON text as what it means, any other as it is."""
+    if not isinstance(value, str) or value[:1] not in ("[", "{"):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise BadObjectsError(f"the mask {shown(value)} of {name} must be JSON: {error}.") from error
+
+
 def run_lengths(value: Any, size: tuple[int, int], name: str) -> RunLengths:
-    """The run lengths of a mask: polygons, COCO's run lengths, either as JSON text, or an image or array."""
-    if isinstance(value, str) and value[:1] in ("[", "{"):
-        try:
-            value = json.loads(value)
-        except ValueError as error:
-            raise BadObjectsError(f"the mask {shown(value)} of {name} must be JSON: {error}.") from error
+    """The run lengths of a mask: polygons, COCO's run lengths, or an image or array."""
     if is_missing(value):
         raise BadObjectsError(
             f"{name} has no mask. Every object needs one; without masks train `--architecture faster_rcnn`."
         )
     if isinstance(value, Mapping) and "counts" in value:
-        return of_counts(value, size, f"the mask of {name}")
-    if isinstance(value, list | tuple) and not is_array(value, size):
-        return of_polygons(value, size, name)
-    return of_pixels(value, size, name)
+        found = of_counts(value, size, f"the mask of {name}")
+    elif are_polygons(value, size):
+        found = of_polygons(value, size, name)
+    else:
+        found = of_pixels(value, size, name)
+    if not coco.area(found):
+        raise BadObjectsError(f"the mask of {name} is empty: no pixel belongs to it.")
+    return found
+
+
+def extent_of(value: Any, mask: RunLengths, size: tuple[int, int]) -> np.ndarray:
+    """Left, top, right and bottom of a mask; of polygons by their points, as thin parts of them cover no pixel."""
+    if not are_polygons(value, size):
+        left, top, width, height = coco.toBbox(mask)
+        return np.array([left, top, left + width, top + height])
+    points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in as_list(value)])
+    return np.concatenate([points.min(axis=0), points.max(axis=0)]).clip(0, [*size[::-1], *size[::-1]])
 
 
 def of_polygons(polygons: Sequence[Any], size: tuple[int, int], name: str) -> RunLengths:
     """The run lengths of one or more polygons, each a list x1, y1, x2, y2, ..."""
-    polygons = [polygons] if is_number(polygons[0]) else polygons
+    polygons = as_list(polygons)
     for polygon in polygons:
         each = f"the polygon {shown(polygon)} of {name}"
         is_list = isinstance(polygon, list | tuple | np.ndarray)
@@ -74,8 +94,13 @@ def of_polygons(polygons: Sequence[Any], size: tuple[int, int], name: str) -> Ru
     return coco.merge(coco.frPyObjects([[float(number) for number in polygon] for polygon in polygons], *size))
 
 
+def as_list(polygons: Sequence[Any]) -> Sequence[Any]:
+    """Polygons as a list of them, also a single one that is in no list of its own."""
+    return [polygons] if is_number(polygons[0]) else polygons
+
+
 def refuse_elsewhere(polygons: list[np.ndarray], size: tuple[int, int], name: str) -> None:
-    """Raise if the polygons `(points, 2)` of an object are in shares of the image, or all of them lie outside it."""
+    """Raise if the polygons `(points, 2)` of an object are in shares of the image, or reach out of it as no box may."""
     points = np.concatenate(polygons).astype(np.float64)
     height, width = size
     if min(size) > 2 and points.min() >= 0 and points.max() <= 1:
@@ -83,10 +108,10 @@ def refuse_elsewhere(polygons: list[np.ndarray], size: tuple[int, int], name: st
             f"the polygons of {name} must be in pixels, but its numbers are shares of the image: multiply them."
         )
     least, most = points.min(axis=0), points.max(axis=0)
-    if (least >= (width, height)).any() or (most <= 0).any():
+    if (np.maximum(-least, most - (width, height)) > (most_outside(width), most_outside(height))).any():
         raise BadObjectsError(
             f"the polygons of {name} must lie in the image of {width} x {height} pixels after the rotation by its EXIF "
-            f"data, but span {least[0]:g}, {least[1]:g} to {most[0]:g}, {most[1]:g}."
+            f"data, but span {least[0]:g}, {least[1]:g} to {most[0]:g}, {most[1]:g}; only 1 pixel or 1 % is clipped."
         )
 
 
@@ -106,8 +131,6 @@ def of_counts(value: Mapping[str, Any], size: tuple[int, int], mask: str) -> Run
     is_whole = all(is_finite(count) and count >= 0 and count == int(count) for count in counts)
     if not is_whole or sum(counts) != height * width:
         raise BadObjectsError(f"{mask} must have run lengths that add up to {height * width} pixels.")
-    if not sum(counts[1::2]):
-        raise BadObjectsError(f"{mask} is empty: no pixel belongs to it.")
     return coco.frPyObjects({"size": [height, width], "counts": [int(count) for count in counts]}, height, width)
 
 
@@ -130,6 +153,11 @@ def uncompressed(counts: bytes) -> list[int]:
     return found if not shift else [-1]
 
 
+def are_polygons(value: Any, size: tuple[int, int]) -> TypeGuard[Sequence[Any]]:
+    """Whether a mask is one or more polygons."""
+    return isinstance(value, list | tuple) and not is_array(value, size)
+
+
 def is_array(value: Sequence[Any], size: tuple[int, int]) -> bool:
     """Whether nested lists are the pixels of a mask and not polygons: rows of one length of zeros and ones."""
     if not all(isinstance(row, list | tuple) and len(row) == len(value[0]) for row in value):
@@ -146,8 +174,6 @@ def of_pixels(value: Any, size: tuple[int, int], name: str) -> RunLengths:
         raise BadObjectsError(str(error)) from error
     if pixels.shape != tuple(size):
         refuse_size(f"the mask of {name}", pixels.shape, size)
-    if not pixels.any():
-        raise BadObjectsError(f"the mask of {name} is empty: no pixel belongs to it.")
     return coco.encode(np.asfortranarray(pixels != 0, dtype=np.uint8))
 
 

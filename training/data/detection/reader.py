@@ -70,7 +70,7 @@ class ObjectReader:
         areas = [area_of(each, f"object {i} of {name}") for i, each in enumerate(columns.get("area", nothing))]
         masks = None
         if self.with_masks or (0 in areas and num_masks == len(boxes)):
-            masks = read_masks(segments, boxes, size, name)
+            masks = read_masks(segments, boxes, crowds, self.box_format, size, name)
         sides = boxes[:, 2:] - boxes[:, :2]
         measured = sides[:, 0] * sides[:, 1] if masks is None else areas_of(masks)
         filled = np.where(np.array(areas) > 0, areas, measured)

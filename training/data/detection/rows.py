@@ -66,6 +66,8 @@ def load_objects(
         source = checked.source if good.all() else checked.source.select(np.flatnonzero(good))
         counts = count_objects(records.filter(pa.array(good)), len(names))
         check("dataset_name", data.dataset_name, counts.total > 0, f"hold images with objects in split `{split}`")
+        rule = f"hold other objects than crowds in split `{split}`: nothing can be trained or evaluated on crowds alone"
+        check("dataset_name", data.dataset_name, counts.total > counts.crowds, rule)
         notes = [*notes, *transparency_note(checked, data)] if num_channels in (1, 3) else notes
         notes = [*notes, *object_notes(counts, names, with_masks)]
     print_overview(data, split, source, num_examples([whole], split, None), notes, problems)

@@ -3,13 +3,14 @@
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path, PurePath
 
 import pyarrow as pa
 from datasets import Features, Image
 
 from conversion.files import read_json
-from training.data.folders.listing import Listing, show
+from training.data.folders.listing import ARCHIVES, Listing, show
 from training.data.folders.rows import (
     FolderRows,
     cache_folder,
@@ -28,6 +29,23 @@ NAMES = "id2label.json"  # at the top of the folder: the name of each class, by 
 LAYOUT = "train/images/1.jpg with train/masks/1.png"
 
 
+def with_documents(listing: Listing) -> Listing:
+    """The listing in which files beside images and masks count as documents, as ADE20K's objectInfo150.txt.
+
+    Archives do not: they may hold images.
+    """
+    if listing.metadata:
+        return listing
+
+    def is_document(path: str) -> bool:
+        is_archive = PurePath(path).suffix.lower() in ARCHIVES
+        return not is_archive and not {IMAGES, *MASKS} & set(PurePath(path).parts[:-1])
+
+    found = [path for path in listing.others if is_document(path)]
+    others = [path for path in listing.others if not is_document(path)]
+    return replace(listing, others=others, documents=[*listing.documents, *found])
+
+
 def mask_rows(listing: Listing, split: str, asked: list[str], column: str) -> FolderRows:
     """The rows of a split: `image` and, with the name `column`, its mask; both are paths.
 
@@ -43,9 +61,9 @@ def mask_rows(listing: Listing, split: str, asked: list[str], column: str) -> Fo
     outside = [show(part.run.folder or ".") for part in own if not is_below(part, (IMAGES, *MASKS))]
     rule = f"hold images and masks as in {LAYOUT}, but {', '.join(outside[:5])} is neither `images` nor `masks`"
     check("dataset_name", listing.root, not outside, rule)
-    for these, those, what, other in ((images, masks, "images", "mask"), (masks, images, "masks", "image")):
+    for these, those, what, other in ((images, masks, "images", "a mask"), (masks, images, "masks", "an image")):
         alone = [path for name, path in these.items() if name not in those]
-        rule = f"have a {other} for each of its {what}, as in {LAYOUT}; {len(alone):,} have none: {few(alone)}"
+        rule = f"have {other} for each of its {what}, as in {LAYOUT}; {len(alone):,} have none: {few(alone)}"
         check("dataset_name", listing.root, not alone, rule)
     columns = {"image": list(images.values()), column: [masks[name] for name in images]}
     path = cache_folder() / f"masks-{cache_key(listing.root, split, asked, column)}.arrow"

@@ -60,28 +60,28 @@ class ClassCounts(NamedTuple):
     total: int
 
 
-def class_names_of(data: SegmentDataSettings, num_labels: int | None) -> list[str]:
+def class_names_of(data: SegmentDataSettings, num_labels: int | None, num_channels: int) -> list[str]:
     """The names of the classes to train.
 
     They are those of id2label.json in a local folder, else `LABEL_0` and so on: `num_labels` of them, by default as
-    many as `mask_values`, or as the training masks hold. Images are not read.
+    many as `mask_values`, or as the training masks hold.
     """
     names = names_in(data.dataset_name)
     if names is not None:
         fits = num_labels in (None, len(names))
         check("num_labels", num_labels, fits, f"be {len(names)}, the classes in id2label.json")
         return names
-    count = num_labels or (len(data.mask_values) if data.mask_values else None) or largest_class(data) + 1
+    count = num_labels or (len(data.mask_values) if data.mask_values else None) or largest_class(data, num_channels) + 1
     return unnamed_classes(count)
 
 
-def largest_class(data: SegmentDataSettings) -> int:
-    """The largest class number in the masks of the training split."""
+def largest_class(data: SegmentDataSettings, num_channels: int) -> int:
+    """The largest class number in the masks of the training split; masks that are skipped do not count."""
     source = limit(find_source(data, data.train_split).source, data, data.max_train_samples)
     rule = "be given: a stream does not say how many classes it has"
     check("num_labels", None, isinstance(source, Dataset), rule)
     assert isinstance(source, Dataset)
-    records = mask_records(source, data)
+    records = kept_records(source, data, num_channels) if data.skip_bad_images else mask_records(source, data)
     stored = sorted({number for numbers in records["numbers"].to_pylist() for number in numbers or []})
     classes = class_numbers(np.array(stored, np.int64), data.ignore_index, data.reduce_labels)
     classes = classes[classes >= 0]
@@ -96,6 +96,16 @@ def largest_class(data: SegmentDataSettings) -> int:
 def mask_records(source: Dataset, data: MaskedDataSettings) -> pa.Table:
     """The record of each mask of a source."""
     return check_column(source, data.annotation_column, Check("masks", RECORD, check_mask, {}), data)
+
+
+def kept_records(source: Dataset, data: MaskedDataSettings, num_channels: int) -> pa.Table:
+    """The records of the masks whose images can be read and have the same size; of all, if images are not checked."""
+    if not data.check_images:
+        return mask_records(source, data)
+    checked = check_images(source, data, num_channels)
+    records = mask_records(checked.source, data)
+    sizes = np.stack([records[side].to_numpy() for side in ("height", "width")], axis=1)
+    return records.filter(pa.array((sizes == checked.sizes).all(axis=1)))
 
 
 def check_mask(value: Any, index: int) -> dict[str, Any]:

@@ -251,10 +251,12 @@ def test_wrong_objects_are_named_before_training_and_left_out_if_asked_to(box_fo
     rewrite(folder, change)
     expected = message.format(f"{folder}/train/")
     refusal = message_of(lambda: load(folder, box_format=box_format))
-    assert expected in refusal and "chelsea0.jpg" in refusal and "--skip_bad_images" in refusal
+    assert expected in refusal and "chelsea0.jpg" in refusal
+    assert refusal.startswith("1 file cannot be used with its objects; `--skip_bad_images` skips such files:")
     rows = load(folder, box_format=box_format, skip_bad_images=True)
     assert len(rows) == 2 and not any("chelsea0" in row["image"]["path"] for row in rows)
-    assert expected in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert expected in told and "Skipping 1 file that cannot be used with its objects:" in told
 
 
 def test_a_class_number_that_no_class_has_is_named(folder):
@@ -302,6 +304,14 @@ def test_the_start_counts_objects_images_and_crowds(folder, capsys):
     rewrite(folder, lambda objects: {key: [] for key in objects})
     load(folder)
     assert "1 images have no object" in capsys.readouterr().out
+
+
+def test_a_split_of_crowds_alone_has_nothing_to_train_on(folder):
+    rewrite(folder, lambda objects: {**objects, "iscrowd": [1] * len(objects["bbox"])}, every=True)
+    message = message_of(lambda: load(folder))
+    assert "must hold other objects than crowds in split `train`: nothing can be trained or evaluated" in message
+    rewrite(folder, lambda objects: {**objects, "iscrowd": [0] * len(objects["bbox"])})
+    assert len(load(folder)) == 3
 
 
 def test_objects_that_stand_twice_and_images_of_more_than_are_evaluated_are_told(folder, capsys):

@@ -135,9 +135,42 @@ def test_class_numbers_are_counted_or_named_in_a_file(tmp_path):
     assert len(class_names_of(settings(folder), 6)) == 6
     stream = settings(folder, streaming=True)
     assert class_names_of(stream, 4) == ["LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3"]
-    assert "a stream does not say how many classes it has" in message_of(lambda: class_names_of(stream, None))
+    assert "a stream does not say how many classes its numbers mean" in message_of(lambda: class_names_of(stream, None))
     (folder / "id2label.json").write_text(json.dumps(dict(enumerate("abcd"))))
     assert class_names_of(settings(folder), None) == list("abcd") == class_names_of(stream, None)
+
+
+@pytest.mark.parametrize("place", [slice(0, 1), slice(None)], ids=["an object", "an image"])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_names_and_numbers_of_classes_in_one_file_are_refused_by_the_images(place, streaming, tmp_path):
+    folder = write_objects_folder(tmp_path / "data", {"train": 2})
+    file = folder / "train/metadata.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert class_names_of(settings(folder), None) == NAMES
+    kinds = rows[1]["objects"]["category"]
+    kinds[place] = [7] * len(kinds[place])
+    file.write_text("\n".join(map(json.dumps, rows)))
+    message = message_of(lambda: class_names_of(settings(folder, streaming=streaming), None))
+    assert "`objects_column` (=objects) must hold names of classes or numbers, not both;" in message
+    first, other = rows[0]["objects"]["category"][0], rows[1]["file_name"]
+    assert f"train/{rows[0]['file_name']} has the name '{first}' and train/{other} has the number 7" in message
+    file.write_text("no JSON")
+    assert "must hold a split `train`" in message_of(lambda: class_names_of(settings(folder), None))
+
+
+def test_a_stream_of_names_is_told_to_list_them_in_a_file(tmp_path):
+    folder = write_objects_folder(tmp_path / "data", {"train": 1})
+    stream = settings(folder, streaming=True)
+    for num_labels in (None, 2):
+        message = message_of(lambda num_labels=num_labels: class_names_of(stream, num_labels))
+        assert "must hold class numbers or `ClassLabel`, as the names that a stream holds are not known" in message
+        assert "list them in id2label.json at the top of the folder" in message
+    (folder / "id2label.json").write_text(json.dumps(dict(enumerate(NAMES[::-1]))))
+    assert class_names_of(stream, None) == NAMES[::-1]
+    reader, whole = object_reader(stream, NAMES[::-1], True), object_reader(stream, NAMES, True)
+    for row in load_objects(stream, "train", None, 3, NAMES[::-1], True):
+        found, expected = (each(row["objects"], (48, 48), "x").labels for each in (reader, whole))
+        assert torch.equal(found, 1 - expected)
 
 
 def test_objects_as_a_list_of_dicts_in_a_file_have_names_too(tmp_path):

@@ -60,6 +60,23 @@ def test_folders_below_images_and_masks_and_splits_below_them_are_paired(folder,
     assert len(load(other)) == 6
 
 
+def test_ade20k_is_read_as_it_is_unpacked(folder, tmp_path, capsys):
+    root = tmp_path / "ADEChallengeData2016"
+    for part, name in (("images", "images"), ("masks", "annotations")):
+        for split, its in (("train", "training"), ("test", "validation")):
+            shutil.copytree(folder / split / part, root / name / its)
+    for name in ("objectInfo150.txt", "sceneCategories.txt"):
+        (root / name).write_text("1 0.1576 11664 1172 wall\n")
+    options = {"eval_split": "validation", "reduce_labels": True}
+    assert len(load(root, NAMES[1:], **options)) == 6
+    assert "left out: 2 documents (objectInfo150.txt, sceneCategories.txt)" in capsys.readouterr().out
+    (root / "images/training/notes.txt").write_text("in a folder of images it may be a lost one")
+    message = message_of(lambda: load(root, NAMES[1:], **options))
+    assert "images/training/notes.txt: has no extension of an image" in message and "sceneCategories" not in message
+    (root / "images/training/notes.txt").rename(root / "more.zip")
+    assert "more.zip: an archive, unpack it" in message_of(lambda: load(root, NAMES[1:], **options))
+
+
 def test_the_start_counts_the_pixels_of_each_class(folder, capsys):
     changed(mask_of(folder), lambda mask: np.full_like(mask, 255))
     rows = load(folder)
@@ -135,7 +152,7 @@ DAMAGES = [
     (damage_text, "coffee1.png cannot be read as an image: "),
     (damage_lossy, "coffee1.jpg is a JPEG file, whose compression changes class numbers: use PNG."),
     (damage_lonely_image, "must have a mask for each of its images, as in train/images/1.jpg with train/masks/1.png"),
-    (damage_lonely_mask, "must have a image for each of its masks"),
+    (damage_lonely_mask, "must have an image for each of its masks"),
     (damage_two_images, "must have one file for each name, but has both"),
     (damage_elsewhere, "but train is neither `images` nor `masks`"),
     (damage_float, "coffee1.tif must hold one class number for each pixel (mode L, P or I), but its mode is F."),
@@ -152,27 +169,41 @@ def test_a_damaged_annotation_is_named_before_training(damage, message, folder):
 
 def test_bad_masks_are_left_out_if_asked_to_and_named(folder, capsys):
     damage_size(folder)
+    refusal = message_of(lambda: load(folder))
+    assert refusal.startswith("1 file cannot be used with its mask; `--skip_bad_images` skips such files:")
     rows = load(folder, skip_bad_images=True)
     assert len(rows) == 5 and not any("coffee1" in row["image"]["path"] for row in rows)
     assert "coffee1.jpg has 48 x 48 pixels and its mask 20 x 30" in capsys.readouterr().out
 
 
 def test_the_classes_are_counted_in_the_masks_or_named_in_a_file(folder):
-    assert class_names_of(settings(folder), None) == ["LABEL_0", "LABEL_1", "LABEL_2"]
-    assert len(class_names_of(settings(folder), 7)) == 7
+    assert class_names_of(settings(folder), None, 3) == ["LABEL_0", "LABEL_1", "LABEL_2"]
+    assert len(class_names_of(settings(folder), 7, 3)) == 7
     (folder / "id2label.json").write_text(json.dumps(dict(enumerate(NAMES))))
-    assert class_names_of(settings(folder), None) == NAMES
-    assert "`num_labels` (=2) must be 3" in message_of(lambda: class_names_of(settings(folder), 2))
+    assert class_names_of(settings(folder), None, 3) == NAMES
+    assert "`num_labels` (=2) must be 3" in message_of(lambda: class_names_of(settings(folder), 2, 3))
     (folder / "id2label.json").write_text('{"1": "sky"}')
-    assert "name the classes by their numbers" in message_of(lambda: class_names_of(settings(folder), None))
+    assert "name the classes by their numbers" in message_of(lambda: class_names_of(settings(folder), None, 3))
+
+
+@pytest.mark.parametrize("damage", ["size", "image"])
+def test_the_classes_of_masks_that_are_skipped_do_not_count(damage, folder):
+    changed(mask_of(folder), lambda mask: np.full_like(mask, 9))
+    assert len(class_names_of(settings(folder, skip_bad_images=True), None, 3)) == 10  # the control
+    if damage == "size":
+        damage_size(folder)
+    else:
+        (folder / "train/images/coffee1.jpg").write_text("not an image")
+    names = class_names_of(settings(folder, skip_bad_images=True), None, 3)
+    assert names == ["LABEL_0", "LABEL_1", "LABEL_2"] and len(load(folder, names, skip_bad_images=True)) == 5
 
 
 def test_black_and_white_masks_are_told_how_to_be_read(folder):
     for file in folder.glob("*/masks/*.png"):
         changed(file, lambda mask: (255 * (mask > 0)).astype("uint8"))
-    assert "`--mask_values 0 255`" in message_of(lambda: class_names_of(settings(folder), None))
+    assert "`--mask_values 0 255`" in message_of(lambda: class_names_of(settings(folder), None, 3))
     data = settings(folder, mask_values=[0, 255])
-    assert class_names_of(data, None) == ["LABEL_0", "LABEL_1"]
+    assert class_names_of(data, None, 3) == ["LABEL_0", "LABEL_1"]
     rows = load(folder, ["no", "yes"], mask_values=[0, 255])
     reader = MaskReader(2, 255, data.ignore_index, values=[0, 255])
     labels = np.stack([reader(row["annotation"], (48, 48), "x") for row in rows])
