@@ -1,5 +1,6 @@
 """What a layout that is asked for has a place for, and which layout of a family it is."""
 
+import math
 from typing import Any
 
 from conversion.convmae_config import unshown_heads
@@ -7,10 +8,14 @@ from conversion.families import CONVMAE
 from conversion.inferred_config import OFFICIAL_EPS
 from conversion.layouts import LAYOUTS, Layout
 from conversion.model_weights import ModelWeights, encoder_of, with_final_norm
+from hf_convnextv2.configuration_convmae import ConvMAEConfig
+from hf_convnextv2.shared_config import height_and_width
 
 CONVMAE_TARGETS = ("ours", "official", "easycv")
 EASYCV = "easycv"
 EASYCV_CLASSIFIER = "convmae-easycv-classifier"
+# Settings of pre-training that change no shape.
+UNSTORED_BY_CONVMAE = ("cell_size", "mask_ratio", "norm_pix_loss", "num_visible_sets")
 POOLED_BY_EASYCV = "EasyCV leaves the first one out, as if it were a class token"
 
 
@@ -85,7 +90,10 @@ def _buildable_convnextv2(weights: ModelWeights, to: str) -> dict[str, tuple[Any
 def _buildable_convmae(weights: ModelWeights) -> dict[str, tuple[Any, bool, str]]:
     """The same for the official code and EasyCV, which build alike."""
     config = weights.config
+    height, width = height_and_width(config.image_size)
+    stride = math.prod(config.patch_sizes)
     buildable: dict[str, tuple[Any, bool, str]] = {
+        "image_size": (config.image_size, height // stride == width // stride, "square"),
         "hidden_act": (config.hidden_act, config.hidden_act == "gelu", "gelu"),
         "window_size": (config.window_size, config.window_size is None, "None"),
         "use_relative_position_bias": (
@@ -111,5 +119,12 @@ def _note_unstored(weights: ModelWeights, to: str) -> None:
         weights.notes.append(f"`{name}` is {getattr(config, name)}, which {to} does not store")
     if weights.kind == "classifier" and to == EASYCV:
         weights.notes.append(f"the features of all tokens were averaged; {POOLED_BY_EASYCV}")
-    if weights.kind == CONVMAE.pretraining and config.num_visible_sets != 4 and to == EASYCV:
-        weights.notes.append(f"`num_visible_sets` is {config.num_visible_sets}, but always 4 in EasyCV")
+    if weights.kind == CONVMAE.pretraining:
+        defaults = ConvMAEConfig()
+        for name in UNSTORED_BY_CONVMAE:
+            value = getattr(config, name)
+            if name == "num_visible_sets" and to == EASYCV:
+                if value != 4:
+                    weights.notes.append(f"`num_visible_sets` is {value}, but always 4 in EasyCV")
+            elif value != getattr(defaults, name):
+                weights.notes.append(f"`{name}` is {value}, which {to} does not store")

@@ -53,7 +53,7 @@ def _differentiable_conv(conv: nn.Conv2d, x: Tensor, cells: PackedCells | None) 
         parameters = cast_for_autocast(*parameters)
     (cast,) = cast_for_autocast(x)
     arguments = (cast, *parameters, *((None, None) if cells is None else (cells.halo, cells.groups)))
-    if cast is x and x.device.type == "cpu" and not torch.compiler.is_compiling():
+    if cast is x and not runs_on_kernels(x) and not torch.compiler.is_compiling():
         both: Any = _DepthwiseConv.apply(*arguments, True)
         return both
     out: Any = _DepthwiseConv.apply(*arguments, False)

@@ -1,4 +1,6 @@
-"""Which cells an FCMAE encoder sees, and images as sequences of cells: pure functions (paper, section 3).
+"""Which cells an encoder sees in masked pre-training, and images as sequences of cells: pure functions.
+
+Paper, section 3.
 
 B batch, C channels, H W height and width in pixels, P side of a cell in pixels, L cells of an image (= H/P * W/P),
 V visible cells of an image.

@@ -11,6 +11,7 @@ from conversion import official_convmae
 from conversion.families import CONVMAE
 from conversion.layouts import LAYOUTS
 from conversion.model_weights import from_state_dict, to_state_dict
+from conversion.targets import check_target
 from hf_convnextv2 import ConvMAEBackbone, ConvMAEForImageClassification, ConvMAEForPreTraining, ConvMAEModel
 from tests import dense_convmae
 from tests.photographs import message_of
@@ -318,6 +319,31 @@ def test_a_square_grid_is_needed_where_no_configuration_tells_the_sides():
     model = ConvMAEForImageClassification(small_convmae_config(image_size=[48, 80]))
     weights = from_state_dict(model.state_dict(), model.config.to_dict())
     assert weights.config.image_size == [48, 80] and math.prod(weights.tensors["encoder.stages.2.proj.weight"].shape)
+
+
+@pytest.mark.parametrize("to", ["official", "easycv"])
+@pytest.mark.parametrize("create", [ConvMAEForImageClassification, ConvMAEForPreTraining])
+def test_a_grid_that_is_no_square_is_not_written_where_only_its_number_of_tokens_is_stored(create, to):
+    model = create(small_convmae_config(image_size=[64, 144]))  # 4 x 9 tokens, as many as 6 x 6
+    weights = from_state_dict(model.state_dict(), model.config.to_dict())
+    assert "`image_size` (=[64, 144]) must be square" in message_of(lambda: check_target(weights, to))
+    check_target(weights, "ours")
+    square = create(small_convmae_config(image_size=96))
+    check_target(from_state_dict(square.state_dict(), square.config.to_dict()), to)
+
+
+def test_settings_of_pre_training_that_a_layout_does_not_store_are_noted():
+    settings = {"cell_size": 32, "mask_ratio": 0.5, "norm_pix_loss": False, "num_visible_sets": 2}
+    model = ConvMAEForPreTraining(small_convmae_config(image_size=96, **settings))
+    weights = from_state_dict(model.state_dict(), model.config.to_dict())
+    check_target(weights, "official")
+    assert all(
+        f"`{name}` is {value}, which official does not store" in weights.notes for name, value in settings.items()
+    )
+    usual = ConvMAEForPreTraining(small_convmae_config())
+    weights = from_state_dict(usual.state_dict(), usual.config.to_dict())
+    check_target(weights, "official")
+    assert not any(name in note for note in weights.notes for name in settings)
 
 
 def test_heads_that_no_size_tells_must_be_given():

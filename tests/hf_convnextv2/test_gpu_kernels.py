@@ -100,7 +100,7 @@ def test_mlp_by_kernels_is_as_near_to_float32_in_half_precision(switch, dtype, h
     for (plain, actual), expected in zip(pairs, exact, strict=True):
         assert actual.dtype == plain.dtype
         error, usual = difference(actual.float(), expected), difference(plain.float(), expected)
-        assert error < max(allowed * usual, torch.finfo(dtype).eps)
+        assert error < max(allowed * usual, 2 * torch.finfo(dtype).eps)  # two roundings
 
 
 def test_sums_of_squares_beyond_float16_are_float32(switch):

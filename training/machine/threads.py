@@ -14,7 +14,8 @@ def fit_threads(accelerator: Accelerator) -> None:
     """Use no more threads than there are cores for each process, and say so if one thread leaves cores idle."""
     if accelerator.device.type != "cpu":
         return
-    cores = max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes)))
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE") or accelerator.num_processes)
+    cores = max(1, usable_cores() // processes)
     if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > cores:
         torch.set_num_threads(cores)
     if torch.get_num_threads() == 1 < cores and is_first_process():
