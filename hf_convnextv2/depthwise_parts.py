@@ -88,7 +88,7 @@ def gradients_in_parts(
         return [_sum(found) for found in (kernels, biases) if found]
 
     shares = deal(differentiate, _shares(x, cells.groups, workers))
-    sums = [sum(parts).to(weight.dtype) for parts in zip(*shares, strict=True)]
+    sums = [torch.stack(parts).sum(dim=0).to(weight.dtype) for parts in zip(*shares, strict=True)]
     grad_weight = sums[0][:, None].flip(2, 3) if wanted[1] else None
     return grad_x, grad_weight, sums[-1] if wanted[2] else None
 
