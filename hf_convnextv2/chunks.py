@@ -77,7 +77,7 @@ def _views_at_a_time(views: int, positions: int, up: Tensor, workers: int) -> in
     if up.device.type != "cpu" or (numbers <= CHUNK_SIZE and workers == 1):
         return views
     num_chunks = math.ceil(numbers / max(CHUNK_SIZE, up.numel()))
-    num_chunks = min(views, math.ceil(num_chunks / workers) * workers)
+    num_chunks = min(views, max(1, math.ceil(num_chunks / workers)) * workers)
     return math.ceil(views / num_chunks)
 
 
