@@ -14,7 +14,7 @@ from hf_convnextv2.shared_config import height_and_width
 CONVMAE_TARGETS = ("ours", "official", "easycv")
 EASYCV = "easycv"
 EASYCV_CLASSIFIER = "convmae-easycv-classifier"
-# Settings of pre-training that change no shape.
+# Settings of pre-training that change no shape; the last is always 4 in EasyCV.
 UNSTORED_BY_CONVMAE = ("cell_size", "mask_ratio", "norm_pix_loss", "num_visible_sets")
 POOLED_BY_EASYCV = "EasyCV leaves the first one out, as if it were a class token"
 
@@ -119,12 +119,10 @@ def _note_unstored(weights: ModelWeights, to: str) -> None:
         weights.notes.append(f"`{name}` is {getattr(config, name)}, which {to} does not store")
     if weights.kind == "classifier" and to == EASYCV:
         weights.notes.append(f"the features of all tokens were averaged; {POOLED_BY_EASYCV}")
-    if weights.kind == CONVMAE.pretraining:
-        defaults = ConvMAEConfig()
-        for name in UNSTORED_BY_CONVMAE:
-            value = getattr(config, name)
-            if name == "num_visible_sets" and to == EASYCV:
-                if value != 4:
-                    weights.notes.append(f"`num_visible_sets` is {value}, but always 4 in EasyCV")
-            elif value != getattr(defaults, name):
-                weights.notes.append(f"`{name}` is {value}, which {to} does not store")
+    if weights.kind != CONVMAE.pretraining:
+        return
+    defaults, names = ConvMAEConfig(), UNSTORED_BY_CONVMAE[:-1] if to == EASYCV else UNSTORED_BY_CONVMAE
+    changed = (name for name in names if getattr(config, name) != getattr(defaults, name))
+    weights.notes.extend(f"`{name}` is {getattr(config, name)}, which {to} does not store" for name in changed)
+    if to == EASYCV and config.num_visible_sets != 4:
+        weights.notes.append(f"`num_visible_sets` is {config.num_visible_sets}, but always 4 in EasyCV")

@@ -32,9 +32,8 @@ from hf_convnextv2 import (
     ConvNextV2Model,
     create_image_processor,
 )
+from tests.conversion.conversion_command import FILES, run
 from tests.small_models import awake, run_python, small_config, small_fcmae_config
-
-FILES = {"README.md", "config.json", "conversion.json", "model.safetensors", "preprocessor_config.json"}
 
 
 def state_dict(layout: str, model=None) -> dict[str, torch.Tensor]:
@@ -52,17 +51,6 @@ def save(folder: Path, stored, name: str = "source.pt") -> str:
     folder.mkdir(exist_ok=True)
     torch.save(stored, folder / name)
     return str(folder / name)
-
-
-def run(*arguments: object, capsys) -> tuple[int, str]:
-    """Exit code and what was printed of the command line."""
-    code = 0
-    try:
-        convert.main([str(argument) for argument in arguments])
-    except SystemExit as end:
-        code = int(end.code or 0)
-    printed = capsys.readouterr()
-    return code, printed.out + printed.err
 
 
 # --- What comes out ---------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from transformers import (
     pipeline,
 )
 
-from conversion import convert, official_convmae
+from conversion import official_convmae
 from hf_convnextv2 import (
     ConvMAEBackbone,
     ConvMAEForImageClassification,
@@ -28,10 +28,10 @@ from hf_convnextv2 import (
     ConvNextV2Model,
     create_image_processor,
 )
+from tests.conversion.conversion_command import FILES, run
 from tests.conversion.test_convmae_layouts import CLASSIFIER, EASYCV, EASYCV_CLASSIFIER, PRETRAINING, random
 from tests.small_models import awake, run_python, small_config, small_convmae_config
 
-FILES = {"README.md", "config.json", "conversion.json", "model.safetensors", "preprocessor_config.json"}
 ENCODER_HEADS = ("--num_attention_heads", 2)
 HEADS = (*ENCODER_HEADS, "--decoder_num_attention_heads", 4)
 
@@ -39,17 +39,6 @@ HEADS = (*ENCODER_HEADS, "--decoder_num_attention_heads", 4)
 def save(folder: Path, stored, name: str = "source.pth") -> str:
     torch.save(stored, folder / name)
     return str(folder / name)
-
-
-def run(*arguments: object, capsys) -> tuple[int, str]:
-    """Exit code and what was printed of the command line."""
-    code = 0
-    try:
-        convert.main([str(argument) for argument in arguments])
-    except SystemExit as end:
-        code = int(end.code or 0)
-    printed = capsys.readouterr()
-    return code, printed.out + printed.err
 
 
 # --- What comes out ---------------------------------------------------------------------------------------------------
