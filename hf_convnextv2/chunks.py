@@ -9,8 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .dealing import num_workers
-from .groups import Groups, count_views
+from .groups import Groups
 
 # Numbers of the middle tensor that are worked on at a time on a CPU: 4 MiB in float32, a few of which fit its cache.
 CHUNK_SIZE = 2**20
@@ -40,9 +39,8 @@ class Chunk(NamedTuple):
 def split_into_chunks(groups: Groups, up: Tensor) -> list[Chunk]:
     """The views of each group in chunks of one size or nearly; `up (4C, C)` is the weight of the first layer."""
     chunks, view, row = [], 0, 0
-    workers = _num_workers(count_views(groups), sum(views * positions for views, positions in groups), up)
     for views, positions in groups:
-        step = _views_at_a_time(views, positions, up, workers)
+        step = _views_at_a_time(views, positions, up)
         for start in range(0, views, step):
             num_views = min(step, views - start)
             num_rows = num_views * positions
@@ -51,33 +49,15 @@ def split_into_chunks(groups: Groups, up: Tensor) -> list[Chunk]:
     return chunks
 
 
-def share_out(chunks: list[Chunk], up: Tensor) -> list[list[Chunk]]:
-    """The chunks that each worker computes, one after another."""
-    last = chunks[-1]
-    workers = _num_workers(last.views.stop, last.rows.stop, up)
-    shares: list[list[Chunk]] = [[] for _ in range(workers)]
-    for chunk in chunks:
-        middle = (chunk.rows.start + chunk.rows.stop) / 2
-        shares[int(middle * workers / last.rows.stop)].append(chunk)
-    return [share for share in shares if share]
-
-
-def _num_workers(views: int, rows: int, up: Tensor) -> int:
-    """As many as have no fewer numbers each than a chunk may have."""
-    return num_workers(views, up, rows * len(up), least=up.numel())
-
-
-def _views_at_a_time(views: int, positions: int, up: Tensor, workers: int) -> int:
+def _views_at_a_time(views: int, positions: int, up: Tensor) -> int:
     """All views where a kernel's launch costs more than a pass over memory; on a CPU what fits its cache.
 
     The middle tensor of a chunk has no fewer numbers than `up`, or reading the weights would cost more than the rest.
-    Several workers have as many chunks each.
     """
     numbers = views * positions * len(up)
-    if up.device.type != "cpu" or (numbers <= CHUNK_SIZE and workers == 1):
+    if up.device.type != "cpu" or numbers <= CHUNK_SIZE:
         return views
-    num_chunks = math.ceil(numbers / max(CHUNK_SIZE, up.numel()))
-    num_chunks = min(views, max(1, math.ceil(num_chunks / workers)) * workers)
+    num_chunks = min(views, math.ceil(numbers / max(CHUNK_SIZE, up.numel())))
     return math.ceil(views / num_chunks)
 
 

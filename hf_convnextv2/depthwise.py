@@ -11,53 +11,42 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
 
-from .depthwise_parts import Cells, convolve_in_parts, gradients_in_parts, kernel_gradient, surround, workers_for
 from .fast_path import is_batch_of_gradients, is_plain_conv
 from .gpu_depthwise import convolve_cells, parameter_gradients
-from .groups import Groups
-from .packing import PackedCells, pack, unpack
-from .precision import cast_for_autocast
+from .packing import PackedCells, pack, take_rows, to_rows, unpack
+from .precision import at_least_float32, cast_for_autocast
 from .triton_kernels import runs_on_kernels
 
 FASTER_ON = ("cpu", "cuda")
+# Numbers of the output's gradient that a CPU handles at a time for the kernel's gradient: copies of them fit its cache.
+CHUNK_SIZE = 2**18
 
 
 def depthwise_conv(conv: nn.Conv2d, x: Tensor, cells: PackedCells | None = None) -> Tensor:
     """`conv` of a map `(N, C, H, W)`, or of the packed cells of one; a neighbour counts if its view sees it."""
-    return depthwise_conv_and_residual(conv, x, cells)[0]
-
-
-def depthwise_conv_and_residual(conv: nn.Conv2d, x: Tensor, cells: PackedCells | None = None) -> tuple[Tensor, Tensor]:
-    """`depthwise_conv` and `x` itself, for the residual: the gradients of the two are added in the pass of one."""
     if cells is None:
         return _convolve(conv, x)
     if cells.halo is None or not _is_as_built(conv) or cells.halo.shape[-1] != cells.side + conv.kernel_size[0] - 1:
-        return pack(_convolve(conv, unpack(x, cells))[0], cells), x
-    return _differentiable_conv(conv, x, cells)
+        return pack(_convolve(conv, unpack(x, cells)), cells)
+    return _differentiable_conv(conv, x, cells.halo)
 
 
-def _convolve(conv: nn.Conv2d, x: Tensor) -> tuple[Tensor, Tensor]:
-    """`conv` of a dense map, by `_DepthwiseConv` where that was measured to be faster."""
-    if x.device.type not in FASTER_ON or not _is_as_built(conv):
-        return conv(x), x
-    if not torch.is_grad_enabled() and workers_for(x, None) == 1:
-        return conv(x), x
+def _convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """`conv` of a dense map, with the faster gradients where they were measured."""
+    if x.device.type not in FASTER_ON or not torch.is_grad_enabled() or not _is_as_built(conv):
+        return conv(x)
     return _differentiable_conv(conv, x, None)
 
 
-def _differentiable_conv(conv: nn.Conv2d, x: Tensor, cells: PackedCells | None) -> tuple[Tensor, Tensor]:
-    """`conv` of a dense map, or of packed cells with a halo, by `_DepthwiseConv`."""
+def _differentiable_conv(conv: nn.Conv2d, x: Tensor, halo: Tensor | None) -> Tensor:
+    """`conv` of a dense map, or of packed cells with a `halo`, by `_DepthwiseConv`."""
     parameters: Any = (conv.weight, conv.bias)
-    if cells is None or not runs_on_kernels(x):  # which read parameters as they are
+    if halo is None or not runs_on_kernels(x):  # which read parameters as they are
         parameters = cast_for_autocast(*parameters)
-    (cast,) = cast_for_autocast(x)
-    arguments = (cast, *parameters, *((None, None) if cells is None else (cells.halo, cells.groups)))
-    if cast is x and not runs_on_kernels(x) and not torch.compiler.is_compiling():
-        both: Any = _DepthwiseConv.apply(*arguments, True)
-        return both
-    out: Any = _DepthwiseConv.apply(*arguments, False)
-    return out, x
+    out: Any = _DepthwiseConv.apply(*cast_for_autocast(x), *parameters, halo)
+    return out
 
 
 def _is_as_built(conv: nn.Conv2d) -> bool:
@@ -82,52 +71,31 @@ class _DepthwiseConv(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        halo: Tensor | None,
-        groups: Groups | None,
-        with_input: bool,
-    ) -> Any:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, halo: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight, halo)
-        ctx.set_materialize_grads(False)
         ctx.padding = weight.shape[-1] // 2 if halo is None else 0
-        ctx.has_bias, ctx.groups = bias is not None, groups
+        ctx.has_bias = bias is not None
         if halo is not None and runs_on_kernels(x):
-            out = convolve_cells(x, weight, bias, halo)
-        elif (workers := workers_for(x, groups)) > 1:
-            out = convolve_in_parts(x, weight, bias, Cells(halo, groups), ctx.padding, workers)
-        else:
-            out = F.conv2d(surround(x, halo), weight, bias, padding=ctx.padding, groups=len(weight))
-        return (out, x) if with_input else out
+            return convolve_cells(x, weight, bias, halo)
+        return F.conv2d(surround(x, halo), weight, bias, padding=ctx.padding, groups=len(weight))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, grad_residual: Tensor | None = None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, halo = ctx.saved_tensors
-        nothing = (None, None, None)
-        if grad is None:
-            return grad_residual, None, None, *nothing
-        wanted = (*ctx.needs_input_grad[:2], ctx.has_bias and ctx.needs_input_grad[2])
-        if not torch.is_grad_enabled() and not is_batch_of_gradients(grad):
-            if halo is not None and runs_on_kernels(x):
-                return *_gradients_by_kernels(grad, x, weight, halo, wanted), *nothing
-            if (workers := workers_for(x, ctx.groups)) > 1:
-                grads, cells = (grad, grad_residual), Cells(halo, ctx.groups)
-                return *gradients_in_parts(grads, x, weight, cells, ctx.padding, workers, wanted), *nothing
         grad_x = grad_weight = grad_bias = None
+        is_alone = not torch.is_grad_enabled() and not is_batch_of_gradients(grad)
+        if halo is not None and is_alone and runs_on_kernels(x):
+            return _gradients_by_kernels(grad, x, weight, halo, ctx.needs_input_grad)
         parameters_dtype, weight = weight.dtype, weight.to(x.dtype)
-        surrounded = surround(grad, halo) if any(wanted[:2]) else grad
-        if wanted[0]:
+        surrounded = surround(grad, halo) if any(ctx.needs_input_grad[:2]) else grad
+        if ctx.needs_input_grad[0]:
             grad_x = F.conv2d(surrounded, weight.flip(2, 3), padding=ctx.padding, groups=len(weight))
-            grad_x = grad_x if grad_residual is None else grad_x + grad_residual
-        if wanted[1]:
+        if ctx.needs_input_grad[1]:
             # By the same symmetry the cells need no halos here: each product is found at the other of its two cells.
             grad_weight = kernel_gradient(surrounded, x, ctx.padding).flip(2, 3).to(parameters_dtype)
-        if wanted[2]:
+        if ctx.has_bias and ctx.needs_input_grad[2]:
             grad_bias = grad.sum((0, 2, 3)).to(parameters_dtype)
-        return grad_x, grad_weight, grad_bias, *nothing
+        return grad_x, grad_weight, grad_bias, None
 
 
 def _gradients_by_kernels(
@@ -140,4 +108,45 @@ def _gradients_by_kernels(
     if wanted[1] or wanted[2]:
         sums = parameter_gradients(x, grad, halo, weight.shape[-1])
         grad_weight, grad_bias = (sum_.to(weight.dtype) for sum_ in sums)
-    return grad_x, grad_weight, grad_bias if wanted[2] else None
+    return grad_x, grad_weight, grad_bias if wanted[2] else None, None
+
+
+def surround(x: Tensor, halo: Tensor | None) -> Tensor:
+    """Cells with their surroundings `(N, C, k + K - 1, k + K - 1)`, zeros where none is visible; or a dense map."""
+    if halo is None:
+        return x
+    return take_rows(to_rows(x), halo.flatten()).view(*halo.shape, x.shape[1]).permute(0, 3, 1, 2)
+
+
+def kernel_gradient(x: Tensor, grad: Tensor, padding: int) -> Tensor:
+    """Gradient `(C, 1, K, K)` of a depthwise kernel from the input `(N, C, H, W)` and the output's gradient.
+
+    On a CPU the output's gradient slides over the input as a kernel would, in a group for each image and channel.
+    """
+    channels, height, width = grad.shape[1:]
+    is_batch = is_batch_of_gradients(x) or is_batch_of_gradients(grad)
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or is_batch or not len(x):
+        side = x.shape[2] + 2 * padding - height + 1
+        return conv2d_weight(x, (channels, 1, side, side), grad, padding=padding, groups=channels)
+    step = _images_at_a_time(channels * height * width)
+    parts = []
+    for images, kernels in zip(x.split(step), grad.split(step), strict=True):
+        groups = len(images) * channels
+        products = F.conv2d(_merge(images)[None], _merge(kernels)[:, None], padding=padding, groups=groups)
+        parts.append(products.view(-1, channels, *products.shape[2:]))
+    total = torch.cat(parts).sum(dim=0, dtype=at_least_float32(x.dtype))
+    return total.to(x.dtype)[:, None]
+
+
+def _images_at_a_time(image_size: int) -> int:
+    """The odd number of images, of `image_size` numbers each, whose convolution fits the cache.
+
+    Rows of an even number of images would often lie a multiple of 4 KiB apart, and push each other out of the cache.
+    """
+    fitting = max(1, CHUNK_SIZE // image_size)
+    return fitting if fitting % 2 == 1 else fitting - 1
+
+
+def _merge(x: Tensor) -> Tensor:
+    """`(N, C, H, W)` to `(N * C, H, W)`, channels-last."""
+    return x.permute(2, 3, 0, 1).flatten(2).permute(2, 0, 1)

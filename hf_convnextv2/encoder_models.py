@@ -22,6 +22,7 @@ from .input_checks import refuse_unknown_keywords
 from .layers import call
 from .packing import PackedCells, pack, unpack
 from .pretrained_model import ImageEncoderPreTrainedModel
+from .waiting import share_cores
 
 
 class StagedEncoder(nn.Module):
@@ -43,6 +44,7 @@ class StagedEncoder(nn.Module):
         `images` says for each map where its packed cells lie in whole images: then all maps are returned as maps of
         those.
         """
+        share_cores(features.device)
         if images is not None:
             assert cells is not None
             return self._forward_by_images(features, cells, images)

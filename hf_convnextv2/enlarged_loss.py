@@ -52,10 +52,11 @@ class EnlargedCrossEntropy(torch.autograd.Function):
             for start in range(0, height, step):
                 stop = min(start + step, height)
                 low, part = nonzero_columns(rows[start:stop])
-                source = logits[image, :, low].float()
-                x = torch.matmul(torch.matmul(part, source), columns)  # (K, n, W)
+                source = logits[image, :, low].float().transpose(0, 1)
+                x = torch.matmul(combine_rows(part, source), columns)  # (n, K, W)
                 total += loss_to_gradient_(x, labels[image, start:stop], ignore_index)
-                grad[image, :, low] += torch.matmul(part.T, torch.matmul(x, columns.T))
+                reduced = combine_rows(part.T, torch.matmul(x, columns.T))
+                grad[image, :, low] += reduced.transpose(0, 1)
         count = max(1, int((labels != ignore_index).sum()))
         ctx.save_for_backward(logits, labels, (grad / count).to(logits.dtype))
         ctx.ignore_index = ignore_index
@@ -70,15 +71,20 @@ class EnlargedCrossEntropy(torch.autograd.Function):
         return *torch.autograd.grad(loss, logits, grad_loss, create_graph=True), None, None
 
 
+def combine_rows(weights: Tensor, x: Tensor) -> Tensor:
+    """Rows `(n, K, w)` of `weights (n, l)` and rows `x (l, K, w)`, as one product instead of one for each class."""
+    return torch.mm(weights, x.flatten(1)).view(weights.shape[0], *x.shape[1:])
+
+
 def loss_to_gradient_(x: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
-    """The sum of the losses of logits `x (K, n, W)`, which are overwritten by the gradient of that sum."""
-    known = labels != ignore_index
-    target = torch.where(known, labels, 0)[None]
-    normaliser = x.logsumexp(0)
-    losses = torch.where(known, normaliser - x.gather(0, target)[0], 0)
+    """The sum of the losses of logits `x (n, K, W)`, which are overwritten by the gradient of that sum."""
+    known = (labels != ignore_index)[:, None]
+    target = torch.where(known, labels[:, None], 0)
+    normaliser = x.logsumexp(1, keepdim=True)
+    losses = torch.where(known, normaliser - x.gather(1, target), 0)
     weight = known.to(x.dtype)
     x.sub_(normaliser).exp_().mul_(weight)
-    x.scatter_add_(0, target, -weight[None])
+    x.scatter_add_(1, target, -weight)
     return losses.sum(dtype=torch.float64)
 
 

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .chunks import Chunk, chunk_buffer, share_out, split_into_chunks
-from .dealing import deal
+from .chunks import Chunk, chunk_buffer, split_into_chunks
 from .fast_path import is_batch_of_gradients
 from .fused_mlp_backward import mlp_gradients
 from .fused_mlp_reference import (
@@ -100,16 +99,12 @@ def _infer(
     dtype = _out_dtype(residual, weights)
     can_overwrite = overwrite and x.dtype == dtype
     out = x if can_overwrite else x.new_empty(len(x), len(weights.down), dtype=dtype)
-
-    def infer(share: list[Chunk]) -> None:
-        for chunk in share:
-            branch = _infer_branch(chunk, x, factor, weights)
-            if residual is None:
-                chunk.of(out).copy_(branch)
-            else:
-                torch.add(chunk.of(residual), branch, out=chunk.of(out))
-
-    deal(infer, share_out(chunks, weights.up))
+    for chunk in chunks:
+        branch = _infer_branch(chunk, x, factor, weights)
+        if residual is None:
+            chunk.of(out).copy_(branch)
+        else:
+            torch.add(chunk.of(residual), branch, out=chunk.of(out))
     return out
 
 
@@ -131,24 +126,20 @@ def _forward(
     num_views, width, dtype = chunks[-1].views.stop, len(weights.up), weights.up.dtype
     hidden = weights.up.new_empty(len(x), width)
     energy = weights.up.new_empty(num_views, 1, width, dtype=at_least_float32(dtype))
+    activation, squares = chunk_buffer(hidden, chunks), chunk_buffer(hidden, chunks, energy.dtype)
+    branch = chunk_buffer(x, chunks, dtype)
     out = x.new_empty(len(x), len(weights.down), dtype=_out_dtype(residual, weights))
-
-    def compute(share: list[Chunk]) -> None:
-        activation, squares = chunk_buffer(hidden, share), chunk_buffer(hidden, share, energy.dtype)
-        branch = chunk_buffer(x, share, dtype)
-        for chunk in share:
-            y = chunk.start_of(activation)
-            z = chunk.of(out) if residual is None else chunk.start_of(branch)
-            torch.addmm(weights.up_bias, normalise(x[chunk.rows], weights), weights.up.T, out=hidden[chunk.rows])
-            torch.ops.aten.gelu.out(chunk.of(hidden), out=y)
-            energy[chunk.views] = _energy(y.to(energy.dtype), chunk.start_of(squares))
-            _project_down(y, energy[chunk.views], weights, out=z)
-            if factor is not None:
-                z.mul_(factor[chunk.views])
-            if residual is not None:
-                torch.add(chunk.of(residual), z, out=chunk.of(out))
-
-    deal(compute, share_out(chunks, weights.up))
+    for chunk in chunks:
+        y = chunk.start_of(activation)
+        z = chunk.of(out) if residual is None else chunk.start_of(branch)
+        torch.addmm(weights.up_bias, normalise(x[chunk.rows], weights), weights.up.T, out=hidden[chunk.rows])
+        torch.ops.aten.gelu.out(chunk.of(hidden), out=y)
+        energy[chunk.views] = _energy(y.to(energy.dtype), chunk.start_of(squares))
+        _project_down(y, energy[chunk.views], weights, out=z)
+        if factor is not None:
+            z.mul_(factor[chunk.views])
+        if residual is not None:
+            torch.add(chunk.of(residual), z, out=chunk.of(out))
     return out, hidden, energy
 
 

@@ -27,8 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .chunks import Chunk, chunk_buffer, share_out
-from .dealing import deal
+from .chunks import Chunk, chunk_buffer
 from .fused_mlp_reference import MLPWeights, scales_weights
 from .grn import grn_gradients
 
@@ -42,24 +41,14 @@ class _GradientSums:
         self.down = torch.zeros_like(weights.down)
         self.up_bias, self.grn = energy.new_zeros(width), energy.new_zeros(width)
         self.down_bias = energy.new_zeros(dim)
-        self.grn_bias: Tensor  # follows from that of `down`
         self.norm, self.norm_bias = energy.new_zeros(dim), energy.new_zeros(dim)
 
-    def of(self, weights: MLPWeights, others: list["_GradientSums"]) -> list[Tensor | None]:
-        """The gradient of each of `weights`, in its dtype, with the sums of other threads added."""
-        names = ("up", "up_bias", "grn", "down", "down_bias", "norm", "norm_bias")
-
-        def add(names: tuple[str, ...]) -> None:
-            for name in names:
-                for other in others:
-                    getattr(self, name).add_(getattr(other, name))
-            if "down" in names:
-                down_bias = self.down_bias.to(self.down.dtype)
-                self.down.addr_(down_bias, weights.grn_bias)
-                self.grn_bias = down_bias @ weights.down
-
-        deal(add, [names] if not others else [names[:3], names[3:]])
-        sums = (self.up, self.up_bias, self.grn, self.grn_bias, self.down, self.down_bias, self.norm, self.norm_bias)
+    def of(self, weights: MLPWeights) -> list[Tensor | None]:
+        """The gradient of each of `weights`, in its dtype."""
+        down_bias = self.down_bias.to(weights.down.dtype)
+        down = self.down.addr_(down_bias, weights.grn_bias)
+        grn_bias = down_bias @ weights.down
+        sums = (self.up, self.up_bias, self.grn, grn_bias, down, self.down_bias, self.norm, self.norm_bias)
         tensors: Any = weights[: len(sums)]
         grads = [None if t is None else grad.to(t.dtype) for grad, t in zip(sums, tensors, strict=True)]
         return [*grads, None]  # the norm's epsilon has none
@@ -78,29 +67,23 @@ def mlp_gradients(
 
     `hidden (R, 4C)` is the output of `up`, `energy (views, 1, 4C)` GRN's.
     """
-    grad_x = torch.empty_like(x)
-
-    def compute(share: list[Chunk]) -> _GradientSums:
-        sums = _GradientSums(weights, energy)
-        activation, grad_activation, products = (chunk_buffer(hidden, share) for _ in range(3))
-        for chunk in share:
-            h, y, grad_y = chunk.of(hidden), chunk.start_of(activation), chunk.start_of(grad_activation)
-            z = chunk.of(grad).to(weights.up.dtype)
-            if factor is not None:
-                z = z * factor[chunk.views]
-            torch.ops.aten.gelu.out(h, out=y)
-            if scales_weights(chunk.shape[1], weights):
-                _through_weights(z, y, energy[chunk.views], weights, sums, grad_y)
-            else:
-                _through_activations(z, y, energy[chunk.views], weights, sums, grad_y, chunk.start_of(products))
-            sums.down_bias += z.sum(dim=(0, 1), dtype=energy.dtype)
-            torch.ops.aten.gelu_backward.grad_input(grad_y, h, grad_input=grad_y)
-            is_first = chunk is share[0]
-            grad_x[chunk.rows] = _through_up(grad_y.flatten(0, 1), x[chunk.rows], weights, sums, is_first)
-        return sums
-
-    sums, *others = deal(compute, share_out(chunks, weights.up))
-    return grad_x, sums.of(weights, others)
+    sums, grad_x = _GradientSums(weights, energy), torch.empty_like(x)
+    activation, grad_activation, products = (chunk_buffer(hidden, chunks) for _ in range(3))
+    for chunk in chunks:
+        h, y, grad_y = chunk.of(hidden), chunk.start_of(activation), chunk.start_of(grad_activation)
+        z = chunk.of(grad).to(weights.up.dtype)
+        if factor is not None:
+            z = z * factor[chunk.views]
+        torch.ops.aten.gelu.out(h, out=y)
+        if scales_weights(chunk.shape[1], weights):
+            _through_weights(z, y, energy[chunk.views], weights, sums, grad_y)
+        else:
+            _through_activations(z, y, energy[chunk.views], weights, sums, grad_y, chunk.start_of(products))
+        sums.down_bias += z.sum(dim=(0, 1), dtype=energy.dtype)
+        torch.ops.aten.gelu_backward.grad_input(grad_y, h, grad_input=grad_y)
+        is_first = chunk is chunks[0]
+        grad_x[chunk.rows] = _through_up(grad_y.flatten(0, 1), x[chunk.rows], weights, sums, is_first)
+    return grad_x, sums.of(weights)
 
 
 def _through_weights(

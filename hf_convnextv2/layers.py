@@ -13,7 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .channels import adapt_input_channels
 from .configuration_convnextv2 import ConvNextV2Config
-from .depthwise import depthwise_conv_and_residual
+from .depthwise import depthwise_conv
 from .downsampling import patch_conv
 from .fast_path import has_affine, is_plain, is_transformed
 from .fused_mlp import fused_mlp
@@ -92,11 +92,10 @@ class ConvNextV2Layer(GradientCheckpointingLayer):
 
     def forward(self, features: Tensor, cells: PackedCells | None = None) -> Tensor:
         """`(N, C, H, W)` to the same shape."""
-        x, residual = depthwise_conv_and_residual(self.dwconv, features, cells)
-        x = x.permute(0, 2, 3, 1)  # (N, H, W, C)
+        x = depthwise_conv(self.dwconv, features, cells).permute(0, 2, 3, 1)  # (N, H, W, C)
         if features.shape[0] and self._can_fuse():
-            return self._fused(x, residual.permute(0, 2, 3, 1), cells).permute(0, 3, 1, 2)
-        return residual + self._branch(x, cells)
+            return self._fused(x, features.permute(0, 2, 3, 1), cells).permute(0, 3, 1, 2)
+        return features + self._branch(x, cells)
 
     def _branch(self, x: Tensor, cells: PackedCells | None) -> Tensor:
         """What follows the convolution, module by module: `(N, H, W, C)` to `(N, C, H, W)`, without the residual."""

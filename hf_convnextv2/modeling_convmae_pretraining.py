@@ -5,7 +5,9 @@ is in convmae_decoder.py. A patch, which is what is predicted, is a token here; 
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
+
+from transformers.utils import logging
 
 from .configuration_convmae import ConvMAEConfig
 from .convmae_decoder import ConvMAEDecoder
@@ -13,6 +15,8 @@ from .convmae_layers import KERNEL_SIZE
 from .masked_pretraining import MaskedAutoencoderOutput, MaskedPreTrainingModel
 from .modeling_convmae import ConvMAEModel, ConvMAEPreTrainedModel
 from .packing import PackedCells, VisibleCells, locate_cells
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -52,6 +56,14 @@ class ConvMAEForPreTraining(MaskedPreTrainingModel, ConvMAEPreTrainedModel):
         self.convmae = ConvMAEModel(config, add_pooling_layer=False, learned_positions=False)
         self.decoder = ConvMAEDecoder(config)
         self.post_init()
+
+    def _settle_loaded_weights(self, source: Any) -> None:
+        """Drop the learned position embeddings of a fine-tuned model: those of pre-training are fixed."""
+        if self.convmae.encoder.stages[-1].position_embeddings.restore_initial_weight():
+            logger.warning(
+                f"`{source}` has learned position embeddings, which pre-training does not use: its own are fixed sines "
+                "and cosines."
+            )
 
     def _locate(self, visible: VisibleCells, grid: tuple[int, int], with_halo: bool = True) -> tuple[PackedCells, ...]:
         """Where the visible cells lie at each stage."""

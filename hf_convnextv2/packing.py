@@ -71,16 +71,20 @@ def one_view(ids: Tensor) -> VisibleCells:
 def complementary_views(set_ids: Tensor, sizes: tuple[int, ...]) -> VisibleCells:
     """Every cell of each image, in as many views as sets: view s * B + b is set s of image b.
 
-    `set_ids (B, L)` holds each cell's set and `sizes` the number of cells of each, the same for every image.
+    `set_ids (B, L)` holds each cell's set and `sizes` the number of cells of each, the same for every image. They
+    differ by at most one, and no set is smaller than the last, as `complementary_set_sizes` makes them.
     """
     batch, device = set_ids.shape[0], set_ids.device
-    by_size = sorted(range(len(sizes)), key=lambda index: sizes[index], reverse=True)  # sets of one size are one group
-    place = torch.tensor([by_size.index(index) for index in range(len(sizes))], device=device)
+    # Sets of one size are one group. Nothing is sorted or hashed by size: in a compiled program sizes may be symbols.
+    larger = [index for index, size in enumerate(sizes) if size > sizes[-1]]
+    smaller = [index for index in range(len(sizes)) if index not in larger]
+    in_order = larger + smaller
+    place = torch.tensor([in_order.index(index) for index in range(len(sizes))], device=device)
     ids = place[set_ids].argsort(dim=1, stable=True)  # (B, L), set after set
     images = torch.arange(batch, device=device)[:, None].expand_as(ids)
     views = set_ids.gather(1, ids) * batch + images
-    widths = [sizes[index] for index in by_size]
-    groups = tuple((sizes.count(size) * batch, size) for size in sorted(set(sizes), reverse=True))
+    widths = [sizes[index] for index in in_order]
+    groups = tuple((len(sets) * batch, sizes[sets[0]]) for sets in (larger, smaller) if sets)
     return VisibleCells(
         ids=_one_set_after_the_other(ids, widths),
         images=_one_set_after_the_other(images, widths),

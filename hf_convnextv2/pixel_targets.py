@@ -1,4 +1,4 @@
-"""The pixels of hidden cells as the targets of FCMAE (arXiv 2301.00808, section 3).
+"""The pixels of hidden cells as targets, as in FCMAE (arXiv 2301.00808, section 3) and MAE (arXiv 2111.06377).
 
 K views of B images, L cells of an image, n numbers of a cell.
 """

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from .shared_config import height_and_width
 
+ROUNDING = 4e-3  # of a bfloat16 near 1
+
 
 def sincos_table(height: int, width: int, dim: int) -> Tensor:
     """`(H * W, D)`: sines and cosines of the column, then of the row, at D/4 frequencies from 1 to 1/10000."""
@@ -58,6 +60,20 @@ class PositionEmbeddings(nn.Module):
     def initial_weight(self) -> Tensor:
         """`(1, H * W, D)`."""
         return sincos_table(*self.grid, self.weight.shape[2])[None]
+
+    @torch.no_grad()
+    def restore_initial_weight(self) -> bool:
+        """Make the embeddings sines and cosines again, and return whether they were others.
+
+        Those that half precision has rounded are no others.
+        """
+        if self.weight.is_meta:  # left on the disk
+            return False
+        initial = self.initial_weight().to(self.weight)
+        if torch.allclose(self.weight, initial, rtol=0, atol=ROUNDING):
+            return False
+        self.weight.copy_(initial)
+        return True
 
     @torch.no_grad()
     def set_image_size(self, image_size: int | Sequence[int]) -> None:

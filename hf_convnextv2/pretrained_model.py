@@ -50,10 +50,14 @@ class ImageEncoderPreTrainedModel(PreTrainedModel):
         model, report = loaded
         if source is not None and not kwargs.get("ignore_mismatched_sizes", False):
             _check_encoder_is_complete(source, report)
+        model._settle_loaded_weights(source)
         for name, value in asked.items():
             if value != getattr(model.config, name):
                 getattr(model, f"set_{name}")(value)
         return loaded if with_report else model
+
+    def _settle_loaded_weights(self, source: Any) -> None:
+        """What a model does with weights that it loaded, before they are adapted to other images: here, nothing."""
 
     @classmethod
     def _with_stored_settings(cls, source: Any, asked: Collection[str], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -13,12 +13,10 @@
 import sys
 
 from training.console.errors import told_in_a_line
-from training.machine.cores import wait_briefly
 from training.settings.command_line import parse_settings
 from training.settings.scripts import ValidateSettings
 
 if __name__ == "__main__":  # before the imports below, which take seconds: reports a wrong setting at once
-    wait_briefly()
     settings = parse_settings(ValidateSettings, sys.argv[1:], __doc__)
 
 import json

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from hf_convnextv2 import gpu_depthwise, gpu_mlp, packing, triton_kernels
 from hf_convnextv2.chunks import split_into_chunks
-from hf_convnextv2.depthwise_parts import kernel_gradient, surround
+from hf_convnextv2.depthwise import kernel_gradient, surround
 from hf_convnextv2.fused_mlp import _forward, _weights
 from hf_convnextv2.fused_mlp_backward import mlp_gradients
 from hf_convnextv2.grn import ConvNextV2GRN

@@ -18,6 +18,7 @@ from hf_convnextv2 import (
     ConvNextV2ForImageClassification,
 )
 from hf_convnextv2.configuration_convmae import CONVMAE_SIZES
+from hf_convnextv2.layers import ConvNextV2DropPath
 from hf_convnextv2.position_embeddings import PositionEmbeddings
 from tests.small_models import assert_close, awake, difference, small_config, small_convmae_config
 
@@ -183,11 +184,36 @@ def test_pretraining_compiles_as_one_graph(num_sets):
 
 
 @pytest.mark.parametrize("num_sets", [1, 3])
-def test_drop_path_drops_whole_views(num_sets):
-    model = small_model(drop_path_rate=0.5, num_visible_sets=num_sets).train()
-    output = model(**make_inputs(ConvMAEForPreTraining))
-    output.loss.backward()
-    assert output.loss.isfinite()
+@pytest.mark.parametrize("stage", [0, 2])
+def test_drop_path_drops_the_branches_of_whole_views(stage, num_sets):
+    """A view of which the branch is dropped leaves the block as it came; of any other, the branch counts double."""
+    model = small_model(num_visible_sets=num_sets)
+    layer, seen = model.convmae.encoder.stages[stage].layers[0], []
+    handle = layer.register_forward_hook(lambda _, inputs, output: seen.append(inputs))
+    model(**make_inputs(ConvMAEForPreTraining))
+    handle.remove()
+    x, where = seen[0]
+    groups = where if stage == 2 else where.groups
+    nn.init.zeros_(layer.mlp.fc2.weight), nn.init.zeros_(layer.mlp.fc2.bias)  # leaves the first branch alone
+    branch = layer(x, where) - x
+    layer.drop_path = ConvNextV2DropPath(0.5).train()
+    seen_dropped = torch.zeros(2, 2 * num_sets)  # how often each view was kept, and dropped
+    for _ in range(20):
+        parts = split_by_views(layer(x, where) - x, groups)
+        for view, (part, full) in enumerate(zip(parts, split_by_views(branch, groups), strict=True)):
+            is_dropped = not part.any()
+            assert is_dropped or difference(part, 2 * full) < 1e-4
+            seen_dropped[int(is_dropped), view] += 1
+    assert seen_dropped.all()
+
+
+def split_by_views(x, groups):
+    """The rows, or packed cells, of each view."""
+    return x.split([size for views, size in groups for _ in range(views)])
+
+
+def test_drop_path_rates_rise_to_that_of_the_configuration():
+    model = small_model(drop_path_rate=0.5)
     rates = [m.drop_prob for m in model.convmae.modules() if type(m).__name__ == "ConvNextV2DropPath"]
     assert rates == pytest.approx([0.125, 0.25, 0.375, 0.5])
 
@@ -263,6 +289,22 @@ def test_weights_adapt_to_other_channels_and_image_sizes(model_class, tmp_path):
     if model_class is ConvMAEForPreTraining:  # one channel's prediction is the mean of three
         expected = expected.unflatten(-1, (-1, 3)).mean(-1)
     assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("image_size", [64, (96, 160)])
+def test_pretraining_does_not_start_from_the_learned_positions_of_a_fine_tuned_model(image_size, tmp_path, caplog):
+    small_model(ConvMAEForImageClassification).save_pretrained(tmp_path)
+    model = ConvMAEForPreTraining.from_pretrained(tmp_path, image_size=image_size)
+    actual = model.convmae.encoder.stages[2].position_embeddings.weight
+    assert_close(actual, PositionEmbeddings(image_size, 16, 16, learned=False).initial_weight())
+    assert f"`{tmp_path}` has learned position embeddings" in caplog.text
+
+
+def test_fixed_positions_that_were_stored_in_half_precision_are_no_learned_ones(tmp_path, caplog):
+    small_model().bfloat16().save_pretrained(tmp_path)
+    stored = ConvMAEForPreTraining.from_pretrained(tmp_path, dtype=torch.float32)
+    actual = stored.convmae.encoder.stages[2].position_embeddings.weight
+    assert torch.equal(actual, actual.bfloat16().float()) and not caplog.text
 
 
 def test_a_folder_of_another_family_or_size_is_refused(tmp_path):

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hf_convnextv2 import depthwise_parts, packing
+from hf_convnextv2 import depthwise, packing
 from hf_convnextv2.depthwise import depthwise_conv
 from hf_convnextv2.packing import locate_cells, pack, unpack
 from tests.packed_cells import GRID, SIDES, VISIBLE, cut, visible_map
@@ -92,7 +92,7 @@ def test_convolution_of_packed_cells_runs_under_autocast(locate):
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
 @pytest.mark.parametrize("bias", [True, False])
 def test_gradients_of_a_dense_map_are_those_of_a_convolution(bias, memory_format, chunk_size, monkeypatch):
-    monkeypatch.setattr(depthwise_parts, "CHUNK_SIZE", chunk_size)
+    monkeypatch.setattr(depthwise, "CHUNK_SIZE", chunk_size)
     conv = nn.Conv2d(3, 3, 7, padding=3, groups=3, bias=bias).double()
     for size in ((7, 9), (1, 1), (2, 13)):
         x = torch.randn(6, 3, *size, dtype=torch.double).to(memory_format=memory_format).requires_grad_()

@@ -262,7 +262,12 @@ def dynamic_model(num_visible_sets, family="convnextv2"):
         "convnextv2": lambda: ConvNextV2ForPreTraining(small_fcmae_config(**TWO_STAGES, **sets)),
         "convmae": lambda: ConvMAEForPreTraining(small_convmae_config(**sets)),
     }[family]()
-    return awake(model), lambda batch: {"pixel_values": torch.randn(batch, 3, 32, 48), "noise": torch.rand(batch, 6)}
+
+    def inputs(batch, height=32):
+        noise = torch.rand(batch, 3 * height // 16)
+        return {"pixel_values": torch.randn(batch, 3, height, 48), "noise": noise}
+
+    return awake(model), inputs
 
 
 FAMILY = pytest.mark.parametrize("family", ["convnextv2", "convmae"])
@@ -304,6 +309,16 @@ def test_batches_of_many_sizes_are_compiled_twice(num_visible_sets, grad):
             given = inputs(batch)
             assert_close(compiled(**given).logits, model(**given).logits)
     assert len(graphs) == 2  # for the first size, and for all
+
+
+@FAMILY
+def test_views_of_images_of_many_sizes_compile_without_a_graph_break(family):
+    model, inputs = dynamic_model(4, family)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    for height in (32, 64, 80):  # 6, 12 and 15 cells: sets of two sizes, of one, and of two again
+        given = inputs(2, height)
+        assert_close(compiled(**given).loss, model(**given).loss)
 
 
 # --- Detection and segmentation ---------------------------------------------------------------------------------------

@@ -56,9 +56,9 @@ def test_being_a_visible_neighbour_is_symmetric(monkeypatch, side):
     assert sees.diagonal().all()
 
 
-# Complementary views: sets 1, 0, 2 of the six cells of each image, of 3, 1 and 2 cells.
-SET_IDS = torch.tensor([[1, 1, 2, 1, 0, 2], [2, 0, 1, 1, 2, 1]])
-SIZES = (1, 3, 2)
+# Complementary views: four sets of the six cells of each image, of 2, 1, 2 and 1 cells.
+SET_IDS = torch.tensor([[1, 0, 2, 3, 0, 2], [2, 0, 3, 1, 2, 0]])
+SIZES = (2, 1, 2, 1)
 
 
 def of_set(index, side):
@@ -72,13 +72,14 @@ def test_each_view_shows_the_cells_of_its_set(side):
     visible = complementary_views(SET_IDS, SIZES)
     cells = locate_cells(visible, GRID, side)
     x = torch.randn(2, 5, 2 * side, 3 * side)
-    views = torch.cat([x * of_set(index, side) for index in range(3)])  # view s * 2 + b: set s of image b
+    views = torch.cat([x * of_set(index, side) for index in range(4)])  # view s * 2 + b: set s of image b
     assert torch.equal(unpack(take_cells(x, visible, GRID), cells), views)
     assert torch.equal(pack(views, cells), take_cells(x, visible, GRID))
 
 
 def test_views_of_one_size_are_one_group():
-    assert complementary_views(SET_IDS, SIZES).groups == ((2, 3), (2, 2), (2, 1))
+    assert complementary_views(SET_IDS, SIZES).groups == ((4, 2), (4, 1))
+    assert complementary_views(SET_IDS // 2, (3, 3)).groups == ((4, 3),)
     noise = torch.rand(3, 10).argsort(dim=1).argsort(dim=1)
     visible = complementary_views(noise * 4 // 10, (3, 2, 3, 2))
     assert visible.groups == ((6, 3), (6, 2))

@@ -1,22 +1,9 @@
-"""The processor's cores that a run may use, and how its threads wait for each other.
-
-This module does not import PyTorch: `wait_briefly` has an effect only before somebody does.
-"""
+"""The processor's cores that a run may use."""
 
 import os
 from pathlib import Path
 
 QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of all cores in a period, and that period
-# Some ten microseconds, as long as between two operations. The default of GNU's OpenMP, 300,000, is milliseconds,
-# in which a thread that waits keeps a core from other processes and from the thread that it waits for.
-SPINS = "10000"
-SET_BY_USER = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
-
-
-def wait_briefly() -> None:
-    """Let PyTorch's threads, which is to be imported after this, sleep where they wait long for each other."""
-    if not any(name in os.environ for name in SET_BY_USER):
-        os.environ["GOMP_SPINCOUNT"] = SPINS
 
 
 def usable_cores() -> int:

@@ -1,8 +1,6 @@
 """Cores that a run may use are counted as the machine gives them, and a run that leaves them idle says so."""
 
 import os
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -79,25 +77,3 @@ def test_nothing_is_told_where_no_core_is_idle(monkeypatch, capsys):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     fit_threads(ON_A_CPU)
     assert capsys.readouterr() == ("", "")
-
-
-READS_THE_ENVIRONMENT = """
-import os, runpy, sys
-sys.argv = [sys.argv[1], "--help"]
-try:
-    runpy.run_path(sys.argv[0], run_name="__main__")
-except SystemExit:
-    pass
-print(os.environ.get("GOMP_SPINCOUNT"), "torch" in sys.modules)
-"""
-
-
-@pytest.mark.parametrize("script", ["pretrain", "finetune", "segment", "detect", "validate"])
-@pytest.mark.parametrize(
-    ("given", "expected"), [({}, cores.SPINS), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")]
-)
-def test_script_sets_how_threads_wait_before_pytorch_reads_it(script, given, expected):
-    environment = {key: value for key, value in os.environ.items() if key not in cores.SET_BY_USER} | given
-    command = [sys.executable, "-c", READS_THE_ENVIRONMENT, f"training/{script}.py"]
-    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-    assert said.splitlines()[-1] == f"{expected} False"

@@ -1,0 +1,167 @@
+"""Waiting threads spin on a machine that does nothing else and sleep beside other processes; results stay the same."""
+
+import os
+import sys
+import threading
+
+import pytest
+import torch
+
+from hf_convnextv2 import ConvNextV2ForImageClassification, waiting
+from hf_convnextv2.waiting import (
+    FEW,
+    LEAST_SECONDS,
+    MANY,
+    SECONDS_BETWEEN_LOOKS,
+    Usage,
+    Waiting,
+    is_switchable,
+    share_cores,
+)
+from tests.small_models import awake, run_python, small_config
+
+CPU = torch.device("cpu")
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="waiting threads are switched on Linux alone")
+
+
+@pytest.fixture(autouse=True)
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+class Machine:
+    """A clock, and what the process has used so far, that a test moves on."""
+
+    def __init__(self, monkeypatch):
+        self.time, self.usage = 100.0, Usage(10.0, 5000)
+        monkeypatch.setattr(waiting.time, "monotonic", lambda: self.time)
+        monkeypatch.setattr(waiting, "used_so_far", lambda: self.usage)
+
+    def compute(self, preemptions, seconds=SECONDS_BETWEEN_LOOKS, of_processor=1.0):
+        self.time += seconds
+        self.usage = Usage(self.usage.seconds + of_processor, self.usage.preemptions + preemptions)
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    return Machine(monkeypatch)
+
+
+@pytest.fixture
+def waits(machine):
+    waits = Waiting()
+    waits.adapt()
+    yield waits
+    if waits.idle_thread is not None:
+        waits.idle_thread.end()
+
+
+def idle_threads():
+    return [thread for thread in threading.enumerate() if thread.name == "convnextv2-idle"]
+
+
+def test_threads_sleep_once_others_take_the_cores_and_spin_again_afterwards(waits, machine):
+    assert waits.idle_thread is None
+    for preemptions, sleeps in ((FEW, False), (MANY + 1, True), (FEW, True), (FEW - 1, False), (MANY, False)):
+        machine.compute(preemptions)
+        waits.adapt()
+        assert (waits.idle_thread is not None) == sleeps == bool(idle_threads())
+
+
+def test_preemptions_count_by_the_time_that_was_computed(waits, machine):
+    machine.compute(MANY + 1, of_processor=2.0)
+    waits.adapt()
+    assert waits.idle_thread is None
+    machine.compute(MANY // 2 + 1, of_processor=0.5)
+    waits.adapt()
+    assert waits.idle_thread is not None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "of_processor"), [(SECONDS_BETWEEN_LOOKS / 2, 1.0), (SECONDS_BETWEEN_LOOKS, LEAST_SECONDS / 2)]
+)
+def test_nothing_is_told_from_a_moment_or_from_little_work(seconds, of_processor, waits, machine):
+    for sleeps in (False, True):  # twice as long, or as much, is enough
+        machine.compute(1000, seconds, of_processor)
+        waits.adapt()
+        assert (waits.idle_thread is not None) == sleeps
+
+
+def test_one_thread_has_nobody_to_wait_for(waits, machine):
+    torch.set_num_threads(1)
+    machine.compute(1000)
+    waits.adapt()
+    assert waits.idle_thread is None
+
+
+def test_the_number_of_threads_stays_as_it_was(waits, machine):
+    machine.compute(1000)
+    waits.adapt()
+    seen = [torch.get_num_threads()]
+    fresh = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+    fresh.start()
+    fresh.join()
+    assert seen == [2, 2]
+
+
+def test_results_are_the_same_bits_in_either_way(waits, machine):
+    torch.manual_seed(0)
+    model, images = awake(ConvNextV2ForImageClassification(small_config())), torch.randn(4, 3, 64, 64)
+    expected = model(images).logits
+    machine.compute(1000)
+    waits.adapt()
+    assert torch.equal(model(images).logits, expected)
+
+
+def test_every_forward_pass_looks(monkeypatch):
+    looks = []
+    monkeypatch.setattr(waiting, "IS_SWITCHABLE", True)
+    monkeypatch.setattr(Waiting, "adapt", lambda self: looks.append(1))
+    awake(ConvNextV2ForImageClassification(small_config()))(torch.randn(1, 3, 64, 64))
+    assert looks == [1]
+    share_cores(torch.device("cuda"))
+    monkeypatch.setattr(waiting, "IS_SWITCHABLE", False)
+    share_cores(CPU)
+    assert looks == [1]
+
+
+@pytest.mark.parametrize("name", waiting.SET_BY_USER)
+def test_what_the_user_has_set_for_openmp_is_left_alone(name):
+    assert is_switchable({"PATH": "/bin"})
+    assert not is_switchable({name: "1"})
+
+
+PROCESSOR_TIME = """
+import os, time, torch
+from hf_convnextv2.waiting import IdleThread
+
+torch.set_num_threads(len(os.sched_getaffinity(0)))
+x = torch.zeros(2**17)
+
+def spent():  # in operations between which the other threads wait for milliseconds
+    start = time.process_time()
+    for _ in range(100):
+        x.add_(1)
+        time.sleep(0.002)
+    return time.process_time() - start
+
+spent()
+spinning = spent()
+idle_thread = IdleThread()
+idle_thread.start()
+idle_thread.is_ready.wait()
+sleeping = spent()
+idle_thread.end()
+print(spinning, sleeping, spent())
+"""
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core has no threads that wait")
+def test_an_idle_thread_lets_the_others_sleep(tmp_path):
+    spinning, sleeping, spinning_again = map(float, run_python(PROCESSOR_TIME, cwd=tmp_path).split())
+    assert sleeping < 0.5 * spinning
+    assert sleeping < 0.5 * spinning_again
