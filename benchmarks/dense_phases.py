@@ -2,15 +2,18 @@
 
     python -m benchmarks.dense_phases --cases atto tiny --image_size 512 --batch_size 2
 
-A part's cost is the difference between a step, forward and backward, that ends with it and one that ends before it.
+A part's cost is the difference between a step, forward and backward, that ends with it and one that ends before it. The
+region proposals' own loss is counted with them.
 """
 
 from collections.abc import Iterable
 from statistics import median
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
+from torchvision.models.detection import roi_heads
 from transformers import UperNetConfig
 
 from benchmarks.shared.detectors import STAGES, as_detr_labels, objects_of, our_mask_rcnn
@@ -96,8 +99,15 @@ def mask_rcnn_parts(size: str, batch_size: int, image_size: int, device: str) ->
     def loss() -> list[Tensor]:
         return [model(pixel_values, labels=labels).loss]
 
-    parts = {"backbone": maps, "pyramid": neck, "region proposals": regions, "heads for boxes and masks": loss}
-    return {name: step(model, part) for name, part in parts.items()}
+    def heads() -> list[Tensor]:
+        with (
+            mock.patch.object(roi_heads, "fastrcnn_loss", lambda logits, boxes, *_: (logits.mean(), boxes.mean())),
+            mock.patch.object(roi_heads, "maskrcnn_loss", lambda logits, *_: logits.mean()),
+        ):
+            return loss()
+
+    parts = {"backbone": maps, "pyramid": neck, "region proposals": regions, "heads for boxes and masks": heads}
+    return {name: step(model, part) for name, part in {**parts, "losses of the heads": loss}.items()}
 
 
 def step(model: Any, part: Any) -> Call:

@@ -72,11 +72,11 @@ class ConvMAEConvLayer(GradientCheckpointingLayer):
 
 
 class ConvMAEAttention(nn.Module):
-    """Self-attention among the tokens of a view."""
+    """Self-attention among the tokens of a view, by PyTorch's own operation, or written out where `eager` is asked for."""
 
-    def __init__(self, dim: int, num_heads: int):
+    def __init__(self, config: ConvMAEConfig, dim: int, num_heads: int):
         super().__init__()
-        self.num_heads = num_heads
+        self.config, self.num_heads = config, num_heads
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
@@ -90,7 +90,16 @@ class ConvMAEAttention(nn.Module):
     def _attend(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """`(B, T, 3 * C)` to `(B, T, C)`."""
         query, key, value = x.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (B, heads, T, C / heads)
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
+        attend = F.scaled_dot_product_attention
+        if self.config._attn_implementation == "eager":
+            attend = eager_attention
+        return attend(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
+
+
+def eager_attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+    """`scaled_dot_product_attention` of `(B, heads, T, C / heads)` in single steps."""
+    logits = query * query.shape[-1] ** -0.5 @ key.mT
+    return (logits if attn_mask is None else logits + attn_mask).softmax(dim=-1) @ value
 
 
 class ConvMAELayer(GradientCheckpointingLayer):
@@ -99,7 +108,7 @@ class ConvMAELayer(GradientCheckpointingLayer):
     def __init__(self, config: ConvMAEConfig, dim: int, num_heads: int, drop_path: float = 0.0):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=config.layer_norm_eps)
-        self.attn = ConvMAEAttention(dim, num_heads)
+        self.attn = ConvMAEAttention(config, dim, num_heads)
         self.norm2 = nn.LayerNorm(dim, eps=config.layer_norm_eps)
         self.mlp = ConvMAEMLP(config, dim)
         self.drop_path = drop_path_layer(drop_path)
@@ -184,11 +193,11 @@ class ConvMAETransformerStage(nn.Module):
         num_maps, dim, height, width = features.shape
         x = self.proj(to_rows(features))
         if cells is None:
-            x = x + self.position_embeddings(height, width).to(x.dtype).repeat(num_maps, 1)
+            x = x + self.position_embeddings(height, width)[0].to(x.dtype).repeat(num_maps, 1)
             x = self._transform(x, num_maps, height, width)
         else:
             groups, (_, rows, columns) = cells.row_groups, cells.canvas
-            table = self.position_embeddings(rows, columns).to(x.dtype)
+            table = self.position_embeddings(rows, columns)[0].to(x.dtype)
             x = x + table.index_select(0, cells.to_canvas % (rows * columns))
             for layer in self.layers:
                 x = layer(x, groups)

@@ -46,16 +46,16 @@ class PositionEmbeddings(nn.Module):
             self.register_buffer("weight", weight)
 
     def forward(self, height: int, width: int) -> Tensor:
-        """`(H * W, D)`."""
+        """`(1, H * W, D)`; never a view of the parameter, which `torch.utils.flop_counter` would stumble over."""
         # An exported program in which they are symbols would be one for all grids but this: it interpolates always.
         is_known = isinstance(height, int) and isinstance(width, int)
         if is_known and (height, width) == self.grid:
-            return self.weight[0]
+            return self.weight
         if not self.learned:
-            return sincos_table(height, width, self.weight.shape[2]).to(self.weight)
+            return sincos_table(height, width, self.weight.shape[2]).to(self.weight)[None]
         map_ = self.weight.unflatten(1, self.grid).permute(0, 3, 1, 2)
         resized = F.interpolate(map_, size=(height, width), mode="bicubic", align_corners=False)
-        return resized[0].flatten(1).T
+        return resized.flatten(2).mT
 
     def initial_weight(self) -> Tensor:
         """`(1, H * W, D)`."""
@@ -79,7 +79,7 @@ class PositionEmbeddings(nn.Module):
     def set_image_size(self, image_size: int | Sequence[int]) -> None:
         """Make other images' grid the parameter's."""
         grid = self.grid_of(image_size)
-        weight = self(*grid)[None].clone()
+        weight = self(*grid).clone()
         self.grid, self.weight = grid, nn.Parameter(weight) if self.learned else weight
 
     def grid_of(self, image_size: int | Sequence[int]) -> tuple[int, int]:

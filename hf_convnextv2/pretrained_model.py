@@ -28,6 +28,7 @@ class ImageEncoderPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True
     # The folder of a pre-training model also holds its decoder, which no other model needs.
     _keys_to_ignore_on_load_unexpected = [r"^decoder\."]  # noqa: RUF012
+    has_attention: ClassVar[bool] = False
     # Settings for which stored weights can be adapted, each by a method `set_...`.
     adapted_settings: ClassVar[tuple[str, ...]] = ("num_channels",)
 

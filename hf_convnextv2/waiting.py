@@ -6,6 +6,7 @@ OpenMP, which PyTorch has on Linux, lets threads spin for milliseconds, but for 
 more of its threads than cores. One idle thread is therefore a switch, at any time, and what is computed stays the same.
 """
 
+import contextlib
 import os
 import sys
 import threading
@@ -46,12 +47,14 @@ class IdleThread(threading.Thread):
         self.is_ready, self.is_over = threading.Event(), threading.Event()
 
     def run(self) -> None:
-        torch.get_num_threads()  # a new thread takes the number of the process at its first question, once
-        number = max(1, len(os.sched_getaffinity(0)) - self.all_threads + 1) + 1
-        torch.set_num_threads(number)
-        torch.zeros(number * LEAST_PARALLEL).add_(1)
-        torch.set_num_threads(self.all_threads)  # that of threads to come, which was set too
-        self.is_ready.set()
+        try:
+            torch.get_num_threads()  # a new thread takes the number of the process at its first question, once
+            number = max(1, len(os.sched_getaffinity(0)) - self.all_threads + 1) + 1
+            torch.set_num_threads(number)
+            torch.zeros(number * LEAST_PARALLEL, device="cpu").add_(1)
+            torch.set_num_threads(self.all_threads)  # that of threads to come, which was set too
+        finally:
+            self.is_ready.set()
         self.is_over.wait()
 
     def end(self) -> None:
@@ -84,9 +87,11 @@ class Waiting:
     def _switch(self, rate: float) -> None:
         """Let waiting threads sleep soon or spin, by the preemptions in a second; in between, leave it as it is."""
         if rate > MANY and self.idle_thread is None:
-            self.idle_thread = IdleThread()
-            self.idle_thread.start()
-            self.idle_thread.is_ready.wait()
+            thread = IdleThread()
+            with contextlib.suppress(RuntimeError):  # the system has no thread to spare
+                thread.start()
+                thread.is_ready.wait()
+                self.idle_thread = thread
         elif rate < FEW and self.idle_thread is not None:
             self.idle_thread.end()
             self.idle_thread = None

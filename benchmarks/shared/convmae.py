@@ -70,7 +70,7 @@ def official(model: Any, pixel_values: Tensor, masked: Tensor, visible: VisibleC
         for layer in stage.layers:
             x = conv_layer(layer, x, masks)
     x = third.proj(third.patch_embed(x).permute(0, 2, 3, 1))
-    x = x + third.position_embeddings(*grid).view(*grid, -1)
+    x = x + third.position_embeddings(*grid)[0].view(*grid, -1)
     cells = locate_cells(visible._replace(views=visible.images, num_views=len(pixel_values)), grid, 1, with_halo=False)
     rows = pack(x.permute(0, 3, 1, 2), cells).flatten(1)
     for layer in third.layers:

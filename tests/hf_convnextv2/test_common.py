@@ -278,8 +278,17 @@ def test_base_model_is_the_encoder(model, model_class):
     assert model.base_model is (getattr(model, model.base_model_prefix) if has_head else model)
 
 
-def test_arguments_that_a_convolution_has_no_use_for_are_ignored(model, inputs):
-    same(model(**inputs, output_attentions=True), model(**inputs))
+def test_arguments_that_a_model_has_no_use_for_are_ignored(model, inputs):
+    same(model(**inputs, use_cache=True), model(**inputs))
+
+
+def test_attentions_are_refused_where_there_is_attention_and_ignored_elsewhere(model, inputs):
+    if model.base_model_prefix == "convnextv2":
+        same(model(**inputs, output_attentions=True), model(**inputs))
+    else:
+        with pytest.raises(ValueError, match=r"`output_attentions` \(=True\) must be left out: ConvMAE"):
+            model(**inputs, output_attentions=True)
+        same(model(**inputs, output_attentions=False), model(**inputs))
 
 
 @pytest.mark.parametrize("where", ["argument", "configuration"])

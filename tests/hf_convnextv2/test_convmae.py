@@ -127,14 +127,14 @@ def test_positions_are_those_of_mae():
 
 def test_positions_of_other_grids_are_computed_where_fixed_and_interpolated_where_learned():
     fixed, learned = PositionEmbeddings(64, 16, 8, learned=False), PositionEmbeddings(64, 16, 8, learned=True)
-    assert_close(fixed(6, 10), PositionEmbeddings((96, 160), 16, 8, learned=False).initial_weight()[0])
+    assert_close(fixed(6, 10), PositionEmbeddings((96, 160), 16, 8, learned=False).initial_weight())
     weight = torch.randn(1, 16, 8)
     learned.weight.data.copy_(weight)
     expected = F.interpolate(weight.mT.reshape(1, 8, 4, 4), size=(6, 10), mode="bicubic")
-    assert_close(learned(6, 10), expected.flatten(2)[0].T)
-    assert torch.equal(learned(4, 4), weight[0])
+    assert_close(learned(6, 10), expected.flatten(2).mT)
+    assert torch.equal(learned(4, 4), weight)
     learned.set_image_size((96, 160))
-    assert_close(learned(6, 10), expected.flatten(2)[0].T)
+    assert_close(learned(6, 10), expected.flatten(2).mT)
 
 
 # --- Models -----------------------------------------------------------------------------------------------------------
@@ -228,6 +228,17 @@ def test_models_compute_in_other_precisions(model_class, dtype):
     with torch.autocast("cpu", torch.bfloat16):
         value = small_model(model_class)(**inputs)[0]
     (value if torch.is_tensor(value) else value[0]).float().sum().backward()
+
+
+@MODELS
+def test_eager_attention_computes_the_same(model_class, monkeypatch):
+    settings = {} if model_class is ConvMAEForPreTraining else {"window_size": 3, "use_relative_position_bias": True}
+    model, inputs = small_model(model_class, **settings), make_inputs(model_class)
+    expected = tensors(model(**inputs))
+    model.set_attn_implementation("eager")
+    monkeypatch.setattr(F, "scaled_dot_product_attention", None)
+    for actual, wanted in zip(tensors(model(**inputs)), expected, strict=True):
+        assert_close(actual, wanted)
 
 
 def test_a_fresh_model_predicts_no_better_than_the_mean():

@@ -45,7 +45,7 @@ def last_map_by_hand(model: ConvMAEModel, pixel_values: Tensor, windowed: list[i
     x = second(x)
     x = dense_convmae.embed(stage.patch_embed.proj, stage.patch_embed.norm, x).permute(0, 2, 3, 1)
     height, width = x.shape[1:3]
-    x = F.linear(x, stage.proj.weight, stage.proj.bias) + stage.position_embeddings(height, width).view(
+    x = F.linear(x, stage.proj.weight, stage.proj.bias) + stage.position_embeddings(height, width)[0].view(
         height, width, -1
     )
     for index, layer in enumerate(stage.layers):
