@@ -72,7 +72,7 @@ class ConvMAEConvLayer(GradientCheckpointingLayer):
 
 
 class ConvMAEAttention(nn.Module):
-    """Self-attention among the tokens of a view, by PyTorch's own operation, or written out where `eager` is asked for."""
+    """Self-attention among the tokens of a view: PyTorch's own, or written out where `eager` is asked for."""
 
     def __init__(self, config: ConvMAEConfig, dim: int, num_heads: int):
         super().__init__()
