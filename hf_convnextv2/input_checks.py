@@ -36,8 +36,8 @@ def check_pixel_values(pixel_values: Tensor, num_channels: int, cell_size: int |
 def refuse_unknown_keywords(*more: str, strict: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """A decorator of `forward` that raises a `TypeError` for a keyword that is nearly one of its own.
 
-    Others are ignored, as in Transformers; with `strict` they are errors too, and so is asking a model that has attention
-    for its attentions. `more` are keywords that `forward` takes beyond its signature.
+    Others are ignored, as in Transformers; with `strict` they are errors too. A model with attention does not return
+    it, and says so. `more` are keywords that `forward` takes beyond its signature.
     """
 
     def decorate(forward: Callable[..., Any]) -> Callable[..., Any]:

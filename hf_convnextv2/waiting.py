@@ -17,11 +17,6 @@ from typing import NamedTuple
 
 import torch
 
-try:
-    import resource
-except ImportError:  # on Windows
-    resource = None  # type: ignore[assignment]
-
 SET_BY_USER = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 SECONDS_BETWEEN_LOOKS = 0.5
 LEAST_SECONDS = 0.25  # of processor time, to tell anything from
@@ -98,6 +93,8 @@ class Waiting:
 
 
 def used_so_far() -> Usage:
+    import resource  # Windows does not have this module
+
     used = resource.getrusage(resource.RUSAGE_SELF)
     return Usage(used.ru_utime + used.ru_stime, used.ru_nivcsw)
 
