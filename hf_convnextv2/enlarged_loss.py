@@ -24,7 +24,8 @@ def enlarged_cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int) ->
     Pixels of `ignore_index` do not count. The loss is 0 if there is no other pixel.
     """
     if logits.device.type == "cpu" and not torch.compiler.is_compiling() and not is_transformed():
-        loss: Any = EnlargedCrossEntropy.apply(logits, labels, ignore_index)
+        with torch.autocast("cpu", enabled=False):  # which would round the enlarged logits to half precision
+            loss: Any = EnlargedCrossEntropy.apply(logits, labels, ignore_index)
         return loss
     return reference_loss(logits, labels, ignore_index)
 

@@ -36,8 +36,8 @@ def check_pixel_values(pixel_values: Tensor, num_channels: int, cell_size: int |
 def refuse_unknown_keywords(*more: str, strict: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """A decorator of `forward` that raises a `TypeError` for a keyword that is nearly one of its own.
 
-    Others are ignored, as in Transformers; with `strict` they are errors too. A model with attention does not return
-    it, and says so. `more` are keywords that `forward` takes beyond its signature.
+    Others are ignored, as in Transformers; with `strict` they are errors too. A model with attention raises a
+    `ValueError` for `output_attentions=True`. `more` are keywords that `forward` takes beyond its signature.
     """
 
     def decorate(forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -50,7 +50,7 @@ def refuse_unknown_keywords(*more: str, strict: bool = False) -> Callable[[Calla
             for name in kwargs:
                 if name not in known and kwargs[name] is not None:
                     _refuse(name, own, strict, type(self).__name__)
-            if self.has_attention and kwargs.get("output_attentions"):
+            if self.refuses_attentions and kwargs.get("output_attentions"):
                 raise ValueError(
                     f"`output_attentions` (=True) must be left out: {type(self).__name__} returns no attentions. Hooks "
                     "on its blocks' `attn` see what goes in and out."

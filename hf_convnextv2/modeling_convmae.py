@@ -37,7 +37,7 @@ class ConvMAEPreTrainedModel(ImageEncoderPreTrainedModel):
     base_model_prefix = "convmae"
     _no_split_modules = ["ConvMAEConvLayer", "ConvMAELayer"]  # noqa: RUF012
     _supports_sdpa = True
-    has_attention: ClassVar[bool] = True
+    refuses_attentions: ClassVar[bool] = True
     adapted_settings: ClassVar[tuple[str, ...]] = ("num_channels", "image_size")
     # Pre-training has none: they start at zero, which changes nothing.
     _keys_to_ignore_on_load_missing = [POSITION_BIASES]  # noqa: RUF012

@@ -4,6 +4,7 @@ How it hides, encodes and compares cells is in masked_pretraining.py, whose lett
 is in convmae_decoder.py. A patch, which is what is predicted, is a token here; a cell has one or several.
 """
 
+import os
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -57,9 +58,12 @@ class ConvMAEForPreTraining(MaskedPreTrainingModel, ConvMAEPreTrainedModel):
         self.decoder = ConvMAEDecoder(config)
         self.post_init()
 
-    def _settle_loaded_weights(self, source: Any) -> None:
-        """Drop the learned position embeddings of a fine-tuned model: those of pre-training are fixed."""
-        if self.convmae.encoder.stages[-1].position_embeddings.restore_initial_weight():
+    def _settle_loaded_weights(self, source: Any, report: dict[str, Any]) -> None:
+        """Drop the learned position embeddings of a model without a decoder: those of pre-training are fixed."""
+        if "decoder.position_embeddings.weight" not in report["missing_keys"]:
+            return
+        is_learned = self.convmae.encoder.stages[-1].position_embeddings.restore_initial_weight()
+        if is_learned and os.environ.get("LOCAL_RANK", "0") == "0":  # once for all processes
             logger.warning(
                 f"`{source}` has learned position embeddings, which pre-training does not use: its own are fixed sines "
                 "and cosines."

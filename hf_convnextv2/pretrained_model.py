@@ -28,7 +28,7 @@ class ImageEncoderPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True
     # The folder of a pre-training model also holds its decoder, which no other model needs.
     _keys_to_ignore_on_load_unexpected = [r"^decoder\."]  # noqa: RUF012
-    has_attention: ClassVar[bool] = False
+    refuses_attentions: ClassVar[bool] = False  # where there is attention, and it is not returned
     # Settings for which stored weights can be adapted, each by a method `set_...`.
     adapted_settings: ClassVar[tuple[str, ...]] = ("num_channels",)
 
@@ -51,13 +51,13 @@ class ImageEncoderPreTrainedModel(PreTrainedModel):
         model, report = loaded
         if source is not None and not kwargs.get("ignore_mismatched_sizes", False):
             _check_encoder_is_complete(source, report)
-        model._settle_loaded_weights(source)
+        model._settle_loaded_weights(source, report)
         for name, value in asked.items():
             if value != getattr(model.config, name):
                 getattr(model, f"set_{name}")(value)
         return loaded if with_report else model
 
-    def _settle_loaded_weights(self, source: Any) -> None:
+    def _settle_loaded_weights(self, source: Any, report: dict[str, Any]) -> None:
         """What a model does with weights that it loaded, before they are adapted to other images: here, nothing."""
 
     @classmethod

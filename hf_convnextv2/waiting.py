@@ -3,7 +3,8 @@
 PyTorch divides each operation among threads, which spin until the next one: the fastest way on a machine that does
 nothing else. Beside another process, a thread that spins keeps a core from the very thread that it waits for. GNU's
 OpenMP, which PyTorch has on Linux, lets threads spin for milliseconds, but for microseconds only in a process that has
-more of its threads than cores. One idle thread is therefore a switch, at any time, and what is computed stays the same.
+more of its threads than cores. Idle threads, one where each core has a thread that computes, are therefore a switch, at
+any time. What is computed stays the same.
 """
 
 import contextlib
@@ -13,13 +14,15 @@ import threading
 import time
 from collections.abc import Mapping
 from functools import cache
+from importlib import import_module
 from typing import NamedTuple
 
 import torch
 
 SET_BY_USER = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-SECONDS_BETWEEN_LOOKS = 0.5
-LEAST_SECONDS = 0.25  # of processor time, to tell anything from
+SECONDS_BETWEEN_CHECKS = 0.5
+LEAST_SECONDS = 0.25  # of processor time between two checks
+MOST = 32  # OpenMP threads of an idle thread; on a machine with more cores to spare, threads spin
 # How often a core is taken from a thread that computes, in a second of its time: 20 times on a machine that does
 # nothing else, 140 times and more beside another process, at each turn of Linux's scheduler.
 FEW, MANY = 40, 80
@@ -34,21 +37,26 @@ class Usage(NamedTuple):
 
 
 class IdleThread(threading.Thread):
-    """A thread that has so many of OpenMP's threads for itself that the process has more of them than cores."""
+    """A thread that starts OpenMP threads of its own, so many that the process has more of them than cores.
+
+    beside: the number of threads that each operation is divided among, which the number of its own follows from.
+    works: whether they could be started.
+    """
 
     def __init__(self) -> None:
         super().__init__(name="convnextv2-idle", daemon=True)
-        self.all_threads = torch.get_num_threads()
+        self.beside, self.works = torch.get_num_threads(), False
         self.is_ready, self.is_over = threading.Event(), threading.Event()
 
     def run(self) -> None:
+        of_process = torch.get_num_threads()
+        number = num_own_threads(self.beside)
         try:
-            torch.get_num_threads()  # a new thread takes the number of the process at its first question, once
-            number = max(1, len(os.sched_getaffinity(0)) - self.all_threads + 1) + 1
-            torch.set_num_threads(number)
+            torch.set_num_threads(number)  # of this thread, and of all threads that start from now on
             torch.zeros(number * LEAST_PARALLEL, device="cpu").add_(1)
-            torch.set_num_threads(self.all_threads)  # that of threads to come, which was set too
+            self.works = True
         finally:
+            torch.set_num_threads(of_process)
             self.is_ready.set()
         self.is_over.wait()
 
@@ -57,44 +65,59 @@ class IdleThread(threading.Thread):
         self.join()
 
 
+def num_own_threads(beside: int) -> int:
+    """How many OpenMP threads of an idle thread, itself among them, it takes to have more than cores."""
+    return max(2, len(os.sched_getaffinity(0)) - beside + 2)
+
+
 class Waiting:
     """Whether waiting threads sleep soon, decided anew from time to time by what happened to this process."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.idle_thread: IdleThread | None = None
-        self.last_look = -SECONDS_BETWEEN_LOOKS
+        self.last_check = -SECONDS_BETWEEN_CHECKS
         self.last_usage: Usage | None = None
 
     def adapt(self) -> None:
-        """Look whether others want the cores, if the last look is long ago, and switch if that has changed."""
-        now = time.monotonic()
-        if now - self.last_look < SECONDS_BETWEEN_LOOKS or torch.get_num_threads() == 1:
-            return
+        """Check whether others want the cores, if the last check is long ago, and switch if that has changed."""
+        now, threads = time.monotonic(), torch.get_num_threads()
         with self.lock:
-            usage, before = used_so_far(), self.last_usage
-            if before is not None and usage.seconds - before.seconds < LEAST_SECONDS:
-                return
-            self.last_look, self.last_usage = now, usage
-            if before is not None:
-                self._switch((usage.preemptions - before.preemptions) / (usage.seconds - before.seconds))
+            if self.idle_thread is not None and self.idle_thread.beside != threads:
+                self._let_spin()
+            if now - self.last_check >= SECONDS_BETWEEN_CHECKS and threads > 1 and num_own_threads(threads) <= MOST:
+                self._check(now)
 
-    def _switch(self, rate: float) -> None:
-        """Let waiting threads sleep soon or spin, by the preemptions in a second; in between, leave it as it is."""
+    def _check(self, now: float) -> None:
+        usage, before = used_so_far(), self.last_usage
+        if before is not None and usage.seconds - before.seconds < LEAST_SECONDS:
+            return
+        self.last_check, self.last_usage = now, usage
+        if before is None:
+            return
+        rate = (usage.preemptions - before.preemptions) / (usage.seconds - before.seconds)
         if rate > MANY and self.idle_thread is None:
-            thread = IdleThread()
-            with contextlib.suppress(RuntimeError):  # the system has no thread to spare
-                thread.start()
-                thread.is_ready.wait()
-                self.idle_thread = thread
+            self._let_sleep()
         elif rate < FEW and self.idle_thread is not None:
-            self.idle_thread.end()
-            self.idle_thread = None
+            self._let_spin()
+
+    def _let_sleep(self) -> None:
+        thread = IdleThread()
+        with contextlib.suppress(RuntimeError):  # the system has no thread to spare
+            thread.start()
+            thread.is_ready.wait()
+        if thread.works:
+            self.idle_thread = thread
+
+    def _let_spin(self) -> None:
+        assert self.idle_thread is not None
+        self.idle_thread.end()
+        self.idle_thread = None
 
 
 def used_so_far() -> Usage:
-    import resource  # Windows does not have this module
-
+    # By name: Windows does not have this module, and a model on the Hub is refused if an import of its code is missing.
+    resource = import_module("resource")
     used = resource.getrusage(resource.RUSAGE_SELF)
     return Usage(used.ru_utime + used.ru_stime, used.ru_nivcsw)
 
@@ -108,7 +131,7 @@ def _waiting() -> Waiting:
 def share_cores(device: torch.device) -> None:
     """Let the threads that compute on a CPU leave its cores to other processes while they wait, if any want them.
 
-    To be called often. Nothing is done where the user has said how threads wait, by OpenMP's environment variables.
+    To be called often. Nothing is done in compiled programs, or where the user's environment says how threads wait.
     """
     if device.type == "cpu" and IS_SWITCHABLE and not torch.compiler.is_compiling():
         _waiting().adapt()

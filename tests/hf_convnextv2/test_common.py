@@ -209,6 +209,7 @@ def test_missing_weights_are_drawn_as_for_a_new_model(model_class, config):
     for name in expected:
         spread = [value[name].std(correction=0).item() for value in (actual, expected)]
         chance = 4 * spread[1] / expected[name].numel() ** 0.5  # of a few numbers that are drawn anew
+        assert (spread[0] == 0) == (spread[1] == 0), name
         assert spread[0] == pytest.approx(spread[1], abs=max(0.01, chance)), name
         assert actual[name].mean().item() == pytest.approx(expected[name].mean().item(), abs=max(0.02, chance)), name
 

@@ -194,17 +194,18 @@ def test_drop_path_drops_the_branches_of_whole_views(stage, num_sets):
     handle.remove()
     x, where = seen[0]
     groups = where if stage == 2 else where.groups
-    nn.init.zeros_(layer.mlp.fc2.weight), nn.init.zeros_(layer.mlp.fc2.bias)  # leaves the first branch alone
+    for parameter in layer.mlp.fc2.parameters():  # leaves the first branch alone
+        nn.init.zeros_(parameter)
     branch = layer(x, where) - x
     layer.drop_path = ConvNextV2DropPath(0.5).train()
-    seen_dropped = torch.zeros(2, 2 * num_sets)  # how often each view was kept, and dropped
+    counts = torch.zeros(2, 2 * num_sets)  # how often each view was kept, and dropped
     for _ in range(20):
         parts = split_by_views(layer(x, where) - x, groups)
         for view, (part, full) in enumerate(zip(parts, split_by_views(branch, groups), strict=True)):
             is_dropped = not part.any()
             assert is_dropped or difference(part, 2 * full) < 1e-4
-            seen_dropped[int(is_dropped), view] += 1
-    assert seen_dropped.all()
+            counts[int(is_dropped), view] += 1
+    assert counts.all()
 
 
 def split_by_views(x, groups):

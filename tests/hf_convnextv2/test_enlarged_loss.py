@@ -51,9 +51,11 @@ def test_a_batch_without_a_known_pixel_has_the_loss_0_and_no_gradient():
     assert loss == 0 and not logits.grad.any()
 
 
-def test_half_precision_is_summed_in_single():
+@pytest.mark.parametrize("autocast", [False, True])
+def test_half_precision_is_summed_in_single(autocast):
     logits, labels = case(dtype=torch.bfloat16)
-    loss = enlarged_cross_entropy(logits, labels, 255)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        loss = enlarged_cross_entropy(logits, labels, 255)
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss.double(), written_out(logits, labels), rtol=1e-5, atol=1e-5)
     loss.backward()

@@ -1,5 +1,6 @@
 """Waiting threads spin on a machine that does nothing else and sleep beside other processes; results stay the same."""
 
+import multiprocessing
 import os
 import sys
 import threading
@@ -12,7 +13,8 @@ from hf_convnextv2.waiting import (
     FEW,
     LEAST_SECONDS,
     MANY,
-    SECONDS_BETWEEN_LOOKS,
+    SECONDS_BETWEEN_CHECKS,
+    IdleThread,
     Usage,
     Waiting,
     is_switchable,
@@ -42,7 +44,7 @@ class Machine:
         monkeypatch.setattr(waiting.time, "monotonic", lambda: self.time)
         monkeypatch.setattr(waiting, "used_so_far", lambda: self.usage)
 
-    def compute(self, preemptions, seconds=SECONDS_BETWEEN_LOOKS, of_processor=1.0):
+    def compute(self, preemptions, seconds=SECONDS_BETWEEN_CHECKS, of_processor=1.0):
         self.time += seconds
         self.usage = Usage(self.usage.seconds + of_processor, self.usage.preemptions + preemptions)
 
@@ -53,8 +55,10 @@ def machine(monkeypatch):
 
 
 @pytest.fixture
-def waits(machine):
+def waits(machine, monkeypatch):
+    """The process's, without an idle thread so far, after its first check."""
     waits = Waiting()
+    monkeypatch.setattr(waiting, "_waiting", lambda: waits)
     waits.adapt()
     yield waits
     if waits.idle_thread is not None:
@@ -66,11 +70,11 @@ def idle_threads():
 
 
 def test_threads_sleep_once_others_take_the_cores_and_spin_again_afterwards(waits, machine):
-    assert waits.idle_thread is None
+    before = idle_threads()
     for preemptions, sleeps in ((FEW, False), (MANY + 1, True), (FEW, True), (FEW - 1, False), (MANY, False)):
         machine.compute(preemptions)
         waits.adapt()
-        assert (waits.idle_thread is not None) == sleeps == bool(idle_threads())
+        assert (waits.idle_thread is not None) == sleeps == (len(idle_threads()) > len(before))
 
 
 def test_preemptions_count_by_the_time_that_was_computed(waits, machine):
@@ -83,7 +87,7 @@ def test_preemptions_count_by_the_time_that_was_computed(waits, machine):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "of_processor"), [(SECONDS_BETWEEN_LOOKS / 2, 1.0), (SECONDS_BETWEEN_LOOKS, LEAST_SECONDS / 2)]
+    ("seconds", "of_processor"), [(SECONDS_BETWEEN_CHECKS / 2, 1.0), (SECONDS_BETWEEN_CHECKS, LEAST_SECONDS / 2)]
 )
 def test_nothing_is_told_from_a_moment_or_from_little_work(seconds, of_processor, waits, machine):
     for sleeps in (False, True):  # twice as long, or as much, is enough
@@ -97,6 +101,28 @@ def test_one_thread_has_nobody_to_wait_for(waits, machine):
     machine.compute(1000)
     waits.adapt()
     assert waits.idle_thread is None
+
+
+def test_another_number_of_threads_ends_the_idle_thread(waits, machine):
+    machine.compute(1000)
+    waits.adapt()
+    assert waits.idle_thread.beside == 2
+    torch.set_num_threads(3)
+    waits.adapt()
+    assert waits.idle_thread is None
+    machine.compute(1000)
+    waits.adapt()
+    assert waits.idle_thread.beside == 3
+
+
+def test_threads_spin_where_many_cores_would_need_many_idle_threads(waits, machine, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(waiting.MOST + 1))
+    machine.compute(1000)
+    waits.adapt()
+    assert waits.idle_thread is None
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(4))
+    waits.adapt()
+    assert waits.idle_thread is not None
 
 
 def test_the_number_of_threads_stays_as_it_was(waits, machine):
@@ -136,6 +162,34 @@ def test_what_the_user_has_set_for_openmp_is_left_alone(name):
     assert not is_switchable({name: "1"})
 
 
+def test_a_compiled_model_does_not_look(monkeypatch):
+    monkeypatch.setattr(waiting, "IS_SWITCHABLE", True)
+    monkeypatch.setattr(Waiting, "adapt", None)
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda x: share_cores(x.device) or x + 1, fullgraph=True, backend="eager")
+    assert compiled(torch.zeros(2)).tolist() == [1, 1]
+
+
+def has_an_idle_thread(connection):
+    connection.send((waiting._waiting().idle_thread is not None, len(idle_threads())))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_process_begins_anew():
+    idle_thread = IdleThread()
+    idle_thread.start()
+    idle_thread.is_ready.wait()
+    waiting._waiting().idle_thread = idle_thread
+    ours, theirs = multiprocessing.get_context("fork").Pipe()
+    process = multiprocessing.get_context("fork").Process(target=has_an_idle_thread, args=(theirs,))
+    process.start()
+    assert ours.recv() == (False, 0)
+    process.join()
+    idle_thread.end()
+    waiting._waiting().idle_thread = None
+
+
 PROCESSOR_TIME = """
 import os, time, torch
 from hf_convnextv2.waiting import IdleThread
@@ -162,7 +216,9 @@ print(spinning, sleeping, spent())
 
 
 @pytest.mark.skipif(CORES < 2, reason="one core has no threads that wait")
-def test_an_idle_thread_lets_the_others_sleep(tmp_path):
+def test_an_idle_thread_lets_the_others_sleep(tmp_path, monkeypatch):
+    for name in waiting.SET_BY_USER:
+        monkeypatch.delenv(name, raising=False)
     spinning, sleeping, spinning_again = map(float, run_python(PROCESSOR_TIME, cwd=tmp_path).split())
     assert sleeping < 0.5 * spinning
     assert sleeping < 0.5 * spinning_again

@@ -12,7 +12,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from transformers.dynamic_module_utils import get_imports
 
+import hf_convnextv2
 from conversion.files import flush
 from tests.photographs import fresh_accelerate, quick_datasets, write_folder, write_tiny_fcmae
 from training import finetune, pretrain
@@ -25,6 +27,7 @@ from training.settings.scripts import FinetuneSettings, PretrainSettings
 __all__ = ["fresh_accelerate", "quick_datasets"]
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 TRAINING = Path(__file__).parents[2] / "training"
+MODELS = Path(hf_convnextv2.__file__).parent
 SETTINGS = {"per_device_train_batch_size": 4, "max_train_steps": 3, "logging_steps": 2, "with_tracking": False}
 SETTINGS |= {"checkpointing_steps": 1, "ema_decay": 0.9, "image_size": 32}
 
@@ -90,6 +93,12 @@ def test_every_module_loads_without_what_windows_lacks(monkeypatch):
         found = runpy.run_path(str(file), run_name="without")
         if file.name == "signals.py":
             assert [number.name for number in found["STOPPING"]] == ["SIGTERM", "SIGINT"]
+
+
+def test_code_that_travels_with_a_model_imports_only_what_every_system_has():
+    """Transformers refuses a repository whose code imports a module that is missing, wherever in the code."""
+    named = {name for file in MODELS.glob("*.py") for name in get_imports(file)}
+    assert not named & {"resource", "triton"} and {"torch", "transformers"} <= named
 
 
 def test_peak_memory_is_in_bytes_on_every_system(monkeypatch):
