@@ -39,7 +39,7 @@ def average_precision(
     `truth` is the content of COCO's annotation file with one class; `predictions` are as in COCO's results file.
     """
     suffix = "_mask" if kind == "segm" else ""
-    names = [f"eval_map{suffix}", f"eval_map_50{suffix}", f"f1_50{suffix}"]
+    names = [f"eval_map{suffix}", f"eval_map{suffix}_50", f"f1_50{suffix}"]
     if not predictions:
         return dict.fromkeys(names, 0.0)
     with redirect_stdout(StringIO()):

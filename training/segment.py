@@ -21,7 +21,7 @@ from training.data.segmentation.masks import ignored_label, mask_reader
 from training.data.segmentation.pairs import class_names_of, load_pairs, segmentation_samples
 from training.data.sources import num_examples
 from training.data.transforms import SegmentationTransform
-from training.evaluation.segmentation import SegmentationEvaluator
+from training.evaluation.segmentation import NO_PIXEL, SegmentationEvaluator
 from training.evaluation.segmentation_figures import save_figures, table_in_words
 from training.evaluation.segmentation_protocol import segmentation_loader
 from training.models.backbone import num_channels_of
@@ -77,6 +77,8 @@ def main(settings: SegmentSettings) -> None:
 def told(results: dict[str, Any], evaluator: SegmentationEvaluator, names: list[str]) -> str:
     """The message about the model that the run prints at its end."""
     if evaluator.confusion is None:
+        if "eval_samples" in results:
+            return NO_PIXEL
         return "Nothing was held out to measure the mean IoU on: `--eval_split` or `--train_val_split` does so."
     return f"{table_in_words(evaluator.confusion, names)}\n{evaluator.in_words(results)}"
 

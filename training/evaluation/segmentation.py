@@ -30,6 +30,9 @@ def collate_pairs(samples: list[dict[str, Any]]) -> dict[str, Any]:
     return collate_lists(samples, ("pixel_values", "labels"))
 
 
+NO_PIXEL = "No pixel of the images to evaluate on has a class: there is no mean IoU."
+
+
 class SegmentationEvaluator:
     """Evaluates a segmentation model on a loader of images and labels of any size.
 

@@ -18,7 +18,7 @@ from training.data.transforms import PairEvaluationTransform
 from training.evaluation.loop import prepare_lists
 from training.evaluation.outcome import Outcome
 from training.evaluation.published import segmentation_comparison
-from training.evaluation.segmentation import SegmentationEvaluator, collate_pairs
+from training.evaluation.segmentation import NO_PIXEL, SegmentationEvaluator, collate_pairs
 from training.evaluation.segmentation_figures import save_figures, table_in_words
 from training.settings.checks import check
 from training.settings.data import MaskedDataSettings
@@ -44,7 +44,8 @@ def evaluate_segmentation(
     reader = mask_reader(data, len(names), ignored)
     loader: Any = segmentation_loader(accelerator, data, source, num_channels, reader, processor)
     results = evaluator(accelerator, accelerator.prepare(model), loader)
-    assert evaluator.confusion is not None
+    if evaluator.confusion is None:
+        return Outcome(results, NO_PIXEL, lambda folder: None)
     parts = [table_in_words(evaluator.confusion, names), segmentation_comparison(results, config, prediction)]
     report = "\n".join(filter(None, [*parts, evaluator.in_words(results)]))
     return Outcome(results, report, lambda folder: save_figures(folder, evaluator, names, processor))

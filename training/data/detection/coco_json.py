@@ -42,8 +42,12 @@ def read_coco(path: str) -> CocoFile:
         for key in keys:
             values = [each.get(key) for each in content[part]]
             require(path, None not in values, f"give each of its {part} a `{key}`")
+            wrong = [value for value in values if not is_scalar(value)]
+            require(path, not wrong, f"give each of its {part} a number or text as `{key}`, not {listed(wrong)}")
             twice = [value for value, count in Counter(values).items() if count > 1]
             require(path, not twice, f"have one of its {part} with each `{key}`, but has more with {listed(twice)}")
+    kinds = {isinstance(each["id"], str) for each in categories}
+    require(path, len(kinds) < 2, "have numbers or texts as the `id` of its categories, not both")
     classes = {each["id"]: number for number, each in enumerate(sorted(categories, key=lambda each: each["id"]))}
     require(path, bool(images and classes), "hold images and categories")
     refuse_unknown(path, annotations, {each["id"] for each in images}, classes)
@@ -58,7 +62,8 @@ def read_coco(path: str) -> CocoFile:
 def refuse_unknown(path: str, annotations: list[dict[str, Any]], images: set[Any], classes: dict[Any, int]) -> None:
     """Raise if annotations name an image or a class that the file does not have, or their boxes are no numbers."""
     for key, known, where in (("image_id", images, "images"), ("category_id", set(classes), "categories")):
-        wrong = [each.get(key) for each in annotations if each.get(key) not in known]
+        named = [each.get(key) for each in annotations]
+        wrong = [value for value in named if not is_scalar(value) or value not in known]
         rule = f"have annotations whose `{key}` is among its {where}; {len(wrong):,} have another: {listed(wrong)}"
         require(path, not wrong, rule)
     wrong = [each.get("id") for each in annotations if not is_numbers(each.get("bbox"))]
@@ -87,6 +92,10 @@ def file_name_of(image: dict[str, Any]) -> str:
 
 def is_list_of_dicts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(each, dict) for each in value)
+
+
+def is_scalar(value: Any) -> bool:
+    return isinstance(value, int | float | str)
 
 
 def is_numbers(value: Any) -> bool:

@@ -120,8 +120,12 @@ def of_counts(value: Mapping[str, Any], size: tuple[int, int], mask: str) -> Run
 
     pycocotools reads any counts, and leaves the pixels after the last run as they were in memory.
     """
-    stated, counts = list(value.get("size") or ()), value["counts"]
-    if len(stated) != 2 or not isinstance(counts, str | bytes | list | tuple):
+    stated, counts = value.get("size"), value["counts"]
+    if (
+        not isinstance(stated, list | tuple | np.ndarray)
+        or len(stated) != 2
+        or not isinstance(counts, str | bytes | list | tuple)
+    ):
         raise BadObjectsError(f"{mask} must have a `size` (height, width) and `counts`, but is {shown(value)}.")
     if tuple(stated) != tuple(size):
         refuse_size(mask, stated, size)

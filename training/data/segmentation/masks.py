@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from training.data.decoding import UNREADABLE, BadImageError
@@ -16,6 +16,7 @@ from training.settings.data import MaskedDataSettings
 
 MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")  # of Pillow: one number for each pixel
 LOSSY = ("JPEG", "MPO", "JPEG2000")
+NO_CLASS = -2
 IGNORED, IGNORED_OF_MANY = 255, -100  # the label of pixels without a class; the latter if 255 is a class
 
 
@@ -26,10 +27,10 @@ class BadMaskError(BadImageError):
 def decode_mask(value: Any, name: str) -> np.ndarray:
     """The numbers `(H, W)` in a mask: `{"path", "bytes"}`, a path, bytes, or an array `(H, W)` or `(H, W, 1)`.
 
-    Errors call a mask without a path `name`.
+    A file is turned as its EXIF data say, as images are. Errors call a mask without a path `name`.
 
     Raises:
-        BadMaskError: if it is no image, has colours, or is stored with loss.
+        BadMaskError: if it is no image, has colours or several pages, or is stored with loss.
     """
     path, content = (value.get("path"), value.get("bytes")) if isinstance(value, dict) else (None, value)
     if isinstance(content, str):
@@ -41,14 +42,16 @@ def decode_mask(value: Any, name: str) -> np.ndarray:
         return checked_array(np.asarray(content), name)
     try:
         picture = Image.open(io.BytesIO(content if content is not None else read_file(path or "")))
-        mode, is_lossy = picture.mode, picture.format in LOSSY
-        array = np.asarray(picture) if mode in MODES else np.empty((0, 0))
+        mode, is_lossy, pages = picture.mode, picture.format in LOSSY, getattr(picture, "n_frames", 1)
+        array = np.asarray(ImageOps.exif_transpose(picture)) if mode in MODES else np.empty((0, 0))
     except ConnectionError:
         raise
     except UNREADABLE as error:
         raise BadMaskError(f"{name} cannot be read as an image: {error}") from error
     if is_lossy:
         raise BadMaskError(f"{name} is a {picture.format} file, whose compression changes class numbers: use PNG.")
+    if pages > 1:
+        raise BadMaskError(f"{name} must be one picture, but has {pages} pages.")
     if mode not in MODES:
         raise BadMaskError(
             f"{name} must hold one class number for each pixel (mode L, P or I), but its mode is {mode}."
@@ -86,12 +89,11 @@ class MaskReader:
         if stored.shape != tuple(size):
             raise BadMaskError(mismatch(name, size, stored.shape))
         labels = class_numbers(stored, self.ignore_index, self.reduce_labels, self.values)
-        outside = np.unique(labels[labels >= self.num_labels])
-        if outside.size or (labels < -1).any():
-            raise BadMaskError(
-                f"the mask of {name} must hold classes below `num_labels` (={self.num_labels}), but holds "
-                f"{', '.join(map(str, outside[:5].tolist())) or 'other values than `mask_values`'}."
-            )
+        outside = np.unique(stored[(labels >= self.num_labels) | (labels == NO_CLASS)])
+        if outside.size:
+            allowed = self.values or f"`num_labels` (={self.num_labels}) classes"
+            listed = ", ".join(map(str, outside[:5].tolist()))
+            raise BadMaskError(f"the mask of {name} holds {listed}, which is none of {allowed}.")
         return torch.from_numpy(np.where(labels < 0, self.ignored, labels))
 
 
@@ -104,16 +106,18 @@ def mismatch(name: str, image: Sequence[int], mask: Sequence[int]) -> str:
 def class_numbers(
     stored: np.ndarray, ignore_index: int, reduce_labels: bool = False, values: Sequence[int] | None = None
 ) -> np.ndarray:
-    """Class numbers (int64) of stored numbers; -1: no class, -2: a number that is none of `values`."""
+    """Class numbers (int64) of stored numbers; -1: ignored, `NO_CLASS`: negative, or none of `values`."""
     numbers = stored.astype(np.int64)
     ignored = numbers == ignore_index
     if values is not None:
         order = np.argsort(values)
         place = np.searchsorted(np.asarray(values)[order], numbers).clip(max=len(values) - 1)
         found = order[place]
-        numbers = np.where(np.asarray(values)[found] == numbers, found, -2)
-    elif reduce_labels:
-        numbers = numbers - 1  # class 0 becomes -1: no class
+        numbers = np.where(np.asarray(values)[found] == numbers, found, NO_CLASS)
+    else:
+        is_negative = numbers < 0
+        numbers = numbers - int(reduce_labels)  # class 0 becomes -1: ignored
+        numbers[is_negative] = NO_CLASS
     numbers[ignored] = -1
     return numbers
 

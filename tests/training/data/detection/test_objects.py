@@ -153,6 +153,7 @@ WRONG_MASKS = [
     (lambda masks: [{"size": list(SIZE), "counts": [3, 5]}, masks[1]], "run lengths that add up to 1500 pixels"),
     (lambda masks: [cut_off(masks[0]), masks[1]], "object 0 of x.jpg must have run lengths that add up to 1500"),
     (lambda masks: [{"size": list(SIZE), "counts": 7}, masks[1]], "must have a `size` (height, width) and `counts`"),
+    (lambda masks: [{"size": 7, "counts": "abc"}, masks[1]], "must have a `size` (height, width) and `counts`"),
 ]
 
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from tests.photographs import message_of, quick_datasets, write_masked_folder, write_masked_parquet
-from training.data.segmentation.masks import MaskReader, decode_mask
+from training.data.segmentation.masks import MaskReader, class_numbers, decode_mask
 from training.data.segmentation.pairs import class_names_of, load_pairs, segmentation_samples
 from training.data.transforms import SegmentationTransform
 from training.models.segmentation import create_segmentation_processor, create_segmenter
@@ -144,7 +144,22 @@ def damage_empty(folder):
     mask_of(folder).write_bytes(b"")
 
 
+def damage_negative(folder):
+    stored = np.asarray(Image.open(mask_of(folder))).astype(np.int32)
+    stored[:10] = -1
+    Image.fromarray(stored).save(mask_of(folder).with_suffix(".tif"))
+    mask_of(folder).unlink()
+
+
+def damage_pages(folder):
+    picture = Image.open(mask_of(folder)).convert("L")
+    picture.save(mask_of(folder).with_suffix(".tif"), save_all=True, append_images=[picture.copy()])
+    mask_of(folder).unlink()
+
+
 DAMAGES = [
+    (damage_negative, "coffee1.jpg holds -1, which is none of `num_labels` (=3) classes."),
+    (damage_pages, "coffee1.tif must be one picture, but has 2 pages."),
     (damage_size, "coffee1.jpg has 48 x 48 pixels and its mask 20 x 30: both must have one size"),
     (damage_mode, "coffee1.png must hold one class number for each pixel (mode L, P or I), but its mode is RGB."),
     (damage_class, "coffee1.jpg holds 7, which is none of `num_labels` (=3) classes."),
@@ -165,6 +180,22 @@ def test_a_damaged_annotation_is_named_before_training(damage, message, folder):
     load(folder)  # as it was, it is accepted
     damage(folder)
     assert message in message_of(lambda: load(folder))
+
+
+def test_a_mask_is_turned_as_its_exif_data_say(tmp_path):
+    stored = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees, clockwise
+    Image.fromarray(stored).save(tmp_path / "turned.png", exif=exif)
+    assert np.array_equal(decode_mask(str(tmp_path / "turned.png"), "image"), np.rot90(stored, -1))
+
+
+@pytest.mark.parametrize("reduce_labels", [False, True])
+def test_negative_numbers_are_no_classes_unless_they_are_ignored(reduce_labels):
+    stored = np.array([-3, -1, 0, 1])
+    expected = [-2, -2, -1, 0] if reduce_labels else [-2, -2, 0, 1]
+    assert class_numbers(stored, 255, reduce_labels).tolist() == expected
+    assert class_numbers(stored, -1, reduce_labels).tolist() == [expected[0], -1, *expected[2:]]
 
 
 def test_bad_masks_are_left_out_if_asked_to_and_named(folder, capsys):
