@@ -128,7 +128,7 @@ def of_counts(value: Mapping[str, Any], size: tuple[int, int], mask: str) -> Run
     ):
         raise BadObjectsError(f"{mask} must have a `size` (height, width) and `counts`, but is {shown(value)}.")
     if tuple(stated) != tuple(size):
-        refuse_size(mask, stated, size)
+        refuse_size(mask, list(stated), size)
     height, width = size
     if isinstance(counts, str | bytes):
         counts = uncompressed(counts.encode() if isinstance(counts, str) else counts)
