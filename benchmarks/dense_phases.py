@@ -18,12 +18,14 @@ from transformers import UperNetConfig
 
 from benchmarks.shared.detectors import STAGES, as_detr_labels, objects_of, our_mask_rcnn
 from benchmarks.shared.measure import Call, Row, alternate, apart, parse_arguments, report
+from benchmarks.shared.products import products_of
 from hf_convnextv2 import ConvNextV2Config
 from hf_convnextv2.modeling_rcnn import torchvision_target
 from hf_convnextv2.upernet import UperNetForSemanticSegmentation
 
 CLASSES = 150  # of ADE20K
 UPERNET_WIDTH = 512
+PRODUCTS = "matrix products and convolutions alone"  # of the whole step
 
 
 def main() -> None:
@@ -37,16 +39,19 @@ def main() -> None:
 
 
 def measure(prepare: Any, size: str, batch_size: int, image_size: int, device: str, rounds: int) -> list[Row]:
-    """A row for each part of a step: its seconds and its share."""
-    seconds = alternate(prepare(size, batch_size, image_size, device), rounds, warm_up=1)
-    until = {name: median(spent) for name, spent in seconds.items()}
-    before, rows = 0.0, []
+    """A row for each part of a step, and one for the products of all: seconds and share."""
+    calls = prepare(size, batch_size, image_size, device)
+    calls[PRODUCTS] = products_of(list(calls.values())[-1])
+    until = {name: median(spent) for name, spent in alternate(calls, rounds, warm_up=1).items()}
+    products = until.pop(PRODUCTS)
+    before, whole, costs = 0.0, list(until.values())[-1], {}
     for name, spent in until.items():
-        model = "UPerNet" if prepare is upernet_parts else "Mask R-CNN"
-        share = (spent - before) / list(until.values())[-1]
-        rows.append({"model": model, "size": size, "part": name, "seconds": spent - before, "share": share})
-        before = spent
-    return rows
+        costs[name], before = spent - before, spent
+    model = "UPerNet" if prepare is upernet_parts else "Mask R-CNN"
+    return [
+        {"model": model, "size": size, "part": name, "seconds": spent, "share": spent / whole}
+        for name, spent in {**costs, PRODUCTS: products}.items()
+    ]
 
 
 def upernet_parts(size: str, batch_size: int, image_size: int, device: str) -> dict[str, Call]:
@@ -62,6 +67,9 @@ def upernet_parts(size: str, batch_size: int, image_size: int, device: str) -> d
     def maps() -> Any:
         return model.backbone(pixel_values).feature_maps
 
+    def neck() -> list[Tensor]:
+        return model.decode_head.pyramid(maps())
+
     def heads() -> list[Tensor]:
         found = maps()
         return [model.decode_head(found), model.auxiliary_head(found)]
@@ -69,7 +77,8 @@ def upernet_parts(size: str, batch_size: int, image_size: int, device: str) -> d
     def loss() -> list[Tensor]:
         return [model(pixel_values, labels=labels).loss]
 
-    return {name: step(model, part) for name, part in {"backbone": maps, "heads": heads, "loss": loss}.items()}
+    parts = {"backbone": maps, "pyramid": neck, "heads": heads, "loss": loss}
+    return {name: step(model, part) for name, part in parts.items()}
 
 
 def mask_rcnn_parts(size: str, batch_size: int, image_size: int, device: str) -> dict[str, Call]:

@@ -75,6 +75,10 @@ class UperNetHead(StockUperNetHead):
 
     def forward(self, feature_maps: tuple[Tensor, ...]) -> Tensor:
         """The maps of the stages `(B, C_i, H_i, W_i)` to logits `(B, num_labels, H_0, W_0)`."""
+        return self.classify(self.pyramid(feature_maps))
+
+    def pyramid(self, feature_maps: tuple[Tensor, ...]) -> list[Tensor]:
+        """The neck: the maps of the stages at one width `(B, C, H_i, W_i)`, each with what the smaller ones know."""
         laterals = [
             lateral(feature_map) for lateral, feature_map in zip(self.lateral_convs, feature_maps, strict=False)
         ]
@@ -85,7 +89,10 @@ class UperNetHead(StockUperNetHead):
             laterals[level - 1] = laterals[level - 1] + above
         maps = [convolve(lateral) for convolve, lateral in zip(self.fpn_convs, laterals, strict=False)]
         maps.append(laterals[-1])
+        return maps
 
+    def classify(self, maps: list[Tensor]) -> Tensor:
+        """The maps of the pyramid to logits `(B, num_labels, H_0, W_0)`."""
         bottleneck = self.fpn_bottleneck
         first, *rest = bottleneck.conv.weight.split(self.channels, dim=1)
         output = F.conv2d(maps[0], first, padding=1)
