@@ -1,6 +1,5 @@
 """What a layout that is asked for has a place for, and which layout of a family it is."""
 
-import math
 from typing import Any
 
 from conversion.convmae_config import unshown_heads
@@ -91,7 +90,7 @@ def _buildable_convmae(weights: ModelWeights) -> dict[str, tuple[Any, bool, str]
     """The same for the official code and EasyCV, which build alike."""
     config = weights.config
     height, width = height_and_width(config.image_size)
-    stride = math.prod(config.patch_sizes)
+    stride = config.target_size
     buildable: dict[str, tuple[Any, bool, str]] = {
         "image_size": (config.image_size, height // stride == width // stride, "square"),
         "hidden_act": (config.hidden_act, config.hidden_act == "gelu", "gelu"),

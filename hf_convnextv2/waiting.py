@@ -60,6 +60,11 @@ class IdleThread(threading.Thread):
             self.is_ready.set()
         self.is_over.wait()
 
+    def begin(self) -> None:
+        """Start the thread, and return once its own are there."""
+        self.start()
+        self.is_ready.wait()
+
     def end(self) -> None:
         self.is_over.set()
         self.join()
@@ -104,8 +109,7 @@ class Waiting:
     def _let_sleep(self) -> None:
         thread = IdleThread()
         with contextlib.suppress(RuntimeError):  # the system has no thread to spare
-            thread.start()
-            thread.is_ready.wait()
+            thread.begin()
         if thread.works:
             self.idle_thread = thread
 

@@ -178,8 +178,7 @@ def has_an_idle_thread(connection):
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_forked_process_begins_anew():
     idle_thread = IdleThread()
-    idle_thread.start()
-    idle_thread.is_ready.wait()
+    idle_thread.begin()
     waiting._waiting().idle_thread = idle_thread
     ours, theirs = multiprocessing.get_context("fork").Pipe()
     process = multiprocessing.get_context("fork").Process(target=has_an_idle_thread, args=(theirs,))
@@ -207,8 +206,7 @@ def spent():  # in operations between which the other threads wait for milliseco
 spent()
 spinning = spent()
 idle_thread = IdleThread()
-idle_thread.start()
-idle_thread.is_ready.wait()
+idle_thread.begin()
 sleeping = spent()
 idle_thread.end()
 print(spinning, sleeping, spent())

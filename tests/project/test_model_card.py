@@ -24,9 +24,12 @@ from hf_convnextv2.configuration_convnextv2 import SIZES
 CARD = Path(__file__).parents[2] / "MODEL_CARD.md"
 
 
+def rows() -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("|\n").split("|")] for line in CARD.read_text().splitlines()]
+
+
 def table() -> dict[str, list[str]]:
-    rows = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in CARD.read_text().splitlines()]
-    return {row[0]: row for row in rows if row[0] in SIZES}
+    return {row[0]: row for row in rows() if row[0] in SIZES}
 
 
 def test_every_size_is_listed():
@@ -51,8 +54,7 @@ def test_size_table_equals_the_models(size):
 
 @pytest.mark.parametrize("size", CONVMAE_SIZES)
 def test_the_table_of_convmae_equals_the_models(size):
-    rows = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in CARD.read_text().splitlines()]
-    (row,) = (row for row in rows if row[0] == f"ConvMAE {size}")
+    (row,) = (row for row in rows() if row[0] == f"ConvMAE {size}")
     config = ConvMAEConfig.from_size(size, num_labels=1000)
     with torch.device("meta"):
         model, pretraining = ConvMAEForImageClassification(config).eval(), ConvMAEForPreTraining(config)

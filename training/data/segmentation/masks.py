@@ -89,11 +89,9 @@ class MaskReader:
         if stored.shape != tuple(size):
             raise BadMaskError(mismatch(name, size, stored.shape))
         labels = class_numbers(stored, self.ignore_index, self.reduce_labels, self.values)
-        outside = np.unique(stored[(labels >= self.num_labels) | (labels == NO_CLASS)])
+        outside = unknown_numbers(stored, labels, self.num_labels)
         if outside.size:
-            allowed = self.values or f"`num_labels` (={self.num_labels}) classes"
-            listed = ", ".join(map(str, outside[:5].tolist()))
-            raise BadMaskError(f"the mask of {name} holds {listed}, which is none of {allowed}.")
+            raise BadMaskError(none_of(name, outside, self.num_labels, self.values))
         return torch.from_numpy(np.where(labels < 0, self.ignored, labels))
 
 
@@ -101,6 +99,17 @@ def mismatch(name: str, image: Sequence[int], mask: Sequence[int]) -> str:
     """The message about a mask that has another size than its image."""
     sizes = f"{image[1]} x {image[0]} pixels and its mask {mask[1]} x {mask[0]}"
     return f"{name} has {sizes}: both must have one size, the image after the rotation by its EXIF data."
+
+
+def none_of(name: str, outside: np.ndarray, num_labels: int, values: Sequence[int] | None) -> str:
+    """The message about a mask with numbers that are no classes."""
+    listed = ", ".join(map(str, outside[:5].tolist()))
+    return f"the mask of {name} holds {listed}, which is none of {values or f'`num_labels` (={num_labels}) classes'}."
+
+
+def unknown_numbers(stored: np.ndarray, classes: np.ndarray, num_labels: int) -> np.ndarray:
+    """The stored numbers that are neither classes nor ignored, each once; `classes` are theirs by `class_numbers`."""
+    return np.unique(stored[(classes >= num_labels) | (classes == NO_CLASS)])
 
 
 def class_numbers(

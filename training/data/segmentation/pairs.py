@@ -18,7 +18,15 @@ from training.data.folders.masks import names_in
 from training.data.labels import unnamed_classes
 from training.data.overview import print_overview
 from training.data.samples import AnnotatedSamples, name_of, sample_fields
-from training.data.segmentation.masks import NO_CLASS, BadMaskError, MaskReader, class_numbers, decode_mask, mismatch
+from training.data.segmentation.masks import (
+    BadMaskError,
+    MaskReader,
+    class_numbers,
+    decode_mask,
+    mismatch,
+    none_of,
+    unknown_numbers,
+)
 from training.data.sources import Source, find_source, limit, num_examples
 from training.settings.checks import check
 from training.settings.data import MaskedDataSettings, SegmentDataSettings
@@ -165,11 +173,9 @@ def mask_problems(
         if not problem:
             stored = np.array(numbers, np.int64)
             classes = class_numbers(stored, data.ignore_index, data.reduce_labels, data.mask_values)
-            outside = stored[(classes >= num_labels) | (classes == NO_CLASS)]
-            allowed = data.mask_values or f"`num_labels` (={num_labels}) classes"
+            outside = unknown_numbers(stored, classes, num_labels)
             if outside.size:
-                listed = ", ".join(map(str, outside[:5].tolist()))
-                problem = f"the mask of {name(row)} holds {listed}, which is none of {allowed}."
+                problem = none_of(name(row), outside, num_labels, data.mask_values)
         found.append(problem)
     return found
 
