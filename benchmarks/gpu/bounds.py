@@ -61,11 +61,15 @@ def blocks_of_encoder(config: Any, num_cells: int) -> list[tuple[int, int]]:
     return [(num_cells * side**2, width) for depth, width, side in stages for _ in range(depth)]
 
 
-def operations_of(call: Callable[[], object]) -> int:
-    """Floating-point operations of the matrix products and convolutions of a call."""
-    with FlopCounterMode(display=False) as counter:
-        call()
-    return counter.get_total_flops()
+def operations_of(forward: Callable[[], object], training: bool) -> int:
+    """Floating-point operations of the matrix products and convolutions of a forward pass, and of its backward pass.
+
+    The backward pass has two products for each, of the input's gradient and of the weight's. It is not counted itself:
+    PyTorch's counter takes the gradient of a depthwise convolution for that of one between all channels.
+    """
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        forward()
+    return counter.get_total_flops() * (3 if training else 1)
 
 
 def measure_rates(device: str, dtype: str, matrix_size: int, copy_mib: int) -> Rates:

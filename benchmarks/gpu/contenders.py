@@ -1,4 +1,4 @@
-"""The calls that are timed and profiled: ours and the peers', eager, compiled and as CUDA graphs.
+"""The calls that are timed and profiled: ours and the peers', eager, captured, compiled and compiled as CUDA graphs.
 
 What: "inference" and "training" of the classifier (a step without its optimizer), "step" of FCMAE, "views" (a step on
 four complementary views of each image) and "encoder" of FCMAE, forward and backward.
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.gpu.bounds import Work, blocks_of_encoder, bytes_moved, operations_of
+from benchmarks.gpu.captured import captured
 from benchmarks.gpu.precision import autocast
 from benchmarks.shared.classifiers import create_model
 from benchmarks.shared.measure import Call
@@ -40,6 +41,10 @@ class Case(NamedTuple):
         what, size, batch, dtype = text.split(":")
         return cls(what, size, int(batch), dtype)
 
+    @property
+    def is_training(self) -> bool:
+        return self.what != "inference"
+
     def __str__(self) -> str:
         return ":".join(map(str, self))
 
@@ -61,6 +66,8 @@ def contenders(case: Case, settings: argparse.Namespace, mode: str) -> dict[str,
             name: lambda name=name: step(compile_as(losses[name], name, mode, settings), model, case, settings)
             for name in losses
         }
+    if mode == "captured":
+        return captured(makers, settings.device)
     if mode == "compiled" and settings.device == "cuda":
         makers |= {GRAPHS: graphs_of(case, settings)}
     return makers
@@ -81,7 +88,7 @@ def graphs_of(case: Case, settings: argparse.Namespace) -> Callable[[], Call]:
 
 def compile_as(function: Any, name: str, mode: str, settings: argparse.Namespace) -> Any:
     """Ours must be one graph; the peers may have breaks."""
-    if mode == "eager":
+    if mode in ("eager", "captured"):
         return function
     if mode == "graphs":
         compiled = torch.compile(function, fullgraph=True, mode="reduce-overhead")
@@ -170,7 +177,7 @@ def work_of(case: Case, image_size: int) -> Work:
         blocks = blocks_of_fcmae(config, case, image_size)
     operations, num_parameters = counts_of_image(case.what, case.size, image_size)
     element_size = 4 if case.dtype == "float32" else 2
-    moved = bytes_moved(blocks, num_parameters, element_size, training=case.what != "inference")
+    moved = bytes_moved(blocks, num_parameters, element_size, case.is_training)
     return Work(operations * case.batch, moved)
 
 
@@ -184,10 +191,11 @@ def counts_of_image(what: str, size: str, image_size: int) -> tuple[int, int]:
     settings = argparse.Namespace(device="cpu", image_size=image_size)
     if what in CLASSIFIER:
         num_parameters = sum(parameter.numel() for parameter in create_model(OURS, size).parameters())
-        return operations_of(classifier_call(OURS, one, settings, "eager")), num_parameters
+        inference = classifier_call(OURS, one._replace(what="inference"), settings, "eager")
+        return operations_of(inference, one.is_training), num_parameters
     model, pixel_values, noise = create_fcmae(one, image_size, "cpu")
     loss = fcmae_loss(OURS, what, model, pixel_values, noise)
-    return operations_of(step(loss, model, one, settings)), model.num_parameters()
+    return operations_of(loss, one.is_training), model.num_parameters()
 
 
 def sets_of(what: str) -> dict[str, Any]:

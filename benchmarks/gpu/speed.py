@@ -26,21 +26,21 @@ CAUTION = 1.5  # times what a case before took
 
 
 def run(settings: argparse.Namespace, rows: Rows) -> None:
-    """The compiled cases, then the eager ones in their order, but for those that take longer than what is left."""
+    """The compiled cases, then the others in their order, but for those that take longer than what is left."""
     allow_tf32(True, settings.device)
     rates = measure_all_rates(settings, rows)
-    cases: dict[str, list[Case]] = {"eager": [], "compiled": []}
-    for text in settings.speed_cases:
-        name, mode = text.rsplit(":", 1)
-        cases[mode].append(Case.parse(name))
-    run_compiled(cases["compiled"], settings, rows, rates)
+    named = [text.rsplit(":", 1) for text in settings.speed_cases]
+    cases = [(Case.parse(name), mode) for name, mode in named]
+    run_compiled([case for case, mode in cases if mode == "compiled"], settings, rows, rates)
     guess = FIRST_GUESS
-    for case in cases["eager"]:
+    for case, mode in cases:
+        if mode == "compiled":
+            continue
         start = time.monotonic()
         if rows.seconds_left() < guess:
-            rows.leave_out(f"{case}:eager")
+            rows.leave_out(f"{case}:{mode}")
             continue
-        run_eager(case, settings, rows, rates)
+        run_here(case, mode, settings, rows, rates)
         guess = CAUTION * (time.monotonic() - start)
 
 
@@ -114,23 +114,23 @@ def report_compiled(case: Case, found: dict[str, dict[str, Any]], rows: Rows) ->
             add_missing(case, "compiled", name, report["error"], rows)
 
 
-def run_eager(case: Case, settings: argparse.Namespace, rows: Rows, rates: dict[str, Rates]) -> None:
-    """The contenders of a case in this process."""
+def run_here(case: Case, mode: str, settings: argparse.Namespace, rows: Rows, rates: dict[str, Rates]) -> None:
+    """The contenders of a case, eager or captured, in this process."""
     calls: dict[str, Call] = {}
     peaks: dict[str, int | None] = {}
-    for name, make in contenders(case, settings, "eager").items():
+    for name, make in contenders(case, settings, mode).items():
         try:
             call = make()
             call()
-            peaks[name] = peak(call, settings.device)
+            peaks[name] = peak(call, settings.device) if mode == "eager" else None  # a graph keeps its memory
             calls[name] = call
         except Exception as error:  # of one contender: the others go on
-            add_missing(case, "eager", name, f"{type(error).__name__}: {error}".splitlines()[0][:200], rows)
+            add_missing(case, mode, name, f"{type(error).__name__}: {error}".splitlines()[0][:200], rows)
     if OURS in calls:
         several = {name: repeated(call, settings.calls) for name, call in calls.items()}
         spent = alternate(several, settings.rounds, warm_up=WARM_UP)
         seconds = {name: [value / settings.calls for value in values] for name, values in spent.items()}
-        add_rows(case, "eager", settings, rows, rates, seconds, peaks)
+        add_rows(case, mode, settings, rows, rates, seconds, peaks)
     calls.clear()
     gc.collect()
     if settings.device == "cuda":

@@ -20,7 +20,6 @@ SIDE = 256  # pixels of an image
 STOPPED = 75  # exit status of a run that saved and stopped
 LINES_BEFORE_STOP = 3
 LATE = "left out: did not end in its time"
-FIRST_GUESS = 10.0  # seconds of a run before there is one to learn from
 SAME: tuple[dict[str, Any], dict[str, Any]] = ({"mixed_precision": "bf16"}, {"full_determinism": "true"})
 
 
@@ -39,7 +38,6 @@ class Launcher:
     def __init__(self, settings: argparse.Namespace, folder: Path, end: float) -> None:
         self.end, self.settings, self.folder, self.images = end, settings, folder, folder / "images"
         self.on_gpu = settings.device == "cuda"
-        self.least_seconds = FIRST_GUESS
         self.processes: list[subprocess.Popen[bytes]] = []
         self.first: Run | None = None
 
