@@ -13,7 +13,7 @@ then costs a quarter of the products with W, and so on.
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import UperNetConfig
 from transformers import UperNetForSemanticSegmentation as StockUperNet
@@ -39,6 +39,10 @@ class UperNetForSemanticSegmentation(StockUperNet):
             super().__init__(config)
         self.decode_head = UperNetHead(config, in_channels=self.backbone.channels)
         self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The backbone's: Accelerate asks for them where it shards weights."""
+        return self.backbone.get_input_embeddings()
 
     @can_return_tuple
     def forward(

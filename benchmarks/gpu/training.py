@@ -43,7 +43,7 @@ class Check(NamedTuple):
 
 
 def compiled(launch: Launcher) -> Outcome:
-    """A run with the flags for speed. It is longer than the others, which have ended in its second half, the measured."""
+    """A run with the flags for speed, longer than the others, which have ended in its second half, the measured one."""
     settings = launch.settings
     steps = {"max_train_steps": 2 * settings.training_steps}
     started = launch("compiled", {"mixed_precision": "bf16", "dynamo_backend": settings.backend}, steps)

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 SIDE = 256  # pixels of an image
 STOPPED = 75  # exit status of a run that saved and stopped
 LINES_BEFORE_STOP = 3
+OF_LAUNCHERS = ("CalledProcessError", "ChildFailedError")  # they say no more than that a run failed
 LATE = "left out: did not end in its time"
 SAME: tuple[dict[str, Any], dict[str, Any]] = ({"mixed_precision": "bf16"}, {"full_determinism": "true"})
 
@@ -163,7 +164,7 @@ def lines_of(started: Run) -> list[dict[str, Any]]:
 
 def last_line(started: Run) -> str:
     lines = [line for line in started.log.read_text(errors="replace").splitlines() if line.strip()]
-    told = [line for line in lines if "rror:" in line and "CalledProcessError" not in line]
+    told = [line for line in lines if "rror:" in line and not any(name in line for name in OF_LAUNCHERS)]
     return (told or lines or ["it said nothing"])[-1].strip()[:300]
 
 

@@ -523,7 +523,10 @@ def test_training_is_left_out_without_what_it_needs(monkeypatch, tmp_path):
 
 def test_a_run_that_fails_is_told_by_its_error(tmp_path):
     run = make_run(tmp_path / "run", [])
-    run.log.write_text("start\npretrain.py: error: `image_size` must be 32.\nCalledProcessError: 1\n\n")
+    run.log.write_text(
+        "start\npretrain.py: error: `image_size` must be 32.\n"
+        "torch.distributed.elastic.multiprocessing.errors.ChildFailedError:\nCalledProcessError: 1\n\n"
+    )
     assert training_runs.last_line(run) == "pretrain.py: error: `image_size` must be 32."
 
 

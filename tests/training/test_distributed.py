@@ -5,11 +5,13 @@ import os
 import subprocess
 import sys
 import textwrap
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate.utils import set_seed
+from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from hf_convnextv2 import ConvNextV2Config, ConvNextV2ForImageClassification
@@ -20,6 +22,8 @@ from tests.photographs import (
     write_masked_parquet,
     write_objects_parquet,
     write_parquet,
+    write_tiny_convmae,
+    write_tiny_fcmae,
 )
 from training.evaluation.pictures import read_metrics
 
@@ -112,6 +116,50 @@ def test_the_same_total_batch_gives_the_same_losses_in_one_two_and_three_process
         for name in {"eval_loss", "eval_mean_iou", "eval_map", "eval_map_mask"} & set(results[1]):
             assert results[processes][name] == pytest.approx(results[1][name], rel=1e-3)
     assert losses[1][0] != pytest.approx(losses[1][1], rel=1e-4)  # the control: steps differ by more
+
+
+THREE_STAGES = partial(write_tiny_fcmae, num_stages=3)  # that Mask2Former needs
+
+
+@pytest.mark.parametrize(
+    ("script", "fields", "write_model"),
+    [
+        ("pretrain", {"mixed_precision": "bf16"}, write_tiny_fcmae),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [
+                ("pretrain", {}, write_tiny_convmae),
+                ("finetune", {"image_size": 32, "eval_split": "test"}, write_tiny_fcmae),
+                ("segment", {**SEGMENT, "mixed_precision": "bf16"}, write_tiny_fcmae),
+                ("segment", {**SEGMENT, "architecture": "mask2former", "decoder_hidden_size": 32}, THREE_STAGES),
+                ("detect", DETECT, write_tiny_fcmae),
+            ]
+        ),
+    ],
+)
+def test_weights_that_are_sharded_train_as_whole_ones(script, fields, write_model, tmp_path):
+    """The monitor, the evaluation and the saved model have the whole weights, and the losses are not rounded."""
+    settings = {
+        **fields,
+        "model_name_or_path": write_model(tmp_path / "pretrained"),
+        "dataset_name": WRITERS.get(script, write_parquet)(tmp_path / "parquet", {"train": 9, "test": 4}),
+        "per_device_train_batch_size": 3,
+        "max_train_steps": 4,
+        "learning_rate": 1e-3,
+        "logging_steps": 1,
+        "num_workers": 0,
+        "with_tracking": False,
+    }
+    losses, weights = {}, {}
+    for name, through in (("whole", []), ("sharded", ["tests/sharded_on_cpu.py"])):
+        words = [word for key, value in settings.items() for word in (f"--{key}", *str(value).split())]
+        output = tmp_path / name
+        run([*through, f"training/{script}.py", *words, f"--output_dir={output}"], 2, tmp_path)
+        losses[name] = [line["loss"] for line in read_metrics(output / "metrics.jsonl") if "loss" in line]
+        weights[name] = load_file(output / "model.safetensors")
+    assert losses["sharded"] == pytest.approx(losses["whole"], rel=1e-4)
+    assert_close(weights["sharded"], weights["whole"], rtol=0, atol=2e-4)  # a fifth of a step of AdamW
+    assert losses["whole"][0] != pytest.approx(losses["whole"][1], rel=1e-4)  # the control: steps differ by more
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from training.data.samples import Batch
 from training.evaluation.pictures import save_reconstructions
 from training.models.families import PreTrainingModel, family_of
 from training.models.hooks import hooked
+from training.run.sharding import gathered
 from training.run.trackers import show_picture
 
 
@@ -78,7 +79,7 @@ def feature_diversity(model: PreTrainingModel, pixel_values: Tensor) -> list[flo
         )  # a transformer's are rows of all images
         found.append(cosine_distance(positions))
 
-    with hooked(modules, measure):
+    with gathered(model), hooked(modules, measure):
         encoder(pixel_values)
     return found
 

@@ -29,6 +29,7 @@ from training.run.dry_run import json_alone, learning_rates, print_plan
 from training.run.log import TrainingLog
 from training.run.output import OutputFolder, save_model
 from training.run.plan import Plan, make_plan
+from training.run.sharding import adapt_to_sharding
 from training.run.stopping.stop import StopSignal, leave_run
 from training.run.trackers import end_training, start_trackers
 from training.run.trial import Trial, memory
@@ -122,6 +123,7 @@ class TrainingRun:
         self.ema = create_ema(model, settings.optimizer.ema_decay, self.accelerator)
         self.learning_rates = learning_rates(model, optimizer)  # before `prepare`: sharding hides them
         tell_batch_size(self.accelerator, settings.data.per_device_train_batch_size)
+        adapt_to_sharding(self.accelerator, model)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         # The schedule is not prepared: a prepared schedule would step once for each process.
         average = teacher if isinstance(teacher, AverageTeacher) else None
