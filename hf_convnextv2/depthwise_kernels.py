@@ -6,8 +6,8 @@ cell, which divide its sides: a value is read once for all positions of a tile t
 positions, R = N * SIDE * SIDE rows, C channels, K the kernel's width; `halo (N, SIDE + K - 1, SIDE + K - 1)` holds
 rows, and R where none is visible.
 
-Tensors are `(tiles, positions or taps, channels)`. A thread holds all of the middle axis, which its loads leave at 1:
-only so do values and sums lie in the same threads, and what `tl.where` chooses by a constant costs nothing.
+Tensors are `(tiles, positions or taps, channels)`. Loads leave the middle axis at 1, so that a thread holds all of it:
+a value then meets its sums in one thread, and the compiler decides each `tl.where`.
 """
 
 # pyright: reportInvalidTypeForm=false
