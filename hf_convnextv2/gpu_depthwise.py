@@ -11,9 +11,13 @@ from torch import Tensor
 
 from .triton_kernels import launch
 
-# Rows and channels that a thread block works on: the fastest of five and of four on an H200.
-TILE = (32, 64)
-GRADIENT_TILE = (256, 32)
+# By the common divisor of a cell's side and 8: height and width of a tile of positions, and the tiles and channels that
+# a thread block works on. More than 64 sums a thread (tiles * positions * channels / 128) leave too few registers. As
+# many tiles, or channels, as the 128 threads would make Triton pass values between threads.
+TILES = {8: (1, 8, 16, 64), 4: (1, 4, 32, 64), 2: (2, 2, 32, 64), 1: (1, 1, 32, 64)}
+# Likewise width, tiles and channels. A thread block takes as many tiles up to so many times.
+GRADIENT_TILES = {8: (4, 16, 64), 4: (4, 16, 64), 2: (2, 16, 64), 1: (1, 16, 64)}
+GRADIENT_STEPS = 16
 
 
 def convolve_cells(x: Tensor, weight: Tensor, bias: Tensor | None, halo: Tensor, turned: bool = False) -> Tensor:
@@ -35,24 +39,27 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, halo: Tensor, turn
     x, (count, channels, side, _) = _channels_last(x), x.shape
     rows, kernel_size, out = count * side * side, weight.shape[-1], torch.empty_like(x)
     taps = weight.flatten(1).T.contiguous()  # (K * K, C): a thread block reads neighbouring channels
-    grid = (math.ceil(rows / TILE[0]), math.ceil(channels / TILE[1]))
+    height, width, num_tiles, num_channels = tile = TILES[math.gcd(side, 8)]
+    grid = (math.ceil(rows / (height * width * num_tiles)), math.ceil(channels / num_channels))
     tensors = (x, taps, taps if bias is None else bias, halo, out)  # without a bias, none is read
     with torch.cuda.device_of(x):
-        arguments = (*tensors, rows, channels, side, kernel_size, turned, bias is not None)
-        launch("convolve", grid, *arguments, *TILE)
+        launch("convolve", grid, *tensors, rows, channels, side, kernel_size, turned, bias is not None, *tile)
     return out
 
 
 def _parameter_gradients(x: Tensor, grad: Tensor, halo: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
     x, grad, (count, channels, side, _) = _channels_last(x), _channels_last(grad), x.shape
-    rows, taps = count * side * side, kernel_size**2
-    grid = (math.ceil(rows / GRADIENT_TILE[0]), math.ceil(channels / GRADIENT_TILE[1]))
-    sums = x.new_empty(grid[0], taps + 1, channels, dtype=torch.float32)
+    rows, places = count * side * side, 2 ** kernel_size.bit_length()  # the first power of two from K + 1
+    width, num_tiles, num_channels = tile = GRADIENT_TILES[math.gcd(side, 8)]
+    steps = max(1, min(GRADIENT_STEPS, math.ceil(rows / (width * num_tiles))))
+    blocks = math.ceil(rows / (width * num_tiles * steps))
+    sums = x.new_empty(blocks, kernel_size, kernel_size + 1, channels, dtype=torch.float32)
+    grid = (blocks * kernel_size, math.ceil(channels / num_channels))
     with torch.cuda.device_of(x):
-        arguments = (x, grad, halo, sums, rows, channels, side, kernel_size)
-        launch("weight_gradient", grid, *arguments, *GRADIENT_TILE)
-    of_weight, of_bias = sums.sum(dim=0).split([taps, 1])
-    return of_weight.T.reshape(channels, 1, kernel_size, kernel_size).contiguous(), of_bias[0].clone()
+        arguments = (x, grad, halo, sums, rows, channels, steps, side, kernel_size, places)
+        launch("weight_gradient", grid, *arguments, *tile)
+    total = sums.sum(dim=0)  # (K, K + 1, C)
+    return total[:, :-1].permute(2, 0, 1)[:, None].contiguous(), total[0, -1].clone()
 
 
 def _channels_last(x: Tensor) -> Tensor:

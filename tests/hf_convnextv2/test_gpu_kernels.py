@@ -112,7 +112,10 @@ def test_sums_of_squares_beyond_float16_are_float32(switch):
     assert out.isfinite().all()
 
 
-@pytest.mark.parametrize(("side", "kernel_size", "bias"), [(8, 7, True), (2, 7, False), (1, 7, True), (3, 5, True)])
+@pytest.mark.parametrize(
+    ("side", "kernel_size", "bias"),
+    [(8, 7, True), (4, 5, False), (2, 7, False), (1, 7, True), (3, 5, True), (6, 3, False)],
+)
 def test_convolution_by_kernels_is_the_plain_one(switch, side, kernel_size, bias):
     conv = nn.Conv2d(70, 70, kernel_size, padding=kernel_size // 2, groups=70, bias=bias)
     x, grad = (torch.randn(6, 70, side, side) for _ in range(2))
