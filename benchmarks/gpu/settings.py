@@ -71,6 +71,9 @@ def create_parser(description: str = "") -> argparse.ArgumentParser:
         parser.add_argument(f"--{name}", type=type(value), default=value, help=f"{text} (default: {value!r})")
     cases = "what:size:batch:dtype:mode, most important first (default: those of benchmarks/gpu/settings.py)"
     parser.add_argument("--speed_cases", nargs="+", default=list(SPEED_CASES), help=cases)
+    checks = ["compiled", "resumed", "fp16", "fsdp2", "again"]
+    of_training = "what the part training shows (default: all)"
+    parser.add_argument("--training_checks", nargs="+", default=checks, choices=checks, help=of_training)
     modes = ["eager", "compiled"]
     parser.add_argument("--modes", nargs="+", default=modes, choices=modes, help="of the comparisons and the profile")
     dtypes = ["float32", "bfloat16", "float16"]

@@ -84,13 +84,13 @@ def sharded(launch: Launcher) -> Outcome:
     return Outcome(finish(started), last_loss(started))
 
 
-CHECKS = (
-    Check("compiled, bf16", compiled),
-    Check("stopped by SIGTERM and resumed, equal to the bit", resumed),
-    Check("fp16 with its scaler", in_fp16, on_processor=False),
-    Check("FSDP2 in one process", sharded, on_processor=False),
-    Check("two runs are equal to the bit", again),
-)
+CHECKS = {
+    "compiled": Check("compiled, bf16", compiled),
+    "resumed": Check("stopped by SIGTERM and resumed, equal to the bit", resumed),
+    "fp16": Check("fp16 with its scaler", in_fp16, on_processor=False),
+    "fsdp2": Check("FSDP2 in one process", sharded, on_processor=False),
+    "again": Check("two runs are equal to the bit", again),
+}
 
 
 def run(settings: argparse.Namespace, rows: Rows) -> None:
@@ -103,10 +103,11 @@ def run(settings: argparse.Namespace, rows: Rows) -> None:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         launch = Launcher(settings, Path(folder), time.monotonic() + rows.seconds_left())
         write_images(launch.images, settings.training_images)
+        chosen = [CHECKS[name] for name in settings.training_checks]
         launch.whole()  # before the threads, two of which wait for it
         try:
-            with ThreadPoolExecutor(len(CHECKS)) as threads:
-                list(threads.map(lambda each: check(each, launch, rows), CHECKS))
+            with ThreadPoolExecutor(len(chosen)) as threads:
+                list(threads.map(lambda each: check(each, launch, rows), chosen))
         finally:
             launch.kill_late_runs()
 
