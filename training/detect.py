@@ -40,6 +40,7 @@ from training.models.families import family_of
 from training.models.layer_decay import layer_scale
 from training.models.optimizer import decayed_parameters
 from training.run.evaluation import PeriodicEvaluation
+from training.run.sharding import refuse_sharding
 from training.run.training_run import TrainingRun
 
 
@@ -47,6 +48,8 @@ def main(settings: DetectSettings) -> None:
     """Train: classes, model, data, plan, loop with evaluations, save."""
     with TrainingRun(settings) as run:
         with_masks, rcnn, parts = has_masks(settings.model), is_rcnn(settings.model), loss_parts(settings.model)
+        if rcnn:
+            refuse_sharding(run.accelerator)
         with run.main_process_first():
             names = class_names_of(settings.data, settings.model.num_labels)
         model = synchronise_batch_norm(create_detector(settings.model, names), run.accelerator)

@@ -2,30 +2,41 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from accelerate.utils import get_mixed_precision_context_manager
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 
+from training.settings.checks import check
 
-def adapt_to_sharding(accelerator: Accelerator, model: nn.Module) -> None:
+
+def adapt_to_sharding(accelerator: Accelerator, model: Any) -> None:
     """Let a model that FSDP2 will shard compute under autocast, as any other does. Call it before `prepare`.
 
     Accelerate would have FSDP2 round all weights, and all that goes into the model and comes out of it, to the half
     precision of the run: the noise of the masks, of which much would then be equal, the pixels to be predicted, the
     statistics of batch normalisation, and the losses.
     """
+    plugin: Any = accelerator.state.fsdp_plugin
     if not accelerator.is_fsdp2:
         return
-    accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy()
+    plugin.mixed_precision_policy = MixedPrecisionPolicy()
     if accelerator.native_amp:
-        context = get_mixed_precision_context_manager(True, accelerator.autocast_handler)
-        model.forward = context(model.forward)
+        autocast: Any = get_mixed_precision_context_manager(True, accelerator.autocast_handler)  # type: ignore[arg-type]
+        model.forward = autocast(model.forward)
     try:
-        model.get_input_embeddings()  # type: ignore[operator]
+        model.get_input_embeddings()
     except NotImplementedError:  # in Transformers' models for masks; Accelerate asks, and takes None for an answer
         model.get_input_embeddings = lambda: None
+
+
+def refuse_sharding(accelerator: Accelerator) -> None:
+    """Refuse FSDP where processes compute different numbers of passes: weights are gathered from all, in each pass."""
+    kind = accelerator.distributed_type
+    rule = "be another than FSDP: with images of several sizes, processes would wait for each other's weights"
+    check("distributed_type", kind.value, kind != DistributedType.FSDP, rule)
 
 
 @contextmanager
