@@ -19,9 +19,9 @@ def adapt_to_sharding(accelerator: Accelerator, model: Any) -> None:
     precision of the run: the noise of the masks, of which much would then be equal, the pixels to be predicted, the
     statistics of batch normalisation, and the losses.
     """
-    plugin: Any = accelerator.state.fsdp_plugin
     if not accelerator.is_fsdp2:
         return
+    plugin: Any = accelerator.state.fsdp_plugin
     plugin.mixed_precision_policy = MixedPrecisionPolicy()
     if accelerator.native_amp:
         autocast: Any = get_mixed_precision_context_manager(True, accelerator.autocast_handler)  # type: ignore[arg-type]
