@@ -72,12 +72,15 @@ def write_masked_folder(root: Path, splits: dict[str, int]) -> Path:
     return root
 
 
-def write_masked_parquet(root: Path, splits: dict[str, int], files: int = 2) -> Path:
-    """The same as parquet with the columns `image` and `annotation`, `files` of them a split."""
+def write_masked_parquet(root: Path, splits: dict[str, int], files: int = 2, unknown: bool = False) -> Path:
+    """The same as parquet with the columns `image` and `annotation`, `files` of them a split.
+
+    With `unknown`, the brightest pixels have no class.
+    """
     root.mkdir(parents=True)
     for split, count in splits.items():
         pictures = [picture for _, picture in masked_names(count)]
-        rows = {"image": pictures, "annotation": [brightness_classes(picture) for picture in pictures]}
+        rows = {"image": pictures, "annotation": [brightness_classes(picture, unknown) for picture in pictures]}
         table = Dataset.from_dict(rows, features=Features({"image": Image(), "annotation": Image()}))
         for i in range(files):
             table.shard(files, i).to_parquet(root / f"{split}-{i:05d}-of-{files:05d}.parquet")
@@ -89,9 +92,11 @@ def masked_names(count: int) -> list[tuple[str, Pictures.Image]]:
     return [(f"{name}{i}", picture) for name in CLASSES for i, picture in enumerate(cut(name, count, 48))]
 
 
-def brightness_classes(picture: Pictures.Image) -> Pictures.Image:
-    """A mask: 0 where the picture is dark, 1, or 2 where it is bright."""
-    return Pictures.fromarray(np.digitize(np.asarray(picture.convert("L")), [80, 150]).astype(np.uint8))
+def brightness_classes(picture: Pictures.Image, unknown: bool = False) -> Pictures.Image:
+    """A mask: 0 where the picture is dark, 1, or 2 where it is bright; if asked, 255 where it is brightest."""
+    brightness = np.asarray(picture.convert("L"))
+    classes = np.digitize(brightness, [80, 150])
+    return Pictures.fromarray(np.where(unknown & (brightness > 180), 255, classes).astype(np.uint8))
 
 
 def write_objects_folder(root: Path, splits: dict[str, int]) -> Path:

@@ -13,7 +13,10 @@ from training.settings.scripts import SegmentSettings
 if __name__ == "__main__":  # before the imports below, which take seconds: reports a wrong setting at once
     settings = parse_settings(SegmentSettings, sys.argv[1:], __doc__)
 
+from functools import partial
 from typing import Any
+
+from torch import Tensor
 
 from training.data.held_out import load_train_and_eval
 from training.data.samples import Collator
@@ -62,8 +65,10 @@ def main(settings: SegmentSettings) -> None:
         evaluator = SegmentationEvaluator(len(names), ignored, settings.evaluation)
         evaluation = PeriodicEvaluation(run, evaluator, held_out, settings.evaluation.eval_steps)
 
+        # The other architectures' losses are means over masks, which Transformers counts in all processes itself.
+        count = partial(num_known_pixels, ignored) if architecture == "upernet" else None
         for _ in run.steps():
-            for batch in run.batches():
+            for batch in run.batches(count):
                 run.backward(run.model(**batch).loss)
             run.update()
             evaluation.after_step()
@@ -72,6 +77,11 @@ def main(settings: SegmentSettings) -> None:
         results = evaluation.at_end(final)
         run.finish(final, results, lambda folder: save_figures(folder, evaluator, names, processor))
         run.say(f"{told(results, evaluator, names)}\nSegmentation model in {run.folder}")
+
+
+def num_known_pixels(ignored: int, batch: dict[str, Any]) -> Tensor:
+    """How many pixels of a batch have a class."""
+    return (batch["labels"] != ignored).sum()
 
 
 def told(results: dict[str, Any], evaluator: SegmentationEvaluator, names: list[str]) -> str:

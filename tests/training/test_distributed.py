@@ -70,7 +70,7 @@ DETECT = {
     "scale_range": "0.5 1.5",
     "eval_split": "test",
 }
-WRITERS = {"segment": write_masked_parquet, "detect": write_objects_parquet}
+WRITERS = {"segment": partial(write_masked_parquet, unknown=True), "detect": write_objects_parquet}
 NUM_TESTED = {"segment": 21, "detect": 21}  # images to evaluate on: no multiple of the processes' batches
 
 

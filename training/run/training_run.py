@@ -1,6 +1,6 @@
 """A training run: everything that all training scripts share, from the output folder to the model card."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from itertools import islice
@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from conversion.publishing.card import write_card
 from training.console.signals import stoppable
 from training.data.batches import TrainBatches
-from training.data.samples import Collator, Samples
+from training.data.samples import Batch, Collator, Samples
 from training.data.sources import Source
 from training.evaluation.pictures import save_loss_curves
 from training.models.averages import create_ema, final_model, update_average
@@ -70,6 +70,7 @@ class TrainingRun:
         self.step = 0
         self.stopped = self.late = self.interrupted = False
         self.put_off = False  # whether the resumed run has to make the evaluation that is due after this step
+        self.weight = 1.0  # of the loss of the pass under way
         self.log: TrainingLog | None = None
 
     def __enter__(self) -> Self:
@@ -222,17 +223,35 @@ class TrainingRun:
         print_plan(*described, measured, self.eval_source)
         raise RunOver
 
-    def batches(self) -> Iterator[dict[str, Any]]:
-        """Yield the batches of one optimizer step, on the device. After the last one, processes average gradients."""
-        found = islice(self.train_batches, self.passes_per_step)
-        for batch in found if self.is_dry else self.stop.batches(found):
+    def batches(self, count: Callable[[Batch], Tensor] | None = None) -> Iterator[dict[str, Any]]:
+        """Yield the batches of one optimizer step, on the device. After the last one, processes average gradients.
+
+        The loss of a step is the mean of those of its passes. With `count`, each weighs as much as it has of what is
+        counted, such as pixels with a class: the mean over all of these, whatever the number of passes and processes.
+        """
+        found: Iterable[Batch] = islice(self.train_batches, self.passes_per_step)
+        found = found if self.is_dry else self.stop.batches(found)
+        weighted = ((batch, 1.0) for batch in found) if count is None else self.weigh(found, count)
+        for batch, weight in weighted:
+            self.weight = weight
             with self.accelerator.accumulate(self.model):
                 yield send_to_device(batch, self.accelerator.device)  # type: ignore[misc]
         if not self.is_dry and self.stop.gave_up:  # a stop ended the wait for the first batch: skip the step
             leave_run(self.accelerator, self.checkpoints, self.step - 1, self.save)
 
+    def weigh(self, found: Iterable[Batch], count: Callable[[Batch], Tensor]) -> list[tuple[Batch, float]]:
+        """The batches of a step with the weights of their losses, whose mean over all passes and processes is 1."""
+        batches = list(found)
+        if not batches:  # a stop ended the wait for the first one
+            return []
+        counts = [int(count(batch)) for batch in batches]
+        total = self.accelerator.reduce(torch.tensor(sum(counts), device=self.accelerator.device))
+        mean = max(1, int(total)) / (len(batches) * self.accelerator.num_processes)  # type: ignore[arg-type]
+        return [(batch, number / mean) for batch, number in zip(batches, counts, strict=True)]
+
     def backward(self, loss: Tensor, parts: Any = None) -> None:
         """Compute the gradients of one pass's loss. `parts` holds the loss's components by name, for the log."""
+        loss = loss * self.weight
         self.accelerator.backward(loss)
         if self.log is not None:
             self.log.add(loss, parts)
