@@ -93,7 +93,7 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m experiments.detection", description=str(__doc__).split("\n")[0])
     parser.add_argument("task", choices=list(TASKS))
     parser.add_argument("--output_dir", help="default: out/trees or out/cells")
-    add_options(parser, steps=400, epochs=300)
+    add_options(parser, steps=200, epochs=100)
     return parser.parse_args()
 
 

@@ -49,7 +49,7 @@ def parse_options() -> argparse.Namespace:
     """The flags."""
     parser = argparse.ArgumentParser(prog="python -m experiments.segmentation", description=str(__doc__).split("\n")[0])
     parser.add_argument("--output_dir", default="out/segmentation")
-    add_options(parser, steps=400, epochs=300)
+    add_options(parser, steps=200, epochs=100)
     return parser.parse_args()
 
 

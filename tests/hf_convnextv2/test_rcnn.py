@@ -11,6 +11,7 @@ from torch import nn
 from torchvision.models.detection import FasterRCNN, MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.roi_heads import paste_masks_in_image
 from transformers import AutoModelForObjectDetection, DetrImageProcessor, pipeline
 
 from conversion.layouts import LAYOUTS
@@ -110,6 +111,9 @@ def test_boxes_scores_and_masks_are_those_of_torchvisions_class_on_timms_feature
     torch.testing.assert_close(found["boxes"], expected["boxes"], rtol=0, atol=1e-4)  # in pixels
     assert torch.equal(found["labels"], expected["labels"] - 1)
     if use_masks:
+        pasted = paste_masks_in_image(outputs.pred_masks[0][:25, None], found["boxes"], size)
+        torch.testing.assert_close(pasted, expected["masks"], rtol=0, atol=1e-4)  # probabilities
+        assert pasted.std() > 0.01
         differs = (found["masks"] != (expected["masks"][:, 0] >= 0.5)).float().mean()
         assert differs < 1e-5 and 0.001 < found["masks"].float().mean() < 0.99
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForObjectDetection
+from transformers import AutoModelForObjectDetection, pipeline
 
 from conversion.publish import publish
 from conversion.publishing.card import render_card
@@ -97,12 +97,13 @@ def test_an_rcnn_takes_its_code_along_and_its_card_says_how_it_loads(folder, tmp
 LOAD = """
 import sys, torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModelForObjectDetection
+from transformers import AutoImageProcessor, AutoModelForObjectDetection, pipeline
 name, photograph, output = sys.argv[1:]
 model = AutoModelForObjectDetection.from_pretrained(name, trust_remote_code=True)
 inputs = AutoImageProcessor.from_pretrained(name)(Image.open(photograph), return_tensors="pt")
 outputs = model(**inputs)
-torch.save({"logits": outputs.logits, "masks": outputs.pred_masks, **inputs}, output)
+objects = pipeline("object-detection", model=name, trust_remote_code=True, device="cpu")(photograph, threshold=0.0)
+torch.save({"logits": outputs.logits, "masks": outputs.pred_masks, "objects": objects, **inputs}, output)
 print(type(model).__module__.split(".")[0])
 """
 
@@ -124,6 +125,11 @@ def test_a_published_rcnn_loads_without_this_package(folder, tmp_path):
         expected = model(pixel_values=found["pixel_values"], pixel_mask=found["pixel_mask"])
     torch.testing.assert_close(found["logits"], expected.logits, rtol=0, atol=1e-5)
     torch.testing.assert_close(found["masks"], expected.pred_masks, rtol=0, atol=1e-5)
+    objects = pipeline("object-detection", model=str(folder), device="cpu")(str(tmp_path / "photo.png"), threshold=0.0)
+    assert len(found["objects"]) == len(objects) > 0
+    for one, other in zip(found["objects"], objects, strict=True):
+        assert (one["label"], one["box"]) == (other["label"], other["box"])
+        assert one["score"] == pytest.approx(other["score"], abs=1e-5)
 
 
 @pytest.mark.parametrize("architecture", [*RCNN, *NOT_RCNN])
