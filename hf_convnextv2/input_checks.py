@@ -50,10 +50,10 @@ def refuse_unknown_keywords(*more: str, strict: bool = False) -> Callable[[Calla
             for name in kwargs:
                 if name not in known and kwargs[name] is not None:
                     _refuse(name, own, strict, type(self).__name__)
-            if self.refuses_attentions and kwargs.get("output_attentions"):
+            if self.refuses_attentions and kwargs.get("output_attentions", self.config.output_attentions):
                 raise ValueError(
-                    f"`output_attentions` (=True) must be left out: {type(self).__name__} returns no attentions. Hooks "
-                    "on its blocks' `attn` see what goes in and out."
+                    f"`output_attentions` (=True) must be left out, in the configuration too: {type(self).__name__} "
+                    "returns no attentions. Hooks on its blocks' `attn` see what goes in and out."
                 )
             return forward(self, *args, **kwargs)
 

@@ -287,9 +287,14 @@ def test_attentions_are_refused_where_there_is_attention_and_ignored_elsewhere(m
     if model.base_model_prefix == "convnextv2":
         same(model(**inputs, output_attentions=True), model(**inputs))
     else:
-        with pytest.raises(ValueError, match=r"`output_attentions` \(=True\) must be left out: ConvMAE"):
+        with pytest.raises(ValueError, match=r"`output_attentions` \(=True\) must be left out, .*: ConvMAE"):
             model(**inputs, output_attentions=True)
-        same(model(**inputs, output_attentions=False), model(**inputs))
+        model.set_attn_implementation("eager")  # with which a configuration may ask for them
+        expected = model(**inputs)
+        model.config.output_attentions = True
+        with pytest.raises(ValueError, match=r"must be left out, in the configuration too: ConvMAE"):
+            model(**inputs)
+        same(model(**inputs, output_attentions=False), expected)
 
 
 @pytest.mark.parametrize("where", ["argument", "configuration"])
