@@ -169,6 +169,7 @@ class ImageEncoderForImageClassification(ImageEncoderPreTrainedModel):
         # Given only where they differ from the defaults: a module that wraps the encoder takes none.
         keywords: dict[str, Any] = {} if self.config.return_dict else {"return_dict": True}
         keywords |= {} if output_hidden_states is None else {"output_hidden_states": output_hidden_states}
+        keywords |= {"output_attentions": False} if self.config.output_attentions else {}
         outputs = self.base_model(pixel_values, **keywords)
         logits = self.classifier(outputs.pooler_output)
         loss = None
