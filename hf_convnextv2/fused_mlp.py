@@ -26,7 +26,7 @@ from .fused_mlp_reference import (
 from .gpu_mlp import backward_by_kernels, forward_by_kernels
 from .grn import ConvNextV2GRN, grn_scale
 from .groups import Groups
-from .precision import at_least_float32, cast_for_autocast
+from .precision import HALF, at_least_float32, cast_for_autocast
 from .triton_kernels import runs_on_kernels
 
 
@@ -93,14 +93,15 @@ def _infer(
     """The output alone: every chunk is computed in place, because the first touch of fresh memory is expensive."""
     if runs_on_kernels(weights.up):
         return forward_by_kernels(x, chunks, residual, factor, weights, keep_hidden=False)[0]
+    buffers = _wide_buffers(x, chunks, weights)
     if len(chunks) == 1:
-        branch = _infer_branch(chunks[0], x, factor, weights).flatten(0, 1)
+        branch = _infer_branch(chunks[0], x, factor, weights, *buffers).flatten(0, 1)
         return branch if residual is None else residual + branch
     dtype = _out_dtype(residual, weights)
     can_overwrite = overwrite and x.dtype == dtype
     out = x if can_overwrite else x.new_empty(len(x), len(weights.down), dtype=dtype)
     for chunk in chunks:
-        branch = _infer_branch(chunk, x, factor, weights)
+        branch = _infer_branch(chunk, x, factor, weights, *buffers)
         if residual is None:
             chunk.of(out).copy_(branch)
         else:
@@ -108,14 +109,20 @@ def _infer(
     return out
 
 
-def _infer_branch(chunk: Chunk, x: Tensor, factor: Tensor | None, weights: MLPWeights) -> Tensor:
-    """`factor * down(grn(gelu(up(norm(x)))))` of a chunk, `(B, T, C)`."""
-    rows = normalise(x[chunk.rows], weights)
-    y = torch.addmm(weights.up_bias, rows, weights.up.T).view(*chunk.shape, -1)
+def _wide_buffers(x: Tensor, chunks: list[Chunk], weights: MLPWeights) -> tuple[Tensor, Tensor]:
+    """Memory `(rows, 4C)` that all chunks use in turn, for the activations and for their squares."""
+    dtype, shape = weights.up.dtype, (max(chunk.num_rows for chunk in chunks), len(weights.up))
+    return x.new_empty(shape, dtype=dtype), x.new_empty(shape, dtype=at_least_float32(dtype))
+
+
+def _infer_branch(
+    chunk: Chunk, x: Tensor, factor: Tensor | None, weights: MLPWeights, activation: Tensor, squares: Tensor
+) -> Tensor:
+    """`factor * down(grn(gelu(up(norm(x)))))` of a chunk, `(B, T, C)`; the last two are overwritten."""
+    y = chunk.start_of(activation)
+    torch.addmm(weights.up_bias, _normalise(x[chunk.rows], weights), weights.up.T, out=y.flatten(0, 1))
     torch.ops.aten.gelu_(y)
-    wide = y.to(at_least_float32(y.dtype))
-    energy = _energy(wide, torch.empty_like(wide))
-    y = _project_down(y, energy, weights)
+    y = _project_down(y, _energy(y, chunk.start_of(squares)), weights)
     return y if factor is None else y.mul_(factor[chunk.views])
 
 
@@ -132,9 +139,9 @@ def _forward(
     for chunk in chunks:
         y = chunk.start_of(activation)
         z = chunk.of(out) if residual is None else chunk.start_of(branch)
-        torch.addmm(weights.up_bias, normalise(x[chunk.rows], weights), weights.up.T, out=hidden[chunk.rows])
+        torch.addmm(weights.up_bias, _normalise(x[chunk.rows], weights), weights.up.T, out=hidden[chunk.rows])
         torch.ops.aten.gelu.out(chunk.of(hidden), out=y)
-        energy[chunk.views] = _energy(y.to(energy.dtype), chunk.start_of(squares))
+        energy[chunk.views] = _energy(y, chunk.start_of(squares))
         _project_down(y, energy[chunk.views], weights, out=z)
         if factor is not None:
             z.mul_(factor[chunk.views])
@@ -143,9 +150,24 @@ def _forward(
     return out, hidden, energy
 
 
+def _normalise(rows: Tensor, weights: MLPWeights) -> Tensor:
+    """`normalise` of the reference, which rows in half precision go through in one pass instead of three."""
+    if weights.norm is None or rows.dtype != weights.up.dtype or rows.dtype not in HALF:
+        return normalise(rows, weights)
+    return torch.native_layer_norm(rows, rows.shape[-1:], weights.norm, weights.norm_bias, weights.eps)[0]
+
+
 def _energy(y: Tensor, squares: Tensor) -> Tensor:
-    """L2 norm over positions, `(B, 1, C)`; several times as fast as `torch.linalg.vector_norm` on a CPU."""
-    return torch.mul(y, y, out=squares).sum(dim=1, keepdim=True).sqrt()
+    """L2 norm over positions, `(B, 1, C)`; several times as fast as `torch.linalg.vector_norm` on a CPU.
+
+    Half precision is squared and summed in float32, the dtype of `squares`.
+    """
+    if squares.dtype == y.dtype:
+        torch.mul(y, y, out=squares)
+    else:
+        squares.copy_(y)
+        squares.mul_(squares)
+    return squares.sum(dim=1, keepdim=True).sqrt()
 
 
 def _project_down(y: Tensor, energy: Tensor, weights: MLPWeights, out: Tensor | None = None) -> Tensor:

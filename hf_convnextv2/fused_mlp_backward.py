@@ -33,12 +33,13 @@ from .grn import grn_gradients
 
 
 class _GradientSums:
-    """Gradients of the parameters, summed over chunks: matrices in the parameters' dtype, vectors in GRN's."""
+    """Gradients of the parameters, summed over chunks in GRN's dtype; matrices of a single chunk are in their own."""
 
-    def __init__(self, weights: MLPWeights, energy: Tensor):
+    def __init__(self, weights: MLPWeights, energy: Tensor, num_chunks: int):
         width, dim = len(weights.up), len(weights.down)
-        self.up = torch.empty_like(weights.up)  # the first chunk writes it
-        self.down = torch.zeros_like(weights.down)
+        dtype = weights.up.dtype if num_chunks == 1 else energy.dtype
+        self.up = torch.empty_like(weights.up, dtype=dtype)  # the first chunk writes it
+        self.down = torch.zeros_like(weights.down, dtype=dtype)
         self.up_bias, self.grn = energy.new_zeros(width), energy.new_zeros(width)
         self.down_bias = energy.new_zeros(dim)
         self.norm, self.norm_bias = energy.new_zeros(dim), energy.new_zeros(dim)
@@ -46,7 +47,7 @@ class _GradientSums:
     def of(self, weights: MLPWeights) -> list[Tensor | None]:
         """The gradient of each of `weights`, in its dtype."""
         down_bias = self.down_bias.to(weights.down.dtype)
-        down = self.down.addr_(down_bias, weights.grn_bias)
+        down = self.down.addr_(down_bias.to(self.down.dtype), weights.grn_bias.to(self.down.dtype))
         grn_bias = down_bias @ weights.down
         sums = (self.up, self.up_bias, self.grn, grn_bias, down, self.down_bias, self.norm, self.norm_bias)
         tensors: Any = weights[: len(sums)]
@@ -67,7 +68,7 @@ def mlp_gradients(
 
     `hidden (R, 4C)` is the output of `up`, `energy (views, 1, 4C)` GRN's.
     """
-    sums, grad_x = _GradientSums(weights, energy), torch.empty_like(x)
+    sums, grad_x = _GradientSums(weights, energy, len(chunks)), torch.empty_like(x)
     activation, grad_activation, products = (chunk_buffer(hidden, chunks) for _ in range(3))
     for chunk in chunks:
         h, y, grad_y = chunk.of(hidden), chunk.start_of(activation), chunk.start_of(grad_activation)
@@ -110,19 +111,18 @@ def _through_activations(
     scale = wide_scale.to(y.dtype)
     sums.grn += grad_grn
     grad_y.mul_(scale).addcmul_(y, slope.to(y.dtype))
-    sums.down.addmm_(z.flatten(0, 1).T, y.mul_(scale).flatten(0, 1))
+    _add_product(sums.down, z.flatten(0, 1).T, y.mul_(scale).flatten(0, 1))
 
 
 def _through_up(grad: Tensor, x: Tensor, weights: MLPWeights, sums: _GradientSums, is_first: bool) -> Tensor:
     """Gradient of the input `(rows, C)` from that of the output `(rows, 4C)` of `up`; adds to the sums of both."""
     sums.up_bias += grad.sum(dim=0, dtype=sums.up_bias.dtype)
-    beta = 0 if is_first else 1
     if weights.norm is None:
-        torch.addmm(sums.up, grad.T, x, beta=beta, out=sums.up)
+        _add_product(sums.up, grad.T, x, is_first)
         return torch.mm(grad, weights.up)
     wide, shape, affine = x.to(weights.norm.dtype), x.shape[-1:], (weights.norm, weights.norm_bias)
     rows, mean, deviation = torch.native_layer_norm(wide, shape, *affine, weights.eps)
-    torch.addmm(sums.up, grad.T, rows.to(weights.up.dtype), beta=beta, out=sums.up)
+    _add_product(sums.up, grad.T, rows.to(weights.up.dtype), is_first)
     grad_rows = torch.mm(grad, weights.up).to(wide.dtype)
     wanted = [True, True, True]
     gradients = torch.ops.aten.native_layer_norm_backward(grad_rows, wide, shape, mean, deviation, *affine, wanted)
@@ -130,3 +130,13 @@ def _through_up(grad: Tensor, x: Tensor, weights: MLPWeights, sums: _GradientSum
     sums.norm += grad_norm
     sums.norm_bias += grad_norm_bias
     return grad_x
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor, is_first: bool = False) -> None:
+    """Add `a @ b` to `total`, whose numbers do not count if this is the first product."""
+    if total.dtype == a.dtype:
+        torch.addmm(total, a, b, beta=0 if is_first else 1, out=total)
+    elif is_first:
+        total.copy_(torch.mm(a, b))
+    else:
+        total += torch.mm(a, b)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+HALF = (torch.bfloat16, torch.float16)
+
 
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:
     """The dtype of statistics: a sum of squares over a map leaves float16's range and bfloat16's precision."""
