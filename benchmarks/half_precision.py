@@ -8,6 +8,7 @@ left out where it is not installed, and where the processor has no bfloat16.
 """
 
 from contextlib import nullcontext
+from importlib import import_module
 from importlib.util import find_spec
 from statistics import median
 from typing import Any
@@ -137,7 +138,7 @@ def error(found: list[Tensor], expected: list[Tensor]) -> float:
 
 def openvino_call(model: nn.Module, pixel_values: Tensor) -> tuple[Call, Tensor]:
     """A call of the model in OpenVINO with products in bfloat16, and its logits."""
-    import openvino  # only here: most have no need of it
+    openvino: Any = import_module("openvino")  # only here: most have no need of it
 
     settings = {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     with torch.no_grad():

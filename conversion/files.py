@@ -18,7 +18,7 @@ def read_json(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = json.loads(file.read_text(encoding="utf-8-sig"))  # editors on Windows begin with a mark
     except ValueError as error:
         raise ValueError(f"{file} must be JSON: {error}") from error
     if not isinstance(values, dict):

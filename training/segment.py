@@ -26,7 +26,7 @@ from training.data.sources import num_examples
 from training.data.transforms import SegmentationTransform
 from training.evaluation.segmentation import NO_PIXEL, SegmentationEvaluator
 from training.evaluation.segmentation_figures import save_figures, table_in_words
-from training.evaluation.segmentation_protocol import segmentation_loader
+from training.evaluation.segmentation_protocol import check_prediction, segmentation_loader
 from training.models.backbone import num_channels_of
 from training.models.batch_norm import synchronise_batch_norm
 from training.models.creation import image_size_of, with_background
@@ -35,12 +35,15 @@ from training.models.layer_decay import layer_scale
 from training.models.optimizer import decayed_parameters
 from training.models.segmentation import SEGMENTERS, create_segmentation_processor, create_segmenter
 from training.run.evaluation import PeriodicEvaluation
+from training.run.sharding import refuse_sharding
 from training.run.training_run import TrainingRun
 
 
 def main(settings: SegmentSettings) -> None:
     """Train: classes, model, data, plan, loop with evaluations, save."""
     with TrainingRun(settings) as run:
+        if settings.evaluation.eval_window is not None:
+            refuse_sharding(run.accelerator)
         with run.main_process_first():
             num_channels = num_channels_of(settings.model)
             names = class_names_of(settings.data, settings.model.num_labels, num_channels)
@@ -49,6 +52,7 @@ def main(settings: SegmentSettings) -> None:
         ignored, architecture = ignored_label(len(names)), settings.model.architecture
         data = with_background(settings.data, settings.model)
         processor = create_segmentation_processor(settings.model, data.background, encoder, architecture)
+        check_prediction(settings.evaluation, encoder, image_size_of(encoder))
         with run.main_process_first():
             source, eval_source = load_train_and_eval(data, load_pairs, encoder.num_channels, names)
         reader = mask_reader(data, len(names), ignored)

@@ -162,13 +162,35 @@ def test_weights_that_are_sharded_train_as_whole_ones(script, fields, write_mode
 
 
 @pytest.mark.slow
-def test_weights_are_not_sharded_where_processes_make_different_numbers_of_passes(tmp_path):
-    objects = write_objects_parquet(tmp_path / "parquet", {"train": 2, "test": 1})
-    settings = {**DETECT, "model_size": "atto", "dataset_name": objects, "output_dir": tmp_path / "detector"}
+def test_every_process_evaluates_the_whole_weights_at_the_end_of_a_sharded_run(tmp_path):
+    """A run that resumes from its last checkpoint evaluates the model that it saves, which no process holds alone."""
+    settings = {
+        **{"image_size": 32, "eval_split": "test", "per_device_eval_batch_size": 1, "per_device_train_batch_size": 3},
+        "model_name_or_path": write_tiny_classifier(tmp_path / "classifier"),
+        "dataset_name": write_parquet(tmp_path / "parquet", {"train": 4, "test": 4}),
+        **{"max_train_steps": 2, "checkpointing_steps": 2, "learning_rate": 3e-2, "resume_from_checkpoint": "latest"},
+        **{"num_workers": 0, "with_tracking": False, "output_dir": tmp_path / "sharded"},
+    }
+    words = [word for key, value in settings.items() for word in (f"--{key}", *str(value).split())]
+    results = tmp_path / "sharded/all_results.json"
+    found = []
+    for _ in range(2):
+        run(["tests/sharded_on_cpu.py", "training/finetune.py", *words], 2, tmp_path)
+        found.append(json.loads(results.read_text())["eval_loss"])
+        (tmp_path / "sharded/model.safetensors").unlink()
+        results.unlink()
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("script", "fields"), [("detect", DETECT), ("segment", {**SEGMENT, "eval_window": 32})])
+def test_weights_are_not_sharded_where_processes_make_different_numbers_of_passes(script, fields, tmp_path):
+    images = WRITERS[script](tmp_path / "parquet", {"train": 2, "test": 1})
+    settings = {**fields, "model_size": "atto", "dataset_name": images, "output_dir": tmp_path / "out"}
     words = [word for key, value in settings.items() for word in (f"--{key}", *str(value).split())]
     with pytest.raises(AssertionError, match=r"error: `distributed_type` \(=FSDP\) must be another than FSDP"):
-        run(["tests/sharded_on_cpu.py", "training/detect.py", *words], 2, tmp_path)
-    assert not (tmp_path / "detector").exists()
+        run(["tests/sharded_on_cpu.py", f"training/{script}.py", *words], 2, tmp_path)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
+from hf_convnextv2.shared_config import height_and_width
 from training.data.folders.masks import NAMES, names_in
 from training.data.labels import class_list, unnamed_classes
 from training.data.samples import eval_loader
@@ -39,6 +40,7 @@ def evaluate_segmentation(
     assert data.eval_split is not None
     with accelerator.main_process_first():
         source = load_pairs(data, data.eval_split, data.max_eval_samples, num_channels, names)
+    check_prediction(prediction, config.backbone_config, shortest_side(processor))
     ignored = ignored_label(len(names))
     evaluator = SegmentationEvaluator(len(names), ignored, prediction)
     reader = mask_reader(data, len(names), ignored)
@@ -64,6 +66,20 @@ def segmentation_loader(
         return None
     samples = segmentation_samples(data, source, num_channels, reader, PairEvaluationTransform(processor))
     return prepare_lists(accelerator, eval_loader(source, samples, data, collate_pairs))
+
+
+def shortest_side(processor: Any) -> int:
+    """The side in pixels that a processor gives images, of several the shortest."""
+    return min(side for side in dict(processor.size).values() if side)
+
+
+def check_prediction(prediction: SegmentPredictionSettings, encoder: Any, image_size: int) -> None:
+    """Raise if the windows, or images of `image_size` pixels at the least scale, are smaller than a cell."""
+    height, width = height_and_width(getattr(encoder, "cell_size", 1))
+    cell, least = max(height, width), min(prediction.eval_scales)
+    window, rule = prediction.eval_window, f"be at least {cell} pixels, a cell of the encoder"
+    check("eval_window", window, window is None or window >= cell, rule)
+    check("eval_scales", least, int(least * image_size) >= cell, f"leave images of {image_size} pixels at least {cell}")
 
 
 def check_names(data: MaskedDataSettings, names: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from typing import Any, TypeVar
 
 from accelerate import Accelerator, DistributedType
+from accelerate.utils import broadcast
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import PreTrainedModel
@@ -33,9 +34,9 @@ def update_average(ema: AveragedModel | None, model: nn.Module) -> None:
 def final_model(
     model_class: type[Model], accelerator: Accelerator, trained: nn.Module, ema: AveragedModel | None
 ) -> Model:
-    """The model that a run saves: the averaged weights, or the trained ones, gathered if they are sharded.
+    """The model that a run saves and evaluates: the averaged weights, or the trained ones, gathered if need be.
 
-    Call it in every process. The main process gets the whole model.
+    Call it in every process.
     """
     if ema is not None:
         return ema.module  # type: ignore[return-value]
@@ -44,6 +45,8 @@ def final_model(
         return unwrapped
     weights = accelerator.get_state_dict(trained)
     whole = model_class(unwrapped.config)
-    if accelerator.is_main_process:
+    if accelerator.is_main_process:  # which alone gets them
         whole.load_state_dict(weights)
-    return whole.to(accelerator.device)  # type: ignore[arg-type]
+    whole.to(accelerator.device)  # type: ignore[arg-type]
+    broadcast(list(whole.state_dict().values()))
+    return whole

@@ -33,7 +33,7 @@ def adapt_to_sharding(accelerator: Accelerator, model: Any) -> None:
 
 
 def refuse_sharding(accelerator: Accelerator) -> None:
-    """Refuse FSDP where processes compute different numbers of passes: weights are gathered from all, in each pass."""
+    """Refuse FSDP where images of several sizes take several numbers of passes: each gathers weights from all."""
     kind = accelerator.distributed_type
     rule = "be another than FSDP: with images of several sizes, processes would wait for each other's weights"
     check("distributed_type", kind.value, kind != DistributedType.FSDP, rule)

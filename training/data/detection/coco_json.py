@@ -79,7 +79,7 @@ def lists_of(annotations: list[dict[str, Any]], classes: dict[Any, int], image: 
         "bbox": [each["bbox"] for each in annotations],
         "category": [classes[each["category_id"]] for each in annotations],
         "area": [each.get("area") for each in annotations],
-        "iscrowd": [each.get("iscrowd") for each in annotations],
+        "iscrowd": [as_number(each.get("iscrowd")) for each in annotations],
         "segmentation": [json.dumps(segment, separators=(",", ":")) if segment else "" for segment in segments],
         IMAGE_SIZE: [image.get("height"), image.get("width")],
     }
@@ -88,6 +88,11 @@ def lists_of(annotations: list[dict[str, Any]], classes: dict[Any, int], image: 
 def file_name_of(image: dict[str, Any]) -> str:
     """The file name of an image; tools on Windows write it with backslashes."""
     return str(image["file_name"]).replace("\\", "/")
+
+
+def as_number(value: Any) -> Any:
+    """0 or 1 for false or true, which some tools write."""
+    return int(value) if isinstance(value, bool) else value
 
 
 def is_list_of_dicts(value: Any) -> bool:

@@ -20,6 +20,10 @@ NO_CLASS = -2
 IGNORED, IGNORED_OF_MANY = 255, -100  # the label of pixels without a class; the latter if 255 is a class
 
 
+# By Pillow's name of it: what Pillow multiplies the numbers of a grey PNG of 2 or 4 bits by, to span 0 to 255.
+SCALES = {"L;2": 85, "L;4": 17}
+
+
 class BadMaskError(BadImageError):
     """A mask cannot be used; the message names it."""
 
@@ -43,7 +47,9 @@ def decode_mask(value: Any, name: str) -> np.ndarray:
     try:
         picture = Image.open(io.BytesIO(content if content is not None else read_file(path or "")))
         mode, is_lossy, pages = picture.mode, picture.format in LOSSY, getattr(picture, "n_frames", 1)
+        scale = SCALES.get(packing_of(picture))
         array = np.asarray(ImageOps.exif_transpose(picture)) if mode in MODES else np.empty((0, 0))
+        array = array if scale is None else array // scale
     except ConnectionError:
         raise
     except UNREADABLE as error:
@@ -57,6 +63,12 @@ def decode_mask(value: Any, name: str) -> np.ndarray:
             f"{name} must hold one class number for each pixel (mode L, P or I), but its mode is {mode}."
         )
     return checked_array(array, name)
+
+
+def packing_of(picture: Image.Image) -> Any:
+    """How the numbers of a picture that has not been read yet lie in its file, as Pillow calls it."""
+    parts = getattr(picture, "tile", None)
+    return parts[0][3] if parts else None
 
 
 def checked_array(array: np.ndarray, name: str) -> np.ndarray:

@@ -93,6 +93,10 @@ def largest_class(data: SegmentDataSettings, num_channels: int) -> int:
     stored = sorted({number for numbers in records["numbers"].to_pylist() for number in numbers or []})
     classes = class_numbers(np.array(stored, np.int64), data.ignore_index, data.reduce_labels)
     classes = classes[classes >= 0]
+    problems = [] if stored else list(filter(None, mask_records(source, data)["problem"].to_pylist()))
+    if problems:
+        refuse_bad_images(problems, data)
+        check("annotation_column", data.annotation_column, False, f"hold masks that can be used, but {problems[0]}")
     rule = (
         f"hold two classes or more, but the masks hold {', '.join(map(str, stored[:8])) or 'nothing'}, of which "
         f"`ignore_index` (={data.ignore_index}) is no class. For black and white masks give `--mask_values 0 255`"

@@ -207,6 +207,17 @@ def test_images_without_annotations_and_crowds_are_kept(folder, capsys):
     assert crowd.masks[0, :, 10:20].all() and crowd.masks[0].sum() == 480
 
 
+def test_files_of_windows_and_true_for_1_are_read(folder):
+    expected = objects_of(load(folder, with_masks=True))
+    edit(folder, lambda content: [each.update(iscrowd=False) for each in content["annotations"]])
+    file = folder / JSON
+    file.write_text(file.read_text(), encoding="utf-8-sig")
+    found = objects_of(load(folder, with_masks=True))
+    assert file.read_bytes().startswith(b"\xef\xbb\xbf") and found.keys() == expected.keys()
+    assert all((found[name].boxes == expected[name].boxes).all() for name in found)
+    assert not any(each.crowds.any() for each in found.values())
+
+
 def drop(key):
     return lambda content: content.pop(key)
 

@@ -1,7 +1,10 @@
 """Masks: read, paired with their images, and refused by name where they do not fit."""
 
+import io
 import json
 import shutil
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -229,6 +232,16 @@ def test_the_classes_of_masks_that_are_skipped_do_not_count(damage, folder):
     assert names == ["LABEL_0", "LABEL_1", "LABEL_2"] and len(load(folder, names, skip_bad_images=True)) == 5
 
 
+@pytest.mark.parametrize("mode", ["RGB", "LA"])
+def test_masks_of_which_none_can_be_used_are_named(mode, folder):
+    for file in folder.glob("train/masks/*.png"):
+        Image.open(file).convert(mode).save(file)
+    message = message_of(lambda: class_names_of(settings(folder), None, 3))
+    assert "6 files cannot be used" in message and "coffee1.png must hold one class number for each pixel" in message
+    message = message_of(lambda: class_names_of(settings(folder, skip_bad_images=True), None, 3))
+    assert "must hold masks that can be used, but the mask" in message and f"its mode is {mode}" in message
+
+
 def test_black_and_white_masks_are_told_how_to_be_read(folder):
     for file in folder.glob("*/masks/*.png"):
         changed(file, lambda mask: (255 * (mask > 0)).astype("uint8"))
@@ -258,6 +271,30 @@ def test_masks_of_every_mode_hold_the_numbers_that_were_stored(mode, tmp_path):
     picture.save(tmp_path / "mask.tif")
     assert np.array_equal(decode_mask(str(tmp_path / "mask.tif"), "x").astype(int), numbers)
     assert np.array_equal(decode_mask((tmp_path / "mask.tif").read_bytes(), "x").astype(int), numbers)
+
+
+def packed_png(numbers, bits):
+    """A grey PNG with so many bits a pixel, which Pillow can read and not write."""
+
+    def part(kind, content):
+        checksum = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+    height, width = numbers.shape
+    rows = [
+        int("".join(f"{number:0{bits}b}" for number in row), 2).to_bytes(width * bits // 8, "big") for row in numbers
+    ]
+    header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
+    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", header) + part(b"IDAT", pixels) + part(b"IEND", b"")
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_masks_of_few_bits_hold_the_numbers_that_were_stored(bits):
+    numbers = np.random.default_rng(0).integers(0, 2**bits, (8, 8)).astype(np.uint8)
+    content = packed_png(numbers, bits)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(content))), numbers * {2: 85, 4: 17}[bits])  # the control
+    assert np.array_equal(decode_mask(content, "x"), numbers)
 
 
 def test_a_palette_mask_of_a_hub_data_set_and_a_stream_are_read_alike(tmp_path):
