@@ -70,7 +70,9 @@ class OutputSettings:
     masks_dir: str | None = recipe(
         None, "of a segmentation model: folder for the masks (default: beside output_file, NAME_masks)"
     )
-    overwrite: bool = operation(False, "replace an output_file and masks that exist, and forget an unfinished run")
+    overwrite: bool = operation(
+        False, "replace an output_file and masks that exist, and an unfinished run of other settings"
+    )
 
     def __post_init__(self) -> None:
         kinds = (*TABLES, COCO)
