@@ -165,10 +165,10 @@ class MaskAnswers:
             with accelerator.autocast():
                 scores = self.log_probabilities(model, pixel_values.to(accelerator.device), sample["size"])
             classes = scores.argmax(0)
-            counts = classes.flatten().bincount(minlength=self.num_labels)
+            counts = classes.flatten().bincount(minlength=self.num_labels).tolist()
             name = self.mask_names(sample["image"], sample["index"])
             self.save(classes, self.folder / name)
-            shares = (counts / classes.numel()).tolist()
+            shares = [count / classes.numel() for count in counts]
             answers.append({"mask": name, **dict(zip(self.shares, shares, strict=True))})
         return answers
 

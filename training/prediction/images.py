@@ -52,9 +52,10 @@ def find_images(data: PredictDataSettings, num_channels: int) -> Images:
         total = len(whole.rows)
     source = source.select_columns([data.image_column])
     if not data.skip_bad_images:
-        refuse_bad_images(problems, data)
         if isinstance(source, Dataset) and data.check_images:
-            refuse_bad_images(check_images(source, data, num_channels).problems, data)
+            problems = [*problems, *check_images(source, data, num_channels).problems]
+        if problems:
+            refuse_bad_images(problems, data)
     print_images(data, source, notes, problems)
     return Images(source, root, total)
 

@@ -66,6 +66,8 @@ def load_stored_model(settings: ModelSettings, background: str | None) -> Stored
     name = settings.model_name_or_path or ""
     with model_named(name):
         stored = PreTrainedConfig.get_config_dict(name, revision=settings.model_revision or "main")[0]
+    rule = "be a folder that holds a model, or a model on the Hub, but has no config.json with a `model_type`"
+    check("model_name_or_path", name, bool(stored.get("model_type")), rule)
     kind = kind_of(name, stored)
     if not has_our_encoder(stored):
         return load_other(settings, kind, stored)
