@@ -20,23 +20,16 @@ if __name__ == "__main__":  # before the imports below, which take seconds: repo
     settings = parse_settings(ValidateSettings, sys.argv[1:], __doc__)
 
 import json
-from collections.abc import Callable
-from dataclasses import fields, replace
-from datetime import timedelta
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection, PreTrainedModel
+from transformers import AutoConfig, AutoModelForObjectDetection
 
-from conversion.checkpoints import find_repository
 from conversion.detectors import DETECTORS
 from conversion.files import write_json
 from conversion.segmenters import convnextv2_supported
-from hf_convnextv2.registration import registered
-from training.console.bars import keep_bars_to_terminals
 from training.data.labels import check_labels, class_list, labelled_samples, resolve_labels
 from training.data.samples import eval_loader, load_images
 from training.data.splits import with_eval_split
@@ -48,25 +41,27 @@ from training.evaluation.outcome import Outcome
 from training.evaluation.per_class import save_class_figures, table_in_words
 from training.evaluation.published import comparison, intervals, known_checkpoint
 from training.evaluation.segmentation_protocol import evaluate_segmentation
-from training.machine.threads import fit_threads
-from training.models.creation import create_processor, with_background
+from training.models.creation import with_background
 from training.models.detection import create_detection_processor
-from training.models.families import BY_NAME, Classifier, chosen_family
-from training.models.loading import FEATURES, NOTHING, Expected, load_pretrained, model_named
+from training.models.families import chosen_family
+from training.models.loading import FEATURES, model_named
 from training.models.segmentation import SEGMENTERS, create_segmentation_processor
-from training.run.checkpoints import averaged_weights
+from training.run.accelerator import create_plain_accelerator
+from training.run.stored_models import (
+    load_classifier,
+    load_dense_processor,
+    load_processor,
+    load_weights,
+    load_with_backbone,
+)
 from training.settings.checks import check
 from training.settings.data import EvaluatedDataSettings, MaskedDataSettings, ObjectsDataSettings
 from training.settings.evaluation import FITTED, PROTOCOLS
-from training.settings.model import ModelSettings
 
 
 def main(settings: ValidateSettings) -> dict[str, Any]:
     """Evaluate with the requested protocols, print the results and return them."""
-    keep_bars_to_terminals()
-    waiting = InitProcessGroupKwargs(timeout=timedelta(seconds=settings.processes.ddp_timeout))
-    accelerator = Accelerator(mixed_precision=settings.processes.mixed_precision, kwargs_handlers=[waiting])
-    fit_threads(accelerator)
+    accelerator = create_plain_accelerator(settings.processes)
     protocols = choose_protocols(settings)
     data = with_background(with_eval_split(settings.data, protocols), settings.model)
     settings = settings.replace(protocols=protocols, eval_split=data.eval_split, background=data.background)
@@ -187,82 +182,6 @@ EVALUATIONS = {
     "segmentation": segment,
     "detection": detect,
 }
-
-
-def load_classifier(settings: ModelSettings, use_ema: bool) -> Classifier:
-    """Load the classifier of a folder or Hub id. Raises an error for a model without a trained head."""
-    name = settings.model_name_or_path or ""
-    with model_named(name):
-        stored = AutoConfig.from_pretrained(name, revision=settings.model_revision).architectures or []
-    is_classifier = any(architecture.endswith("ForImageClassification") for architecture in stored)
-    check("model_name_or_path", name, is_classifier, f"hold an image classifier, not {', '.join(stored)}")
-    return load_weights(chosen_family(settings).classifier, settings, use_ema, NOTHING)
-
-
-def load_with_backbone(settings: ModelSettings, use_ema: bool, class_of: Callable[[Any], Any]) -> PreTrainedModel:
-    """Load the model of a folder or Hub id, with a class by its configuration.
-
-    Raises an error for one with another backbone.
-    """
-    name, revision = settings.model_name_or_path or "", settings.model_revision
-    with registered(), convnextv2_supported():
-        config: Any = AutoConfig.from_pretrained(name, revision=revision)
-        backbone = config.backbone_config
-        families = [family for family in BY_NAME.values() if isinstance(backbone, family.config)]
-        rule = f"have a backbone of the type {' or '.join(BY_NAME)}, not {backbone.model_type}"
-        check("model_name_or_path", name, bool(families), rule)
-        channels = backbone.num_channels
-        fits = settings.num_channels in (None, channels)
-        check("num_channels", settings.num_channels, fits, f"be {channels}, the channels of the model")
-        stored = replace(settings, num_channels=None)  # not to adapt the weights
-        return load_weights(class_of(config), stored, use_ema, NOTHING)
-
-
-def load_weights(model_class: Any, settings: ModelSettings, use_ema: bool, expected: Expected) -> Any:
-    """Create a model of the class with the weights of the folder or Hub id."""
-    name = settings.model_name_or_path or ""
-    arguments: dict[str, Any] = {"dtype": torch.float32}
-    if use_ema:
-        stored = {"state_dict": averaged_weights(Path(name)), "config": AutoConfig.from_pretrained(name)}
-        model = load_pretrained(model_class, None, expected, **stored, **arguments)
-        if settings.num_channels:  # `from_pretrained` adapts only weights read from a folder
-            model.set_num_channels(settings.num_channels)
-        return model
-    if settings.num_channels:
-        arguments["num_channels"] = settings.num_channels
-    return load_pretrained(model_class, name, expected, revision=settings.model_revision, **arguments)
-
-
-def load_processor(settings: ModelSettings, background: str | None, model: Any) -> Any:
-    """The image processor saved with the model, changed where the settings differ from it.
-
-    For the official repositories, it uses the resize and crop with which their reference accuracies were measured.
-    """
-    name = settings.model_name_or_path or ""
-    checkpoint = find_repository(name)
-    if checkpoint is not None:
-        model.config.image_size = settings.image_size or checkpoint.image_size
-        return create_processor(settings, background, model.config)
-    if is_as_stored(settings):
-        return AutoImageProcessor.from_pretrained(name, revision=settings.model_revision)
-    model.config.image_size = settings.image_size or model.config.image_size
-    return create_processor(settings, background, model.config)
-
-
-def load_dense_processor(
-    settings: ModelSettings, background: str | None, model: Any, create: Callable[..., Any]
-) -> Any:
-    """The image processor saved with a model that has a backbone, or another one if the settings change it."""
-    if is_as_stored(settings):
-        return AutoImageProcessor.from_pretrained(settings.model_name_or_path or "", revision=settings.model_revision)
-    backbone = model.config.backbone_config
-    backbone.image_size = settings.image_size or backbone.image_size
-    return create(settings, background, backbone, model.config.model_type)
-
-
-def is_as_stored(settings: ModelSettings) -> bool:
-    """Whether the settings leave images as the model's own image processor prepares them."""
-    return (settings.image_size, settings.num_channels, settings.image_mean, settings.image_std) == (None,) * 4
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from conversion import convert, publish
 from docs.hooks import SCRIPTS, help_of, read_help
 from tests.readme import PAGES, README, ROOT, blocks, commands
 from training.settings.command_line import parse_settings
+from training.settings.prediction import PredictSettings
 from training.settings.scripts import (
     DetectSettings,
     FinetuneSettings,
@@ -25,7 +26,12 @@ from training.settings.scripts import (
 )
 
 SETTINGS: dict[str, Any] = {"pretrain": PretrainSettings, "finetune": FinetuneSettings}
-SETTINGS |= {"segment": SegmentSettings, "detect": DetectSettings, "validate": ValidateSettings}
+SETTINGS |= {
+    "segment": SegmentSettings,
+    "detect": DetectSettings,
+    "validate": ValidateSettings,
+    "predict": PredictSettings,
+}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MODULES = {"benchmarks.gpu": gpu_settings, "conversion.convert": convert, "conversion.publish": publish}
 LINKED = [*PAGES, ROOT / "CHANGELOG.md"]

@@ -40,6 +40,22 @@ def with_eval_split(data: ValidateDataSettings, protocols: list[str] | None) -> 
     return replace(data, eval_split=chosen)
 
 
+def chosen_split(data: DataSettings, split: str | None) -> str:
+    """The split that is asked for, or else the only one.
+
+    Raises:
+        ValueError: if there are several; the message names them.
+    """
+    if Path(data.dataset_name).suffix in FILE_BUILDERS:  # files are one split, which may have any name
+        return split or "train"
+    if split is not None:
+        check_split(data, "split", split)
+        return split
+    names = split_names(data)
+    check("split", None, len(names) == 1, f"be one of the splits of {data.dataset_name}: {', '.join(names)}")
+    return names[0]
+
+
 def check_split(data: DataSettings, setting: str, split: str) -> None:
     """Raise if a local folder lacks a split that a setting names; a split on the Hub is checked when it is loaded."""
     folder = Path(data.dataset_name).expanduser()

@@ -82,8 +82,13 @@ def create_detection_processor(
     return DetrImageProcessor(size=limits, resample=PILImageResampling.BILINEAR, **shape)
 
 
-def detect_with(processor: Any, has_rcnn_outputs: bool) -> Callable[[nn.Module, Tensor, tuple[int, int]], Detections]:
-    """The function that gives a model's detections in an image `(C, h, w)` whose original size is `(H, W)`."""
+def detect_with(
+    processor: Any, has_rcnn_outputs: bool, threshold: float = 0.0
+) -> Callable[[nn.Module, Tensor, tuple[int, int]], Detections]:
+    """The function that gives a model's detections in an image `(C, h, w)` whose original size is `(H, W)`.
+
+    Their scores are above the threshold.
+    """
     rcnn = ConvNextV2RCNNForObjectDetection.post_process_instance_segmentation
     post_process: Callable[..., Any] = rcnn if has_rcnn_outputs else processor.post_process_object_detection
 
@@ -92,7 +97,7 @@ def detect_with(processor: Any, has_rcnn_outputs: bool) -> Callable[[nn.Module, 
         is_on = has_rcnn_outputs and torch.is_autocast_enabled(pixel_values.device.type)
         with torch.autocast(pixel_values.device.type, enabled=is_on):
             outputs = model(pixel_values=pixel_values[None])
-        (found,) = post_process(outputs, threshold=0.0, target_sizes=[size])
+        (found,) = post_process(outputs, threshold=threshold, target_sizes=[size])
         masks = found.get("masks")
         masks = None if masks is None else masks.to(torch.uint8)
         return Detections(found["boxes"].float(), found["scores"].float(), found["labels"], masks)

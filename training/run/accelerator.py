@@ -10,7 +10,7 @@ from transformers.trainer_utils import enable_full_determinism
 from training.console.bars import keep_bars_to_terminals
 from training.machine.threads import fit_threads
 from training.run.trackers import check_trackers
-from training.settings.run import RunSettings
+from training.settings.run import ProcessSettings, RunSettings
 
 
 def create_accelerator(settings: RunSettings, gradient_accumulation_steps: int, seed: int) -> Accelerator:
@@ -29,6 +29,15 @@ def create_accelerator(settings: RunSettings, gradient_accumulation_steps: int, 
     fit_threads(accelerator)
     check_trackers(accelerator, settings)
     set_seed(seed)
+    return accelerator
+
+
+def create_plain_accelerator(settings: ProcessSettings) -> Accelerator:
+    """Create the accelerator of a script that trains nothing."""
+    keep_bars_to_terminals()
+    waiting = InitProcessGroupKwargs(timeout=timedelta(seconds=settings.ddp_timeout))
+    accelerator = Accelerator(mixed_precision=settings.mixed_precision, kwargs_handlers=[waiting])
+    fit_threads(accelerator)
     return accelerator
 
 

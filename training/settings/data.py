@@ -43,6 +43,10 @@ class DataSettings:
         is_pattern = any(character in self.dataset_name for character in "*?[")
         found = is_pattern or may_be_there(self.dataset_name)
         check("dataset_name", self.dataset_name, found, "be a file or folder that exists, or a Hub id")
+        self.check_skipping()
+
+    def check_skipping(self) -> None:
+        """Raise if bad images are to be skipped that no check finds before the start."""
         checked = self.check_images or self.streaming or not self.skip_bad_images
         check("check_images", self.check_images, checked, "be true with `skip_bad_images`, unless streaming")
 

@@ -110,7 +110,12 @@ class DetectionEvaluationTransform:
         self.transform, self.limits = EvaluationTransform(processor), dict(processor.size)
 
     def __call__(self, image: Tensor, objects: Objects) -> dict[str, Any]:
-        """`pixel_values` `(C, h, w)`, `objects`, and the `size` `(H, W)` of the image itself.
+        """`pixel_values` `(C, h, w)`, `objects`, and the `size` `(H, W)` of the image itself."""
+        height, width = image.shape[-2:]
+        return {"pixel_values": self.pixel_values(image), "objects": objects, "size": (height, width)}
+
+    def pixel_values(self, image: Tensor) -> Tensor:
+        """`(C, H, W)` to `(C, h, w)`.
 
         Raises:
             BadImageError: for an image so long and thin that the processor would leave nothing of its shorter side.
@@ -121,4 +126,4 @@ class DetectionEvaluationTransform:
             raise BadImageError(
                 f"an image of {width} x {height} pixels is too long and thin for `image_size` (={side}): crop it."
             )
-        return {"pixel_values": self.transform(image), "objects": objects, "size": (height, width)}
+        return self.transform(image)

@@ -112,13 +112,21 @@ def parts_of(listing: Listing, parts: list[Part], split: str) -> list[Part]:
 def table_of(listing: Listing, parts: list[Part], classes: list[str]) -> pa.Table:
     """The table of the rows, in the storage format of `datasets`."""
     paths = pa.chunked_array([paths_of(listing, part.run) for part in parts], pa.string())
-    chunks = [pa.StructArray.from_arrays([pa.nulls(len(p), pa.binary()), p], ["bytes", "path"]) for p in paths.chunks]
-    columns = {"image": pa.chunked_array(chunks)}
+    columns = {"image": as_images(paths)}
     if classes:
         number = {name: index for index, name in enumerate(classes)}
         labels = [pa.repeat(pa.scalar(number[p.classes[-1]], pa.int64()), len(p.run.names)) for p in parts]
         columns["label"] = pa.chunked_array(labels)
     return pa.table(columns)
+
+
+def as_images(paths: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Paths in the storage format of images."""
+    nothing = [pa.nulls(len(chunk), pa.binary()) for chunk in paths.chunks]
+    chunks = [
+        pa.StructArray.from_arrays(list(pair), ["bytes", "path"]) for pair in zip(nothing, paths.chunks, strict=True)
+    ]
+    return pa.chunked_array(chunks)
 
 
 def paths_of(listing: Listing, run: Run) -> pa.Array:

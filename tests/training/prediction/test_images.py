@@ -1,0 +1,72 @@
+"""Which images a folder or a pattern stands for, their order, their names, and those of their masks."""
+
+import pytest
+from datasets import Dataset
+
+from tests.photographs import cut, message_of, quick_datasets, write_parquet
+from training.prediction.images import find_images
+from training.prediction.masks import MaskNames
+from training.settings.prediction import PredictDataSettings
+
+__all__ = ["quick_datasets"]
+pytestmark = pytest.mark.usefixtures("quick_datasets")
+FILES = ("1.jpg", "1.png", "cats/2.JPG", "test/3.jpg", "train/deep/4.jpg", "validation.jpg")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name, picture in zip(FILES, cut("coffee", len(FILES)), strict=True):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        picture.save(tmp_path / "photos" / name)
+    (tmp_path / "photos/notes.txt").write_text("no image")
+    return tmp_path / "photos"
+
+
+def found(name, **fields):
+    return find_images(PredictDataSettings(dataset_name=str(name), **fields), 3)
+
+
+def names_of(images):
+    assert isinstance(images.source, Dataset)
+    return [images.name(row["image"], index) for index, row in enumerate(images.source)]
+
+
+def test_a_folder_is_all_of_its_images_whatever_its_folders_are_called(folder, capsys):
+    images = found(folder)
+    assert names_of(images) == sorted(FILES) and images.total == len(FILES)
+    assert "photos: 6 images" in (printed := capsys.readouterr().out) and "notes.txt" in printed
+
+
+def test_a_pattern_is_the_images_that_it_matches(folder, monkeypatch):
+    assert names_of(found(folder / "**/*.jpg")) == [name for name in sorted(FILES) if name.endswith(".jpg")]
+    assert names_of(found(folder / "t*/**")) == ["test/3.jpg", "train/deep/4.jpg"]
+    assert names_of(found(folder / "cats/2.JPG")) == ["2.JPG"]
+    monkeypatch.chdir(folder)
+    assert names_of(found("cats/*")) == ["2.JPG"]
+    assert "must match images" in message_of(lambda: found("*.gif"))
+    assert "must not be given with image files" in message_of(lambda: found("*.jpg", split="train"))
+
+
+def test_other_images_have_another_fingerprint(folder):
+    first = found(folder).fingerprint
+    assert found(folder).fingerprint == first
+    (folder / "1.png").rename(folder / "5.png")
+    assert found(folder).fingerprint != first
+
+
+def test_a_mask_is_called_like_its_image_unless_two_would_be_called_alike(folder):
+    images = found(folder)
+    names = MaskNames(images, "image")
+    masks = [names(name, index) for index, name in enumerate(names_of(images))]
+    assert masks[:3] == ["1.jpg.png", "1.png.png", "cats/2.png"] and len(set(masks)) == len(FILES)
+
+
+def test_rows_of_tables_have_numbers_and_their_splits_are_asked_for(tmp_path):
+    root = write_parquet(tmp_path / "parquet", {"train": 1, "test": 2})
+    message = message_of(lambda: found(root))
+    assert "`split` (=None) must be one of the splits of" in message and "train, test" in message
+    images = found(root, split="test")
+    assert names_of(images) == [str(index) for index in range(6)]
+    assert MaskNames(images, "image")("3", 3) == "00000003.png"
+    assert found(root / "test*.parquet", streaming=True).total is None
+    assert "must be one of the splits" in message_of(lambda: found(root, split="tset"))

@@ -1,0 +1,72 @@
+"""Parts of answers: what is whole counts, what lies after a gap is done again, other settings begin anew."""
+
+import pytest
+
+from tests.photographs import message_of
+from training.prediction import parts
+from training.prediction.parts import Parts
+
+RECORD = {"top_k": 1, "eval_scales": [1.0], "masks_dir": None}
+
+
+def numbered(first, end):
+    return [{"image": str(number)} for number in range(first, end)]
+
+
+def written(folder, *ends):
+    """Parts that end at these images."""
+    found = Parts(folder / "a.csv", RECORD)
+    found.begin(overwrite=False)
+    for first, end in zip((0, *ends), ends, strict=False):
+        found.add(numbered(first, end))
+        found.write()
+    return found
+
+
+def test_the_parts_hold_all_answers_in_order_and_say_how_many_there_are(tmp_path):
+    assert list(written(tmp_path, 3, 4, 11)) == numbered(0, 11)
+    again = Parts(tmp_path / "a.csv", RECORD)
+    assert not again.is_new and again.begin(overwrite=False) == 11
+    again.add(numbered(11, 13))
+    assert list(again) == numbered(0, 11)  # not written yet
+    again.write()
+    assert list(again) == numbered(0, 13)
+
+
+def test_an_unfinished_file_is_no_part(tmp_path):
+    written(tmp_path, 3)
+    (tmp_path / "a.csv.partial/.part-000000000003-000000000009.jsonl.1-2.partial").write_text("{")
+    assert Parts(tmp_path / "a.csv", RECORD).begin(overwrite=False) == 3
+
+
+def test_what_lies_after_a_gap_is_done_again(tmp_path):
+    written(tmp_path, 3, 4, 11).files()[1].unlink()
+    again = Parts(tmp_path / "a.csv", RECORD)
+    assert again.begin(overwrite=False) == 3 and list(again) == numbered(0, 3)
+
+
+def test_parts_of_other_settings_go_on_only_if_they_may_be_deleted(tmp_path):
+    written(tmp_path, 3)
+    other = Parts(tmp_path / "a.csv", {**RECORD, "top_k": 2})
+    message = message_of(lambda: other.begin(overwrite=False))
+    assert "but `top_k` was 1 and is 2" in message and "eval_scales" not in message
+    assert Parts(tmp_path / "a.csv", RECORD).begin(overwrite=True) == 3
+    assert other.begin(overwrite=True) == 0 and list(other) == []
+
+
+def test_parts_without_their_record_are_not_continued(tmp_path):
+    written(tmp_path, 3)
+    (tmp_path / "a.csv.partial/record.json").unlink()
+    again = Parts(tmp_path / "a.csv", RECORD)
+    assert again.is_new and again.begin(overwrite=False) == 0
+
+
+@pytest.mark.parametrize(("seconds", "most", "expected"), [(0, 99, [1, 2]), (99, 2, [2]), (99, 99, [])])
+def test_a_part_is_written_after_some_time_or_some_answers(seconds, most, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "SECONDS_BETWEEN_PARTS", seconds)
+    monkeypatch.setattr(parts, "MOST_RECORDS", most)
+    found = Parts(tmp_path / "a.csv", RECORD)
+    found.begin(overwrite=False)
+    for number in range(2):
+        found.add(numbered(number, number + 1))
+    assert [parts.bounds(file)[1] for file in found.files()] == expected

@@ -1,0 +1,197 @@
+"""What each kind of model says of an image, and how it becomes rows of a table."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from torch import Tensor, nn
+
+from conversion.files import atomic_path
+from training.data.detection.transforms import DetectionEvaluationTransform
+from training.data.labels import class_list
+from training.data.segmentation.masks import ignored_label
+from training.data.transforms import EvaluationTransform, Transform
+from training.evaluation.average_precision import Detections, encode_masks, to_xywh
+from training.evaluation.segmentation import SegmentationEvaluator
+from training.models.detection import detect_with
+from training.prediction.batches import Batch
+from training.prediction.images import Images
+from training.prediction.masks import MaskNames
+from training.prediction.models import StoredModel
+from training.prediction.parts import Answer
+from training.settings.checks import check
+from training.settings.prediction import COCO, TABLES, PredictSettings
+
+TEXT, NUMBER = pa.string(), pa.float64()
+CORNERS = ("left", "top", "right", "bottom")
+
+
+class Answers(Protocol):
+    """How a kind of model answers.
+
+    transform: makes the model's input of an image `(C, H, W)`.
+    stacks: whether the inputs have one size, so that a batch of them is one tensor.
+    columns: of the table, without `image` and `error`.
+    """
+
+    transform: Transform
+    stacks: bool
+    columns: dict[str, pa.DataType]
+
+    def __call__(self, accelerator: Accelerator, model: nn.Module, batch: Batch) -> list[Answer]:
+        """The answers to the images of a batch that can be read, in order."""
+        ...
+
+    def rows(self, answer: Answer) -> Iterator[dict[str, Any]]:
+        """The rows of the table on an image that could be read."""
+        ...
+
+
+def check_fits(stored: StoredModel, settings: PredictSettings) -> None:
+    """Raise if a setting is not one for this kind of model."""
+    kind, top_k, output = stored.kind, settings.answers.top_k, settings.output
+    rule = f"be 1 for a {kind}"
+    check("top_k", top_k, kind == "classifier" or top_k == 1, rule)
+    count = len(class_list(stored.model.config))
+    check("top_k", top_k, kind != "classifier" or top_k <= count, f"be at most {count}, the classes of the model")
+    is_coco = Path(output.output_file).suffix == COCO
+    rule = f"end in {', '.join(TABLES)} for a {kind}: {COCO} holds objects in COCO's format"
+    check("output_file", output.output_file, kind == "detector" or not is_coco, rule)
+    fits = kind == "segmentation model" or output.masks_dir is None
+    check("masks_dir", output.masks_dir, fits, f"not be given for a {kind}")
+
+
+class ClassAnswers:
+    """The most probable classes of an image. The scores are those of Transformers' pipeline."""
+
+    stacks = True
+
+    def __init__(self, stored: StoredModel, settings: PredictSettings) -> None:
+        config: Any = stored.model.config
+        self.names, self.top_k = class_list(config), settings.answers.top_k
+        is_multi_label = config.problem_type == "multi_label_classification" or len(self.names) == 1
+        self.scores_of = torch.sigmoid if is_multi_label else partial(torch.softmax, dim=-1)
+        self.transform = EvaluationTransform(stored.processor)
+        self.columns = {}
+        for suffix in ("", *(f"_{rank}" for rank in range(2, self.top_k + 1))):
+            self.columns |= {f"label{suffix}": TEXT, f"score{suffix}": NUMBER}
+
+    def __call__(self, accelerator: Accelerator, model: nn.Module, batch: Batch) -> list[Answer]:
+        with accelerator.autocast():
+            logits = model(pixel_values=batch["pixel_values"].to(accelerator.device)).logits
+        scores, labels = self.scores_of(logits.float()).topk(self.top_k)
+        answers = []
+        for pair in zip(scores.tolist(), labels.tolist(), strict=True):
+            values = [value for score, label in zip(*pair, strict=True) for value in (self.names[label], score)]
+            answers.append(dict(zip(self.columns, values, strict=True)))
+        return answers
+
+    def rows(self, answer: Answer) -> Iterator[dict[str, Any]]:
+        yield answer
+
+
+class ObjectAnswers:
+    """The objects in an image whose score is above the threshold, the highest first."""
+
+    stacks = False
+
+    def __init__(self, stored: StoredModel, settings: PredictSettings) -> None:
+        config: Any = stored.model.config
+        self.names = class_list(config)
+        has_rcnn_outputs = hasattr(config, "use_masks")
+        self.detect = detect_with(stored.processor, has_rcnn_outputs, settings.answers.threshold)
+        self.transform = DetectionEvaluationTransform(stored.processor).pixel_values
+        self.columns = {"label": TEXT, **dict.fromkeys(("score", *CORNERS), NUMBER)}
+        self.is_coco = Path(settings.output.output_file).suffix == COCO
+
+    def __call__(self, accelerator: Accelerator, model: nn.Module, batch: Batch) -> list[Answer]:
+        answers = []
+        for pixel_values, size in zip(batch["pixel_values"], sizes_of(batch), strict=True):
+            with accelerator.autocast():
+                found = self.detect(model, pixel_values.to(accelerator.device), size)
+            answers.append({"height": size[0], "width": size[1], "objects": self.objects(found)})
+        return answers
+
+    def objects(self, found: Detections) -> list[dict[str, Any]]:
+        """The objects of an image, with the class number, box and mask in COCO's format if they are asked for."""
+        order = found.scores.argsort(descending=True, stable=True)
+        boxes, labels = found.boxes[order], found.labels[order].tolist()
+        corners = [dict(zip(CORNERS, box, strict=True)) for box in boxes.tolist()]
+        scores = found.scores[order].tolist()
+        objects: list[dict[str, Any]] = [
+            {"label": self.names[label], "score": score, **box}
+            for label, score, box in zip(labels, scores, corners, strict=True)
+        ]
+        if not self.is_coco:
+            return objects
+        for each, label, box in zip(objects, labels, to_xywh(boxes), strict=True):
+            each |= {"category_id": label, "bbox": box}
+        for each, mask in zip(
+            objects, encode_masks(found.masks[order]) if found.masks is not None else (), strict=False
+        ):
+            each["segmentation"] = {**mask, "counts": mask["counts"].decode()}
+        return objects
+
+    def rows(self, answer: Answer) -> Iterator[dict[str, Any]]:
+        for each in answer["objects"]:
+            yield {"image": answer["image"], **each}
+
+
+class MaskAnswers:
+    """The class of each pixel as a file, and the share of each class in the pixels."""
+
+    stacks = False
+
+    def __init__(self, stored: StoredModel, settings: PredictSettings, mask_names: MaskNames) -> None:
+        names = class_list(stored.model.config)
+        self.num_labels, self.folder, self.mask_names = len(names), settings.output.masks, mask_names
+        ignored = ignored_label(self.num_labels)
+        self.log_probabilities = SegmentationEvaluator(self.num_labels, ignored, settings.prediction).predict
+        self.transform = EvaluationTransform(stored.processor)
+        twice = len(set(names)) < len(names)
+        self.shares = [f"share_{i}_{name}" if twice else f"share_{name}" for i, name in enumerate(names)]
+        self.columns = {"mask": TEXT, **dict.fromkeys(self.shares, NUMBER)}
+
+    def __call__(self, accelerator: Accelerator, model: nn.Module, batch: Batch) -> list[Answer]:
+        answers = []
+        good = [sample for sample in batch["samples"] if "error" not in sample]
+        for pixel_values, sample in zip(batch["pixel_values"], good, strict=True):
+            with accelerator.autocast():
+                scores = self.log_probabilities(model, pixel_values.to(accelerator.device), sample["size"])
+            classes = scores.argmax(0)
+            counts = classes.flatten().bincount(minlength=self.num_labels).tolist()
+            name = self.mask_names(sample["image"], sample["index"])
+            self.save(classes, self.folder / name)
+            shares = [count / classes.numel() for count in counts]
+            answers.append({"mask": name, **dict(zip(self.shares, shares, strict=True))})
+        return answers
+
+    def save(self, classes: Tensor, file: Path) -> None:
+        """Write class numbers `(H, W)` as a PNG file of 8 bits, or 16 bits for more than 256 classes."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pixels = classes.cpu().numpy().astype(np.uint8 if self.num_labels <= 256 else np.uint16)
+        with atomic_path(file, sync=False) as new:
+            Image.fromarray(pixels).save(new, "PNG")
+
+    def rows(self, answer: Answer) -> Iterator[dict[str, Any]]:
+        yield answer
+
+
+def sizes_of(batch: Batch) -> list[tuple[int, int]]:
+    """Height and width of the images of a batch that can be read."""
+    return [sample["size"] for sample in batch["samples"] if "error" not in sample]
+
+
+def create_answers(stored: StoredModel, settings: PredictSettings, images: Images) -> Answers:
+    """How this model answers."""
+    if stored.kind == "classifier":
+        return ClassAnswers(stored, settings)
+    if stored.kind == "detector":
+        return ObjectAnswers(stored, settings)
+    return MaskAnswers(stored, settings, MaskNames(images, settings.data.image_column))

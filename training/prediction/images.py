@@ -1,0 +1,96 @@
+"""The images to predict on: where they are, in which order, and what each is called."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from datasets import Dataset
+
+from training.console.errors import is_first_process
+from training.data.checking.images import check_images, refuse_bad_images
+from training.data.folders.whole import WholeFolder, folder_rows, is_pattern_of_images, pattern_rows
+from training.data.overview import MAX_NAMED, size_of
+from training.data.samples import name_of
+from training.data.sources import Source, check_column, find_source, has_own_splits, listing_of, num_examples
+from training.data.splits import chosen_split
+from training.settings.checks import check
+from training.settings.prediction import PredictDataSettings
+
+
+class Images(NamedTuple):
+    """Images in their order.
+
+    root: the folder that they lie in, if they are files; names are relative to it.
+    total: their number; None if a stream does not say.
+    """
+
+    source: Source
+    root: str | None
+    total: int | None
+
+    @property
+    def fingerprint(self) -> str | None:
+        """A text that differs for other images; None for a stream."""
+        return self.source._fingerprint if isinstance(self.source, Dataset) else None
+
+    def name(self, value: Any, index: int) -> str:
+        """The path of an image relative to the folder, else its path as stored, else its number, from 0 on."""
+        name = name_of(value, str(index))
+        return name.removeprefix(os.path.join(self.root, "")) if self.root else name
+
+
+def find_images(data: PredictDataSettings, num_channels: int) -> Images:
+    """Find the images, print what was found, and check them all if bad ones are not to be skipped."""
+    whole = whole_folder(data)
+    if whole is None:
+        found, root, total = find_split(data)
+        source, problems, notes = found
+    else:
+        source, root, problems, notes = whole
+        check_column(source, "image_column", data.image_column)
+        total = len(whole.rows)
+    source = source.select_columns([data.image_column])
+    if not data.skip_bad_images:
+        if isinstance(source, Dataset) and data.check_images:
+            problems = [*problems, *check_images(source, data, num_channels).problems]
+        if problems:
+            refuse_bad_images(problems, data)
+    print_images(data, source, notes, problems)
+    return Images(source, root, total)
+
+
+def whole_folder(data: PredictDataSettings) -> WholeFolder | None:
+    """All images of a folder or of a pattern of files; None of a split, and where data files hold the images."""
+    if is_pattern_of_images(data.dataset_name):
+        check("split", data.split, data.split is None, "not be given with image files: they have no splits")
+        return pattern_rows(data.dataset_name)
+    folder = Path(data.dataset_name).expanduser()
+    if data.split is not None or not folder.is_dir() or has_own_splits(str(folder)):
+        return None
+    listing = listing_of(str(folder))
+    return None if listing.tables and not listing.images else folder_rows(listing)
+
+
+def find_split(data: PredictDataSettings) -> tuple[Any, str | None, int | None]:
+    """A split as `find_source` gives it, the folder of its files, and the number of its images if it is known."""
+    split = chosen_split(data, data.split)
+    folder = Path(data.dataset_name).expanduser()
+    is_folder = folder.is_dir() and bool(listing_of(str(folder)).images)
+    # The rows of a folder are paths in a file on the disk: a stream of them would only be slower.
+    found = find_source(replace(data, streaming=False) if is_folder else data, split)
+    total = num_examples([found.source], split, None)
+    rule = f"hold images in split `{split}`"
+    check("dataset_name", data.dataset_name, not isinstance(found.source, Dataset) or bool(total), rule)
+    return found, os.path.realpath(folder) if is_folder else None, total
+
+
+def print_images(data: PredictDataSettings, source: Source, notes: list[str], problems: list[str]) -> None:
+    """Print, in the first process, how many images there are, and the files that are left out."""
+    if not is_first_process():
+        return
+    lines = [f"{data.dataset_name}: {size_of(source, None)}", *(f"  {note}" for note in notes)]
+    lines += [f"  left out: {problem}" for problem in problems[:MAX_NAMED]]
+    if len(problems) > MAX_NAMED:
+        lines.append(f"  left out: {len(problems) - MAX_NAMED:,} more files")
+    print("\n".join(lines), flush=True)

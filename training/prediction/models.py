@@ -1,0 +1,122 @@
+"""The model that answers, told apart by its configuration, and its image processor."""
+
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    AutoModelForObjectDetection,
+    AutoModelForSemanticSegmentation,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+from conversion.detectors import DETECTORS
+from conversion.segmenters import convnextv2_supported
+from training.models.detection import create_detection_processor
+from training.models.families import BY_MODEL_TYPE
+from training.models.loading import NOTHING, load_pretrained, model_named
+from training.models.segmentation import SEGMENTERS, create_segmentation_processor
+from training.run.stored_models import (
+    is_as_stored,
+    load_classifier,
+    load_dense_processor,
+    load_processor,
+    load_with_backbone,
+)
+from training.settings.checks import check
+from training.settings.model import ModelSettings
+
+Kind = Literal["classifier", "segmentation model", "detector"]
+# By the end of the name of the class that a configuration states.
+KINDS: dict[str, Kind] = {
+    "ForImageClassification": "classifier",
+    "ForSemanticSegmentation": "segmentation model",
+    "ForObjectDetection": "detector",
+}
+AUTO_CLASSES: dict[Kind, Any] = {
+    "classifier": AutoModelForImageClassification,
+    "segmentation model": AutoModelForSemanticSegmentation,
+    "detector": AutoModelForObjectDetection,
+}
+
+
+class StoredModel(NamedTuple):
+    """A model, what kind it is, and its image processor."""
+
+    kind: Kind
+    model: PreTrainedModel
+    processor: Any
+
+    @property
+    def num_channels(self) -> int:
+        """The number of channels of its images."""
+        config: Any = self.model.config
+        backbone = getattr(config, "backbone_config", None)
+        return getattr(config, "num_channels", None) or getattr(backbone, "num_channels", None) or 3
+
+
+def load_stored_model(settings: ModelSettings, background: str | None) -> StoredModel:
+    """Load the model of a folder or Hub id.
+
+    Raises:
+        ValueError: if it is none of the three kinds.
+    """
+    name = settings.model_name_or_path or ""
+    with model_named(name):
+        stored = PreTrainedConfig.get_config_dict(name, revision=settings.model_revision or "main")[0]
+    rule = "be a folder that holds a model, or a model on the Hub, but has no config.json with a `model_type`"
+    check("model_name_or_path", name, bool(stored.get("model_type")), rule)
+    kind = kind_of(name, stored)
+    if not has_our_encoder(stored):
+        return load_other(settings, kind, stored)
+    if kind == "classifier":
+        model: Any = load_classifier(settings, use_ema=False)
+        return StoredModel(kind, model, load_processor(settings, background, model))
+    if kind == "detector":
+        classes, create = AutoModelForObjectDetection._model_mapping, create_detection_processor
+        model = load_with_backbone(settings, False, lambda config: classes[type(config)])
+    else:
+        create = create_segmentation_processor
+        model = load_with_backbone(settings, False, lambda config: SEGMENTERS[config.model_type])
+    return StoredModel(kind, model, load_dense_processor(settings, background, model, create))
+
+
+def kind_of(name: str, stored: dict[str, Any]) -> Kind:
+    """The kind of a model by its config.json."""
+    model_type, classes = stored.get("model_type"), stored.get("architectures") or []
+    if model_type in SEGMENTERS:
+        return "segmentation model"
+    if model_type in DETECTORS and not classes:
+        return "detector"
+    found: list[Kind] = [kind for ending, kind in KINDS.items() if any(each.endswith(ending) for each in classes)]
+    rule = f"hold a {', '.join(get_args(Kind)[:2])} or {get_args(Kind)[2]}, but holds a {what_is(stored)}"
+    if model_type in BY_MODEL_TYPE:
+        rule += ", which has no answers: train one from it with finetune.py, segment.py or detect.py"
+    check("model_name_or_path", name, bool(found), rule)
+    return found[0]
+
+
+def what_is(stored: dict[str, Any]) -> str:
+    """The class that a config.json states, or the type."""
+    return ", ".join(stored.get("architectures") or [f"model of the type {stored.get('model_type')}"])
+
+
+def has_our_encoder(stored: dict[str, Any]) -> bool:
+    """Whether a model is one of this package, or has a backbone of it."""
+    backbone = stored.get("backbone_config") or {}
+    return {stored.get("model_type"), backbone.get("model_type")} & set(BY_MODEL_TYPE) != set()
+
+
+def load_other(settings: ModelSettings, kind: Kind, stored: dict[str, Any]) -> StoredModel:
+    """Load a model of Transformers that has nothing of this package, with its image processor."""
+    name, revision = settings.model_name_or_path or "", settings.model_revision
+    for setting in ("image_size", "num_channels", "image_mean", "image_std"):
+        rule = f"not be given for a {what_is(stored)}: only its own image processor is known to fit"
+        check(setting, getattr(settings, setting), is_as_stored(settings) or not getattr(settings, setting), rule)
+    model_class: Any = SEGMENTERS.get(str(stored.get("model_type")), AUTO_CLASSES[kind])
+    with convnextv2_supported():
+        model = load_pretrained(model_class, name, NOTHING, revision=revision, dtype=torch.float32)
+    with model_named(name):
+        return StoredModel(kind, model, AutoImageProcessor.from_pretrained(name, revision=revision))

@@ -1,0 +1,110 @@
+"""The settings of predict.py: the images, the answers and the files that hold them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.settings.checks import check, check_at_least, check_finite, check_share
+from training.settings.data import DataSettings
+from training.settings.evaluation import SegmentPredictionSettings
+from training.settings.fields import REQUIRED, operation, recipe
+from training.settings.model import ModelSettings
+from training.settings.run import ProcessSettings
+from training.settings.scripts import Settings
+
+TABLES = (".csv", ".parquet", ".jsonl")
+COCO = ".json"  # of a detector
+
+
+@dataclass(kw_only=True)
+class PredictDataSettings(DataSettings):
+    """Images to predict on."""
+
+    dataset_name: str = recipe(
+        REQUIRED,
+        "folder of images (or .npy arrays), pattern of files such as 'photos/**/*.jpg', parquet or webdataset files (a"
+        " path or glob), or Hub id",
+    )
+    split: str | None = recipe(None, "split to predict on (default: all images of a folder, or the only split)")
+    check_images: bool = operation(
+        True, "with skip_bad_images false: decode every image once before the start, unless streaming"
+    )
+    skip_bad_images: bool = operation(
+        True, "give an image that cannot be read an error instead of an answer; false: stop"
+    )
+    max_bad_images: int | None = operation(
+        None, "with skip_bad_images: stop if there are more than this many (default: no limit)"
+    )
+    per_device_eval_batch_size: int = operation(64, "images that a process reads at a time, and a classifier computes")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, ("per_device_eval_batch_size",), 1)
+
+    def check_skipping(self) -> None:
+        """Bad images are found while predicting: no check has to find them before."""
+
+    def named_splits(self) -> list[str]:
+        return [self.split] if self.split else []
+
+
+@dataclass(kw_only=True)
+class AnswerSettings:
+    """Answers."""
+
+    top_k: int = recipe(1, "of a classifier: the most probable classes of an image")
+    threshold: float = recipe(0.5, "of a detector: least score of an object")
+
+    def __post_init__(self) -> None:
+        check_finite(self)
+        check_at_least(self, ("top_k",), 1)
+        check_share(self, "threshold")
+
+
+@dataclass(kw_only=True)
+class OutputSettings:
+    """Output files."""
+
+    output_file: str = recipe(
+        REQUIRED, "file for the answers: .csv, .parquet or .jsonl; of a detector also .json, in COCO's format"
+    )
+    masks_dir: str | None = recipe(
+        None, "of a segmentation model: folder for the masks (default: beside output_file, NAME_masks)"
+    )
+    overwrite: bool = operation(
+        False, "replace an output_file and masks that exist, and an unfinished run of other settings"
+    )
+
+    def __post_init__(self) -> None:
+        kinds = (*TABLES, COCO)
+        path = Path(self.output_file)
+        check("output_file", path, path.suffix in kinds, f"end in {', '.join(kinds)}")
+        rule = "not exist yet: give another name, or replace it with `--overwrite true`"
+        check("output_file", path, self.overwrite or not path.exists(), rule)
+        check("output_file", path, not path.is_dir(), "be a file")
+
+    @property
+    def masks(self) -> Path:
+        """The folder for masks."""
+        file = Path(self.output_file)
+        return Path(self.masks_dir) if self.masks_dir else file.with_name(f"{file.stem}_masks")
+
+
+class PredictSettings(Settings):
+    """Answers of a classifier, a segmentation model or a detector."""
+
+    task = "predict"
+
+    data: PredictDataSettings
+    model: ModelSettings
+    answers: AnswerSettings
+    prediction: SegmentPredictionSettings
+    output: OutputSettings
+    processes: ProcessSettings
+
+    def check(self) -> None:
+        check("model_name_or_path", self.model.model_name_or_path, bool(self.model.model_name_or_path), "be given")
+        folder = Path(self.data.dataset_name).expanduser()
+        places = {"output_file": Path(self.output.output_file), "masks_dir": self.output.masks}
+        for name, place in places.items():
+            inside = folder.is_dir() and place.resolve().is_relative_to(folder.resolve())
+            check(name, place, not inside, f"not lie in `dataset_name` (={folder}), whose files are read")
