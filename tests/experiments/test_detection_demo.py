@@ -70,4 +70,4 @@ def test_flags_are_settings_of_the_scripts(launched, tmp_path, monkeypatch):
     assert parse_settings(PretrainSettings, list(pretrain), "").model.num_channels == 1
     for _, _, of_one in detectors:
         settings = parse_settings(DetectSettings, list(of_one), "")
-        assert settings.model.architecture == "mask_rcnn" and settings.schedule.max_train_steps == 400
+        assert settings.model.architecture == "mask_rcnn" and settings.schedule.max_train_steps == 200

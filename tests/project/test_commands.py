@@ -142,7 +142,7 @@ def write_models(folder: Path, made: set[str]) -> None:
 
 # Not run here: test_pages.py knows `make` and installations by name; the rest needs GPUs, or is a suite of its own.
 INSTALLS = ("make", "pip", "git", "cd")
-ELSEWHERE = ("one_gpu.yaml", "several_gpus.yaml", "several_nodes.yaml", "fsdp2.yaml", "test_upstream_suites.py")
+ELSEWHERE = ("one_gpu.yaml", "several_gpus.yaml", "several_nodes.yaml", "fsdp2.yaml", "test_upstream_suites.py", "gpu.json")
 LAUNCHERS = {"accelerate": "accelerate.commands.launch", "torchrun": "torch.distributed.run"}
 
 
@@ -167,7 +167,7 @@ def as_arguments(words: list[str]) -> list[str]:
 
 def test_the_pages_with_commands_that_run_are_these():
     expected = {"README", "quickstart", "devices", "evaluating", "views", "paper", "converting", "publishing"}
-    expected |= {"segmentation", "detection", "predicting"}
+    expected |= {"segmentation", "detection", "predicting", "convmae"}
     assert {page.stem for page in WITH_RUNS} == expected and len(runs(README)) == 3
     left_out = {word for page in PAGES for command in commands(page) for word in command.split() if "/" in word}
     assert all(any(word.endswith(name) for word in left_out) for name in ELSEWHERE)
