@@ -4,7 +4,9 @@ import math
 from typing import Any, ClassVar, Self
 
 from huggingface_hub.dataclasses import strict
+from transformers.activations import ACT2FN
 from transformers.backbone_utils import BackboneConfigMixin
+from transformers.utils import logging
 
 from .shared_config import PreTrainingConfig, height_and_width, without
 
@@ -28,13 +30,27 @@ CONVMAE_SIZES: dict[str, dict[str, Any]] = {
     },
     "base": {},
 }
+logger = logging.get_logger(__name__)
 NUM_STAGES = 3
+# Names of ViTMAE for what is here a setting of another name, or none.
+OF_VITMAE = {
+    "patch_size": "give `patch_sizes`, one for each stage",
+    "hidden_size": "give `hidden_sizes`, one for each stage",
+    "num_hidden_layers": "give `depths`, one for each stage",
+    "intermediate_size": "give `mlp_ratio`",
+    "decoder_intermediate_size": "give `mlp_ratio`",
+    "qkv_bias": "queries, keys and values always have a bias",
+    "hidden_dropout_prob": "there is no dropout but `drop_path_rate`",
+    "attention_probs_dropout_prob": "there is no dropout but `drop_path_rate`",
+}
 NUM_GLOBAL_BLOCKS = 4  # that attend to the whole image where the others have windows
 
 
 @strict
 class ConvMAEConfig(BackboneConfigMixin, PreTrainingConfig):
-    """Two stages of convolutions, one of a transformer, and their pre-training; the defaults are the official model's.
+    """Two stages of convolutions, one of a transformer, and their pre-training.
+
+    The defaults are the official model's, but for `head_init_scale`.
 
     Args:
         image_size: of the position embeddings, which are interpolated or computed for images of other sizes; one number
@@ -90,6 +106,9 @@ class ConvMAEConfig(BackboneConfigMixin, PreTrainingConfig):
     _out_indices: list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        for name in OF_VITMAE.keys() & kwargs.keys():
+            raise ValueError(f"`{name}` (={kwargs[name]}) must be left out: {OF_VITMAE[name]}.")
+        self._check_numbers()
         self._check_stages()
         self._check_images()
         self._check_attention("hidden_sizes", self.hidden_sizes[-1], "num_attention_heads")
@@ -104,6 +123,15 @@ class ConvMAEConfig(BackboneConfigMixin, PreTrainingConfig):
         )
         super().__post_init__(**kwargs)
         self._check_pretraining(NUM_STAGES, self.hidden_sizes[-1])
+
+    def _check_numbers(self) -> None:
+        """Raise unless the numbers of layers and of their first weights are finite and not negative."""
+        for name in ("layer_norm_eps", "initializer_range", "head_init_scale", "mlp_ratio"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise ValueError(f"`{name}` (={value}) must be finite and not negative.")
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(f"`hidden_act` (={self.hidden_act!r}) must be one of {', '.join(sorted(ACT2FN))}.")
 
     def _check_stages(self) -> None:
         """Raise unless each of the three stages has a stride, a width and a depth."""
@@ -148,6 +176,11 @@ class ConvMAEConfig(BackboneConfigMixin, PreTrainingConfig):
         if indices is None:
             of_images = {index * (depth - 1) // (NUM_GLOBAL_BLOCKS - 1) for index in range(NUM_GLOBAL_BLOCKS)}
             self.window_block_indices = indices = [index for index in range(depth) if index not in of_images]
+            if not indices:
+                logger.warning_once(
+                    f"`window_size` (={self.window_size}) has no effect in a last stage of {depth} blocks: by default, "
+                    f"{NUM_GLOBAL_BLOCKS} attend to the whole image. Give `window_block_indices`."
+                )
         if len(set(indices)) != len(indices) or not set(indices) <= set(range(depth)):
             raise ValueError(
                 f"`window_block_indices` (={indices}) must be numbers of blocks of the last stage, each once: from 0 "

@@ -18,6 +18,9 @@ PASSED_TO_ANY_MODEL = frozenset(
 )
 
 
+MASKS = ("noise", "bool_masked_pos")
+
+
 def check_pixel_values(pixel_values: Tensor, num_channels: int, cell_size: int | tuple[int, int]) -> None:
     """Raise a `ValueError` unless `pixel_values` are images of `num_channels` channels, at least one cell large."""
     if pixel_values.ndim != 4 or pixel_values.shape[1] != num_channels:
@@ -29,7 +32,7 @@ def check_pixel_values(pixel_values: Tensor, num_channels: int, cell_size: int |
     if pixel_values.shape[2] < height or pixel_values.shape[3] < width:
         raise ValueError(
             f"`pixel_values` (of shape {tuple(pixel_values.shape)}) must be at least {height} pixels high and {width} "
-            "wide, the size of one cell. Resize the images or use a smaller `patch_size`."
+            "wide, the size of one cell. Resize the images or use a smaller `patch_size` (ConvMAE: `patch_sizes`)."
         )
 
 
@@ -48,6 +51,8 @@ def refuse_unknown_keywords(*more: str, strict: bool = False) -> Callable[[Calla
         @wraps(forward)
         def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
             for name in kwargs:
+                if name in MASKS and name not in known and kwargs[name] is not None:
+                    _refuse_mask(name, type(self).__name__)
                 if name not in known and kwargs[name] is not None:
                     _refuse(name, own, strict, type(self).__name__)
             if self.refuses_attentions and kwargs.get("output_attentions", self.config.output_attentions):
@@ -60,6 +65,12 @@ def refuse_unknown_keywords(*more: str, strict: bool = False) -> Callable[[Calla
         return wrapper
 
     return decorate
+
+
+@torch.compiler.assume_constant_result
+def _refuse_mask(name: str, model: str) -> None:
+    """Raise for a mask that would have no effect."""
+    raise TypeError(f"`{name}` is not a keyword of `{model}.forward`, which hides nothing: pre-training models do.")
 
 
 @torch.compiler.assume_constant_result

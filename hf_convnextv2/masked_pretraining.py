@@ -213,7 +213,8 @@ class MaskedPreTrainingModel(ImageEncoderPreTrainedModel):
         if height % side or width % side:
             raise ValueError(
                 f"`pixel_values` (of shape {tuple(pixel_values.shape)}) must have sides that are multiples of {side}, "
-                "the size of a cell. Resize the images, or change `patch_size` (FCMAE) or `cell_size` (ConvMAE)."
+                "the size of a cell. Resize the images, or change `patch_size` (FCMAE), or `cell_size` and "
+                "`patch_sizes` (ConvMAE)."
             )
         return height // side, width // side
 

@@ -96,6 +96,11 @@ def test_every_size_survives_a_round_trip(name):
         ({"mask_ratio": 1.0}, r"`mask_ratio` \(=1.0\) must be in \(0, 1\)"),
         ({"fusion_stages": ["stage3"]}, r"`fusion_stages` \(=\['stage3'\]\) must be some of \['stage1', 'stage2'\]"),
         ({"target_type": "pixels"}, r"`target_type` \(='pixels'\) must be one of"),
+        ({"patch_size": 8}, r"`patch_size` \(=8\) must be left out: give `patch_sizes`"),
+        ({"qkv_bias": False}, r"`qkv_bias` \(=False\) must be left out"),
+        ({"layer_norm_eps": -1.0}, r"`layer_norm_eps` \(=-1.0\) must be finite and not negative"),
+        ({"mlp_ratio": float("nan")}, r"`mlp_ratio` \(=nan\) must be finite"),
+        ({"hidden_act": "foo"}, r"`hidden_act` \(='foo'\) must be one of gelu, "),
     ],
 )
 def test_settings_that_break_a_rule_are_refused(settings, message):
@@ -233,7 +238,8 @@ def test_models_compute_in_other_precisions(model_class, dtype):
 
 @MODELS
 def test_eager_attention_computes_the_same(model_class, monkeypatch):
-    settings = {} if model_class is ConvMAEForPreTraining else {"window_size": 3, "use_relative_position_bias": True}
+    windows = {"window_size": 3, "window_block_indices": [1], "use_relative_position_bias": True}
+    settings = {} if model_class is ConvMAEForPreTraining else windows
     model, inputs = small_model(model_class, **settings), make_inputs(model_class)
     expected = tensors(model(**inputs))
     model.set_attn_implementation("eager")
@@ -317,6 +323,14 @@ def test_fixed_positions_that_were_stored_in_half_precision_are_no_learned_ones(
     stored = ConvMAEForPreTraining.from_pretrained(tmp_path, dtype=torch.float32)
     actual = stored.convmae.encoder.stages[2].position_embeddings.weight
     assert torch.equal(actual, actual.bfloat16().float()) and not caplog.text
+
+
+@pytest.mark.parametrize("model_class", [ConvMAEModel, ConvMAEBackbone, ConvMAEForImageClassification])
+@pytest.mark.parametrize("name", ["noise", "bool_masked_pos"])
+def test_masks_that_would_hide_nothing_are_refused(name, model_class):
+    model = model_class(small_convmae_config())
+    with pytest.raises(TypeError, match=rf"`{name}` is not a keyword of `{model_class.__name__}.forward`, which hides"):
+        model(torch.randn(1, 3, 64, 64), **{name: torch.ones(1, 4)})
 
 
 def test_a_folder_of_another_family_or_size_is_refused(tmp_path):

@@ -217,6 +217,14 @@ def test_settings_that_break_a_rule_are_refused(settings, message):
         small_convmae_config(**settings)
 
 
+def test_windows_that_no_block_has_are_told(caplog):
+    assert small_convmae_config(window_size=5).window_block_indices == []
+    assert "`window_size` (=5) has no effect in a last stage of 2 blocks" in caplog.text
+    caplog.clear()
+    small_convmae_config(window_size=5, window_block_indices=[1])
+    assert not caplog.text
+
+
 @pytest.mark.parametrize("settings", [{"window_size": 2}, {"use_relative_position_bias": True}])
 def test_pre_training_refuses_what_visible_cells_have_not(settings):
     with pytest.raises(ValueError, match=r"must be left out in pre-training, which computes visible cells alone"):
