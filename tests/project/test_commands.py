@@ -142,7 +142,14 @@ def write_models(folder: Path, made: set[str]) -> None:
 
 # Not run here: test_pages.py knows `make` and installations by name; the rest needs GPUs, or is a suite of its own.
 INSTALLS = ("make", "pip", "git", "cd")
-ELSEWHERE = ("one_gpu.yaml", "several_gpus.yaml", "several_nodes.yaml", "fsdp2.yaml", "test_upstream_suites.py", "gpu.json")
+ELSEWHERE = (
+    "one_gpu.yaml",
+    "several_gpus.yaml",
+    "several_nodes.yaml",
+    "fsdp2.yaml",
+    "test_upstream_suites.py",
+    "gpu.json",
+)
 LAUNCHERS = {"accelerate": "accelerate.commands.launch", "torchrun": "torch.distributed.run"}
 
 
