@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.shared.classifiers import create_model
+from benchmarks.shared.classifiers import create_model, wake_grn
 from benchmarks.shared.measure import Call, Row, alternate, apart, parse_arguments, report, times_as_fast
 from hf_convnextv2 import ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining
 
@@ -47,7 +47,8 @@ def compare_classifiers(size: str, batch: int, what: str, image_size: int, round
     torch.manual_seed(1)
     pixel_values = torch.randn(batch, 3, image_size, image_size)
     names = TRAINING if what == "training" else (*INFERENCE, "ours, autocast")
-    contenders = {name: Classifier(name, size, what, pixel_values) for name in names}
+    weights = create_model("transformers", size).state_dict()
+    contenders = {name: Classifier(name, size, what, pixel_values, weights) for name in names}
     calls: dict[str, Call] = {name: contender.call for name, contender in contenders.items()}
     expected = contenders[FLOAT32].result()
     errors = {name: error(contender.result(), expected) for name, contender in contenders.items()}
@@ -72,10 +73,10 @@ def compare_classifiers(size: str, batch: int, what: str, image_size: int, round
 class Classifier:
     """A classifier of a library in a precision, and the call that is timed."""
 
-    def __init__(self, name: str, size: str, what: str, pixel_values: Tensor) -> None:
+    def __init__(self, name: str, size: str, what: str, pixel_values: Tensor, weights: dict[str, Tensor]) -> None:
         library, self.precision = name.split(", ")
         self.model: Any = create_model(library.lower(), size)
-        self.model.load_state_dict(create_model("transformers", size).state_dict())
+        self.model.load_state_dict(weights)
         self.pixel_values, self.what = pixel_values, what
         if self.precision == "weights":
             self.model, self.pixel_values = self.model.bfloat16(), pixel_values.bfloat16()
@@ -112,9 +113,7 @@ def compare_steps(size: str, batch: int, what: str, image_size: int, rounds: int
     """A row for a step of FCMAE under autocast, with the times that it is as fast as in float32."""
     torch.manual_seed(0)
     model: Any = ConvNextV2ForPreTraining(ConvNextV2FCMAEConfig.from_size(size)).train()
-    for name, parameter in model.named_parameters():
-        if ".grn." in name:
-            nn.init.normal_(parameter, std=0.5)
+    wake_grn(model)
     pixel_values = torch.randn(batch, 3, image_size, image_size)
 
     def step(enabled: bool) -> None:

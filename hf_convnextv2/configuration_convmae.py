@@ -106,8 +106,9 @@ class ConvMAEConfig(BackboneConfigMixin, PreTrainingConfig):
     _out_indices: list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        for name in OF_VITMAE.keys() & kwargs.keys():
-            raise ValueError(f"`{name}` (={kwargs[name]}) must be left out: {OF_VITMAE[name]}.")
+        for name, advice in OF_VITMAE.items():
+            if name in kwargs:
+                raise ValueError(f"`{name}` (={kwargs[name]}) must be left out: {advice}.")
         self._check_numbers()
         self._check_stages()
         self._check_images()

@@ -93,7 +93,8 @@ def _infer(
     """The output alone: every chunk is computed in place, because the first touch of fresh memory is expensive."""
     if runs_on_kernels(weights.up):
         return forward_by_kernels(x, chunks, residual, factor, weights, keep_hidden=False)[0]
-    buffers = _wide_buffers(x, chunks, weights)
+    wide = weights.up.T  # as wide as the middle
+    buffers = chunk_buffer(wide, chunks), chunk_buffer(wide, chunks, at_least_float32(wide.dtype))
     if len(chunks) == 1:
         branch = _infer_branch(chunks[0], x, factor, weights, *buffers).flatten(0, 1)
         return branch if residual is None else residual + branch
@@ -107,12 +108,6 @@ def _infer(
         else:
             torch.add(chunk.of(residual), branch, out=chunk.of(out))
     return out
-
-
-def _wide_buffers(x: Tensor, chunks: list[Chunk], weights: MLPWeights) -> tuple[Tensor, Tensor]:
-    """Memory `(rows, 4C)` that all chunks use in turn, for the activations and for their squares."""
-    dtype, shape = weights.up.dtype, (max(chunk.num_rows for chunk in chunks), len(weights.up))
-    return x.new_empty(shape, dtype=dtype), x.new_empty(shape, dtype=at_least_float32(dtype))
 
 
 def _infer_branch(

@@ -18,7 +18,7 @@ PASSED_TO_ANY_MODEL = frozenset(
 )
 
 
-MASKS = ("noise", "bool_masked_pos")
+MASKS = ("noise", "bool_masked_pos")  # of pre-training models
 
 
 def check_pixel_values(pixel_values: Tensor, num_channels: int, cell_size: int | tuple[int, int]) -> None:
@@ -51,8 +51,6 @@ def refuse_unknown_keywords(*more: str, strict: bool = False) -> Callable[[Calla
         @wraps(forward)
         def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
             for name in kwargs:
-                if name in MASKS and name not in known and kwargs[name] is not None:
-                    _refuse_mask(name, type(self).__name__)
                 if name not in known and kwargs[name] is not None:
                     _refuse(name, own, strict, type(self).__name__)
             if self.refuses_attentions and kwargs.get("output_attentions", self.config.output_attentions):
@@ -68,14 +66,10 @@ def refuse_unknown_keywords(*more: str, strict: bool = False) -> Callable[[Calla
 
 
 @torch.compiler.assume_constant_result
-def _refuse_mask(name: str, model: str) -> None:
-    """Raise for a mask that would have no effect."""
-    raise TypeError(f"`{name}` is not a keyword of `{model}.forward`, which hides nothing: pre-training models do.")
-
-
-@torch.compiler.assume_constant_result
 def _refuse(name: str, own: tuple[str, ...], strict: bool, model: str) -> None:
-    """Raise for a keyword near one of `own`; with `strict`, for any."""
+    """Raise for a mask, which would have no effect, and for a keyword near one of `own`; with `strict`, for any."""
+    if name in MASKS:
+        raise TypeError(f"`{name}` is not a keyword of `{model}.forward`, which hides nothing: pre-training models do.")
     near = get_close_matches(name, own, n=1, cutoff=0.8)
     if near:
         raise TypeError(f"`{name}` is not a keyword of `{model}.forward`. Did you mean `{near[0]}`?")

@@ -52,7 +52,7 @@ def main(settings: SegmentSettings) -> None:
         ignored, architecture = ignored_label(len(names)), settings.model.architecture
         data = with_background(settings.data, settings.model)
         processor = create_segmentation_processor(settings.model, data.background, encoder, architecture)
-        check_prediction(settings.evaluation, encoder, image_size_of(encoder))
+        check_prediction(settings.evaluation, encoder, processor)
         with run.main_process_first():
             source, eval_source = load_train_and_eval(data, load_pairs, encoder.num_channels, names)
         reader = mask_reader(data, len(names), ignored)

@@ -33,9 +33,7 @@ def run(settings: argparse.Namespace, rows: Rows) -> None:
     cases = [(Case.parse(name), mode) for name, mode in named]
     run_compiled([case for case, mode in cases if mode == "compiled"], settings, rows, rates)
     guess = FIRST_GUESS
-    for case, mode in cases:
-        if mode == "compiled":
-            continue
+    for case, mode in [each for each in cases if each[1] != "compiled"]:
         start = time.monotonic()
         if rows.seconds_left() < guess:
             rows.leave_out(f"{case}:{mode}")

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 import transformers
-from torch import Tensor, nn
+from torch import Tensor
 
+from benchmarks.shared.classifiers import wake_grn
 from hf_convnextv2 import (
     ConvMAEConfig,
     ConvMAEForPreTraining,
@@ -80,10 +81,8 @@ def classifier(settings: argparse.Namespace, size: str, **overrides: Any) -> Sub
 
 
 def awake(model: Any) -> Any:
-    """The model with weights of GRN that are not zero: with zeros, its statistics would not matter."""
-    for name, parameter in model.named_parameters():
-        if ".grn." in name:
-            nn.init.normal_(parameter, std=0.5)
+    """The model with weights of GRN that are not zero, for inference."""
+    wake_grn(model)
     return model.eval()
 
 

@@ -25,10 +25,15 @@ def create_model(library: str, size: str) -> nn.Module:
         model = transformers.ConvNextV2ForImageClassification(stock_config)
     else:
         model = ConvNextV2ForImageClassification(config)
-    for name, parameter in model.named_parameters():
-        if "grn" in name:
-            nn.init.normal_(parameter, std=0.5)
+    wake_grn(model)
     return model
+
+
+def wake_grn(model: nn.Module) -> None:
+    """Give GRN weights that are not zero: with zeros, its statistics would not matter."""
+    for name, parameter in model.named_parameters():
+        if ".grn." in name:
+            nn.init.normal_(parameter, std=0.5)
 
 
 def prepare(

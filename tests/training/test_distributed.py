@@ -7,6 +7,7 @@ import sys
 import textwrap
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -40,6 +41,11 @@ def run(script: list[str], processes: int, tmp_path: Path) -> str:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
+
+
+def as_flags(settings: dict[str, Any]) -> list[str]:
+    """The words of a command line that give these settings."""
+    return [word for name, value in settings.items() for word in (f"--{name}", *str(value).split())]
 
 
 def write_tiny_classifier(folder: Path) -> Path:
@@ -103,7 +109,7 @@ def test_the_same_total_batch_gives_the_same_losses_in_one_two_and_three_process
     for processes in (1, 2, 3):
         output = tmp_path / str(processes)
         flags = {**settings, "output_dir": output, "per_device_train_batch_size": 6 // processes}
-        words = [word for key, value in flags.items() for word in (f"--{key}", *str(value).split())]
+        words = as_flags(flags)
         run([f"training/{script}.py", *words], processes, tmp_path)
         state = json.loads((output / f"checkpoint-{STEPS}/training_state.json").read_text())
         assert state["num_processes"] == processes
@@ -151,7 +157,7 @@ def test_weights_that_are_sharded_train_as_whole_ones(script, fields, write_mode
     }
     losses, weights = {}, {}
     for name, through in (("whole", []), ("sharded", ["tests/sharded_on_cpu.py"])):
-        words = [word for key, value in settings.items() for word in (f"--{key}", *str(value).split())]
+        words = as_flags(settings)
         output = tmp_path / name
         run([*through, f"training/{script}.py", *words, f"--output_dir={output}"], 2, tmp_path)
         losses[name] = [line["loss"] for line in read_metrics(output / "metrics.jsonl") if "loss" in line]
@@ -171,7 +177,7 @@ def test_every_process_evaluates_the_whole_weights_at_the_end_of_a_sharded_run(t
         **{"max_train_steps": 2, "checkpointing_steps": 2, "learning_rate": 3e-2, "resume_from_checkpoint": "latest"},
         **{"num_workers": 0, "with_tracking": False, "output_dir": tmp_path / "sharded"},
     }
-    words = [word for key, value in settings.items() for word in (f"--{key}", *str(value).split())]
+    words = as_flags(settings)
     results = tmp_path / "sharded/all_results.json"
     found = []
     for _ in range(2):
@@ -187,7 +193,7 @@ def test_every_process_evaluates_the_whole_weights_at_the_end_of_a_sharded_run(t
 def test_weights_are_not_sharded_where_processes_make_different_numbers_of_passes(script, fields, tmp_path):
     images = WRITERS[script](tmp_path / "parquet", {"train": 2, "test": 1})
     settings = {**fields, "model_size": "atto", "dataset_name": images, "output_dir": tmp_path / "out"}
-    words = [word for key, value in settings.items() for word in (f"--{key}", *str(value).split())]
+    words = as_flags(settings)
     with pytest.raises(AssertionError, match=r"error: `distributed_type` \(=FSDP\) must be another than FSDP"):
         run(["tests/sharded_on_cpu.py", f"training/{script}.py", *words], 2, tmp_path)
     assert not (tmp_path / "out").exists()

@@ -23,6 +23,7 @@ from tests.photographs import (
     write_objects_parquet,
     write_parquet,
 )
+from tests.training.test_distributed import as_flags
 from training.evaluation.pictures import read_metrics
 
 pytestmark = pytest.mark.slow
@@ -54,7 +55,7 @@ WRITERS = {"pretrain": write_parquet, "segment": write_masked_parquet, "detect":
 def start(output: Path, processes: int, script: str, settings: dict) -> subprocess.Popen[bytes]:
     """A training run in a process group of its own; its output goes to a file beside the folder."""
     named = {**settings, "output_dir": output}
-    flags = [word for key, value in named.items() for word in (f"--{key}", *str(value).split())]
+    flags = as_flags(named)
     launch = [] if processes == 1 else ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
     command = [sys.executable, *launch, f"training/{script}.py", *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}

@@ -40,7 +40,7 @@ def evaluate_segmentation(
     assert data.eval_split is not None
     with accelerator.main_process_first():
         source = load_pairs(data, data.eval_split, data.max_eval_samples, num_channels, names)
-    check_prediction(prediction, config.backbone_config, shortest_side(processor))
+    check_prediction(prediction, config.backbone_config, processor)
     ignored = ignored_label(len(names))
     evaluator = SegmentationEvaluator(len(names), ignored, prediction)
     reader = mask_reader(data, len(names), ignored)
@@ -68,13 +68,9 @@ def segmentation_loader(
     return prepare_lists(accelerator, eval_loader(source, samples, data, collate_pairs))
 
 
-def shortest_side(processor: Any) -> int:
-    """The side in pixels that a processor gives images, of several the shortest."""
-    return min(side for side in dict(processor.size).values() if side)
-
-
-def check_prediction(prediction: SegmentPredictionSettings, encoder: Any, image_size: int) -> None:
-    """Raise if the windows, or images of `image_size` pixels at the least scale, are smaller than a cell."""
+def check_prediction(prediction: SegmentPredictionSettings, encoder: Any, processor: Any) -> None:
+    """Raise if the windows, or the images that the processor makes at the least scale, are smaller than a cell."""
+    image_size = min(side for side in dict(processor.size).values() if side)
     height, width = height_and_width(getattr(encoder, "cell_size", 1))
     cell, least = max(height, width), min(prediction.eval_scales)
     window, rule = prediction.eval_window, f"be at least {cell} pixels, a cell of the encoder"

@@ -20,7 +20,7 @@ from training.data.transforms import EvaluationTransform, Transform
 from training.evaluation.average_precision import Detections, encode_masks, to_xywh
 from training.evaluation.segmentation import SegmentationEvaluator
 from training.models.detection import detect_with
-from training.prediction.batches import Batch
+from training.prediction.batches import Batch, Sample
 from training.prediction.images import Images
 from training.prediction.masks import MaskNames
 from training.prediction.models import StoredModel
@@ -112,7 +112,8 @@ class ObjectAnswers:
 
     def __call__(self, accelerator: Accelerator, model: nn.Module, batch: Batch) -> list[Answer]:
         answers = []
-        for pixel_values, size in zip(batch["pixel_values"], sizes_of(batch), strict=True):
+        for pixel_values, sample in zip(batch["pixel_values"], readable(batch), strict=True):
+            size = sample["size"]
             with accelerator.autocast():
                 found = self.detect(model, pixel_values.to(accelerator.device), size)
             answers.append({"height": size[0], "width": size[1], "objects": self.objects(found)})
@@ -132,10 +133,9 @@ class ObjectAnswers:
             return objects
         for each, label, box in zip(objects, labels, to_xywh(boxes), strict=True):
             each |= {"category_id": label, "bbox": box}
-        for each, mask in zip(
-            objects, encode_masks(found.masks[order]) if found.masks is not None else (), strict=False
-        ):
-            each["segmentation"] = {**mask, "counts": mask["counts"].decode()}
+        if found.masks is not None:
+            for each, mask in zip(objects, encode_masks(found.masks[order]), strict=True):
+                each["segmentation"] = {**mask, "counts": mask["counts"].decode()}
         return objects
 
     def rows(self, answer: Answer) -> Iterator[dict[str, Any]]:
@@ -160,8 +160,7 @@ class MaskAnswers:
 
     def __call__(self, accelerator: Accelerator, model: nn.Module, batch: Batch) -> list[Answer]:
         answers = []
-        good = [sample for sample in batch["samples"] if "error" not in sample]
-        for pixel_values, sample in zip(batch["pixel_values"], good, strict=True):
+        for pixel_values, sample in zip(batch["pixel_values"], readable(batch), strict=True):
             with accelerator.autocast():
                 scores = self.log_probabilities(model, pixel_values.to(accelerator.device), sample["size"])
             classes = scores.argmax(0)
@@ -183,9 +182,9 @@ class MaskAnswers:
         yield answer
 
 
-def sizes_of(batch: Batch) -> list[tuple[int, int]]:
-    """Height and width of the images of a batch that can be read."""
-    return [sample["size"] for sample in batch["samples"] if "error" not in sample]
+def readable(batch: Batch) -> list[Sample]:
+    """The samples of a batch whose images can be read."""
+    return [sample for sample in batch["samples"] if "error" not in sample]
 
 
 def create_answers(stored: StoredModel, settings: PredictSettings, images: Images) -> Answers:
