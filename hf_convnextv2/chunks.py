@@ -52,13 +52,13 @@ def split_into_chunks(groups: Groups, up: Tensor) -> list[Chunk]:
 def _views_at_a_time(views: int, positions: int, up: Tensor) -> int:
     """All views where a kernel's launch costs more than a pass over memory; on a CPU what fits its cache.
 
-    The middle tensor of a chunk has no fewer numbers than `up`, or reading the weights would cost more than the rest.
+    That may be as many numbers as `up` has: of far fewer, reading the weights would cost more than the rest.
     """
     numbers = views * positions * len(up)
     if up.device.type != "cpu" or numbers <= CHUNK_SIZE:
         return views
-    num_chunks = min(views, math.ceil(numbers / max(CHUNK_SIZE, up.numel())))
-    return math.ceil(views / num_chunks)
+    fitting = max(max(CHUNK_SIZE, up.numel()) // (positions * len(up)), 1)
+    return math.ceil(views / math.ceil(views / fitting))
 
 
 def chunk_buffer(like: Tensor, chunks: list[Chunk], dtype: torch.dtype | None = None) -> Tensor:

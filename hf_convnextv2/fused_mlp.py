@@ -27,6 +27,7 @@ from .gpu_mlp import backward_by_kernels, forward_by_kernels
 from .grn import ConvNextV2GRN, grn_scale
 from .groups import Groups
 from .precision import HALF, at_least_float32, cast_for_autocast
+from .products import linear
 from .triton_kernels import runs_on_kernels
 
 
@@ -114,8 +115,8 @@ def _infer_branch(
     chunk: Chunk, x: Tensor, factor: Tensor | None, weights: MLPWeights, activation: Tensor, squares: Tensor
 ) -> Tensor:
     """`factor * down(grn(gelu(up(norm(x)))))` of a chunk, `(B, T, C)`; the last two are overwritten."""
-    y = chunk.start_of(activation)
-    torch.addmm(weights.up_bias, _normalise(x[chunk.rows], weights), weights.up.T, out=y.flatten(0, 1))
+    rows = _normalise(x[chunk.rows], weights)
+    y = linear(rows, weights.up, weights.up_bias, out=chunk.start_of(activation).flatten(0, 1)).view(*chunk.shape, -1)
     torch.ops.aten.gelu_(y)
     y = _project_down(y, _energy(y, chunk.start_of(squares)), weights)
     return y if factor is None else y.mul_(factor[chunk.views])
@@ -123,24 +124,26 @@ def _infer_branch(
 
 def _forward(
     x: Tensor, chunks: list[Chunk], residual: Tensor | None, factor: Tensor | None, weights: MLPWeights
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The output and what its gradients need: the output `(R, 4C)` of `up` and the energies `(views, 1, 4C)`."""
+) -> tuple[Tensor, list[Tensor], Tensor]:
+    """The output, and what its gradients need: `up`'s of each chunk `(B, T, 4C)`, and the energies `(views, 1, 4C)`."""
     num_views, width, dtype = chunks[-1].views.stop, len(weights.up), weights.up.dtype
-    hidden = weights.up.new_empty(len(x), width)
+    hidden, wide = [], weights.up.T  # as wide as the middle
     energy = weights.up.new_empty(num_views, 1, width, dtype=at_least_float32(dtype))
-    activation, squares = chunk_buffer(hidden, chunks), chunk_buffer(hidden, chunks, energy.dtype)
+    activation, squares = chunk_buffer(wide, chunks), chunk_buffer(wide, chunks, energy.dtype)
     branch = chunk_buffer(x, chunks, dtype)
     out = x.new_empty(len(x), len(weights.down), dtype=_out_dtype(residual, weights))
     for chunk in chunks:
         y = chunk.start_of(activation)
-        z = chunk.of(out) if residual is None else chunk.start_of(branch)
-        torch.addmm(weights.up_bias, _normalise(x[chunk.rows], weights), weights.up.T, out=hidden[chunk.rows])
-        torch.ops.aten.gelu.out(chunk.of(hidden), out=y)
+        h = linear(_normalise(x[chunk.rows], weights), weights.up, weights.up_bias).view(y.shape)
+        hidden.append(h)
+        torch.ops.aten.gelu.out(h, out=y)
         energy[chunk.views] = _energy(y, chunk.start_of(squares))
-        _project_down(y, energy[chunk.views], weights, out=z)
+        z = _project_down(y, energy[chunk.views], weights, out=chunk.start_of(branch))
         if factor is not None:
             z.mul_(factor[chunk.views])
-        if residual is not None:
+        if residual is None:
+            chunk.of(out).copy_(z)
+        else:
             torch.add(chunk.of(residual), z, out=chunk.of(out))
     return out, hidden, energy
 
@@ -166,13 +169,16 @@ def _energy(y: Tensor, squares: Tensor) -> Tensor:
 
 
 def _project_down(y: Tensor, energy: Tensor, weights: MLPWeights, out: Tensor | None = None) -> Tensor:
-    """`down(grn(y))`, `(B, T, C)`, of `y (B, T, 4C)`, which it may overwrite."""
+    """`down(grn(y))`, `(B, T, C)`, of `y (B, T, 4C)`, which it may overwrite; the result may lie in `out`."""
     scale = grn_scale(energy, weights.grn).to(y.dtype)
-    if scales_weights(y.shape[1], weights):
-        return torch.baddbmm(projected_bias(weights), y, (weights.down * scale).mT, out=out)
-    torch.addcmul(weights.grn_bias, y, scale, out=y)
+    scaled = weights.down * scale if scales_weights(y.shape[1], weights) else None
+    if scaled is not None and len(y) > 1:
+        return torch.baddbmm(projected_bias(weights), y, scaled.mT, out=out)
     rows = None if out is None else out.flatten(0, 1)
-    return torch.addmm(weights.down_bias, y.flatten(0, 1), weights.down.T, out=rows).view(*y.shape[:2], -1)
+    if scaled is not None:
+        return linear(y[0], scaled[0], projected_bias(weights), out=rows)[None]
+    torch.addcmul(weights.grn_bias, y, scale, out=y)
+    return linear(y.flatten(0, 1), weights.down, weights.down_bias, out=rows).view(*y.shape[:2], -1)
 
 
 def _out_dtype(residual: Tensor | None, weights: MLPWeights) -> torch.dtype:
@@ -182,7 +188,7 @@ def _out_dtype(residual: Tensor | None, weights: MLPWeights) -> torch.dtype:
 
 
 class FusedMLP(torch.autograd.Function):
-    """Saves the input, the output of `up` and the energies, and recomputes the rest for the gradients.
+    """Saves the input, the outputs of `up` and the energies, and recomputes the rest for the gradients.
 
     Gradients that are to be differentiated, or several at a time, come from the reference.
     """
@@ -199,15 +205,16 @@ class FusedMLP(torch.autograd.Function):
         *parameters, eps = weights
         forward = forward_by_kernels if runs_on_kernels(weights[0]) else _forward
         out, hidden, energy = forward(x, chunks, residual, factor, MLPWeights(*weights))
-        ctx.save_for_backward(x, factor, hidden, energy, *parameters)
+        ctx.save_for_backward(x, factor, energy, *parameters, *hidden)
         ctx.chunks, ctx.eps = chunks, eps
         ctx.residual_dtype = None if residual is None else residual.dtype
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, factor, hidden, energy, *parameters = ctx.saved_tensors
-        weights = MLPWeights._make((*parameters, ctx.eps))
+        x, factor, energy, *rest = ctx.saved_tensors
+        count = len(MLPWeights._fields) - 1
+        weights, hidden = MLPWeights._make((*rest[:count], ctx.eps)), rest[count:]
         grad_residual = None if ctx.residual_dtype is None else grad.to(ctx.residual_dtype)
         if torch.is_grad_enabled() or is_batch_of_gradients(grad):
             groups = tuple(chunk.shape for chunk in ctx.chunks)

@@ -30,6 +30,7 @@ from torch import Tensor
 from .chunks import Chunk, chunk_buffer
 from .fused_mlp_reference import MLPWeights, scales_weights
 from .grn import grn_gradients
+from .products import linear
 
 
 class _GradientSums:
@@ -60,26 +61,26 @@ def mlp_gradients(
     x: Tensor,
     chunks: list[Chunk],
     factor: Tensor | None,
-    hidden: Tensor,
+    hidden: list[Tensor],
     energy: Tensor,
     weights: MLPWeights,
 ) -> tuple[Tensor, list[Tensor | None]]:
     """Gradients of the input `(R, C)` and of each of `weights`, from that of the output `(R, C)`.
 
-    `hidden (R, 4C)` is the output of `up`, `energy (views, 1, 4C)` GRN's.
+    `hidden` is the output of `up` by chunk `(B, T, 4C)`, `energy (views, 1, 4C)` GRN's.
     """
     sums, grad_x = _GradientSums(weights, energy, len(chunks)), torch.empty_like(x)
-    activation, grad_activation, products = (chunk_buffer(hidden, chunks) for _ in range(3))
-    for chunk in chunks:
-        h, y, grad_y = chunk.of(hidden), chunk.start_of(activation), chunk.start_of(grad_activation)
+    activation, grad_activation, products = (chunk_buffer(weights.up.T, chunks) for _ in range(3))
+    for chunk, h in zip(chunks, hidden, strict=True):
+        y, buffer = chunk.start_of(activation), chunk.start_of(grad_activation)
         z = chunk.of(grad).to(weights.up.dtype)
         if factor is not None:
             z = z * factor[chunk.views]
         torch.ops.aten.gelu.out(h, out=y)
         if scales_weights(chunk.shape[1], weights):
-            _through_weights(z, y, energy[chunk.views], weights, sums, grad_y)
+            grad_y = _through_weights(z, y, energy[chunk.views], weights, sums, buffer)
         else:
-            _through_activations(z, y, energy[chunk.views], weights, sums, grad_y, chunk.start_of(products))
+            grad_y = _through_activations(z, y, energy[chunk.views], weights, sums, buffer, chunk.start_of(products))
         sums.down_bias += z.sum(dim=(0, 1), dtype=energy.dtype)
         torch.ops.aten.gelu_backward.grad_input(grad_y, h, grad_input=grad_y)
         is_first = chunk is chunks[0]
@@ -88,30 +89,32 @@ def mlp_gradients(
 
 
 def _through_weights(
-    z: Tensor, y: Tensor, energy: Tensor, weights: MLPWeights, sums: _GradientSums, grad_y: Tensor
-) -> None:
-    """Fill `grad_y (B, T, 4C)` and add to the sums of `down` and GRN, with GRN's scale multiplied into `down`."""
+    z: Tensor, y: Tensor, energy: Tensor, weights: MLPWeights, sums: _GradientSums, out: Tensor
+) -> Tensor:
+    """dL/dy `(B, T, 4C)`, which may lie in `out`, with GRN's scale multiplied into `down`; adds to the sums of both."""
     products = torch.bmm(z.mT, y)  # (B, C, 4C)
     grad_scale = (products * weights.down).sum(dim=1, keepdim=True, dtype=energy.dtype)
     wide_scale, slope, grad_grn = grn_gradients(grad_scale, energy, weights.grn)
     scale = wide_scale.to(y.dtype)
     sums.grn += grad_grn
     sums.down += products.mul_(scale).sum(dim=0)
-    torch.bmm(z, weights.down * scale, out=grad_y)
-    grad_y.addcmul_(y, slope.to(y.dtype))
+    scaled = weights.down * scale
+    grad_y = torch.bmm(z, scaled, out=out) if len(z) > 1 else linear(z[0], scaled[0].T, out=out[0])[None]
+    return grad_y.addcmul_(y, slope.to(y.dtype))
 
 
 def _through_activations(
-    z: Tensor, y: Tensor, energy: Tensor, weights: MLPWeights, sums: _GradientSums, grad_y: Tensor, products: Tensor
-) -> None:
+    z: Tensor, y: Tensor, energy: Tensor, weights: MLPWeights, sums: _GradientSums, out: Tensor, products: Tensor
+) -> Tensor:
     """The same with GRN's scale multiplied into the activations `y`, which are overwritten, as are `products`."""
-    torch.mm(z.flatten(0, 1), weights.down, out=grad_y.flatten(0, 1))
+    grad_y = linear(z.flatten(0, 1), weights.down.T, out=out.flatten(0, 1)).view(y.shape)
     grad_scale = torch.mul(grad_y, y, out=products).sum(dim=1, keepdim=True, dtype=energy.dtype)
     wide_scale, slope, grad_grn = grn_gradients(grad_scale, energy, weights.grn)
     scale = wide_scale.to(y.dtype)
     sums.grn += grad_grn
     grad_y.mul_(scale).addcmul_(y, slope.to(y.dtype))
     _add_product(sums.down, z.flatten(0, 1).T, y.mul_(scale).flatten(0, 1))
+    return grad_y
 
 
 def _through_up(grad: Tensor, x: Tensor, weights: MLPWeights, sums: _GradientSums, is_first: bool) -> Tensor:
@@ -119,11 +122,11 @@ def _through_up(grad: Tensor, x: Tensor, weights: MLPWeights, sums: _GradientSum
     sums.up_bias += grad.sum(dim=0, dtype=sums.up_bias.dtype)
     if weights.norm is None:
         _add_product(sums.up, grad.T, x, is_first)
-        return torch.mm(grad, weights.up)
+        return linear(grad, weights.up.T)
     wide, shape, affine = x.to(weights.norm.dtype), x.shape[-1:], (weights.norm, weights.norm_bias)
     rows, mean, deviation = torch.native_layer_norm(wide, shape, *affine, weights.eps)
     _add_product(sums.up, grad.T, rows.to(weights.up.dtype), is_first)
-    grad_rows = torch.mm(grad, weights.up).to(wide.dtype)
+    grad_rows = linear(grad, weights.up.T).to(wide.dtype)
     wanted = [True, True, True]
     gradients = torch.ops.aten.native_layer_norm_backward(grad_rows, wide, shape, mean, deviation, *affine, wanted)
     grad_x, grad_norm, grad_norm_bias = gradients

@@ -29,10 +29,11 @@ def forward_by_kernels(
     factor: Tensor | None,
     weights: MLPWeights,
     keep_hidden: bool = True,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, list[Tensor], Tensor]:
     """The output `(R, C)`, and what its gradients need.
 
-    That is the output `(R, 4C)` of `up` without its bias, kept if `keep_hidden`, and the energies `(views, 4C)`.
+    That is the output `(R, 4C)` of `up` without its bias, alone in a list, kept if `keep_hidden`, and the energies
+    `(views, 4C)`.
     """
     dtype, width, num_views = weights.up.dtype, len(weights.up), chunks[-1].views.stop
     x, residual = x.contiguous(), None if residual is None else residual.contiguous()
@@ -56,7 +57,7 @@ def forward_by_kernels(
         out = torch.empty_like(branch, dtype=out_dtype)
         for chunk in chunks:
             _add_residual(chunk, branch, residual, factor, weights.down_bias, out)
-    return out, hidden, energy
+    return out, [hidden], energy
 
 
 def backward_by_kernels(
@@ -64,12 +65,13 @@ def backward_by_kernels(
     x: Tensor,
     chunks: list[Chunk],
     factor: Tensor | None,
-    hidden: Tensor,
+    saved: list[Tensor],
     energy: Tensor,
     weights: MLPWeights,
 ) -> tuple[Tensor, list[Tensor | None]]:
     """Gradients of the input `(R, C)` and of each of `weights`, from that of the output `(R, C)`."""
     x, width = x.contiguous(), len(weights.up)
+    (hidden,) = saved
     with torch.cuda.device_of(x):
         z, grad_down_bias = _through_residual(grad, chunks, factor, weights)
         grad_hidden = torch.mm(z, weights.down)
