@@ -1,5 +1,7 @@
 """Pooling by the formulas, written out, and GeM between its limits: the mean and the maximum."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -23,7 +25,7 @@ def test_gem_is_the_generalised_mean_of_positive_values(exponent):
 def test_gem_lies_between_the_mean_and_the_maximum_and_reaches_both():
     maps = torch.rand(2, 3, 4, 5)
     means = [gem_pool(maps, exponent) for exponent in (1.0, 2.0, 8.0, 1000.0)]
-    assert all((low < high).all() for low, high in zip(means, means[1:], strict=False))
+    assert all((low < high).all() for low, high in pairwise(means))
     assert_close(means[0], mean_pool(maps))
     assert_close(means[-1], max_pool(maps), 0.01)
 
