@@ -42,8 +42,7 @@ def maps_of(model: Any, pixel_values: Tensor, stages: list[int]) -> list[Tensor]
 
 
 def load_encoder(settings: ModelSettings, background: str | None) -> StoredEncoder:
-    """Load the encoder of a folder or Hub id: of a pre-training model, an encoder, a classifier, a backbone, a
-    segmentation model or a detector.
+    """Load the encoder of a model of any kind, from a folder or Hub id.
 
     Raises:
         ValueError: if the model has no encoder of this package.
@@ -73,6 +72,6 @@ def square_processor(settings: ModelSettings, background: str | None, model: Bac
 
 def check_image_size(model: Any) -> None:
     """Raise if images are smaller than a position of the last map."""
-    size, stride = model.config.image_size, max(height_and_width(model.config.strides[-1]))
+    size, stride = model.config.image_size, model.config.strides[-1]
     fits = min(height_and_width(size)) >= stride
     check("image_size", size, fits, f"be at least {stride}, the stride of the encoder")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 from datasets import Dataset
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from training.data.sources import values_of
@@ -72,5 +72,5 @@ def is_mask(file: Path) -> bool:
     try:
         with Image.open(file) as picture:
             return picture.info.get(name) == text
-    except (OSError, SyntaxError, UnidentifiedImageError):
+    except (OSError, SyntaxError, Image.DecompressionBombError):
         return False
