@@ -43,6 +43,8 @@ def test_the_neighbours_of_an_image_in_the_file_are_those_of_the_formula(
     suffix, num_rows, models, spoilt, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(neighbors, "ROWS", num_rows)
+    for twin in spoilt.glob("test-*"):
+        twin.unlink()
     rows = embedded(models / "encoder", spoilt, tmp_path / f"features{suffix}")
     query = rows[5]
     actual = found(tmp_path / f"features{suffix}", spoilt, query["image"], tmp_path / "a.png", num_neighbors=6)

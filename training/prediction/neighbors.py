@@ -97,6 +97,6 @@ def nearest(stored: StoredFeatures, query: Tensor, count: int, without: int | No
         is_other = numbers != (-1 if without is None else without)
         similarity = normalize(values) @ normalize(query, dim=0)
         best, rows = torch.cat([best, similarity[is_other]]), torch.cat([rows, numbers[is_other]])
-        best, order = best.topk(min(count, len(best)))
-        rows, start = rows[order], start + len(values)
+        order = best.sort(descending=True, stable=True).indices[:count]  # of equal ones, the first row comes first
+        best, rows, start = best[order], rows[order], start + len(values)
     return list(zip(rows.tolist(), best.tolist(), strict=True))
