@@ -33,6 +33,8 @@ from training.settings.checks import check
 from training.settings.embedding import FeatureSettings
 from training.settings.model import ModelSettings
 
+LONGEST_NAME = 22  # characters that fit over a picture, beside the similarity
+
 
 def main(settings: NearestSettings) -> list[tuple[str, float]]:
     """Draw and print the neighbours; returns their names and cosine similarities."""
@@ -59,8 +61,9 @@ def main(settings: NearestSettings) -> list[tuple[str, float]]:
 
 
 def label(name: str, place: int) -> str:
-    """The name of a file in the picture."""
-    return drawable(Path(name).name, place, "image")
+    """The name of an image in the picture: its end, where the path is long."""
+    end = name if len(name) <= LONGEST_NAME else f"\N{HORIZONTAL ELLIPSIS}{name[-LONGEST_NAME:]}"
+    return drawable(end, place, "image")
 
 
 def row_of(query: str, stored: StoredFeatures, images: Images) -> int | None:
