@@ -44,7 +44,7 @@ test: $(VENV)/installed
 verify: $(VENV)/installed
 	$(BIN)/python -m pytest -m 'slow or not slow'
 
-BENCHMARKS := classifier products half_precision loaded fcmae_step views convmae segmentation detection dense_phases compiled pipelines scaling imports loader folders endurance
+BENCHMARKS := classifier products half_precision loaded fcmae_step views convmae segmentation detection dense_phases compiled pipelines scaling imports loader folders endurance predictions
 
 bench: $(VENV)/installed
 	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name --output docs/benchmarks/$$name.json || exit 1; done

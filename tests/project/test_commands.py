@@ -22,7 +22,7 @@ from torch.testing import assert_close
 
 from conversion.convert import main as convert
 from hf_convnextv2 import ConvNextV2Config, ConvNextV2ForImageClassification
-from tests.photographs import CLASSES, write_folder, write_masked_folder, write_objects_folder, write_parquet
+from tests.photographs import CLASSES, cut, write_folder, write_masked_folder, write_objects_folder, write_parquet
 from tests.readme import OFFICIAL, PAGES, README, commands, make_stand_ins, save_classifier
 from training.evaluation.pictures import read_metrics
 
@@ -121,6 +121,7 @@ def write_what_the_pages_name(folder: Path) -> None:
     write_parquet(folder / "ILSVRC/imagenet-1k", {"train": 8, "validation": 4})
     for name in OFFICIAL:
         save_classifier(folder / name, 1000)
+    cut("coffee", 1)[0].save(folder / "photo.jpg")
     model = ConvNextV2ForImageClassification(ConvNextV2Config.from_size("tiny", num_labels=1000))
     model.save_pretrained(folder / "ours")
     convert([str(folder / "ours"), str(folder / "official"), "--to", "official"])
@@ -174,7 +175,7 @@ def as_arguments(words: list[str]) -> list[str]:
 
 def test_the_pages_with_commands_that_run_are_these():
     expected = {"README", "quickstart", "devices", "evaluating", "views", "paper", "converting", "publishing"}
-    expected |= {"segmentation", "detection", "predicting", "convmae"}
+    expected |= {"segmentation", "detection", "predicting", "embedding", "convmae"}
     assert {page.stem for page in WITH_RUNS} == expected and len(runs(README)) == 3
     left_out = {word for page in PAGES for command in commands(page) for word in command.split() if "/" in word}
     assert all(any(word.endswith(name) for word in left_out) for name in ELSEWHERE)

@@ -3,9 +3,6 @@
 import csv
 import json
 import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +24,10 @@ from tests.photographs import (
     write_folder,
     write_parquet,
 )
-from tests.training.test_distributed import ROOT
-from tests.training.test_distributed import run as launch
 from training import predict
 from training.models.detection import create_detection_processor, create_detector
 from training.models.segmentation import create_segmentation_processor, create_segmenter
-from training.prediction import answers, parts
+from training.prediction import answers
 from training.settings.model import DetectorSettings, SegmenterSettings
 from training.settings.prediction import PredictSettings
 
@@ -285,67 +280,6 @@ def test_bad_images_that_are_not_skipped_stop_the_run_before_its_first_answer(
     assert "a.jpg cannot be read as an image" in message and "`--skip_bad_images true` goes on" in message
 
 
-class Killed(BaseException):
-    """Ends a run anywhere."""
-
-
-def killed_after(count, monkeypatch, kind=answers.ClassAnswers):
-    """Let a run end when it has answered `count` batches; every batch is a part of its own."""
-    answer, seen = kind.__call__, []
-
-    def call(self, accelerator, model, batch):
-        if len(seen) == count:
-            raise Killed
-        seen.append([sample["image"] for sample in batch["samples"]])
-        return answer(self, accelerator, model, batch)
-
-    monkeypatch.setattr(parts, "SECONDS_BETWEEN_PARTS", 0)
-    monkeypatch.setattr(kind, "__call__", call)
-    return seen
-
-
-@pytest.mark.parametrize("form", ["folder", "stream"])
-def test_a_resumed_run_computes_the_rest_alone_and_gives_the_same_file(
-    form, classifier, images, tmp_path, monkeypatch, capsys
-):
-    is_stream = form == "stream"
-    name = write_parquet(tmp_path / "parquet", {"train": 4}) / "*.parquet" if is_stream else images
-    fields = {"streaming": is_stream, "top_k": 2}
-    predicted(classifier, name, tmp_path / "whole.csv", **fields)
-    output = tmp_path / "answers.csv"
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        first = killed_after(1, patch)
-        predicted(classifier, name, output, **fields)
-    assert not output.exists()
-    with monkeypatch.context() as patch:
-        second = killed_after(99, patch)
-        predicted(classifier, name, output, **fields, per_device_eval_batch_size=4)  # batches may differ
-    assert "Going on after 5 images" in capsys.readouterr().out
-    assert sum(map(len, first)) == 5 and sum(map(len, second)) == 7
-    rows, whole = read(output), read(tmp_path / "whole.csv")
-    for name in ("image", "label", "label_2"):
-        assert [row[name] for row in rows] == [row[name] for row in whole]
-    scores = [[float(row["score"]) for row in each] for each in (rows, whole)]
-    assert scores[0] == pytest.approx(scores[1], abs=1e-6)
-    assert not (tmp_path / "answers.csv.partial").exists()
-
-
-def test_a_run_goes_on_with_its_own_settings_and_images_alone(classifier, images, tmp_path, monkeypatch):
-    own = tmp_path / "own"
-    own.mkdir()
-    for i, picture in enumerate(cut("coffee", 7)):
-        picture.save(own / f"{i}.png")
-    output = tmp_path / "answers.csv"
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        killed_after(1, patch)
-        predicted(classifier, own, output)
-    message = message_of(lambda: predicted(classifier, own, output, top_k=2))
-    assert "must go on as it began, but `top_k` was 1 and is 2. Start with `--overwrite true`" in message
-    (own / "6.png").unlink()
-    assert "`number of images` was 7 and is 6" in message_of(lambda: predicted(classifier, own, output))
-    assert len(predicted(classifier, own, output, overwrite=True)) == 6
-
-
 def test_an_output_file_and_masks_are_replaced_only_if_asked(segmenter, images, tmp_path):
     output = tmp_path / "answers.csv"
     rows = predicted(segmenter, images, output)
@@ -355,6 +289,28 @@ def test_an_output_file_and_masks_are_replaced_only_if_asked(segmenter, images, 
     assert "answers_masks) must be empty" in message
     assert predicted(segmenter, images, output, overwrite=True) == rows
     assert predicted(segmenter, images, output, overwrite=True) == rows
+
+
+def test_masks_of_earlier_images_go_when_they_are_replaced_but_no_other_file(segmenter, images, tmp_path):
+    output, masks = tmp_path / "answers.csv", tmp_path / "answers_masks"
+    predicted(segmenter, images, output)
+    assert len(list(masks.rglob("*.png"))) == 12
+    rows = predicted(segmenter, images / "test", output, overwrite=True)
+    left = {str(path.relative_to(masks)) for path in masks.rglob("*.png")}
+    assert left == {row["mask"] for row in rows} and len(left) == 3
+    read_picture(next(masks.rglob("*.png"))).save(masks / "own.png")  # without the text that predict.py writes
+    message = message_of(lambda: predicted(segmenter, images, output, overwrite=True))
+    assert "must hold nothing but masks of predict.py, but holds" in message and "own.png" in message
+    assert len(list(masks.rglob("*.png"))) == 4
+
+
+def test_windows_smaller_than_a_cell_are_refused_before_the_first_image(segmenter, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(answers.MaskAnswers, "__call__", lambda *_: pytest.fail("predicts"))
+    message = message_of(lambda: predicted(segmenter, images, tmp_path / "a.csv", eval_window=15))
+    assert message == "`eval_window` (=15) must be at least 16 pixels, a cell of the encoder."
+    message = message_of(lambda: predicted(segmenter, images, tmp_path / "a.csv", eval_scales=[1.0, 0.4]))
+    assert "`eval_scales` (=0.4) must leave images of 32 pixels at least 16" in message
+    assert not (tmp_path / "a.csv.partial").exists()
 
 
 def test_a_pretrained_model_has_no_answers(fcmae, images, tmp_path):
@@ -390,42 +346,3 @@ def test_a_wrong_setting_is_named_before_anything_is_computed(fields, text, clas
 def test_files_for_answers_do_not_lie_among_the_images(classifier, images):
     message = message_of(lambda: settings_for(classifier, images, images / "answers.csv"))
     assert "must not lie in `dataset_name`" in message
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["classifier", "segmenter", "mask_rcnn"])
-@pytest.mark.parametrize("form", ["folder", "stream"])
-def test_two_processes_give_the_file_of_one(kind, form, images, tmp_path, request):
-    name = write_parquet(tmp_path / "parquet", {"train": 3}) / "*.parquet" if form == "stream" else images
-    fields = {"per_device_eval_batch_size": 5, "streaming": form == "stream", "threshold": 0.2}
-    settings = {"model_name_or_path": request.getfixturevalue(kind), "dataset_name": name, "num_workers": 1, **fields}
-    whole = predicted(request.getfixturevalue(kind), name, tmp_path / "1.csv", **fields)
-    flags = [f"--{key}={value}" for key, value in {**settings, "output_file": tmp_path / "2.csv"}.items()]
-    launch(["training/predict.py", *flags], 2, tmp_path)
-    assert read(tmp_path / "2.csv") == whole
-    assert len({row["image"] for row in whole}) == (9 if form == "stream" else 12)
-
-
-@pytest.mark.slow
-def test_a_killed_process_leaves_what_the_same_command_goes_on_from(classifier, images, tmp_path):
-    whole = predicted(classifier, images, tmp_path / "whole.csv", per_device_eval_batch_size=1)
-    flags = {"model_name_or_path": classifier, "dataset_name": images, "output_file": tmp_path / "answers.csv"}
-    flags |= {"per_device_eval_batch_size": 1, "num_workers": 1}
-    arguments = [f"--{name}={value}" for name, value in flags.items()]
-    slow = (
-        "import os, signal, sys; from training import predict; from training.prediction import parts;"
-        "from training.settings.command_line import parse_settings;"
-        "parts.SECONDS_BETWEEN_PARTS = 0; write = parts.Parts.write;\n"
-        "def kill(self):\n"
-        "    write(self)\n"
-        "    if self.num_done == 5: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "parts.Parts.write = kill\n"
-        "predict.main(parse_settings(predict.PredictSettings, sys.argv[1:]))"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
-    environment["HF_DATASETS_CACHE"] = str(tmp_path / "cache")
-    for code, script in ((-signal.SIGKILL, ["-c", slow]), (0, ["training/predict.py"])):
-        command = [sys.executable, *script, *arguments]
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-        assert done.returncode == code, done.stderr
-    assert "Going on after 5 images" in done.stdout and read(tmp_path / "answers.csv") == whole

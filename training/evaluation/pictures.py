@@ -1,6 +1,7 @@
-"""Pictures of a run: loss curves, reconstructions and confusion matrices."""
+"""Pictures of a run: loss curves, reconstructions, confusion matrices and images with labels."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
+from torch.nn import functional as F
 
 from hf_convnextv2.masked_pretraining import MaskedAutoencoderOutput, MaskedPreTrainingModel
 
@@ -21,6 +23,8 @@ HIDDEN_GRAY = 0.5
 WITH_SHARES = 10  # up to this many classes, a confusion matrix shows shares as well as counts
 MOST_PAIRS = 25  # pairs of confused classes in a picture
 LONGEST_NAME = 28  # characters of a class name in a label
+PICTURES_IN_ROW = 5
+PICTURE_SIDE = 256  # largest side of a labelled picture, in pixels
 
 
 def read_metrics(metrics_jsonl: Path) -> list[dict[str, Any]]:
@@ -138,12 +142,35 @@ def save_most_confused(confused: Sequence[Mapping[str, Any]], output: Path) -> N
     save_figure(figure, output)
 
 
-def drawable(name: str, number: int) -> str:
-    """A class name as a label, or the class number if the font lacks characters of the name."""
+def save_labelled_pictures(pictures: Sequence[Tensor], labels: Sequence[str], output: Path) -> None:
+    """Draw images `(C, H, W)` of any sizes, uint8 or floats, in rows, each under its label."""
+    rows, columns = math.ceil(len(pictures) / PICTURES_IN_ROW), min(PICTURES_IN_ROW, len(pictures))
+    figure = Figure(figsize=(2 * columns, 2.3 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid:
+        axes.axis("off")
+    for axes, picture, label in zip(grid, pictures, labels, strict=False):
+        axes.imshow(reduced(picture), vmin=0, vmax=1)
+        axes.set_title(label, fontsize=8)
+    save_figure(figure, output)
+
+
+def reduced(picture: Tensor) -> np.ndarray:
+    """An image `(C, H, W)` for a small picture, `(h, w, 3)` in [0, 1]; floats are scaled to that range."""
+    values = picture.float() / 255 if picture.dtype == torch.uint8 else picture.float() - picture.min()
+    values = values / values.max().clamp(min=1)
+    scale = min(1.0, PICTURE_SIDE / max(values.shape[1:]))
+    size = [max(1, round(side * scale)) for side in values.shape[1:]]
+    values = F.interpolate(values[None], size, mode="bilinear", antialias=True)
+    return as_pictures(values, [0.0], [1.0])[0]
+
+
+def drawable(name: str, number: int, kind: str = "class") -> str:
+    """A name as a label, or the number of the class (or another `kind`) if the font lacks characters of the name."""
     text = " ".join(name.split())
     font = get_font(findfont("DejaVu Sans"))
     if not all(font.get_char_index(ord(letter)) for letter in text):
-        return f"class {number}"
+        return f"{kind} {number}"
     short = text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 1]}\N{HORIZONTAL ELLIPSIS}"
     return short.replace("$", r"\$")  # a bare $ would start a formula
 

@@ -16,13 +16,15 @@ from conversion.files import atomic_path
 from training.data.detection.transforms import DetectionEvaluationTransform
 from training.data.labels import class_list
 from training.data.segmentation.masks import ignored_label
-from training.data.transforms import EvaluationTransform, Transform
+from training.data.transforms import EvaluationTransform
 from training.evaluation.average_precision import Detections, encode_masks, to_xywh
 from training.evaluation.segmentation import SegmentationEvaluator
+from training.evaluation.segmentation_protocol import check_prediction
 from training.models.detection import detect_with
 from training.prediction.batches import Batch, Sample
 from training.prediction.images import Images
-from training.prediction.masks import MaskNames
+from training.prediction.loop import Answering
+from training.prediction.masks import MaskNames, signature
 from training.prediction.models import StoredModel
 from training.prediction.parts import Answer
 from training.settings.checks import check
@@ -32,21 +34,13 @@ TEXT, NUMBER = pa.string(), pa.float64()
 CORNERS = ("left", "top", "right", "bottom")
 
 
-class Answers(Protocol):
-    """How a kind of model answers.
+class Answers(Answering, Protocol):
+    """How a kind of model answers, and what a table says of it.
 
-    transform: makes the model's input of an image `(C, H, W)`.
-    stacks: whether the inputs have one size, so that a batch of them is one tensor.
     columns: of the table, without `image` and `error`.
     """
 
-    transform: Transform
-    stacks: bool
     columns: dict[str, pa.DataType]
-
-    def __call__(self, accelerator: Accelerator, model: nn.Module, batch: Batch) -> list[Answer]:
-        """The answers to the images of a batch that can be read, in order."""
-        ...
 
     def rows(self, answer: Answer) -> Iterator[dict[str, Any]]:
         """The rows of the table on an image that could be read."""
@@ -65,6 +59,9 @@ def check_fits(stored: StoredModel, settings: PredictSettings) -> None:
     check("output_file", output.output_file, kind == "detector" or not is_coco, rule)
     fits = kind == "segmentation model" or output.masks_dir is None
     check("masks_dir", output.masks_dir, fits, f"not be given for a {kind}")
+    encoder = getattr(stored.model.config, "backbone_config", None)
+    if kind == "segmentation model" and hasattr(encoder, "cell_size"):
+        check_prediction(settings.prediction, encoder, stored.processor)
 
 
 class ClassAnswers:
@@ -176,7 +173,7 @@ class MaskAnswers:
         file.parent.mkdir(parents=True, exist_ok=True)
         pixels = classes.cpu().numpy().astype(np.uint8 if self.num_labels <= 256 else np.uint16)
         with atomic_path(file, sync=False) as new:
-            Image.fromarray(pixels).save(new, "PNG")
+            Image.fromarray(pixels).save(new, "PNG", pnginfo=signature())
 
     def rows(self, answer: Answer) -> Iterator[dict[str, Any]]:
         yield answer

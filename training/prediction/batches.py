@@ -16,8 +16,9 @@ from torch.utils.data import IterableDataset as TorchIterableDataset
 
 from training.data.decoding import BadImageError, WrongChannelsError
 from training.data.retry import read_on
-from training.data.samples import Samples
+from training.data.samples import Samples, make_samples
 from training.data.sources import rows_of
+from training.data.transforms import Transform
 from training.data.workers import can_pin_memory, worker_options
 from training.prediction.images import Images
 from training.settings.prediction import PredictDataSettings
@@ -45,6 +46,12 @@ class ImageReader:
                 raise ValueError(f"{error} `--skip_bad_images true` goes on after such images.") from error
             path = value.get("path") if isinstance(value, dict) else None
             return {**sample, "error": str(error).removeprefix(f"{path or f'image {index}'} ")}
+
+
+def create_reader(images: Images, data: PredictDataSettings, num_channels: int, transform: Transform) -> ImageReader:
+    """A reader of images with `num_channels` channels, whose samples hold what the transform makes of them."""
+    samples = make_samples(data, images.source, num_channels, transform)
+    return ImageReader(images, samples, data.skip_bad_images)
 
 
 class StoredImages(TorchDataset[Sample]):

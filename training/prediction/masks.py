@@ -1,14 +1,20 @@
-"""The names of the files that hold the masks of a segmentation model."""
+"""The files that hold the masks of a segmentation model: their names, and which ones an earlier run has left."""
 
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute creates its functions at import, where pyright does not see them)
 import os
+from pathlib import Path
 
 import pyarrow.compute as pc
 from datasets import Dataset
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from training.data.sources import values_of
 from training.prediction.images import Images
+from training.settings.checks import check
+
+SIGNATURE = "Software", "hf_convnextv2 training/predict.py"  # a text in each mask
 
 
 class MaskNames:
@@ -32,3 +38,39 @@ class MaskNames:
             return f"{index:08d}.png"
         stem = os.path.splitext(image)[0]
         return f"{image if stem in self.twice else stem}.png"
+
+
+def signature() -> PngInfo:
+    """The text by which a later run knows a mask."""
+    info = PngInfo()
+    info.add_text(*SIGNATURE)
+    return info
+
+
+def clear_masks(folder: Path, overwrite: bool) -> None:
+    """Delete the masks of earlier runs, if they may be replaced.
+
+    Raises:
+        ValueError: if the folder holds other files, or masks that may not be replaced; nothing is deleted then.
+    """
+    check("masks_dir", folder, folder.is_dir() or not folder.exists(), "be a folder")
+    files = [file for file in sorted(folder.rglob("*")) if not file.is_dir() and not file.name.startswith(".")]
+    rule = "be empty: give another folder, or replace its masks with `--overwrite true`"
+    check("masks_dir", folder, overwrite or not files, rule)
+    others = [file for file in files if not is_mask(file)]
+    rule = f"hold nothing but masks of predict.py, but holds {next(iter(others), None)}: give another folder"
+    check("masks_dir", folder, not others, rule)
+    for file in files:
+        file.unlink()
+
+
+def is_mask(file: Path) -> bool:
+    """Whether a file is a mask of predict.py, by the text in it."""
+    if file.suffix != ".png":
+        return False
+    name, text = SIGNATURE
+    try:
+        with Image.open(file) as picture:
+            return picture.info.get(name) == text
+    except (OSError, SyntaxError, Image.DecompressionBombError):
+        return False

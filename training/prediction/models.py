@@ -63,24 +63,34 @@ def load_stored_model(settings: ModelSettings, background: str | None) -> Stored
     Raises:
         ValueError: if it is none of the three kinds.
     """
-    name = settings.model_name_or_path or ""
-    with model_named(name):
-        stored = PreTrainedConfig.get_config_dict(name, revision=settings.model_revision or "main")[0]
-    rule = "be a folder that holds a model, or a model on the Hub, but has no config.json with a `model_type`"
-    check("model_name_or_path", name, bool(stored.get("model_type")), rule)
-    kind = kind_of(name, stored)
+    stored = stored_config(settings)
+    kind = kind_of(settings.model_name_or_path or "", stored)
     if not has_our_encoder(stored):
         return load_other(settings, kind, stored)
     if kind == "classifier":
         model: Any = load_classifier(settings, use_ema=False)
         return StoredModel(kind, model, load_processor(settings, background, model))
-    if kind == "detector":
-        classes, create = AutoModelForObjectDetection._model_mapping, create_detection_processor
-        model = load_with_backbone(settings, False, lambda config: classes[type(config)])
-    else:
-        create = create_segmentation_processor
-        model = load_with_backbone(settings, False, lambda config: SEGMENTERS[config.model_type])
+    create = create_detection_processor if kind == "detector" else create_segmentation_processor
+    model = load_dense_model(settings, kind)
     return StoredModel(kind, model, load_dense_processor(settings, background, model, create))
+
+
+def stored_config(settings: ModelSettings) -> dict[str, Any]:
+    """What config.json of a folder or Hub id says; raises a `ValueError` if there is none of a model."""
+    name = settings.model_name_or_path or ""
+    with model_named(name):
+        stored = PreTrainedConfig.get_config_dict(name, revision=settings.model_revision or "main")[0]
+    rule = "be a folder that holds a model, or a model on the Hub, but has no config.json with a `model_type`"
+    check("model_name_or_path", name, bool(stored.get("model_type")), rule)
+    return stored
+
+
+def load_dense_model(settings: ModelSettings, kind: Kind) -> PreTrainedModel:
+    """Load a segmentation model or a detector with a backbone of this package."""
+    if kind == "detector":
+        classes = AutoModelForObjectDetection._model_mapping
+        return load_with_backbone(settings, False, lambda config: classes[type(config)])
+    return load_with_backbone(settings, False, lambda config: SEGMENTERS[config.model_type])
 
 
 def kind_of(name: str, stored: dict[str, Any]) -> Kind:

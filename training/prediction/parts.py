@@ -6,34 +6,71 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from conversion.files import atomic_path, read_json, write_json
 from training.settings.checks import check
 
 SECONDS_BETWEEN_PARTS = 20.0
 MOST_RECORDS = 10_000  # in memory
-Answer = dict[str, Any]  # what is said of one image
+Answer = dict[str, Any]  # what is said of one image: `image` (its name), and `error` if there is nothing else to say
+
+
+class PartForm(Protocol):
+    """How answers are stored in the file of a part."""
+
+    suffix: str
+
+    @property
+    def most_answers(self) -> int:
+        """The number of answers of the largest part."""
+        ...
+
+    def write(self, file: Path, answers: list[Answer]) -> None:
+        """Write the answers of a part."""
+        ...
+
+    def read(self, file: Path) -> Iterator[Any]:
+        """What `Parts` iterates over."""
+        ...
+
+
+class JsonLines:
+    """An answer in each line."""
+
+    suffix = ".jsonl"
+
+    @property
+    def most_answers(self) -> int:
+        return MOST_RECORDS
+
+    def write(self, file: Path, answers: list[Answer]) -> None:
+        file.write_text("".join(f"{json.dumps(answer)}\n" for answer in answers), encoding="utf-8")
+
+    def read(self, file: Path) -> Iterator[Answer]:
+        with file.open(encoding="utf-8") as lines:
+            yield from map(json.loads, lines)
 
 
 class Parts:
-    """Answers to consecutive images, in files of a folder beside the output: `part-FIRST-END.jsonl`.
+    """Answers to consecutive images, in files of a folder beside the output: `part-FIRST-END-BAD.jsonl`.
 
-    A part is there as a whole or not at all, so the parts say how many images are done. `record` is all that the
-    answers depend on: parts with another record are not continued.
+    BAD is the number of answers with an error. A part is there as a whole or not at all, so the parts say how many
+    images are done. `record` is all that the answers depend on: parts with another record are not continued.
     """
 
-    def __init__(self, output: Path, record: dict[str, Any]) -> None:
+    def __init__(self, output: Path, record: dict[str, Any], form: PartForm) -> None:
         self.folder = output.with_name(f"{output.name}.partial")
-        self.output, self.record = output, json.loads(json.dumps(record))
+        self.output, self.record, self.form = output, json.loads(json.dumps(record)), form
         self.num_done = 0  # images in parts
+        self.num_bad = 0  # images with an error, in parts and pending
         self.pending: list[Answer] = []
         self.last_part = time.monotonic()
 
-    @property
-    def is_new(self) -> bool:
-        """Whether no run has begun that could be continued."""
-        return not (self.folder / "record.json").exists()
+    def starts_anew(self, overwrite: bool) -> bool:
+        """Whether `begin` starts with the first image, without parts of an earlier run."""
+        stored = read_json(self.folder / "record.json")
+        return not stored or (overwrite and stored != self.record)
 
     def begin(self, overwrite: bool) -> int:
         """The number of images that are done. With `overwrite`, parts of other settings are deleted."""
@@ -46,9 +83,9 @@ class Parts:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / "record.json", self.record)
         for file in self.files():
-            first, end = bounds(file)
+            first, end, bad = bounds(file)
             if first == self.num_done:
-                self.num_done = end
+                self.num_done, self.num_bad = end, self.num_bad + bad
             else:  # what lies after a gap is done again
                 file.unlink()
         return self.num_done
@@ -56,28 +93,29 @@ class Parts:
     def add(self, answers: list[Answer]) -> None:
         """Add the answers to the next images; they are written from time to time."""
         self.pending += answers
+        self.num_bad += num_bad(answers)
         is_late = time.monotonic() - self.last_part >= SECONDS_BETWEEN_PARTS
-        if is_late or len(self.pending) >= MOST_RECORDS:
+        if is_late or len(self.pending) >= self.form.most_answers:
             self.write()
 
     def write(self) -> None:
         """Write the answers that are in no part."""
         if self.pending:
             end = self.num_done + len(self.pending)
-            with atomic_path(self.folder / f"part-{self.num_done:012d}-{end:012d}.jsonl") as new:
-                new.write_text("".join(f"{json.dumps(answer)}\n" for answer in self.pending), encoding="utf-8")
+            numbers = f"{self.num_done:012d}-{end:012d}-{num_bad(self.pending)}"
+            with atomic_path(self.folder / f"part-{numbers}{self.form.suffix}") as new:
+                self.form.write(new, self.pending)
             self.num_done, self.pending = end, []
         self.last_part = time.monotonic()
 
-    def __iter__(self) -> Iterator[Answer]:
-        """The answers to all images that are done, in order."""
+    def __iter__(self) -> Iterator[Any]:
+        """The answers to all images that are done, in order, as their form reads them."""
         for file in self.files():
-            with file.open(encoding="utf-8") as lines:
-                yield from map(json.loads, lines)
+            yield from self.form.read(file)
 
     def files(self) -> list[Path]:
         """The parts in order."""
-        return sorted(self.folder.glob("part-*.jsonl"))
+        return sorted(self.folder.glob(f"part-*-*-*{self.form.suffix}"))
 
     def remove(self) -> None:
         """Delete the folder; without its record first, what a kill leaves of it is not continued."""
@@ -86,10 +124,15 @@ class Parts:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def bounds(file: Path) -> tuple[int, int]:
-    """The first image of a part, and the one after its last."""
-    _, first, end = file.stem.split("-")
-    return int(first), int(end)
+def num_bad(answers: list[Answer]) -> int:
+    """The number of answers with an error."""
+    return sum("error" in answer for answer in answers)
+
+
+def bounds(file: Path) -> tuple[int, int, int]:
+    """The first image of a part, the one after its last, and the number of those with an error."""
+    _, first, end, bad = file.stem.split("-")
+    return int(first), int(end), int(bad)
 
 
 def differences(before: dict[str, Any], now: dict[str, Any], names: list[str]) -> str:

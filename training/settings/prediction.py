@@ -1,5 +1,6 @@
 """The settings of predict.py: the images, the answers and the files that hold them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,24 +18,24 @@ COCO = ".json"  # of a detector
 
 @dataclass(kw_only=True)
 class PredictDataSettings(DataSettings):
-    """Images to predict on."""
+    """Images to predict on, or to embed."""
 
     dataset_name: str = recipe(
         REQUIRED,
         "folder of images (or .npy arrays), pattern of files such as 'photos/**/*.jpg', parquet or webdataset files (a"
         " path or glob), or Hub id",
     )
-    split: str | None = recipe(None, "split to predict on (default: all images of a folder, or the only split)")
+    split: str | None = recipe(None, "split to read (default: all images of a folder, or the only split)")
     check_images: bool = operation(
         True, "with skip_bad_images false: decode every image once before the start, unless streaming"
     )
-    skip_bad_images: bool = operation(
-        True, "give an image that cannot be read an error instead of an answer; false: stop"
-    )
+    skip_bad_images: bool = operation(True, "name an image that cannot be read, with its error, and go on; false: stop")
     max_bad_images: int | None = operation(
         None, "with skip_bad_images: stop if there are more than this many (default: no limit)"
     )
-    per_device_eval_batch_size: int = operation(64, "images that a process reads at a time, and a classifier computes")
+    per_device_eval_batch_size: int = operation(
+        64, "images that a process reads at a time, and a classifier or an encoder computes"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,12 +76,7 @@ class OutputSettings:
     )
 
     def __post_init__(self) -> None:
-        kinds = (*TABLES, COCO)
-        path = Path(self.output_file)
-        check("output_file", path, path.suffix in kinds, f"end in {', '.join(kinds)}")
-        rule = "not exist yet: give another name, or replace it with `--overwrite true`"
-        check("output_file", path, self.overwrite or not path.exists(), rule)
-        check("output_file", path, not path.is_dir(), "be a file")
+        check_output_file(self.output_file, (*TABLES, COCO), self.overwrite)
 
     @property
     def masks(self) -> Path:
@@ -103,8 +99,26 @@ class PredictSettings(Settings):
 
     def check(self) -> None:
         check("model_name_or_path", self.model.model_name_or_path, bool(self.model.model_name_or_path), "be given")
-        folder = Path(self.data.dataset_name).expanduser()
-        places = {"output_file": Path(self.output.output_file), "masks_dir": self.output.masks}
-        for name, place in places.items():
-            inside = folder.is_dir() and place.resolve().is_relative_to(folder.resolve())
-            check(name, place, not inside, f"not lie in `dataset_name` (={folder}), whose files are read")
+        check_outside(self.data.dataset_name, output_file=Path(self.output.output_file), masks_dir=self.output.masks)
+
+
+def check_output_file(file: str, endings: Sequence[str], overwrite: bool) -> None:
+    """Raise unless the setting `output_file` has one of the endings, and no file of its name may be lost."""
+    path = Path(file)
+    check("output_file", path, path.suffix in endings, f"end in {', '.join(endings)}")
+    check_new("output_file", path, overwrite)
+
+
+def check_new(name: str, path: Path, overwrite: bool) -> None:
+    """Raise if there is a file of this name that may not be replaced, or a folder."""
+    rule = "not exist yet: give another name, or replace it with `--overwrite true`"
+    check(name, path, overwrite or not path.exists(), rule)
+    check(name, path, not path.is_dir(), "be a file")
+
+
+def check_outside(dataset_name: str, **places: Path) -> None:
+    """Raise if one of the places, by their settings' names, lies among the images."""
+    folder = Path(dataset_name).expanduser()
+    for name, place in places.items():
+        inside = folder.is_dir() and place.resolve().is_relative_to(folder.resolve())
+        check(name, place, not inside, f"not lie in `dataset_name` (={folder}), whose files are read")

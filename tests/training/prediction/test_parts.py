@@ -4,7 +4,7 @@ import pytest
 
 from tests.photographs import message_of
 from training.prediction import parts
-from training.prediction.parts import Parts
+from training.prediction.parts import JsonLines, Parts
 
 RECORD = {"top_k": 1, "eval_scales": [1.0], "masks_dir": None}
 
@@ -13,9 +13,13 @@ def numbered(first, end):
     return [{"image": str(number)} for number in range(first, end)]
 
 
+def parts_of(folder, **changes):
+    return Parts(folder / "a.csv", {**RECORD, **changes}, JsonLines())
+
+
 def written(folder, *ends):
     """Parts that end at these images."""
-    found = Parts(folder / "a.csv", RECORD)
+    found = parts_of(folder)
     found.begin(overwrite=False)
     for first, end in zip((0, *ends), ends, strict=False):
         found.add(numbered(first, end))
@@ -25,8 +29,8 @@ def written(folder, *ends):
 
 def test_the_parts_hold_all_answers_in_order_and_say_how_many_there_are(tmp_path):
     assert list(written(tmp_path, 3, 4, 11)) == numbered(0, 11)
-    again = Parts(tmp_path / "a.csv", RECORD)
-    assert not again.is_new and again.begin(overwrite=False) == 11
+    again = parts_of(tmp_path)
+    assert not again.starts_anew(overwrite=False) and again.begin(overwrite=False) == 11
     again.add(numbered(11, 13))
     assert list(again) == numbered(0, 11)  # not written yet
     again.write()
@@ -35,38 +39,50 @@ def test_the_parts_hold_all_answers_in_order_and_say_how_many_there_are(tmp_path
 
 def test_an_unfinished_file_is_no_part(tmp_path):
     written(tmp_path, 3)
-    (tmp_path / "a.csv.partial/.part-000000000003-000000000009.jsonl.1-2.partial").write_text("{")
-    assert Parts(tmp_path / "a.csv", RECORD).begin(overwrite=False) == 3
+    (tmp_path / "a.csv.partial/.part-000000000003-000000000009-0.jsonl.1-2.partial").write_text("{")
+    assert parts_of(tmp_path).begin(overwrite=False) == 3
 
 
 def test_what_lies_after_a_gap_is_done_again(tmp_path):
     written(tmp_path, 3, 4, 11).files()[1].unlink()
-    again = Parts(tmp_path / "a.csv", RECORD)
+    again = parts_of(tmp_path)
     assert again.begin(overwrite=False) == 3 and list(again) == numbered(0, 3)
 
 
 def test_parts_of_other_settings_go_on_only_if_they_may_be_deleted(tmp_path):
     written(tmp_path, 3)
-    other = Parts(tmp_path / "a.csv", {**RECORD, "top_k": 2})
+    other = parts_of(tmp_path, top_k=2)
     message = message_of(lambda: other.begin(overwrite=False))
     assert "but `top_k` was 1 and is 2" in message and "eval_scales" not in message
-    assert Parts(tmp_path / "a.csv", RECORD).begin(overwrite=True) == 3
+    assert not parts_of(tmp_path).starts_anew(overwrite=True) and parts_of(tmp_path).begin(overwrite=True) == 3
+    assert other.starts_anew(overwrite=True) and not other.starts_anew(overwrite=False)
     assert other.begin(overwrite=True) == 0 and list(other) == []
 
 
 def test_parts_without_their_record_are_not_continued(tmp_path):
     written(tmp_path, 3)
     (tmp_path / "a.csv.partial/record.json").unlink()
-    again = Parts(tmp_path / "a.csv", RECORD)
-    assert again.is_new and again.begin(overwrite=False) == 0
+    again = parts_of(tmp_path)
+    assert again.starts_anew(overwrite=False) and again.begin(overwrite=False) == 0
 
 
 @pytest.mark.parametrize(("seconds", "most", "expected"), [(0, 99, [1, 2]), (99, 2, [2]), (99, 99, [])])
 def test_a_part_is_written_after_some_time_or_some_answers(seconds, most, expected, tmp_path, monkeypatch):
     monkeypatch.setattr(parts, "SECONDS_BETWEEN_PARTS", seconds)
     monkeypatch.setattr(parts, "MOST_RECORDS", most)
-    found = Parts(tmp_path / "a.csv", RECORD)
+    found = parts_of(tmp_path)
     found.begin(overwrite=False)
     for number in range(2):
         found.add(numbered(number, number + 1))
     assert [parts.bounds(file)[1] for file in found.files()] == expected
+
+
+def test_parts_know_how_many_images_are_bad_without_being_read(tmp_path, monkeypatch):
+    found = written(tmp_path, 3)
+    found.add([{"image": "3", "error": "cannot be read"}, *numbered(4, 6)])
+    found.write()
+    found.add([{"image": "6", "error": "cannot be read"}])
+    assert found.num_bad == 2 and found.num_done == 6
+    monkeypatch.setattr(JsonLines, "read", lambda *_: pytest.fail("reads"))
+    again = parts_of(tmp_path)
+    assert again.begin(overwrite=False) == 6 and again.num_bad == 1

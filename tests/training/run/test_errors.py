@@ -13,7 +13,7 @@ from training.console.errors import message_for_user, told_in_a_line
 from training.data.decoding import BadImageError
 from training.settings.checks import check
 
-SCRIPTS = ("pretrain", "finetune", "validate", "predict")
+SCRIPTS = ("pretrain", "finetune", "validate", "predict", "embed", "nearest")
 # Run as a script, each with a wrong flag, a wrong value, a wrong recipe and `--help`: the exit codes, then whether
 # PyTorch was imported.
 PARSE_ALL = """

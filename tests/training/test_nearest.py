@@ -1,0 +1,97 @@
+"""nearest.py: the neighbours by cosine similarity, of an image in the file of features or of any other."""
+
+import numpy as np
+import pytest
+from PIL import Image as Pictures
+
+from tests.photographs import apart, cut, message_of, quick_datasets, write_parquet
+from tests.training.test_embed import embedded, models, spoilt
+from tests.training.test_predict import images
+from training import nearest
+from training.prediction import neighbors
+from training.settings.embedding import NearestSettings
+
+__all__ = ["images", "models", "quick_datasets", "spoilt"]
+pytestmark = pytest.mark.usefixtures("quick_datasets")
+
+
+def found(features, dataset, query, output, **fields):
+    where = {"features_file": str(features), "dataset_name": str(dataset), "query": str(query)}
+    with apart():
+        return nearest.main(NearestSettings(**where, output_file=str(output), **fields))
+
+
+def by_formula(rows, query, count):
+    """Names and cosines of the rows nearest to features, written out."""
+    good = [row for row in rows if row["error"] is None]
+    cosines = {row["image"]: cosine(row["features"], query) for row in good}
+    return sorted(cosines.items(), key=lambda each: -each[1])[:count]
+
+
+def cosine(a, b):
+    return a @ b / np.sqrt((a @ a) * (b @ b))
+
+
+def assert_neighbors(actual, expected):
+    assert [name for name, _ in actual] == [name for name, _ in expected]
+    assert [value for _, value in actual] == pytest.approx([value for _, value in expected], abs=1e-5)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".npy"])
+@pytest.mark.parametrize("num_rows", [2, 10_000])
+def test_the_neighbours_of_an_image_in_the_file_are_those_of_the_formula(
+    suffix, num_rows, models, spoilt, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(neighbors, "ROWS", num_rows)
+    for twin in spoilt.glob("test-*"):
+        twin.unlink()
+    rows = embedded(models / "encoder", spoilt, tmp_path / f"features{suffix}")
+    query = rows[5]
+    actual = found(tmp_path / f"features{suffix}", spoilt, query["image"], tmp_path / "a.png", num_neighbors=6)
+    assert_neighbors(actual, by_formula(rows, query["features"], 7)[1:])  # without itself
+    assert actual[0][0] in capsys.readouterr().out
+    with Pictures.open(tmp_path / "a.png") as picture:
+        assert picture.width > picture.height > 100 and len(picture.convert("RGB").getcolors(10**6)) > 1000
+    path = spoilt / query["image"]  # the same image by its path
+    assert found(tmp_path / f"features{suffix}", spoilt, path, tmp_path / "b.png", num_neighbors=6) == actual
+
+
+def test_another_image_is_embedded_as_those_in_the_file(models, images, tmp_path):
+    fields = {"pooling": ["max", "gem"], "stages": [1, 2], "normalize": True, "dtype": "float16"}
+    rows = embedded(models / "backbone", images, tmp_path / "features.parquet", **fields)
+    (tmp_path / "other").mkdir()
+    picture = cut("coffee", 9)[8]
+    picture.save(tmp_path / "other/query.png")
+    ((query),) = embedded(models / "backbone", tmp_path / "other", tmp_path / "query.npy", **fields)
+    actual = found(tmp_path / "features.parquet", images, tmp_path / "other/query.png", tmp_path / "a.png")
+    expected = by_formula([{**row, "features": np.float64(row["features"])} for row in rows], query["features"], 8)
+    assert [value for _, value in actual] == pytest.approx([value for _, value in expected], abs=2e-3)
+    assert len(actual) == 8
+
+
+def test_rows_of_tables_are_found_by_their_numbers(models, tmp_path):
+    name = write_parquet(tmp_path / "images", {"train": 2}) / "*.parquet"
+    rows = embedded(models / "encoder", name, tmp_path / "features.npy")
+    actual = found(tmp_path / "features.npy", name, "3", tmp_path / "a.png", num_neighbors=99)
+    assert_neighbors(actual, by_formula(rows, rows[3]["features"], 6)[1:])
+
+
+def test_what_does_not_fit_is_named(models, images, tmp_path):
+    features = tmp_path / "features.parquet"
+    embedded(models / "encoder", images, features)
+    query, picture = "0.png", tmp_path / "a.png"
+    assert "must be an image in `features_file`" in message_of(lambda: found(features, images, "no.png", picture))
+    assert "must be a file of embed.py that exists" in message_of(
+        lambda: found(tmp_path / "no.npy", images, query, picture)
+    )
+    message = message_of(lambda: found(features, images / "train", "0.png", picture))
+    assert "must hold the images of `features_file`" in message
+    assert "`streaming` (=True) must be false" in message_of(
+        lambda: found(features, images, query, picture, streaming=True)
+    )
+    assert "must end in .png, .jpg" in message_of(lambda: found(features, images, query, tmp_path / "a.txt"))
+    maps = tmp_path / "maps.npy"
+    embedded(models / "encoder", images, maps, pooling=["none"])
+    assert "must hold pooled features, not maps" in message_of(lambda: found(maps, images, query, picture))
+    picture.write_text("")
+    assert "must not exist yet" in message_of(lambda: found(features, images, query, picture))

@@ -1,0 +1,101 @@
+"""Show the images that are most alike to an image, by the features that embed.py has written, as a picture.
+
+    python training/nearest.py --features_file out/features.parquet --dataset_name path/to/images \\
+        --query photo.jpg --output_file out/nearest.png
+"""
+
+import sys
+
+from training.console.errors import told_in_a_line
+from training.settings.command_line import parse_settings
+from training.settings.embedding import NearestSettings
+
+if __name__ == "__main__":  # before the imports below, which take seconds: reports a wrong setting at once
+    settings = parse_settings(NearestSettings, sys.argv[1:], __doc__)
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from training.console.bars import keep_bars_to_terminals
+from training.data.samples import Samples, make_samples
+from training.evaluation.pictures import drawable, save_labelled_pictures
+from training.prediction.encoders import load_encoder
+from training.prediction.features import POOLED, FeatureAnswers
+from training.prediction.images import Images, find_images
+from training.prediction.neighbors import StoredFeatures, nearest
+from training.settings.checks import check
+from training.settings.embedding import FeatureSettings
+from training.settings.model import ModelSettings
+
+LONGEST_NAME = 22  # characters that fit over a picture, beside the similarity
+
+
+def main(settings: NearestSettings) -> list[tuple[str, float]]:
+    """Draw and print the neighbours; returns their names and cosine similarities."""
+    keep_bars_to_terminals()
+    search = settings.search
+    stored = StoredFeatures(Path(search.features_file))
+    data = replace(settings.data, background=settings.data.background or stored.about["background"])
+    images = find_images(data, stored.about["num_channels"])
+    samples = make_samples(data, images.source, stored.about["num_channels"], lambda image: image)
+    row = row_of(search.query, stored, images)
+    if row is None:
+        pixels = samples.decode({data.image_column: {"path": search.query, "bytes": None}}, search.query).pixels
+        features = embed(pixels, stored.about, search.model_name_or_path)
+    else:
+        pixels, features = pixels_of(row, stored, images, samples), stored.row(row)
+    found = nearest(stored, features, search.num_neighbors, row)
+    pictures = [pixels, *(pixels_of(number, stored, images, samples) for number, _ in found)]
+    names = [(stored.names[number], similarity) for number, similarity in found]
+    labels = [f"{similarity:.3f} {label(name, place)}" for place, (name, similarity) in enumerate(names, start=1)]
+    save_labelled_pictures(pictures, [label(search.query, 0), *labels], Path(search.output_file))
+    print("\n".join(f"{similarity:.4f}  {name}" for name, similarity in names))
+    print(f"Wrote {search.output_file}.", flush=True)
+    return names
+
+
+def label(name: str, place: int) -> str:
+    """The name of an image in the picture: its end, where the path is long."""
+    end = name if len(name) <= LONGEST_NAME else f"\N{HORIZONTAL ELLIPSIS}{name[-LONGEST_NAME:]}"
+    return drawable(end, place, "image")
+
+
+def row_of(query: str, stored: StoredFeatures, images: Images) -> int | None:
+    """The row of an image that has features; None of an image file that has none."""
+    for name in (query, images.name({"path": os.path.realpath(query)}, 0)):
+        if name in stored.names:
+            return stored.names.index(name)
+    check("query", query, Path(query).is_file(), "be an image in `features_file`, or an image file that exists")
+    return None
+
+
+def pixels_of(row: int, stored: StoredFeatures, images: Images, samples: Samples) -> Tensor:
+    """The image `(C, H, W)` of a row of the features."""
+    assert isinstance(images.source, Dataset)
+    index, name = stored.indices[row], stored.names[row]
+    found = images.source[index] if index < len(images.source) else None
+    is_same = found is not None and images.name(found[samples.image_column], index) == name
+    rule = f"hold the images of `features_file` (={stored.file}), but image {index} is not {name}"
+    check("dataset_name", images.root, is_same, rule)
+    return samples.decode(found, name).pixels  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def embed(pixels: Tensor, about: dict[str, Any], model: str | None) -> Tensor:
+    """The features `(D,)` of an image `(C, H, W)`, computed as those in the file."""
+    settings = ModelSettings(**about["model"])
+    settings = replace(settings, model_name_or_path=model or settings.model_name_or_path)
+    encoder = load_encoder(settings, about["background"])
+    answers = FeatureAnswers(encoder, FeatureSettings(**about["features"]))
+    return answers.embed(encoder.model.eval(), answers.transform(pixels)[None])[POOLED][0].float()
+
+
+if __name__ == "__main__":
+    with told_in_a_line():
+        main(settings)
