@@ -77,7 +77,7 @@ def test_readers_have_as_much_to_do_as_each_other(num_shards, num_readers):
     """Also where a shard has fewer examples than it has parts."""
     each = 40
     shares = shares_of(stored(num_shards, each), num_readers)
-    assert max(abs(share - num_shards * each / num_readers) for share in shares) <= 4
+    assert max(abs(share - num_shards * each / num_readers) for share in shares) <= 2
     over_epochs = shares_of(stored(num_shards, each), num_readers, num_readers)
     assert len(set(over_epochs)) == 1  # each has had every place among the parts
 
