@@ -13,7 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.at_scale.agreeing import measure_messages
 from benchmarks.at_scale.loading import measure
+from benchmarks.at_scale.remote import count_requests
 from benchmarks.at_scale.resuming import resume_many
 from benchmarks.at_scale.saving import measure_files, measure_size
 from benchmarks.at_scale.shuffling import compare
@@ -25,7 +27,7 @@ Parts = dict[str, list[Row]]
 def main() -> None:
     args = parse_arguments(
         str(__doc__),
-        parts=["loader", "readers", "shuffling", "checkpoints"],
+        parts=["loader", "requests", "readers", "messages", "shuffling", "checkpoints"],
         sizes=["tiny", "base", "large"],
         readers=64,
         shards=[64, 100, 24],
@@ -48,12 +50,19 @@ def main() -> None:
 
 
 def loader(folder: Path, args: Any) -> Parts:
-    rates, waits = measure(folder, 8, 500, args.seconds)
-    return {"loader": rates, "waiting": waits}
+    return measure(folder, 8, 500, args.seconds)
+
+
+def requests(folder: Path, args: Any) -> Parts:
+    return {"requests": count_requests(folder, 500)}
 
 
 def readers(folder: Path, args: Any) -> Parts:
     return {"readers": [resume_many(folder, args.readers, shards, args.images) for shards in args.shards]}
+
+
+def messages(folder: Path, args: Any) -> Parts:
+    return {"messages": measure_messages([2, 4, 8, 16, 32], 30)}
 
 
 def shuffling(folder: Path, args: Any) -> Parts:
@@ -71,7 +80,14 @@ def checkpoints(folder: Path, args: Any) -> Parts:
 
 
 PARTS: dict[str, Callable[[Path, Any], Parts]] = {
-    **{"loader": loader, "readers": readers, "shuffling": shuffling, "checkpoints": checkpoints}
+    **{
+        "loader": loader,
+        "requests": requests,
+        "readers": readers,
+        "messages": messages,
+        "shuffling": shuffling,
+        "checkpoints": checkpoints,
+    }
 }
 
 

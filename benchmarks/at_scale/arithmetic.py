@@ -5,7 +5,6 @@ from collections.abc import Callable
 from benchmarks.at_scale.quantities import (
     BASE_LEARNING_RATE,
     BATCH_MEASURED,
-    BLOCK_BYTES,
     EAGER_STEP,
     FAST,
     GPUS,
@@ -76,7 +75,6 @@ def images() -> list[Row]:
         for gpus in GPUS:
             row[f"images/s, {gpus} GPUs"] = number(gpus * rate)
             row[f"GB/s, {gpus} GPUs"] = number(gpus * rate * IMAGE_BYTES / 1e9)
-        row["requests/s, 512 GPUs"] = number(512 * rate * IMAGE_BYTES / BLOCK_BYTES)
         rows.append(row)
     return rows
 
@@ -89,6 +87,9 @@ def readers() -> list[Row]:
         row: Row = {"GPUs": gpus, "readers": f"{count:,}"}
         row["images of ImageNet-1k a reader"] = f"{IMAGENET_IMAGES / count:,.0f}"
         row["MB of a shard, one a reader"] = number(IMAGENET_IMAGES / count * IMAGE_BYTES / 1e6)
+        row["shards opened a second"] = number(
+            gpus * BATCH_MEASURED / STEP_MEASURED["base"] / (IMAGENET_IMAGES / count)
+        )
         held = min(SHUFFLE_BUFFER, IMAGENET_IMAGES / count)
         row["MB of images a reader holds"] = number(held * IMAGE_BYTES / 1e6)
         row["GB a node holds"] = number(held * IMAGE_BYTES * WORKERS * GPUS_OF_A_NODE / 1e9)

@@ -1,16 +1,16 @@
 """What a data loader worker gives and holds, on shards of photographs, and how long a GPU would wait for it."""
 
+import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
-from datasets import Dataset, Features, IterableDataset
-from datasets import Image as ImageFeature
+from datasets import IterableDataset
 
-from benchmarks.at_scale.quantities import BATCH_MEASURED, SHUFFLE_BUFFER, STEP_MEASURED
-from benchmarks.at_scale.shards import jpeg_photographs, sizes, write_shards
+from benchmarks.at_scale.quantities import BATCH_MEASURED, SHUFFLE_BUFFER, STEP_MEASURED, WORKER_MEASURED
+from benchmarks.at_scale.shards import jpeg_photographs, sizes, write_parquet_shards, write_shards
 from benchmarks.shared.measure import Row
 from hf_convnextv2 import ConvNextV2FCMAEConfig, create_image_processor
 from training.data.batches import TrainBatches
@@ -25,24 +25,20 @@ BUFFERS = (100, SHUFFLE_BUFFER)
 WORKERS = (8, 12, 16, 24)  # of a GPU
 
 
-def measure(folder: Path, num_shards: int, images_each: int, seconds: float) -> tuple[list[Row], list[Row]]:
-    """What a worker gives and holds for each form of shard; and the waiting of a GPU with several workers."""
+def measure(folder: Path, num_shards: int, images_each: int, seconds: float) -> dict[str, list[Row]]:
+    """What a worker gives and holds for each form of shard; the waiting of a GPU with several workers; a hand-over."""
     sources = write(folder, num_shards, images_each)
     rates = [rate_of(form, *sources[form], buffer, seconds) for form in sources for buffer in BUFFERS]
     waits = [wait_of(sources["tar"][0], workers, seconds) for workers in WORKERS]
-    return rates, waits
+    return {"loader": rates, "waiting": waits, "handing_over": [handing_over(sources["tar"][0], 5)]}
 
 
 def write(folder: Path, num_shards: int, images_each: int) -> dict[str, tuple[PretrainDataSettings, float]]:
     """Tar and parquet files of the same photographs: how they are read, and the bytes of an image."""
     encode, count = jpeg_photographs(), num_shards * images_each
     tars = write_shards(folder / "tar", num_shards, images_each, encode)
-    (folder / "parquet").mkdir()
-    images = {"image": [{"bytes": encode(number)[1], "path": None} for number in range(images_each)]}
-    table = Dataset.from_dict(images, features=Features({"image": ImageFeature()}))
-    for shard in range(num_shards):
-        table.to_parquet(folder / f"parquet/train-{shard:05d}.parquet")
-    found = {"tar": (tars, "jpg"), "parquet": (f"{folder}/parquet/train-*.parquet", "image")}
+    parquet = write_parquet_shards(folder / "parquet", num_shards, images_each, encode)
+    found = {"tar": (tars, "jpg"), "parquet": (parquet, "image")}
     return {form: (settings(name, column), sum(sizes(folder / form)) / count) for form, (name, column) in found.items()}
 
 
@@ -87,14 +83,30 @@ def wait_of(data: PretrainDataSettings, workers: int, seconds: float) -> Row:
     return row
 
 
-def loader(data: PretrainDataSettings, buffer: int) -> TrainBatches:
+def handing_over(data: PretrainDataSettings, rounds: int) -> Row:
+    """The time in which the training process takes a batch that a worker has ready; the GPU may compute meanwhile."""
+    batches = loader(data, BUFFERS[0], BATCH_MEASURED)
+    first = next(batches)
+    seconds = []
+    for _ in range(rounds):
+        time.sleep(2 * BATCH_MEASURED / WORKER_MEASURED)  # until the next one is ready
+        start = time.perf_counter()
+        next(batches)
+        seconds.append(time.perf_counter() - start)
+    end(batches)
+    taken = statistics.median(seconds)
+    row: Row = {"images of a batch": BATCH_MEASURED, "MB": first["pixel_values"].nbytes / 1e6, "ms": 1000 * taken}
+    return row | {"images/s at most": round(BATCH_MEASURED / taken)}
+
+
+def loader(data: PretrainDataSettings, buffer: int, batch_size: int = BATCH) -> TrainBatches:
     """The batches of pre-training at 224 pixels with one data loader worker."""
     data = PretrainDataSettings(
         dataset_name=data.dataset_name,
         image_column=data.image_column,
         streaming=True,
         num_workers=1,
-        per_device_train_batch_size=BATCH,
+        per_device_train_batch_size=batch_size,
         shuffle_buffer_size=buffer,
     )
     augmentation, config = PretrainAugmentationSettings(), ConvNextV2FCMAEConfig.from_size("base")

@@ -15,7 +15,6 @@ BASE_LEARNING_RATE = 1.5e-4  # of 256 images, paper, Table 8
 IMAGENET_IMAGES = 1_281_167
 IMAGENET_BYTES = 147_897_477_120  # ILSVRC2012_img_train.tar
 IMAGE_BYTES = IMAGENET_BYTES / IMAGENET_IMAGES
-BLOCK_BYTES = 5 * 2**20  # fsspec reads a remote file in blocks of 5 MiB
 SHUFFLE_BUFFER = 1000  # images, the default of `shuffle_buffer_size`
 STORAGE = 10e9  # bytes/s of a shared disk or an object store, assumed
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
+from datasets import Dataset, Features
+from datasets import Image as ImageFeature
 from PIL import Image
 
 from benchmarks.shared.photographs import photographs
@@ -28,6 +30,18 @@ def write_shards(folder: Path, num_shards: int, images_each: int, encode: Callab
                 entry.size = len(content)
                 archive.addfile(entry, io.BytesIO(content))
     return f"{folder}/train-*.tar"
+
+
+def write_parquet_shards(
+    folder: Path, num_shards: int, images_each: int, encode: Callable[[int], tuple[str, bytes]]
+) -> str:
+    """Write parquet files of the same images, in row groups as `datasets` makes them, and return their pattern."""
+    folder.mkdir(parents=True)
+    images = {"image": [{"bytes": encode(number)[1], "path": None} for number in range(images_each)]}
+    table = Dataset.from_dict(images, features=Features({"image": ImageFeature()}))
+    for shard in range(num_shards):
+        table.to_parquet(folder / f"train-{shard:05d}.parquet")
+    return f"{folder}/train-*.parquet"
 
 
 def numbered_square(number: int) -> tuple[str, bytes]:

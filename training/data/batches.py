@@ -191,7 +191,7 @@ def resumed_readers(
             f"be {before}, as in the checkpoint: each reader of a stream has a place of its own",
         )
     alike = stored.get("dealing") == DEALING or was_dealt_alike(num_shards, num_processes * num_workers)
-    rule = "be of this version: it deals the shards of a stream that do not divide among its readers in another way"
+    rule = "be of this version: it deals the shards of a stream in another way if they do not divide among its readers"
     check("resume_from_checkpoint", "of an earlier version", alike, rule)
     return [
         ReaderState(number, [Place(*place) for place in places], draws, bad)

@@ -1,5 +1,6 @@
 """Streams with many readers: few shards or many, each example once, equal work, no stop at the end of an epoch."""
 
+import time
 from itertools import islice
 
 import pytest
@@ -10,7 +11,15 @@ from tests.photographs import message_of, quick_datasets
 from training.data import streams
 from training.data.batches import resumed_readers
 from training.data.sampling import permutation
-from training.data.streams import MAX_SHARDS, Place, Reader, reads_of_an_epoch, spreading_stride, tell_of_reads
+from training.data.streams import (
+    MAX_SHARDS,
+    Place,
+    Reader,
+    reads_of_an_epoch,
+    shard_of,
+    spreading_stride,
+    tell_of_reads,
+)
 
 __all__ = ["quick_datasets"]
 pytestmark = pytest.mark.usefixtures("quick_datasets")
@@ -96,11 +105,11 @@ def test_the_stride_meets_every_part(num_parts):
 
 def test_more_readers_than_files_of_which_there_are_thousands():
     """Such files were put into more groups than there were files."""
-    files = MAX_SHARDS + 476
+    files = MAX_SHARDS + 26
     source = Dataset.from_dict({"number": list(range(2 * files))}).to_iterable_dataset(num_shards=files)
-    assert len(list(Reader(source, 2047, 2048, 0, 8).in_order(Place()))) in (1, 2)
+    assert len(list(Reader(source, 1099, 1100, 0, 8).in_order(Place()))) in (1, 2)
     source = stored(files, 2)
-    given = [row.row["number"] for reader in readers_of(source, 2048) for row in reader.in_order(Place())]
+    given = [row.row["number"] for reader in readers_of(source, 1100) for row in reader.in_order(Place())]
     assert sorted(given) == list(range(2 * files))
 
 
@@ -111,6 +120,28 @@ def test_readers_of_thousands_of_files_get_about_as_many(files, num_readers):
     largest, smallest = -(-files // groups), files // groups
     own = len([shard for shard, parts in reader.dealt(0) if parts is None])
     assert largest == smallest or own >= 16
+
+
+@pytest.mark.parametrize(("files", "groups"), [(5, 5), (17, 17), (1000, 1000), (1000, 40), (997, 320)])
+def test_a_shard_that_is_cut_out_of_larger_parts_is_that_of_datasets(files, groups):
+    source = Dataset.from_dict({"number": list(range(files))}).to_iterable_dataset(num_shards=files)
+    for index in {*range(0, groups, 37), groups - 1}:
+        assert list(shard_of(source, groups, index)) == list(source.shard(groups, index))
+
+
+def test_opening_a_shard_does_not_go_through_all_of_them_each_time():
+    source = Dataset.from_dict({"number": list(range(2048))}).to_iterable_dataset(num_shards=2048)
+    seconds = {}
+    for name, opened in (
+        ("ours", lambda index: shard_of(source, 2048, index)),
+        ("datasets", lambda i: source.shard(2048, i)),
+    ):
+        opened(5)
+        start = time.perf_counter()
+        for index in range(5):
+            opened(index)
+        seconds[name] = time.perf_counter() - start
+    assert seconds["ours"] < seconds["datasets"] / 4
 
 
 def in_blocks(reader, epochs):
