@@ -140,15 +140,20 @@ def report(rows: list[Row], output: str) -> None:
     """Print rows as a Markdown table under a line about the machine, and write them to the file `output` if given."""
     machine = describe_machine()
     print("\n" + ", ".join(f"{value}" for value in machine.values()) + "\n")
-    print("| " + " | ".join(rows[0]) + " |")
-    print("|" + "---|" * len(rows[0]))
-    for row in rows:
-        print("| " + " | ".join(f"{v:.2f}" if isinstance(v, float) else str(v) for v in row.values()) + " |")
+    print_rows(rows)
     if output:
         path = Path(output)
         path.parent.mkdir(parents=True, exist_ok=True)
         plain = [{key: v._asdict() if isinstance(v, Ratio) else v for key, v in row.items()} for row in rows]
         path.write_text(json.dumps({"machine": machine, "rows": plain}, indent=2) + "\n")
+
+
+def print_rows(rows: list[Row]) -> None:
+    """Print rows as a Markdown table."""
+    print("| " + " | ".join(rows[0]) + " |")
+    print("|" + "---|" * len(rows[0]))
+    for row in rows:
+        print("| " + " | ".join(f"{v:.2f}" if isinstance(v, float) else str(v) for v in row.values()) + " |")
 
 
 def describe_machine() -> dict[str, str]:

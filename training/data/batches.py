@@ -26,7 +26,16 @@ from training.data.decoding import BadImageError
 from training.data.samples import Batch, MapSamples, Samples, refuse_or_skip
 from training.data.sampling import Shares, StepSampler, source_seed
 from training.data.sources import Source
-from training.data.streams import MAX_EMPTY_EPOCHS, Place, Reader, mixed, shards_for
+from training.data.streams import (
+    DEALING,
+    MAX_EMPTY_EPOCHS,
+    Place,
+    Reader,
+    mixed,
+    shards_for,
+    tell_of_reads,
+    was_dealt_alike,
+)
 from training.data.workers import can_pin_memory, worker_options
 from training.settings.checks import check
 from training.settings.data import TrainingDataSettings
@@ -93,6 +102,8 @@ class TrainBatches:
             num_readers = num_processes * num_workers
             streams = [shards_for(source, num_readers) for source in sources]  # type: ignore[arg-type]
             self.num_shards = [stream.num_shards for stream in streams]
+            for num_shards in self.num_shards if rank == 0 else ():
+                tell_of_reads(num_shards, num_readers)
             self.readers = resumed_readers(states, rank, num_processes, num_workers, self.num_shards)
             stream = EndlessStream(streams, samples, data, self.readers, num_readers, weights)
             loader = DataLoader(stream, batch_size, **options)
@@ -141,6 +152,7 @@ class TrainBatches:
             "samples_seen": self.samples_seen,
             "order": self.order,
             "num_shards": self.num_shards,
+            "dealing": DEALING,
             "readers": self.readers,
             "problems": self.problems,
             "num_transparent": self.num_transparent,
@@ -178,6 +190,9 @@ def resumed_readers(
             now == before,
             f"be {before}, as in the checkpoint: each reader of a stream has a place of its own",
         )
+    alike = stored.get("dealing") == DEALING or was_dealt_alike(num_shards, num_processes * num_workers)
+    rule = "be of this version: it deals the shards of a stream in another way if they do not divide among its readers"
+    check("resume_from_checkpoint", "of an earlier version", alike, rule)
     return [
         ReaderState(number, [Place(*place) for place in places], draws, bad)
         for number, places, draws, bad in stored["readers"]

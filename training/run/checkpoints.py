@@ -107,7 +107,7 @@ class Checkpoints:
             return Resumed(0, [])
         state = read_state(path)
         self.check_state(path, state)
-        progress = [json.loads(progress_file(path, rank).read_text()) for rank in range(state["num_processes"])]
+        progress = self.read_progress(path, state["num_processes"])
         try:
             self.accelerator.load_state(str(path))
         except Exception as error:  # each file format raises its own errors
@@ -123,6 +123,13 @@ class Checkpoints:
             print(f"Resuming from {path} after step {state['step']}.", flush=True)
         self.saved_step = state["step"] if path.parent.resolve() == self.folder.resolve() else None
         return Resumed(state["step"], progress)
+
+    def read_progress(self, path: Path, num_processes: int) -> list[dict[str, Any]]:
+        """What each process had saved. The main process reads it for all, of whom there may be hundreds."""
+        found: list[Any] = [None]
+        if self.accelerator.is_main_process:
+            found = [[json.loads(progress_file(path, rank).read_text()) for rank in range(num_processes)]]
+        return broadcast_object_list(found)[0]
 
     def take_up(self, step: int, logs: dict[str, int]) -> None:
         """Cut the logs and put later checkpoints aside, since the run repeats everything after `step`."""

@@ -398,6 +398,5 @@ def test_a_worker_that_dies_while_it_hands_a_batch_over_is_named(numbers):
 
 def test_a_stream_too_short_for_its_readers_is_an_error(tmp_path):
     config = settings(write_numbers(tmp_path / "one", 1, count=1), streaming=True)
-    ranks = [batches_of(config, rank, 2) for rank in range(2)]
-    found = [message_of(lambda each=each: next(each)) for each in ranks[1:]]
-    assert found == ["A stream must hold examples for every process and worker: use fewer of them."]
+    message = message_of(lambda: next(batches_of(config, 1, 20)))  # its turn comes in the 20th epoch
+    assert message == "A stream must hold examples for every process and worker: use fewer of them."

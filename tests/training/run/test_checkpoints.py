@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch.testing import assert_close
 
 from hf_convnextv2 import ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining, create_image_processor
 from tests.photographs import forget_accelerate, message_of
+from training.run import checkpoints
 from training.run.checkpoints import Checkpoints, cut_lines, digest_of, numbered_folders, read_state
 from training.run.output import OutputFolder, save_model
 from training.run.plan import make_plan
@@ -47,6 +49,16 @@ def test_a_checkpoint_brings_back_weights_and_step(accelerator, tmp_path):
     torch.nn.init.ones_(model.decoder.mask_token)
     assert checkpoints.resume().step == 3
     assert_close(dict(model.state_dict()), saved, rtol=0, atol=0)
+
+
+def test_only_the_main_process_reads_what_all_had_saved(accelerator, tmp_path, monkeypatch):
+    _, saved = checkpoints_of(accelerator, tmp_path)
+    saved.save(1, batches={"samples_seen": 5})
+    assert saved.read_progress(tmp_path / "checkpoint-1", 1) == [{"batches": {"samples_seen": 5}}]
+    sent = [{"batches": {"samples_seen": 7}}]
+    monkeypatch.setattr(checkpoints, "broadcast_object_list", lambda given: [sent])
+    monkeypatch.setattr(saved, "accelerator", SimpleNamespace(is_main_process=False))
+    assert saved.read_progress(tmp_path / "not there", 512) == sent
 
 
 def test_latest_is_the_highest_step_and_nothing_starts_afresh(accelerator, tmp_path):
