@@ -4,6 +4,7 @@ import statistics
 import threading
 import time
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -26,11 +27,12 @@ def measure_messages(counts: list[int], rounds: int) -> list[Row]:
 
 def seconds_of_messages(count: int, rounds: int) -> list[float]:
     """Seconds of each message, as the first of the processes sees them."""
-    store, seconds = dist.HashStore(), list[float]()
+    store: Any = dist.HashStore()  # type: ignore[reportPrivateImportUsage]
+    seconds: list[float] = []
     barrier = threading.Barrier(count)
 
     def exchange(rank: int) -> None:
-        group = dist.ProcessGroupGloo(store, rank, count, timedelta(minutes=2))
+        group: Any = dist.ProcessGroupGloo(store, rank, count, timedelta(minutes=2))
         for _ in range(rounds):
             message = torch.zeros(FLAGS, dtype=torch.int32)
             barrier.wait()
