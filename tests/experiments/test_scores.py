@@ -44,7 +44,7 @@ def test_the_demos_interval_is_of_2000_resamples_of_the_images_of_each_class():
     gains = ((better >= 0.5) == LABELS).astype(float) - ((worse >= 0.5) == LABELS)
     random, resampled = np.random.default_rng(0), []
     for label in (0, 1):
-        members = np.flatnonzero(LABELS == label)
+        members = np.flatnonzero(label == LABELS)
         resampled.append(gains[random.choice(members, (2000, len(members)))].mean(axis=1))
     low, high = np.percentile(np.mean(resampled, axis=0), [2.5, 97.5])
     found = balanced_accuracy_gain(LABELS, better, worse)

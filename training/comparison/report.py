@@ -117,24 +117,15 @@ def differences(comparison: Comparison) -> list[dict[str, Any]]:
 
 def times(comparison: Comparison) -> dict[str, dict[str, float]]:
     """Of each start, the mean seconds of a pre-training and of a classifier, and the sum of all its runs."""
-    found, seconds = {}, comparison.times.seconds
+    found = {}
     for start in comparison.starts:
-        pretraining = [value for name, value in seconds.items() if name in pretrainings(comparison, start)]
-        classifiers = [value for name, value in seconds.items() if name in classifiers_of(comparison, start)]
+        folders = [comparison.folder_of(start, seed) for seed in comparison.settings.budget.seeds]
+        pretraining = comparison.seconds_of(folders)
+        classifiers = comparison.seconds_of(comparison.classifier_folder(start, case) for case in comparison.cases)
         parts = {"pretraining": pretraining, "classifier": classifiers}
         found[start.title] = {name: mean(values) if values else 0.0 for name, values in parts.items()}
         found[start.title]["all"] = sum(pretraining) + sum(classifiers)
     return found
-
-
-def pretrainings(comparison: Comparison, start: Start) -> set[str]:
-    """The names of the pre-trainings of a start among the times."""
-    return {f"pretrain/{start.key}-{seed}" for seed in comparison.settings.budget.seeds}
-
-
-def classifiers_of(comparison: Comparison, start: Start) -> set[str]:
-    """The names of the classifiers of a start among the times."""
-    return {f"runs/{case}-{start.key}" for case in comparison.cases}
 
 
 def page(

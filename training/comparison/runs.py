@@ -58,6 +58,10 @@ class Comparison:
     is_over: Event = field(default_factory=Event)  # set by a stop or an error: no further run begins
     features: dict[str, frozen.Features] = field(default_factory=dict)
 
+    def classifier_folder(self, start: Start, case: Case) -> Path:
+        """Where a fine-tuned classifier is."""
+        return self.output / "runs" / f"{case}-{start.key}"
+
     @property
     def cases(self) -> list[Case]:
         """All draws of labels."""
@@ -146,7 +150,7 @@ class Comparison:
 
     def finetune(self, start: Start, case: Case) -> Path:
         """The folder of a classifier trained on a draw of labels."""
-        folder = self.output / "runs" / f"{case}-{start.key}"
+        folder = self.classifier_folder(start, case)
         if not is_finished(folder):
             chosen = draw(self.images.train["label"][:], *case)
             with self.computing:
@@ -155,6 +159,11 @@ class Comparison:
             flags = finetuning_flags(self.settings, start, case.seed, len(chosen))
             self.launch("finetune", folder, f"--dataset_name={subset}", *weights, *flags)
         return folder
+
+    def seconds_of(self, folders: Iterable[Path]) -> list[float]:
+        """The times of those runs that there were."""
+        names = (folder.relative_to(self.output).as_posix() for folder in folders if folder.is_relative_to(self.output))
+        return [self.times.seconds[name] for name in names if name in self.times.seconds]
 
     def launch(self, task: str, folder: Path, *flags: str) -> None:
         """Run a script, and note the time that it took."""
