@@ -16,6 +16,7 @@ from conversion import convert, publish
 from docs.hooks import SCRIPTS, help_of, read_help
 from tests.readme import PAGES, README, ROOT, blocks, commands
 from training.settings.command_line import parse_settings
+from training.settings.comparison import CompareSettings
 from training.settings.prediction import PredictSettings
 from training.settings.scripts import (
     DetectSettings,
@@ -31,6 +32,7 @@ SETTINGS |= {
     "detect": DetectSettings,
     "validate": ValidateSettings,
     "predict": PredictSettings,
+    "compare": CompareSettings,
 }
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MODULES = {"benchmarks.gpu": gpu_settings, "conversion.convert": convert, "conversion.publish": publish}

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from datasets import Dataset
 from torch import Tensor
 
+from training.comparison.subsets import undecoded
 from training.data.decoding import decode_image
 from training.data.labels import labelled_samples
 from training.data.samples import eval_loader
@@ -68,12 +69,6 @@ def loader_of(images: Dataset, model: Any, processor: Any, num_workers: int) -> 
     data = ValidateDataSettings(dataset_name="unused", num_workers=num_workers)
     part = undecoded(images)
     return eval_loader(part, labelled_samples(data, part, model.config, EvaluationTransform(processor)), data)
-
-
-def undecoded(images: Dataset) -> Dataset:
-    """The same rows with images as they are stored. Paths and arrays stay as they are."""
-    feature = images.features["image"]
-    return images.cast_column("image", type(feature)(decode=False)) if hasattr(feature, "decode") else images
 
 
 def pixel_statistics(images: Dataset, num_channels: int = 1) -> tuple[Tensor, Tensor]:

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 from datasets import ClassLabel, Dataset, Image, LargeList, List
 from sklearn.model_selection import train_test_split
 
-from training.comparison.subsets import write_parquet
+from training.comparison.subsets import undecoded, write_parquet
 from training.data.labels import check_labels, label_array, label_mapping, resolve_labels
 from training.data.samples import load_images
-from training.data.sources import Source, features_of, find_source, values_of
+from training.data.sources import Source, array_dtype, features_of, find_source, values_of
 from training.data.splits import HELD_OUT, check_split, split_names
 from training.settings.checks import check
 from training.settings.comparison import CompareDataSettings
@@ -40,18 +39,16 @@ class Labelled(NamedTuple):
 
     @property
     def fingerprint(self) -> str:
-        """What tells these images and labels from others."""
+        """What tells these images and labels from others: paths or sizes of the files, and classes."""
         digest = hashlib.sha256()
         for part in (self.train, self.test):
             digest.update(f"{len(part)} {self.names} {part['label'][:]}".encode())
-            images = values_of(part, "image").combine_chunks()
-            if pa.types.is_struct(images.type):
-                contents = images.field("bytes")  # type: ignore[union-attr]
-                digest.update(repr(contents.is_null().to_pylist()).encode())
-                digest.update(repr([len(value) for value in contents.drop_null()]).encode())
-                images = images.field("path")  # type: ignore[union-attr]
-            if pa.types.is_string(images.type):
-                digest.update(repr(images.to_pylist()).encode())
+            if array_dtype(part, "image") is not None:  # arrays themselves: by their number
+                continue
+            for batch in undecoded(part).select_columns(["image"]).iter(batch_size=1000):
+                for image in batch["image"]:  # type: ignore[index]
+                    stored = image if isinstance(image, dict) else {"path": image}
+                    digest.update(f"{len(stored.get('bytes') or b'')} {stored.get('path')}".encode())
         return digest.hexdigest()
 
 

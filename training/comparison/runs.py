@@ -70,9 +70,10 @@ class Comparison:
     def run(self) -> None:
         """Do all that is not done yet: first every pre-training, then every case."""
         seeds = self.settings.budget.seeds
-        for start in (start for start in self.starts if start.is_new):
-            for seed in seeds:  # one after the other: a seed is that of the whole process
-                self.save_untrained(start, seed)
+        if set(self.settings.starts.methods) - {FINE_TUNING}:
+            for start in (start for start in self.starts if start.is_new):
+                for seed in seeds:  # one after the other: a seed is that of the whole process
+                    self.save_untrained(start, seed)
         trained = [(start, seed) for seed in seeds for start in self.starts if start.pretraining is not None]
         self.side_by_side(partial(self.pretrain, start, seed) for start, seed in trained)
         answers = [partial(self.answer, start, case) for case in self.cases for start in self.starts]
@@ -91,7 +92,7 @@ class Comparison:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def save_untrained(self, start: Start, seed: int) -> None:
-        """The random weights that pre-training with this seed begins with, for their frozen features."""
+        """Write random weights, for their frozen features."""
         folder = self.folder_of(start, seed)
         if not (folder / "preprocessor_config.json").is_file():
             config = chosen_family(start.model).pretraining_config

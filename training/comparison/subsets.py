@@ -22,6 +22,12 @@ def write_subset(output: Path, train: Dataset, chosen: np.ndarray, name: str) ->
     return folder
 
 
+def undecoded(images: Dataset) -> Dataset:
+    """The same rows with images as they are stored. Paths and arrays stay as they are."""
+    feature = images.features["image"]
+    return images.cast_column("image", type(feature)(decode=False)) if hasattr(feature, "decode") else images
+
+
 def write_parquet(rows: Dataset, file: Path) -> None:
     """Write rows as parquet; the file gets its name when it is complete."""
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A comparison by `accelerate launch` that is stopped and killed in the middle of runs gives what an unbroken one gives."""
+"""A comparison by `accelerate launch`, killed and stopped in the middle of runs, gives what an unbroken one gives."""
 
 import json
 import os
