@@ -81,8 +81,16 @@ def create_starts(settings: CompareSettings) -> list[Start]:
             title = f"{method} with features of {short(name)}"
             starts.append(Start(f"{TEACHER}-{slug(name)}", title, new, of_images_alone, (*flags, *targets)))
         else:
+            check_recipe(kind, recipe, recipe_of(settings, "pretrain"))
             starts += [of_checkpoint(kind, name, settings) for name in settings.starts.checkpoint or []]
     return starts
+
+
+def check_recipe(kind: str, recipe: dict[str, Any], file: Path) -> None:
+    """Raise if the recipe of pre-training says the shape of a model, which for stored weights follows from these."""
+    given = [name for name in ("patch_size", "num_stages") if recipe.get(name) is not None]
+    rule = f"not set {' and '.join(given)} with the start {kind}, whose weights have their own"
+    check("pretrain_config", file, kind != CONTINUED or not given, rule)
 
 
 def new_model(settings: CompareSettings, recipe: dict[str, Any]) -> TrainedModelSettings:

@@ -25,6 +25,7 @@ from tests.photographs import (
 from training import compare, finetune, pretrain
 from training.comparison import plan, runs
 from training.comparison.runs import Comparison
+from training.comparison.starts import create_starts
 from training.settings.command_line import parse_settings
 from training.settings.comparison import CompareSettings
 from training.settings.scripts import FinetuneSettings, PretrainSettings
@@ -76,7 +77,7 @@ def settings(tmp_path, images):
 
 
 def test_a_comparison_is_taken_up_after_a_stop_and_its_figures_are_those_of_pipelines(
-    settings, launched, monkeypatch, tmp_path, capsys
+    settings, launched, monkeypatch, tmp_path
 ):
     output, launch = tmp_path / "compare", runs.launch
 
@@ -128,12 +129,15 @@ def test_all_starts_get_the_same_images_of_each_draw(settings, launched, tmp_pat
 
 
 def test_checkpoints_and_a_teacher_are_starts_and_may_be_added_to_a_comparison(settings, launched, tmp_path):
+    recipe = {**RECIPES["pretrain"], "num_stages": None, "image_size": 64}
+    (tmp_path / "whole.yaml").write_text(yaml.safe_dump(recipe))
+    fields = {"pretrain_config": str(tmp_path / "whole.yaml"), "seeds": [0], "label_shares": [1.0]}
+    compare.main(settings(**fields, methods=["linear_probe"]))
+    teacher = shutil.copytree(tmp_path / "compare/pretrain/fcmae-0", tmp_path / "teacher")
     checkpoint = str(write_tiny_convmae(tmp_path / "convmae"))
-    teacher = tmp_path / "teacher"
-    compare.main(settings(methods=["linear_probe"], seeds=[0], label_shares=[1.0]))
-    shutil.copytree(tmp_path / "compare/pretrain/fcmae-0", teacher)
-    fields = {"checkpoint": [checkpoint], "teacher_name_or_path": str(teacher)}
-    compare.main(settings(**fields, methods=["linear_probe", "nearest_neighbours"], seeds=[0], label_shares=[1.0]))
+    fields |= {"checkpoint": [checkpoint], "teacher_name_or_path": str(teacher)}
+    assert "num_stages with the start continued" in message_of(lambda: create_starts(settings(checkpoint=[checkpoint])))
+    compare.main(settings(**fields, methods=["linear_probe", "nearest_neighbours"]))
     kinds = [name.split("/")[1].split("-")[0] for name in launched]
     assert kinds == ["fcmae", "continued", "teacher"]
     found = json.loads((tmp_path / "compare/compare.json").read_text())
@@ -163,7 +167,7 @@ def test_shuffled_labels_have_no_winner(settings, launched, images, tmp_path):
         assert "neither FCMAE nor random weights" in said or "neither random weights nor FCMAE" in said
 
 
-def test_the_dry_run_has_all_runs_and_their_time_and_writes_nothing(settings, monkeypatch, tmp_path, capsys):
+def test_the_dry_run_has_all_runs_and_their_time_and_writes_nothing(settings, monkeypatch, tmp_path):
     measured = []
 
     def measure(task, recipe, *flags, at_a_time):
