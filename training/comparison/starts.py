@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,11 @@ from training.models.creation import stored_processor
 from training.models.families import chosen_family
 from training.models.teachers import FrozenTeacher
 from training.settings.checks import check
+from training.settings.command_line import yaml_as_flags
 from training.settings.comparison import CHECKPOINT, CONTINUED, FCMAE, RANDOM, TEACHER, CompareSettings
 from training.settings.families import CONVNEXTV2, FAMILIES
 from training.settings.model import ModelSettings, TrainedModelSettings
+from training.settings.scripts import FinetuneSettings, PretrainSettings, Settings
 
 DEFAULT_SIZE = 224  # pixels, of a model whose size no recipe says
 SHAPE = ("model_type", "model_size", "patch_size", "num_stages")
@@ -63,7 +65,7 @@ def create_starts(settings: CompareSettings) -> list[Start]:
     Raises:
         ValueError: if stored weights or a teacher cannot be found or do not fit.
     """
-    recipe = yaml.safe_load(recipe_of(settings, "pretrain").read_text(encoding="utf-8")) or {}
+    recipe, _ = (read_recipe(recipe_of(settings, kind.task), kind) for kind in (PretrainSettings, FinetuneSettings))
     new, starts = new_model(settings, recipe), []
     shape = {name: getattr(new, name) for name in SHAPE if getattr(new, name) is not None}
     flags = flags_of({**shape, **of_images(new)})
@@ -84,6 +86,12 @@ def create_starts(settings: CompareSettings) -> list[Start]:
             check_recipe(kind, recipe, recipe_of(settings, "pretrain"))
             starts += [of_checkpoint(kind, name, settings) for name in settings.starts.checkpoint or []]
     return starts
+
+
+def read_recipe(file: Path, kind: type[Settings]) -> dict[str, Any]:
+    """The settings of a recipe; raises a `ValueError` for one that its script does not have."""
+    yaml_as_flags(file, {field.name for field in kind.fields()})
+    return yaml.safe_load(file.read_text(encoding="utf-8")) or {}
 
 
 def check_recipe(kind: str, recipe: dict[str, Any], file: Path) -> None:
@@ -119,11 +127,11 @@ def of_checkpoint(kind: str, name: str, settings: CompareSettings) -> Start:
         values[statistic] = own if len(own) == channels else usual
     if config.num_channels != channels:
         print(f"{name} has {config.num_channels} channels: its weights are adapted to {channels}.", flush=True)
-    flags = flags_of(values)
+    flags, title = flags_of(values), title_of(name, settings.starts.checkpoint or [])
     if kind == CHECKPOINT:
         return Start(
             f"{CHECKPOINT}-{slug(name)}",
-            short(name),
+            title,
             as_stored(name, stored, config, values),
             (f"--model_name_or_path={name}", *flags),
         )
@@ -133,7 +141,7 @@ def of_checkpoint(kind: str, name: str, settings: CompareSettings) -> Start:
     check("checkpoint_image_size", size, size % cell == 0, rule)
     method = "FCMAE" if family.name == CONVNEXTV2 else FAMILIES[family.name].title
     pretraining = (f"--model_name_or_path={name}", "--target_type=pixel", *flags)
-    return Start(f"{CONTINUED}-{slug(name)}", f"{short(name)}, then {method}", model, flags, pretraining)
+    return Start(f"{CONTINUED}-{slug(name)}", f"{title}, then {method}", model, flags, pretraining)
 
 
 def as_stored(name: str, stored: dict[str, Any], config: Any, values: dict[str, Any]) -> TrainedModelSettings:
@@ -182,6 +190,11 @@ def flags_of(values: dict[str, Any]) -> tuple[str, ...]:
 def short(name: str) -> str:
     """A model's name: a Hub id, or the last folder of a path."""
     return name if re.fullmatch(r"[\w.-]+/[\w.-]+", name) else Path(name).name or name
+
+
+def title_of(name: str, names: Sequence[str]) -> str:
+    """The short name of one of several models, or its whole name if another one has the same short name."""
+    return short(name) if [short(other) for other in names].count(short(name)) == 1 else name
 
 
 def slug(name: str) -> str:

@@ -142,6 +142,20 @@ def test_weights_that_do_not_fit_are_refused_by_the_name_of_the_setting(tmp_path
     assert "`teacher_name_or_path`" in message_of(lambda: create_starts(settings_of(**fields)))
 
 
+def test_recipes_are_checked_before_the_runs(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("mask_ration: 0.5")
+    for name in ("pretrain_config", "finetune_config"):
+        message = message_of(lambda name=name: create_starts(settings_of(**{name: str(recipe)})))
+        assert "recipe.yaml: `mask_ration` is not a setting" in message
+
+
+def test_two_models_of_one_name_have_titles_that_tell_them_apart(tmp_path):
+    names = [save_classifier(tmp_path / place / "classifier", None) for place in "ab"]
+    starts = create_starts(settings_of(checkpoint=names, starts=["checkpoint"]))
+    assert [start.title for start in starts] == names and starts[0].key != starts[1].key
+
+
 def test_the_output_may_not_lie_in_the_images(tmp_path):
     (tmp_path / "images").mkdir()
     fields = {"dataset_name": str(tmp_path / "images"), "output_dir": str(Path(tmp_path, "images/out"))}
