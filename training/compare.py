@@ -19,6 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 
@@ -46,7 +47,7 @@ def main(settings: CompareSettings) -> str:
     starts = create_starts(settings)
     check_unlabelled(settings)
     images = load_labelled(settings.data, settings.starts.num_channels)
-    check_shares(images.train["label"][:], images.names, settings.budget.label_shares, settings.budget.seeds)
+    check_shares(np.array(images.train["label"][:]), images.names, settings.budget.label_shares, settings.budget.seeds)
     record = record_of(settings, images)
     check_same(output, record)
     if settings.run.dry_run:

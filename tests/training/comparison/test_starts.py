@@ -103,7 +103,7 @@ def test_weights_that_change_in_their_folder_are_another_start(tmp_path):
 
 
 def test_continued_pre_training_of_features_predicts_pixels(tmp_path):
-    config = small_fcmae_config(target_type="feature", feature_target_dim=4)
+    config = small_fcmae_config(target_type="pixel+feature", feature_target_dim=4)
     ConvNextV2ForPreTraining(config).save_pretrained(tmp_path / "student")
     start = create_starts(settings_of(checkpoint=[str(tmp_path / "student")], starts=["random", "continued"]))[1]
     assert parsed("pretrain", settings_of(), start.pretraining)["target_type"] == "pixel"
