@@ -3,9 +3,9 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,14 @@ def create_starts(settings: CompareSettings) -> list[Start]:
         else:
             check_recipe(kind, recipe, recipe_of(settings, "pretrain"))
             starts += [of_checkpoint(kind, name, settings) for name in settings.starts.checkpoint or []]
-    return starts
+    return told_apart(starts)
+
+
+def told_apart(starts: list[Start]) -> list[Start]:
+    """The starts with the keys in those titles that several have."""
+    titles = [start.title for start in starts]
+    twice = {title for title in titles if titles.count(title) > 1}
+    return [replace(start, title=f"{start.title} ({start.key})") if start.title in twice else start for start in starts]
 
 
 def read_recipe(file: Path, kind: type[Settings]) -> dict[str, Any]:
@@ -127,7 +134,7 @@ def of_checkpoint(kind: str, name: str, settings: CompareSettings) -> Start:
         values[statistic] = own if len(own) == channels else usual
     if config.num_channels != channels:
         print(f"{name} has {config.num_channels} channels: its weights are adapted to {channels}.", flush=True)
-    flags, title = flags_of(values), title_of(name, settings.starts.checkpoint or [])
+    flags, title = flags_of(values), short(name)
     if kind == CHECKPOINT:
         return Start(
             f"{CHECKPOINT}-{slug(name)}",
@@ -190,11 +197,6 @@ def flags_of(values: dict[str, Any]) -> tuple[str, ...]:
 def short(name: str) -> str:
     """A model's name: a Hub id, or the last folder of a path."""
     return name if re.fullmatch(r"[\w.-]+/[\w.-]+", name) else Path(name).name or name
-
-
-def title_of(name: str, names: Sequence[str]) -> str:
-    """The short name of one of several models, or its whole name if another one has the same short name."""
-    return short(name) if [short(other) for other in names].count(short(name)) == 1 else name
 
 
 def slug(name: str) -> str:

@@ -152,8 +152,9 @@ def test_recipes_are_checked_before_the_runs(tmp_path):
 
 def test_two_models_of_one_name_have_titles_that_tell_them_apart(tmp_path):
     names = [save_classifier(tmp_path / place / "classifier", None) for place in "ab"]
-    starts = create_starts(settings_of(checkpoint=names, starts=["checkpoint"]))
-    assert [start.title for start in starts] == names and starts[0].key != starts[1].key
+    first, other, fcmae = create_starts(settings_of(checkpoint=names, starts=["checkpoint", "fcmae"]))
+    assert first.title == f"classifier ({first.key})" != other.title == f"classifier ({other.key})"
+    assert fcmae.title == "FCMAE"
 
 
 def test_the_output_may_not_lie_in_the_images(tmp_path):
