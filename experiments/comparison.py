@@ -51,21 +51,3 @@ def save_classifier_comparison(
         draw_confusion(axis, confusion_matrix(labels, score >= 0.5, labels=[0, 1]), class_names)
         axis.set_title(name)
     save_figure(figure, output)
-
-
-def save_label_efficiency(summary: Mapping[str, list[tuple[float, float, float]]], output: Path) -> None:
-    """Draw balanced accuracy against the share of the labels, with the standard deviation over the seeds."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    for index, (name, rows) in enumerate(summary.items()):
-        shares, means, spreads = zip(*rows, strict=True)
-        style = {"linestyle": "-" if "fine-tuned" in name else "--", "color": f"C{index}", "capsize": 2}
-        axes.errorbar([100 * share for share in shares], means, yerr=spreads, label=name, marker="o", **style)
-    axes.axhline(0.5, color="0.8", linestyle=":", zorder=0)
-    axes.set(xscale="log", xlabel="share of the labels, %", ylabel="balanced accuracy on held-out photographs")
-    axes.set_xticks([100 * row[0] for row in next(iter(summary.values()))])
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.minorticks_off()
-    axes.grid(color="0.92")
-    axes.legend(frameon=False, fontsize=8)
-    save_figure(figure, output)

@@ -18,9 +18,9 @@ import numpy as np
 from datasets import Dataset, load_dataset
 
 from experiments.comparison import save_classifier_comparison, save_run_comparison
-from experiments.launching import launch
 from experiments.scores import balanced_accuracy_gain, two_class_metrics, verdict
 from experiments.solar_cells import CLASS_NAMES, defect_scores, scratch_flags, write_solar_cells
+from training.comparison.launching import launch
 from training.evaluation.pictures import read_metrics, series
 
 PRETRAINED, SCRATCH = "FCMAE pre-training", "random weights"

@@ -7,8 +7,8 @@ from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from conversion.files import read_json
-from experiments.launching import launch
 from experiments.subsets import image_names
+from training.comparison.launching import launch
 
 PRETRAINED, SCRATCH = "from FCMAE", "from random weights"
 Scores = dict[str, dict[str, float]]  # by method, then by case

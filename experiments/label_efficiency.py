@@ -14,35 +14,29 @@ import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as parquet
-from accelerate import Accelerator
-from accelerate.utils import set_seed
 from datasets import Dataset, load_dataset
 from sklearn.metrics import balanced_accuracy_score
-from sklearn.model_selection import train_test_split
-from torch import Tensor
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForPreTraining, pipeline
+from transformers import AutoConfig, pipeline
 
 import hf_convnextv2  # noqa: F401  Auto classes load its models then
-from conversion.files import read_json, write_json
-from experiments.comparison import save_label_efficiency
-from experiments.launching import launch
-from experiments.solar_cells import normalization_flags, scratch_flags, write_solar_cells
-from training.data.labels import labelled_samples
-from training.data.samples import eval_loader
-from training.data.transforms import EvaluationTransform
-from training.evaluation.features import extract_features, knn_scores, linear_probe_scores
-from training.settings.data import ValidateDataSettings
+from conversion.files import write_json
+from experiments.solar_cells import CLASS_NAMES, normalization_flags, scratch_flags, write_solar_cells
+from training.comparison import runs
+from training.comparison.drawing import draw, finetuning_steps
+from training.comparison.frozen import PROBE, Features, frozen_answers, pixel_statistics
+from training.comparison.frozen import features_of as features_of_model
+from training.comparison.launching import is_finished, launch
+from training.comparison.records import keep_apart
+from training.comparison.subsets import write_subset
+from training.comparison.summary import Scores, case_name, save_plot, summarise, table
+from training.settings.model import ModelSettings
 
 RECIPE = "pretrain_small_images"
 FINETUNED, SCRATCH, PIXELS = "fine-tuned from FCMAE", "fine-tuned from random weights", "statistics of the pixels"
-PROBE, NEIGHBOURS = "linear probe", "20 nearest neighbours"
-Features = dict[str, tuple[Tensor, Tensor]]  # by split: features (N, C) and labels (N,)
-Scores = dict[str, dict[str, float]]  # by method, then by share of the labels and seed
 
 
 def main() -> None:
@@ -65,7 +59,7 @@ def main() -> None:
     def measure(case: tuple[float, int]) -> dict[str, float]:
         share, seed = case
         chosen = draw(photographs["train"]["label"], share, seed)
-        subset = write_subset(output, photographs["train"], chosen, f"{share:g}-{seed}")
+        subset = write_subset(output, photographs["train"], chosen, case_name(*case))
         frozen = {name: frozen_scores(splits, chosen, seed) for name, splits in features.items()}
         found = {PIXELS: frozen.pop(PIXELS)[PROBE]}
         found |= {f"{method}, {name}": value for name, row in frozen.items() for method, value in row.items()}
@@ -77,10 +71,10 @@ def main() -> None:
     with ThreadPoolExecutor(options.jobs) as pool:
         for (share, seed), found in zip(cases, pool.map(measure, cases), strict=True):
             for name, value in found.items():
-                scores.setdefault(name, {})[f"{share:g}-{seed}"] = value
+                scores.setdefault(name, {})[case_name(share, seed)] = value
             write_json(output / "label_efficiency.json", scores)
     summary = summarise(scores, options.fractions, options.seeds)
-    save_label_efficiency(summary, output / "label_efficiency.png")
+    save_plot(summary, output / "label_efficiency.png", len(CLASS_NAMES))
     print(table(summary))
 
 
@@ -97,15 +91,6 @@ def parse_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def keep_apart(output: Path, settings: dict[str, Any]) -> None:
-    """Raise if the folder holds a study with other settings of pre-training: its models would be reused."""
-    started = read_json(output / "study.json")
-    if started and started != settings:
-        raise SystemExit(f"`output_dir` (={output}) holds a study of {started}. Give this one a folder of its own.")
-    output.mkdir(parents=True, exist_ok=True)
-    write_json(output / "study.json", settings)
-
-
 def photographs_of(output: Path, split: str) -> Dataset:
     """The labelled photographs of a split."""
     part = load_dataset("parquet", data_files=str(output / f"data/labelled/{split}.parquet"), split="train")
@@ -115,7 +100,7 @@ def photographs_of(output: Path, split: str) -> Dataset:
 
 def pretrain(output: Path, folder: Path, flags: Sequence[str], jobs: int = 1) -> Path:
     """Pre-train a model on all training photographs, without labels: FCMAE, unless the flags say otherwise."""
-    if not (folder / "model.safetensors").is_file():
+    if not is_finished(folder):
         run = [f"--dataset_name={output}/data/unlabelled", f"--output_dir={folder}", "--checkpointing_steps=200"]
         launch("pretrain", RECIPE, *run, "--resume_from_checkpoint=latest", *flags, at_a_time=jobs)
     return folder
@@ -123,70 +108,31 @@ def pretrain(output: Path, folder: Path, flags: Sequence[str], jobs: int = 1) ->
 
 def save_untrained(pretrained: Path, folder: Path, seed: int = 0) -> Path:
     """The same model at initial weights."""
-    set_seed(seed)
-    config: Any = AutoConfig.from_pretrained(pretrained)
-    AutoModelForPreTraining.from_config(config).save_pretrained(folder)
+    runs.save_untrained(AutoConfig.from_pretrained(pretrained), folder, seed)
     shutil.copy(pretrained / "preprocessor_config.json", folder)
     return folder
 
 
 def features_of(folder: Path, photographs: dict[str, Dataset]) -> Features:
     """The frozen features and the labels of both splits."""
-    model = AutoModel.from_pretrained(folder)
-    model.config.id2label = dict(enumerate(photographs["train"].features["label"].names))
-    transform = EvaluationTransform(AutoImageProcessor.from_pretrained(folder))
-    data = ValidateDataSettings(dataset_name="unused", num_workers=0)
-    found = {}
-    for split, part in photographs.items():
-        part = part.cast_column("image", part.features["image"].__class__(decode=False))
-        loader = eval_loader(part, labelled_samples(data, part, model.config, transform), data)
-        found[split] = extract_features(Accelerator(), model, loader)
-    return found
-
-
-def pixel_statistics(photographs: Dataset) -> tuple[Tensor, Tensor]:
-    """Mean, deviation and histogram of each photograph's brightness, and the labels."""
-    pixels = [np.asarray(picture.convert("L")) / 255 for picture in photographs["image"]]
-    rows = [[p.mean(), p.std(), *np.histogram(p, bins=16, range=(0, 1), density=True)[0]] for p in pixels]
-    return Tensor(np.array(rows)), Tensor(photographs["label"]).long()
-
-
-def draw(labels: Sequence[int], share: float, seed: int) -> np.ndarray:
-    """Draw the indices of a share of the images, with the same share of each class."""
-    everything = np.arange(len(labels))
-    if share == 1:
-        return everything
-    return np.asarray(train_test_split(everything, train_size=share, random_state=seed, stratify=labels)[0])
+    return features_of_model(ModelSettings(model_name_or_path=str(folder)), photographs)
 
 
 def frozen_scores(splits: Features, chosen: np.ndarray, seed: int) -> dict[str, float]:
     """Balanced accuracies of the methods without fine-tuning, fitted on the labels of the chosen images."""
-    (train, train_labels), (test, labels) = splits["train"], splits["test"]
-    known = train[chosen], train_labels[chosen], test, int(train_labels.max()) + 1
-    scores = {PROBE: linear_probe_scores(*known, strength=1.0, seed=seed), NEIGHBOURS: knn_scores(*known, 20, 0.07)}
-    return {method: score(labels, found.argmax(dim=1)) for method, found in scores.items()}
+    labels = splits["test"][1]
+    return {method: score(labels, found) for method, found in frozen_answers(splits, chosen, seed).items()}
 
 
 def score(labels: Any, predicted: Any) -> float:
     return float(balanced_accuracy_score(labels, predicted))
 
 
-def write_subset(output: Path, train: Dataset, chosen: np.ndarray, name: str) -> Path:
-    """Write a data set of the chosen images for the fine-tuning script."""
-    folder = output / "subsets" / name
-    if not (folder / "train.parquet").is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        train.select(chosen).to_parquet(folder / "train.parquet")
-        shutil.copy(output / "data/labelled/test.parquet", folder)
-    return folder
-
-
 def finetune(subset: Path, test: Dataset, name: str, seed: int, start: Sequence[str], jobs: int) -> float:
     """The balanced accuracy of a classifier trained on a subset, for a number of steps that grows with its size."""
     folder = subset.parents[1] / "runs" / f"{subset.name}-{name.replace(' ', '_')}"
-    if not (folder / "model.safetensors").is_file():
-        count = parquet.read_metadata(subset / "train.parquet").num_rows
-        steps = int(min(492, 60 + 10 * count**0.5))  # all 1,968: as the recipe; 39: 122 steps
+    if not is_finished(folder):
+        steps = finetuning_steps(parquet.read_metadata(subset / "train.parquet").num_rows)  # all 1,968: as the recipe
         flags = [f"--dataset_name={subset}", f"--output_dir={folder}", f"--seed={seed}", f"--max_train_steps={steps}"]
         flags += [f"--warmup_steps={steps // 8}", f"--eval_steps={steps}", "--resume_from_checkpoint=latest"]
         launch("finetune", "finetune_demo", *start, *flags, at_a_time=jobs)
@@ -198,27 +144,6 @@ def predicted_labels(folder: Path, photographs: Dataset) -> list[int]:
     classifier: Any = pipeline("image-classification", model=str(folder), device="cpu")
     answers = classifier(list(photographs["image"]), batch_size=32, top_k=1)
     return [classifier.model.config.label2id[row[0]["label"]] for row in answers]
-
-
-def summarise(
-    scores: Scores, shares: Sequence[float], seeds: Sequence[int]
-) -> dict[str, list[tuple[float, float, float]]]:
-    """Share of the labels, mean and standard deviation over the seeds, of every method."""
-    summary = {}
-    for name, found in scores.items():
-        rows = [(share, [found[f"{share:g}-{seed}"] for seed in seeds]) for share in shares]
-        summary[name] = [(share, mean(row), stdev(row) if len(row) > 1 else 0.0) for share, row in rows]
-    return summary
-
-
-def table(summary: dict[str, list[tuple[float, float, float]]]) -> str:
-    """Balanced accuracies in %, as Markdown."""
-    shares = [f"{share:.0%}" for share, _, _ in next(iter(summary.values()))]
-    lines = ["| method | " + " | ".join(shares) + " |", "|---|" + "---:|" * len(shares)]
-    for name, row in summary.items():
-        cells = [f"{100 * middle:.1f} ± {100 * spread:.1f}" for _, middle, spread in row]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 import numpy as np
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, roc_auc_score
 
+from training.comparison.intervals import Difference, claim, difference
+
 THRESHOLD = 0.5
 
 
@@ -21,22 +23,10 @@ def balanced_accuracy_gain(
     labels: np.ndarray, scores: np.ndarray, other: np.ndarray, num_resamples: int = 2000
 ) -> dict[str, float]:
     """Balanced accuracy of `scores` minus that of `other`, with a 95 % interval from a paired bootstrap of images."""
-    random = np.random.default_rng(0)
-    members = [np.flatnonzero(labels == label) for label in (0, 1)]
-    # Balanced accuracy is the mean of the classes' shares of correct predictions, so resample within each class.
-    right, other_right = ((some >= THRESHOLD) == labels for some in (scores, other))
-    gains = right.astype(float) - other_right  # (N,), 1 where only the first is right, -1 where only the other is
-    resampled = [gains[random.choice(of_class, (num_resamples, len(of_class)))].mean(axis=1) for of_class in members]
-    low, high = np.percentile(np.mean(resampled, axis=0), [2.5, 97.5])
-    gain = np.mean([gains[of_class].mean() for of_class in members])
-    return {"gain": float(gain), "low": float(low), "high": float(high)}
+    answers = [(some >= THRESHOLD).astype(int)[None] for some in (scores, other)]
+    return difference(labels, *answers, num_resamples=num_resamples)._asdict()
 
 
 def verdict(gain: dict[str, float], name: str, other: str) -> str:
     """A statement which of two classifiers is better on these images, no stronger than the interval supports."""
-    points = {key: f"{100 * value:+.1f}" for key, value in gain.items()}
-    interval = f"{points['gain']} points of balanced accuracy, 95 % interval {points['low']} to {points['high']}"
-    if gain["low"] <= 0 <= gain["high"]:
-        ahead = "neither is ahead" if gain["gain"] == 0 else f"{name if gain['gain'] > 0 else other} is ahead"
-        return f"{ahead}, within the noise of these test images ({name} against {other}: {interval})"
-    return f"{name if gain['gain'] > 0 else other} won ({name} against {other}: {interval})"
+    return claim(Difference(**gain), name, other)

@@ -18,8 +18,10 @@ from datasets import Dataset
 from sklearn.model_selection import train_test_split
 
 from conversion.files import write_json
-from experiments.label_efficiency import draw, finetune, photographs_of, pretrain, write_subset
+from experiments.label_efficiency import finetune, photographs_of, pretrain
 from experiments.solar_cells import normalization_flags, write_solar_cells
+from training.comparison.drawing import draw
+from training.comparison.subsets import write_subset
 
 VALIDATION_SHARE, LABELLED_SHARE = 0.3, 0.25
 START = {"cell_size": 16, "crop_scale": 0.3, "learning_rate": 1.5e-3, "num_train_epochs": 9}

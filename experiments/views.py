@@ -25,21 +25,21 @@ from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT
 from conversion.files import read_json, write_json
 from experiments.arms import BATCH_SIZE, GROUPS, Arms, same_model, trained
 from experiments.label_efficiency import (
-    NEIGHBOURS,
-    PROBE,
     RECIPE,
-    draw,
     features_of,
     finetune,
     frozen_scores,
-    keep_apart,
     photographs_of,
     pretrain,
     save_untrained,
-    write_subset,
 )
 from experiments.natural_photographs import write_natural_photographs
 from experiments.solar_cells import normalization_flags, scratch_flags, write_solar_cells
+from training.comparison.drawing import draw
+from training.comparison.frozen import NEIGHBOURS, PROBE
+from training.comparison.records import keep_apart
+from training.comparison.subsets import write_subset
+from training.comparison.summary import case_name
 from training.evaluation.pictures import read_metrics, series
 
 IMAGENET = ("--image_mean", *map(str, IMAGENET_DEFAULT_MEAN), "--image_std", *map(str, IMAGENET_DEFAULT_STD))
@@ -74,7 +74,7 @@ def main() -> None:
             pretrain(output, folder, [*arms[name].flags, *flags, *normalization], options.jobs)
             start = [f"--model_name_or_path={folder}"]
         chosen = draw(photographs["train"]["label"], SHARE, seed)
-        subset = write_subset(output, photographs["train"], chosen, f"{SHARE:g}-{seed}")
+        subset = write_subset(output, photographs["train"], chosen, case_name(SHARE, seed))
         figures = frozen_scores(features_of(folder, photographs), chosen, seed)
         flags = [*start, *normalization]
         figures["fine-tuned"] = finetune(subset, photographs["test"], name_of(name), seed, flags, options.jobs)

@@ -170,12 +170,14 @@ def as_arguments(words: list[str]) -> list[str]:
         rest = ["-m", LAUNCHERS[program], *(rest[1:] if program == "accelerate" else rest)]
     if any(word.endswith(("pretrain.py", "finetune.py", "segment.py", "detect.py")) for word in rest):
         rest += f"{SHORT} --gradient_accumulation_steps 1".split()
+    if "training/compare.py" in rest:
+        rest += ["--label_shares", "1.0", "--seeds", "0", "--finetune_steps", "2", "--pretrain_epochs", "1"]
     return rest + (["--dry_run"] if "conversion.publish" in rest and "--dry_run" not in rest else [])
 
 
 def test_the_pages_with_commands_that_run_are_these():
     expected = {"README", "quickstart", "devices", "evaluating", "views", "paper", "converting", "publishing"}
-    expected |= {"segmentation", "detection", "predicting", "embedding", "convmae"}
+    expected |= {"segmentation", "detection", "predicting", "embedding", "convmae", "comparing"}
     assert {page.stem for page in WITH_RUNS} == expected and len(runs(README)) == 3
     left_out = {word for page in PAGES for command in commands(page) for word in command.split() if "/" in word}
     assert all(any(word.endswith(name) for word in left_out) for name in ELSEWHERE)
@@ -198,7 +200,8 @@ def test_every_command_of_a_page_runs_as_it_is_typed_one_after_the_other(page, t
         assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}\n{done.stderr}"
         printed += done.stdout
     for folder in made:
-        assert (tmp_path / folder / "model.safetensors").is_file() and (tmp_path / folder / "README.md").is_file()
+        result = "compare.json" if folder == "out/compare" else "model.safetensors"
+        assert (tmp_path / folder / result).is_file() and (tmp_path / folder / "README.md").is_file()
     if page == README:
         assert "Evaluating on split `test` of path/to/labelled" in printed
     if page.stem == "converting":

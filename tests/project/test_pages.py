@@ -16,6 +16,7 @@ from conversion import convert, publish
 from docs.hooks import SCRIPTS, help_of, read_help
 from tests.readme import PAGES, README, ROOT, blocks, commands
 from training.settings.command_line import parse_settings
+from training.settings.comparison import CompareSettings
 from training.settings.embedding import EmbedSettings, NearestSettings
 from training.settings.prediction import PredictSettings
 from training.settings.scripts import (
@@ -34,6 +35,7 @@ SETTINGS |= {
     "predict": PredictSettings,
     "embed": EmbedSettings,
     "nearest": NearestSettings,
+    "compare": CompareSettings,
 }
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MODULES = {"benchmarks.gpu": gpu_settings, "conversion.convert": convert, "conversion.publish": publish}

@@ -1,0 +1,109 @@
+"""Frozen features, answers of methods on them, and statistics of the pixels, for images of any number of channels."""
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, Image, Value
+from PIL import Image as Pictures
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import StandardScaler
+
+from hf_convnextv2 import ConvNextV2ForImageClassification, create_image_processor
+from tests.photographs import CLASSES, cut, quick_datasets
+from tests.small_models import awake, small_config
+from training.comparison.frozen import (
+    NEIGHBOURS,
+    PROBE,
+    features_of,
+    frozen_answers,
+    pixel_statistics,
+    predicted_classes,
+)
+from training.settings.model import ModelSettings
+
+__all__ = ["quick_datasets"]
+pytestmark = pytest.mark.usefixtures("quick_datasets")
+
+
+def photographs(count):
+    images = [picture for name in CLASSES for picture in cut(name, count)]
+    features = Features({"image": Image(), "label": ClassLabel(names=list(CLASSES))})
+    return Dataset.from_dict({"image": images, "label": np.repeat(range(3), count).tolist()}, features=features)
+
+
+def save_classifier(folder, **config):
+    torch.manual_seed(0)
+    names = dict(enumerate(CLASSES))
+    labels = {"id2label": names, "label2id": {name: label for label, name in names.items()}}
+    model = awake(ConvNextV2ForImageClassification(small_config(**labels, **config)))
+    model.save_pretrained(folder)
+    create_image_processor(model.config).save_pretrained(folder)
+    return model
+
+
+def test_a_classifier_predicts_what_it_predicts_by_itself(tmp_path):
+    model, images = save_classifier(tmp_path), photographs(4)
+    pixels = create_image_processor(model.config)(list(images["image"]), return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        expected = model(pixels).logits.argmax(dim=1).tolist()
+    assert predicted_classes(str(tmp_path), images).tolist() == expected and len(set(expected)) > 1
+
+
+def test_answers_are_those_of_scikit_learn_on_the_chosen_images():
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 3, 160)
+    features = random.normal(size=(160, 8)).astype(np.float32) + np.eye(3, 8, dtype=np.float32)[labels] * 2
+    parts = {"train": slice(0, 100), "test": slice(100, 160)}
+    splits = {name: (torch.tensor(features[part]), torch.tensor(labels[part])) for name, part in parts.items()}
+    chosen = random.permutation(100)[:40]
+    found = frozen_answers(splits, chosen, seed=0)
+    scaler = StandardScaler().fit(features[chosen])
+    probe = LogisticRegression(max_iter=2000).fit(scaler.transform(features[chosen]), labels[chosen])
+    assert found[PROBE].tolist() == probe.predict(scaler.transform(features[100:])).tolist()
+
+    def votes(distances):
+        return np.exp((1 - distances) / 0.07)
+
+    neighbours = KNeighborsClassifier(20, metric="cosine", weights=votes).fit(features[chosen], labels[chosen])
+    assert found[NEIGHBOURS].tolist() == neighbours.predict(features[100:]).tolist()
+
+
+def test_statistics_of_colours_are_of_each_channel():
+    images = photographs(1)
+    found, labels = pixel_statistics(images, 3)
+    assert found.shape == (3, 54) and labels.tolist() == [0, 1, 2]
+    pixels = np.asarray(images[1]["image"]) / 255
+    for channel in range(3):
+        p = pixels[..., channel]
+        expected = [p.mean(), p.std(), *np.histogram(p, bins=16, range=(0, 1), density=True)[0]]
+        assert found[1, 18 * channel : 18 * (channel + 1)].tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_arrays_of_five_channels_have_features_and_statistics(tmp_path):
+    files = []
+    for number in range(4):
+        files.append(str(tmp_path / f"{number}.npy"))
+        np.save(files[-1], np.random.default_rng(number).random((64, 64, 5), dtype=np.float32))
+    columns = {"image": files, "label": [0, 1, 2, 0]}
+    rows = Dataset.from_dict(columns, Features({"image": Value("string"), "label": ClassLabel(names=list(CLASSES))}))
+    save_classifier(tmp_path / "model", num_channels=5)
+    model = ModelSettings(model_name_or_path=str(tmp_path / "model"))
+    features, labels = features_of(model, {"train": rows})["train"]
+    assert features.shape == (4, 32) and labels.tolist() == [0, 1, 2, 0]
+    statistics, _ = pixel_statistics(rows, 5)
+    assert statistics.shape == (4, 90) and statistics[:, 0].tolist() == pytest.approx([0.5] * 4, abs=0.02)
+
+
+def test_weights_of_other_channels_are_adapted(tmp_path):
+    save_classifier(tmp_path)
+    grey = photographs(2).map(lambda row: {"image": row["image"].convert("L")})
+    values = {"num_channels": 1, "image_size": 64, "image_mean": [0.5], "image_std": [0.25]}
+    found, _ = features_of(ModelSettings(model_name_or_path=str(tmp_path), **values), {"train": grey})["train"]
+    colour = Dataset.from_dict(
+        {"image": [Pictures.merge("RGB", [image] * 3) for image in grey["image"]], "label": grey["label"][:]},
+        features=grey.features,
+    )
+    values = {"image_size": 64, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}
+    same, _ = features_of(ModelSettings(model_name_or_path=str(tmp_path), **values), {"train": colour})["train"]
+    torch.testing.assert_close(found, same, rtol=1e-3, atol=1e-3)

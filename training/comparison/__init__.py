@@ -1,0 +1,1 @@
+"""Comparing starts of training on the same labels: draws of labels, runs, frozen features, figures and intervals."""
