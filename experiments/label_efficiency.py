@@ -32,7 +32,7 @@ from conversion.files import read_json, write_json
 from experiments.comparison import save_label_efficiency
 from experiments.launching import launch
 from experiments.solar_cells import normalization_flags, scratch_flags, write_solar_cells
-from training.data.labels import labelled_samples
+from training.data.problems import labelled_samples
 from training.data.samples import eval_loader
 from training.data.transforms import EvaluationTransform
 from training.evaluation.features import extract_features, knn_scores, linear_probe_scores
