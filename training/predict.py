@@ -38,6 +38,7 @@ from training.prediction.images import Images, find_images
 from training.prediction.models import StoredModel, load_stored_model
 from training.prediction.parts import Answer, Parts
 from training.run.accelerator import create_plain_accelerator
+from training.run.stored_models import check_precision
 from training.settings.checks import check
 
 MAX_NAMED = 20  # bad images that are named while predicting
@@ -48,6 +49,7 @@ def main(settings: PredictSettings) -> Path:
     accelerator = create_plain_accelerator(settings.processes)
     stored = load_stored_model(settings.model, settings.data.background)
     check_fits(stored, settings)
+    check_precision(accelerator, stored.model.config)
     data = with_background(settings.data, settings.model)
     with accelerator.main_process_first():
         images = find_images(data, stored.num_channels)

@@ -57,10 +57,16 @@ def check_detection(names: Names) -> None:
     assert names["found"]["masks"].shape[1:] == (names["image"].height, names["image"].width)
 
 
+def check_labels(names: Names) -> None:
+    assert len(names["answers"]) == 3 and sum(answer["score"] for answer in names["answers"]) != 1
+    assert set(names["tags"]) <= {"astronaut", "chelsea", "coffee"}
+
+
 CHECKS: dict[str, Callable[[Names], None]] = {
     "README.md": check_readme,
     "MODEL_CARD.md": check_card,
     "images.md": check_images,
+    "labels.md": check_labels,
     "models.md": check_models,
     "quickstart.md": check_quickstart,
     "segmentation.md": check_segmentation,

@@ -25,8 +25,8 @@ def refuse_rows(source: Dataset, image_column: str, column: str, bad: np.ndarray
     few = source.select_columns([image_column, column]).select(first)
     images = [name_of(value, f"example {row}") for value, row in zip(few[image_column], first, strict=True)]
     more = ", ..." if len(rows) > len(first) else ""
-    where = f"but is not for {len(rows):,} of {len(source):,} images: {', '.join(images)}{more}"
-    check(column, listed(few[column]), False, f"{rule}, {where}")
+    where = f"wrong for {len(rows):,} of {len(source):,} images: {', '.join(images)}{more}"
+    check(column, listed(few[column]), False, f"{rule}; {where}")
 
 
 def listed(values: Sequence[Any]) -> str:

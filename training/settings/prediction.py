@@ -51,7 +51,7 @@ class PredictDataSettings(DataSettings):
 class AnswerSettings:
     """Answers."""
 
-    top_k: int = recipe(1, "of a classifier: the most probable classes of an image")
+    top_k: int = recipe(1, "of a classifier that gives one class: the most probable classes of an image")
     threshold: float = recipe(
         0.5, "least score of an object of a detector, or of a class of a classifier that gives several"
     )
