@@ -18,17 +18,18 @@ def classification_loss(
 
     Raises:
         ValueError: for labels of another shape, float labels that are no probabilities while `config.problem_type` is
-            None, or `label_smoothing` of what is no class.
+            None, or `label_smoothing` of values.
     """
     logits, labels = logits.to(at_least_float32(logits.dtype)), labels.to(logits.device)
     is_multi_label = config.problem_type == "multi_label_classification"
     has_one_value = config.problem_type is None and config.num_labels == 1
-    if is_multi_label or has_one_value or config.problem_type == "regression":
+    if is_multi_label:
+        labels = labels.to(logits.dtype) * (1 - label_smoothing) + label_smoothing / 2
+        return F.binary_cross_entropy_with_logits(logits, labels)
+    if has_one_value or config.problem_type == "regression":
         if label_smoothing:
-            raise ValueError(f"`label_smoothing` (={label_smoothing}) must be 0 unless the labels are one of several.")
+            raise ValueError(f"`label_smoothing` (={label_smoothing}) must be 0 unless the labels are classes.")
         labels = labels.to(logits.dtype)
-        if is_multi_label:
-            return F.binary_cross_entropy_with_logits(logits, labels)
         return F.mse_loss(logits.view(labels.shape), labels)
     if labels.is_floating_point():
         labels = labels.to(logits.dtype)

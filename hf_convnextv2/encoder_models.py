@@ -162,9 +162,9 @@ class ImageEncoderForImageClassification(ImageEncoderPreTrainedModel):
                 targets `(B, num_labels)` and "regression" values, as in Transformers. Where it is None, rows of floats
                 that do not sum to 1 are an error: Transformers would take them, and probabilities too, for 0/1 targets.
                 The configuration is never changed.
-            label_smoothing: share of the probability spread evenly over the classes, for both kinds of class labels.
-                Transformers' Trainer takes every argument by the name of "label" for a column of the data, so this one
-                is not in the signature.
+            label_smoothing: share of the probability spread evenly over the classes, for both kinds of class labels;
+                0 and 1 of several classes move by half of it towards each other. Transformers' Trainer takes every
+                argument by the name of "label" for a column of the data, so this one is not in the signature.
         """
         # Given only where they differ from the defaults: a module that wraps the encoder takes none.
         keywords: dict[str, Any] = {} if self.config.return_dict else {"return_dict": True}

@@ -52,11 +52,11 @@ def commands(file: Path) -> list[str]:
     return found
 
 
-def save_classifier(folder: Path, num_labels: int) -> None:
+def save_classifier(folder: Path, num_labels: int, problem_type: str | None = None) -> None:
     """A small classifier with its image processor, as a folder that `from_pretrained` loads."""
     names = dict(enumerate(("astronaut", "chelsea", "coffee", *map(str, range(3, num_labels)))[:num_labels]))
     labels = {"id2label": names, "label2id": {name: label for label, name in names.items()}}
-    config = ConvNextV2Config(depths=[1, 1], hidden_sizes=[8, 16], image_size=32, **labels)
+    config = ConvNextV2Config(depths=[1, 1], hidden_sizes=[8, 16], image_size=32, problem_type=problem_type, **labels)
     ConvNextV2ForImageClassification(config).save_pretrained(folder)
     create_image_processor(config).save_pretrained(folder)
 
@@ -66,6 +66,7 @@ def make_stand_ins(folder: Path) -> None:
     for name in OFFICIAL:
         save_classifier(folder / name, 1000)
     save_classifier(folder / "out/classifier", 2)
+    save_classifier(folder / "out/tagger", 3, "multi_label_classification")
     config = small_fcmae_config()
     ConvNextV2ForPreTraining(config).save_pretrained(folder / "out/pretrain")
     create_image_processor(config).save_pretrained(folder / "out/pretrain")

@@ -1,12 +1,14 @@
 """Training a classifier, ConvNeXt V2 (paper, Tables 9 to 14) or ConvMAE, from pre-training or other weights or none.
 
+The labels say whether an image has one class, several, or values that are to be predicted.
+
     accelerate launch training/finetune.py --config training/recipes/finetune_small_images.yaml \\
         --model_name_or_path out/pretrain --dataset_name path/to/images --output_dir out/classifier
 """
 
 import sys
 
-from training.console.errors import told_in_a_line
+from training.console.errors import is_first_process, told_in_a_line
 from training.settings.command_line import parse_settings
 from training.settings.scripts import FinetuneSettings
 
@@ -18,38 +20,43 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from training.data.held_out import load_train_and_eval
-from training.data.labels import check_labels, class_list, label_maps, labelled_samples, resolve_labels
+from training.data.labels import label_maps
+from training.data.problems import Problem, check_problem, columns_for, find_problem, labelled_samples
+from training.data.regression import scale_of
 from training.data.samples import Collator, Samples, eval_loader, load_images
-from training.data.sources import Source, find_source, num_examples
+from training.data.sources import Source, num_examples
 from training.data.transforms import BatchMixer, EvaluationTransform, enough_for_crops, finetuning_transform
-from training.evaluation.metrics import Evaluator, in_words
-from training.evaluation.per_class import Answers, save_class_figures, table_in_words
+from training.evaluation.evaluators import LabelEvaluator, create_evaluator
 from training.models.creation import create_processor, image_size_of, load_arguments, with_background
 from training.models.families import Classifier, EncoderConfig, chosen_family, family_of
 from training.models.layer_decay import layer_scale
-from training.models.loading import FINETUNING, load_pretrained
+from training.models.loading import FINETUNING, load_pretrained, stored_config
 from training.models.optimizer import decayed_parameters
+from training.models.value_head import answer_in_units, set_scale, settle_head
 from training.run.evaluation import PeriodicEvaluation
 from training.run.training_run import TrainingRun
 from training.settings.augmentation import FinetuneAugmentationSettings
 from training.settings.checks import check
-from training.settings.data import FinetuneDataSettings
+from training.settings.data import REGRESSION, SINGLE_LABEL, FinetuneDataSettings
 from training.settings.model import ClassifierSettings
 
 PRETRAINED_HEAD_SCALE = 0.001  # paper, Tables 9 to 13
 
 
 def main(settings: FinetuneSettings) -> None:
-    """Fine-tune: classes, model, data, plan, loop with evaluations, save."""
+    """Fine-tune: labels, model, data, plan, loop with evaluations, save."""
     with TrainingRun(settings) as run:
-        evaluator = Evaluator(settings.evaluation.metrics)
         with run.main_process_first():
-            names = class_names_of(settings.data, settings.model.num_labels)
-        model = create_model(settings.model, settings.augmentation, names)
+            problem = find_problem(settings.data, settings.model.num_labels)
+        run.settings = settings = settings_for(settings, problem)
+        evaluator = create_evaluator(problem, settings.evaluation.metrics)
+        model = create_model(settings.model, settings.augmentation, problem)
         data = with_background(settings.data, settings.model)
         processor = create_processor(settings.model, data.background, model.config)
         with run.main_process_first():
             source, eval_source = load_sources(data, model.config)
+            if problem.type == REGRESSION:
+                set_scale(model, scale_of(source, columns_for(data, source, model.config)))
         samples = create_samples(data, settings.augmentation, source, model, processor)
         held_out = create_eval_loader(data, eval_source, model, processor)
 
@@ -58,7 +65,7 @@ def main(settings: FinetuneSettings) -> None:
         depths, rule = list(model.config.depths), family_of(model.config).layers
         scale = layer_scale(depths, optimizer.layer_decay, optimizer.layer_decay_type, rule)
         run.prepare(model, processor, decayed_parameters(model), scale)
-        mixer = BatchMixer(settings.augmentation.mixup, settings.augmentation.cutmix, len(names))
+        mixer = BatchMixer(settings.augmentation.mixup, settings.augmentation.cutmix, len(problem.names))
         run.begin(data, [source], samples, Collator(mixer), eval_source=eval_source)
         evaluation = PeriodicEvaluation(run, evaluator, held_out, settings.evaluation.eval_steps)
 
@@ -71,18 +78,29 @@ def main(settings: FinetuneSettings) -> None:
 
         final = run.final_model(type(model))
         results = evaluation.at_end(final)
-        run.finish(final, results, lambda folder: save_class_figures(folder, evaluator.answers, names))
-        run.say(f"{told(results, evaluator.answers, names)}\nClassifier in {run.folder}")
+        answer_in_units(final)
+        run.finish(final, results, evaluator.save)
+        run.say(f"{told(results, evaluator)}\nClassifier in {run.folder}")
 
 
-def class_names_of(data: FinetuneDataSettings, num_labels: int | None) -> list[str]:
-    """The names of the classes to train. No image is read."""
-    found = find_source(data, data.train_split)
-    return resolve_labels(found.source, data.label_column, num_labels, found.notes)
+def settings_for(settings: FinetuneSettings, problem: Problem) -> FinetuneSettings:
+    """The settings with the problem that was found; raises if one of them has no meaning for it."""
+    if problem.type == SINGLE_LABEL:
+        return settings
+    augmentation, metrics = settings.augmentation, settings.evaluation.metrics
+    check("metrics", metrics, not metrics, f"not be given for {problem.type}, which has figures of its own")
+    changes: dict[str, Any] = {"problem_type": problem.type}
+    if problem.type == REGRESSION:
+        rule = "be 0 for regression: a part of another image does not change a value by its share of the area"
+        check("cutmix", augmentation.cutmix, not augmentation.cutmix, rule)
+        if augmentation.label_smoothing and is_first_process():
+            print(f"`label_smoothing` is 0, not {augmentation.label_smoothing}: values have none.", flush=True)
+        changes["label_smoothing"] = 0.0
+    return settings.replace(**changes)
 
 
 def create_model(
-    settings: ClassifierSettings, augmentation: FinetuneAugmentationSettings, names: list[str]
+    settings: ClassifierSettings, augmentation: FinetuneAugmentationSettings, problem: Problem
 ) -> Classifier:
     """A new classifier of the named size, or one with stored weights. Other classes than stored get a new head."""
     family, fresh = chosen_family(settings), settings.model_name_or_path is None
@@ -91,9 +109,9 @@ def create_model(
         head_scale = 1.0 if fresh else PRETRAINED_HEAD_SCALE
     arguments = {
         **load_arguments(settings),
-        **label_maps(names),
+        **label_maps(problem.names),
         "head_init_scale": head_scale,
-        "problem_type": "single_label_classification",  # else the loss infers it from mixup's labels
+        "problem_type": problem.type,  # else the loss infers it from mixup's labels
     }
     if settings.drop_path_rate is not None:
         arguments["drop_path_rate"] = settings.drop_path_rate
@@ -102,6 +120,7 @@ def create_model(
     else:
         name = settings.model_name_or_path
         model = load_pretrained(family.classifier, name, FINETUNING, ignore_mismatched_sizes=True, **arguments)
+        settle_head(model, stored_config(name, settings.model_revision))
     size, stride = image_size_of(model.config), model.config.strides[-1]
     check("image_size", size, size >= stride, f"be at least {stride}, the stride of the encoder")
     channels = model.config.num_channels
@@ -117,9 +136,10 @@ def create_model(
 def load_sources(data: FinetuneDataSettings, model_config: EncoderConfig) -> tuple[Source, Source | None]:
     """The images to train on, and those to evaluate on if there are any. Their labels are checked."""
     source, eval_source = load_train_and_eval(data, load_images, model_config.num_channels)
-    for part in (source, eval_source):
+    held_out = data.eval_split or f"{data.train_split}, held out"
+    for part, split in ((source, data.train_split), (eval_source, held_out)):
         if part is not None:
-            check_labels(part, data.label_column, class_list(model_config))
+            check_problem(data, part, model_config, split)
     return source, eval_source
 
 
@@ -130,7 +150,7 @@ def create_samples(
     model: Classifier,
     processor: Any,
 ) -> Samples:
-    """The transform from rows of the source to augmented images with a class."""
+    """The transform from rows of the source to augmented images with labels."""
     size = image_size_of(model.config)
     transform, enough = finetuning_transform(augmentation, size, processor), enough_for_crops(augmentation, size)
     return labelled_samples(data, source, model.config, transform, enough=enough)
@@ -145,11 +165,11 @@ def create_eval_loader(
     return eval_loader(source, labelled_samples(data, source, model.config, EvaluationTransform(processor)), data)
 
 
-def told(results: dict[str, Any], answers: Answers | None, names: list[str]) -> str:
+def told(results: dict[str, Any], evaluator: LabelEvaluator) -> str:
     """The message about the classifier that the run prints at its end."""
-    if answers is None:
-        return "Nothing was held out to measure the accuracy on: `--eval_split` or `--train_val_split` does so."
-    return f"{table_in_words(answers, names)}\n{in_words(results)}"
+    if not results:
+        return "Nothing was held out to evaluate on: `--eval_split` or `--train_val_split` does so."
+    return f"{evaluator.report()}\n{evaluator.in_words(results)}"
 
 
 if __name__ == "__main__":

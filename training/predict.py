@@ -33,6 +33,7 @@ from training.prediction.masks import clear_masks
 from training.prediction.models import load_stored_model
 from training.prediction.parts import JsonLines, Parts
 from training.run.accelerator import create_plain_accelerator
+from training.run.stored_models import check_precision
 
 
 def main(settings: PredictSettings) -> Path:
@@ -40,6 +41,7 @@ def main(settings: PredictSettings) -> Path:
     accelerator = create_plain_accelerator(settings.processes)
     stored = load_stored_model(settings.model, settings.data.background)
     check_fits(stored, settings)
+    check_precision(accelerator, stored.model.config)
     data = with_background(settings.data, settings.model)
     with accelerator.main_process_first():
         images = find_images(data, stored.num_channels)

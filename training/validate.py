@@ -30,15 +30,16 @@ from transformers import AutoConfig, AutoModelForObjectDetection
 from conversion.detectors import DETECTORS
 from conversion.files import write_json
 from conversion.segmenters import convnextv2_supported
-from training.data.labels import check_labels, class_list, labelled_samples, resolve_labels
+from training.data.labels import check_labels, class_list, resolve_labels
+from training.data.problem_type import problem_type_of
+from training.data.problems import Problem, check_problem, labelled_samples, problem_of
 from training.data.samples import eval_loader, load_images
 from training.data.splits import with_eval_split
 from training.data.transforms import EvaluationTransform
 from training.evaluation.detection_protocol import evaluate_detection
+from training.evaluation.evaluators import create_evaluator
 from training.evaluation.features import extract_features, knn_scores, linear_probe_scores, top_accuracies
-from training.evaluation.metrics import Evaluator, in_words
 from training.evaluation.outcome import Outcome
-from training.evaluation.per_class import save_class_figures, table_in_words
 from training.evaluation.published import comparison, intervals, known_checkpoint
 from training.evaluation.segmentation_protocol import evaluate_segmentation
 from training.models.creation import with_background
@@ -48,6 +49,7 @@ from training.models.loading import FEATURES, model_named
 from training.models.segmentation import SEGMENTERS, create_segmentation_processor
 from training.run.accelerator import create_plain_accelerator
 from training.run.stored_models import (
+    check_precision,
     load_classifier,
     load_dense_processor,
     load_processor,
@@ -55,7 +57,7 @@ from training.run.stored_models import (
     load_with_backbone,
 )
 from training.settings.checks import check
-from training.settings.data import EvaluatedDataSettings, MaskedDataSettings, ObjectsDataSettings
+from training.settings.data import SINGLE_LABEL, EvaluatedDataSettings, MaskedDataSettings, ObjectsDataSettings
 from training.settings.evaluation import FITTED, PROTOCOLS
 
 
@@ -100,24 +102,27 @@ def save_results(folder: Path, results: dict[str, Any], outcomes: list[Outcome])
 
 
 def classify(accelerator: Accelerator, settings: ValidateSettings) -> Outcome:
-    """Accuracies of a classifier, with their intervals, and the figures of each class."""
-    data, evaluator = settings.data, Evaluator(settings.evaluation.metrics)
+    """The figures of a classifier, with intervals of accuracies, and those of each class or value."""
+    data, metrics = settings.data, settings.evaluation.metrics
     model = load_classifier(settings.model, settings.evaluation.use_ema)
-    names = class_list(model.config)
+    problem = Problem(problem_of(model.config), class_list(model.config))
+    is_single = problem.type == SINGLE_LABEL
+    check("metrics", metrics, is_single or not metrics, f"not be given for {problem.type}, which has its own")
+    check_precision(accelerator, model.config)
+    evaluator = create_evaluator(problem, metrics)
     assert data.eval_split is not None
     with accelerator.main_process_first():
         source = load_images(data, data.eval_split, data.max_eval_samples, model.config.num_channels)
-    check_labels(source, data.label_column, names)
+    check_problem(data, source, model.config, data.eval_split)
     processor = load_processor(settings.model, data.background, model)
     samples = labelled_samples(data, source, model.config, EvaluationTransform(processor))
     loader = eval_loader(source, samples, data)
     prepared, loader = accelerator.prepare(model, loader)
-    results: dict[str, Any] = evaluator(accelerator, prepared, loader)
-    answers = evaluator.answers
-    assert answers is not None
-    published = comparison(results, known_checkpoint(settings.model.model_name_or_path or ""))
-    report = "\n".join([table_in_words(answers, names), published, in_words(results)])
-    return Outcome(results | intervals(results), report, lambda folder: save_class_figures(folder, answers, names))
+    results = evaluator(accelerator, prepared, loader)
+    known = known_checkpoint(settings.model.model_name_or_path or "")
+    published = [comparison(results, known)] if is_single else []
+    report = "\n".join([evaluator.report(), *published, evaluator.in_words(results)])
+    return Outcome(results | intervals(results), report, evaluator.save)
 
 
 def segment(accelerator: Accelerator, settings: ValidateSettings) -> Outcome:
@@ -153,12 +158,14 @@ def evaluate_features(accelerator: Accelerator, settings: ValidateSettings) -> O
     with accelerator.main_process_first():
         splits = ((data.train_split, data.max_train_samples), (data.eval_split, data.max_eval_samples))
         sources = [load_images(data, name, most, model.config.num_channels) for name, most in splits]
-    names = resolve_labels(sources[0], data.label_column, None)
-    model.config.id2label = dict(enumerate(names))
+    column = data.one_label_column()
+    problem_type_of(sources[0], [column], SINGLE_LABEL)
+    names = resolve_labels(sources[0], column, None)
+    model.config.id2label, model.config.problem_type = dict(enumerate(names)), SINGLE_LABEL
     prepared = accelerator.prepare(model)
     extracted = []
     for source in sources:
-        check_labels(source, data.label_column, names)
+        check_labels(source, column, names)
         samples = labelled_samples(data, source, model.config, EvaluationTransform(processor))
         loader = accelerator.prepare(eval_loader(source, samples, data))
         extracted.append(extract_features(accelerator, prepared, loader))

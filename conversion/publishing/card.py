@@ -21,6 +21,15 @@ TEMPLATES = Path(__file__).parent / "templates"
 GENERATED = "<!-- Written from the files beside it. Complete this card, then remove this line to keep your text. -->"
 TASKS = {"classifier": "image-classification", "segmenter": "image-segmentation", "detector": "object-detection"}
 FEATURES = "image-feature-extraction"
+# Of our figures: the Hub's name, the name in words, and the arguments with which `evaluate` computes the same.
+HUB_METRICS: dict[str, tuple[str, str, dict[str, str] | None]] = {
+    "mean_average_precision": ("mean_average_precision", "Mean average precision of the classes", None),
+    "f1_micro": ("f1", "F1, micro average", {"average": "micro"}),
+    "f1_macro": ("f1", "F1, macro average", {"average": "macro"}),
+    "mae": ("mae", "Mean absolute error", None),
+    "rmse": ("rmse", "Root mean squared error", None),
+    "r2": ("r_squared", "R squared", None),
+}
 IMAGENET = "ILSVRC/imagenet-1k"
 RESULTS_OF_TIMM = "https://github.com/huggingface/pytorch-image-models/blob/main/results/results-imagenet.csv"
 
@@ -76,6 +85,10 @@ def front_matter(contents: CardContents) -> ModelCardData:
     tags = ["vision", family.tag]
     if kind in TASKS:
         tags.append(TASKS[kind])
+    if contents.model.is_multi_label:
+        tags.append("multi-label-image-classification")
+    if contents.model.is_regression:
+        tags.append("image-regression")
     if contents.model.has_masks:
         tags.append("instance-segmentation")
     if contents.is_self_supervised:
@@ -110,10 +123,15 @@ def _measured(contents: CardContents) -> list[EvalResult]:
             dataset_name=Path(name).name if is_local else name,
             dataset_config=settings.get("dataset_config_name"),
             dataset_split=settings.get("train_split" if kind in PRETRAINING else "eval_split"),
+            task_name=contents.model.task_name,
             metric_type=metric,
+            metric_name=metric_name,
+            metric_args=arguments,
             metric_value=value,
         )
-        for metric, value in contents.results.metrics.items()
+        for (metric, metric_name, arguments), value in (
+            (HUB_METRICS.get(figure, (figure, None, None)), value) for figure, value in contents.results.metrics.items()
+        )
     ]
 
 

@@ -27,3 +27,8 @@ def format_cell(column: str, value: str) -> str:
     if column in ("precision", "recall", "f1", "iou", "ap", "ap50", "mask_ap"):
         return f"{100 * float(value):.1f} %" if value else "-"
     return " ".join(value.split()).replace("|", "\\|")
+
+
+def format_number(text: str) -> str:
+    """A cell of the table of values; a dash where there is none."""
+    return f"{float(text):.4g}" if text else "-"

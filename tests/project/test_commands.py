@@ -22,6 +22,7 @@ from torch.testing import assert_close
 
 from conversion.convert import main as convert
 from hf_convnextv2 import ConvNextV2Config, ConvNextV2ForImageClassification
+from tests.labelled_photographs import VALUES, write_label_folder
 from tests.photographs import CLASSES, cut, write_folder, write_masked_folder, write_objects_folder, write_parquet
 from tests.readme import OFFICIAL, PAGES, README, commands, make_stand_ins, save_classifier
 from training.evaluation.pictures import read_metrics
@@ -29,6 +30,9 @@ from training.evaluation.pictures import read_metrics
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 SHORT = "--max_train_steps 6 --warmup_steps 2 --per_device_train_batch_size 4 --logging_steps 1"
+
+
+AS_IN_THE_PAGES = dict(zip((*CLASSES, *VALUES), ("cat", "dog", "bird", "price", "weight"), strict=True))
 
 
 def readme_commands() -> dict[str, str]:
@@ -118,6 +122,7 @@ def write_what_the_pages_name(folder: Path) -> None:
     write_folder(folder / "path/to/labelled", {"train": 8, "test": 4})
     write_masked_folder(folder / "path/to/masked", {"train": 8, "test": 4})
     write_objects_folder(folder / "path/to/objects", {"train": 8, "test": 4})
+    write_label_folder(folder / "path/to/tagged", {"train": 16, "test": 8}, "jsonl", AS_IN_THE_PAGES)
     write_parquet(folder / "ILSVRC/imagenet-1k", {"train": 8, "validation": 4})
     for name in OFFICIAL:
         save_classifier(folder / name, 1000)
@@ -177,7 +182,7 @@ def as_arguments(words: list[str]) -> list[str]:
 
 def test_the_pages_with_commands_that_run_are_these():
     expected = {"README", "quickstart", "devices", "evaluating", "views", "paper", "converting", "publishing"}
-    expected |= {"segmentation", "detection", "predicting", "embedding", "convmae", "comparing"}
+    expected |= {"segmentation", "detection", "predicting", "embedding", "convmae", "comparing", "labels"}
     assert {page.stem for page in WITH_RUNS} == expected and len(runs(README)) == 3
     left_out = {word for page in PAGES for command in commands(page) for word in command.split() if "/" in word}
     assert all(any(word.endswith(name) for word in left_out) for name in ELSEWHERE)

@@ -46,6 +46,7 @@ PRINTED = {
     "data.md": ("Split {", "left out: {"),
     "images.md": ("Split {", "images are transparent: {", "composited on {"),
     "stopping.md": ("saving after the step under way. A second Ctrl-C ends at once.", "Saved {"),
+    "labels.md": ("Labels of split {", "in no image", "images have no class"),
     "monitoring.md": ("% waiting for data", "evaluation after step {", "always the largest class: {"),
     "segmentation.md": ("Split {", "share of the pixels (images) of each class: {"),
     "detection.md": ("Split {", "objects (images) of each class: {", "images have no object"),
@@ -186,6 +187,7 @@ def test_every_command_is_one_that_is_there(page, tmp_path, monkeypatch):
         "path/to/labelled",
         "path/to/masked",
         "path/to/objects",
+        "path/to/tagged",
         "out/pretrain/checkpoint-5000",
     ):
         (tmp_path / name).mkdir(parents=True)

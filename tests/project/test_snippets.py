@@ -67,10 +67,16 @@ def check_embedding(names: Names) -> None:
     assert [names["features"][int(row)]["image"] for row in names["nearest"]] == [f"{i}.jpg" for i in (1, 2, 3, 4, 5)]
 
 
+def check_labels(names: Names) -> None:
+    assert len(names["answers"]) == 3 and sum(answer["score"] for answer in names["answers"]) != 1
+    assert set(names["tags"]) <= {"astronaut", "chelsea", "coffee"}
+
+
 CHECKS: dict[str, Callable[[Names], None]] = {
     "README.md": check_readme,
     "MODEL_CARD.md": check_card,
     "images.md": check_images,
+    "labels.md": check_labels,
     "models.md": check_models,
     "quickstart.md": check_quickstart,
     "segmentation.md": check_segmentation,

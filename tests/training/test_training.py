@@ -51,6 +51,7 @@ from tests.photographs import (
 from tests.small_models import small_config
 from training import detect, finetune, pretrain, segment, validate
 from training.data.batches import TrainBatches
+from training.data.problems import Problem
 from training.evaluation.metrics import TopAccuracy
 from training.evaluation.pictures import read_metrics
 from training.models.detection import create_detector
@@ -129,7 +130,8 @@ def pretrain_model(settings):
 
 
 def finetune_model(settings, names):
-    return finetune.create_model(settings.model, settings.augmentation, names)
+    problem = Problem("single_label_classification", names)
+    return finetune.create_model(settings.model, settings.augmentation, problem)
 
 
 def classifier_of(settings):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from training.comparison.subsets import undecoded
 from training.data.decoding import decode_image
-from training.data.labels import labelled_samples
+from training.data.problems import labelled_samples
 from training.data.samples import eval_loader
 from training.data.sources import array_dtype
 from training.data.transforms import EvaluationTransform
@@ -20,7 +20,7 @@ from training.evaluation.loop import pass_over
 from training.models.families import chosen_family
 from training.models.loading import FEATURES
 from training.run.stored_models import load_classifier, load_processor, load_weights
-from training.settings.data import ValidateDataSettings
+from training.settings.data import SINGLE_LABEL, ValidateDataSettings
 from training.settings.model import ModelSettings
 
 PROBE, NEIGHBOURS = "linear probe", "20 nearest neighbours"
@@ -37,6 +37,7 @@ def features_of(model: ModelSettings, images: Mapping[str, Dataset], num_workers
     encoder = load_weights(chosen_family(model).model, model, False, FEATURES)
     processor = load_processor(model, None, encoder)
     encoder.config.id2label = dict(enumerate(next(iter(images.values())).features["label"].names))
+    encoder.config.problem_type = SINGLE_LABEL
     accelerator = Accelerator()
     encoder.to(accelerator.device)
     found = {}

@@ -1,20 +1,25 @@
-"""Finds the classes of a data set, matches them with the model's by name, and checks them before training."""
+"""Finds the classes of a data set, matches them with the model's by name, and checks them before training.
+
+A column holds one class for each image or, for several, a list of them.
+"""
+
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute creates its functions at import, where pyright does not see them)
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import ClassLabel, Dataset
+import pyarrow.compute as pc
+from datasets import ClassLabel, Dataset, LargeList, List
 from transformers import PreTrainedConfig
 
-from training.data.samples import Samples, make_samples
 from training.data.sources import Source, features_of, values_of
-from training.data.transforms import Transform
 from training.settings.checks import check
-from training.settings.data import LabelledDataSettings
 
 STRINGS = ("string", "large_string")
+NO_CLASS = "hold a class for some image, but all of its lists are empty"
 
 
 def class_list(model_config: PreTrainedConfig) -> list[str]:
@@ -32,21 +37,39 @@ def label_maps(names: Sequence[str]) -> dict[str, Any]:
     return {"id2label": dict(enumerate(names)), "label2id": {name: label for label, name in enumerate(names)}}
 
 
-def class_names(source: Source, column: str) -> list[str] | None:
-    """The names of the classes if the column is a `ClassLabel` or holds strings (not in a stream); else None."""
+def holds_lists(source: Source, column: str) -> bool:
+    """Whether the column holds lists."""
+    return isinstance(features_of(source)[column], List | LargeList)
+
+
+def class_feature(source: Source, column: str) -> Any:
+    """The type of a class: that of the column or, if it holds lists, of what is in them."""
     feature = features_of(source)[column]
+    return feature.feature if isinstance(feature, List | LargeList) else feature
+
+
+def class_values(source: Dataset, column: str) -> pa.ChunkedArray:
+    """The classes of all images, one after the other."""
+    values = values_of(source, column)
+    return pc.list_flatten(values) if holds_lists(source, column) else values
+
+
+def class_names(source: Source, column: str) -> list[str] | None:
+    """The names of the classes if they are a `ClassLabel` or strings (not in a stream); else None."""
+    feature = class_feature(source, column)
     if isinstance(feature, ClassLabel):
         return list(feature.names)
     if holds_strings(source, column) and isinstance(source, Dataset):
-        names = set(values_of(source, column).unique().to_pylist())
-        check("label_column", column, None not in names, "hold a class for every image, but lacks some")
+        names = set(class_values(source, column).unique().to_pylist())
+        where = "in each place of its lists" if holds_lists(source, column) else "for every image"
+        check("label_column", column, None not in names, f"hold a class {where}, but lacks some")
         return sorted(names)
     return None
 
 
 def holds_strings(source: Source, column: str) -> bool:
     """Whether the labels are strings."""
-    return getattr(features_of(source)[column], "dtype", None) in STRINGS
+    return getattr(class_feature(source, column), "dtype", None) in STRINGS
 
 
 def check_label_column(source: Source, column: str, notes: Sequence[str] = ()) -> None:
@@ -62,7 +85,7 @@ def check_label_column(source: Source, column: str, notes: Sequence[str] = ()) -
         )
         rule += "".join(f". {note}" for note in notes if note.startswith("no classes"))
     check("label_column", column, column in columns, rule)
-    feature = features_of(source)[column]
+    feature = class_feature(source, column)
     dtype = str(getattr(feature, "dtype", type(feature).__name__))
     is_class = dtype in (*STRINGS, "bool", "null") or dtype.startswith(("int", "uint"))
     check("label_column", column, is_class, f"hold integers or class names, but holds {dtype}")
@@ -79,6 +102,7 @@ def resolve_labels(source: Source, column: str, num_labels: int | None, notes: S
     countable = names is not None or not holds_strings(source, column)
     check("label_column", column, countable, "hold integers or a ClassLabel to train on a stream: names need the whole")
     if names is not None:
+        check("label_column", column, bool(names), NO_CLASS)
         fits = num_labels is None or num_labels >= len(names)
         check("num_labels", num_labels, fits, f"be at least {len(names)}, the classes of `{column}`")
         return names + unnamed_classes(num_labels or 0, start=len(names))
@@ -86,7 +110,9 @@ def resolve_labels(source: Source, column: str, num_labels: int | None, notes: S
         rule = f"be given: the stream's `{column}` does not say how many classes there are"
         check("num_labels", num_labels, isinstance(source, Dataset), rule)
         assert isinstance(source, Dataset)
-        num_labels = int(label_array(source, column).max()) + 1
+        numbers = label_array(source, column)
+        check("label_column", column, len(numbers) > 0, NO_CLASS)
+        num_labels = int(numbers.max()) + 1
     return unnamed_classes(num_labels)
 
 
@@ -105,7 +131,7 @@ def check_labels(source: Source, column: str, classes: list[str]) -> None:
             column, twice, not twice or len(own) == len(classes), "be told apart, but the model has two classes of it"
         )
         strange = sorted(set(own) - set(classes))
-        numbered = isinstance(features_of(source)[column], ClassLabel) and len(own) == len(classes)
+        numbered = isinstance(class_feature(source, column), ClassLabel) and len(own) == len(classes)
         # A name that the source and the model share must have the same number in both.
         agree = all(theirs == name for name, theirs in zip(own, classes, strict=False) if name in classes)
         check(column, strange[:20], numbered and agree, f"be among the names of the model's {len(classes)} classes")
@@ -117,9 +143,9 @@ def check_labels(source: Source, column: str, classes: list[str]) -> None:
 
 
 def label_array(source: Dataset, column: str) -> np.ndarray:
-    """The label column as integers; a missing label is -1."""
+    """The classes of all images as integers; a missing one is -1."""
     try:
-        return values_of(source, column).cast(pa.int64()).fill_null(-1).to_numpy()
+        return class_values(source, column).cast(pa.int64()).fill_null(-1).to_numpy()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise ValueError(f"`label_column` (={column}) must hold integers or class names: {error}.") from error
 
@@ -132,22 +158,5 @@ def label_mapping(source: Source, column: str, classes: list[str]) -> dict[Any, 
     # A name may stand for two classes: ImageNet has "crane" twice.
     if own is None or not set(own) <= set(classes) or any(classes.count(name) > 1 for name in own):
         return None
-    by_name = getattr(features_of(source)[column], "names", None) is None
+    by_name = getattr(class_feature(source, column), "names", None) is None
     return {(name if by_name else label): classes.index(name) for label, name in enumerate(own)}
-
-
-def labelled_samples(
-    data: LabelledDataSettings, source: Source, model_config: PreTrainedConfig, transform: Transform, **fields: Any
-) -> Samples:
-    """Create the `Samples` that turn rows of a source into images labelled with the model's classes."""
-    classes = class_list(model_config)
-    return make_samples(
-        data,
-        source,
-        model_config.num_channels,
-        transform,
-        label_column=data.label_column,
-        label_mapping=label_mapping(source, data.label_column, classes),
-        num_labels=len(classes),
-        **fields,
-    )

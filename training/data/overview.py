@@ -8,7 +8,7 @@ from datasets import ClassLabel, Dataset
 from training.console.errors import is_first_process
 from training.data.folders.splits import shorten, split_name
 from training.data.sources import Source, features_of, values_of
-from training.settings.data import DataSettings, MaskedDataSettings, ObjectsDataSettings
+from training.settings.data import SINGLE_LABEL, DataSettings, MaskedDataSettings, ObjectsDataSettings
 
 MAX_NAMED = 20  # skipped files that are listed
 MAX_CLASSES = 12
@@ -49,8 +49,9 @@ def size_of(source: Source, found: int | None) -> str:
 def classes_of(data: DataSettings, source: Source) -> str:
     """The classes and the number of images of each, as text; empty if the classes are not known."""
     column = getattr(data, "label_column", "label")
-    feature = features_of(source).get(column) if source.features is not None else None
-    if feature is None:
+    has_classes = isinstance(column, str) and getattr(data, "problem_type", None) in (None, SINGLE_LABEL)
+    feature = features_of(source).get(column) if has_classes and source.features is not None else None
+    if feature is None:  # other labels are counted where they are checked
         return ""
     names = feature.names if isinstance(feature, ClassLabel) else None
     if not isinstance(source, Dataset):

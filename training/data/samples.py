@@ -16,6 +16,7 @@ from torch.utils.data import IterableDataset as TorchIterableDataset
 from hf_convnextv2.images import DEFAULT_BACKGROUND
 from training.data.checking.images import check_images, refuse_bad_images, transparency_note
 from training.data.decoding import BadImageError, Decoded, Enough, decode_image, fate_of_transparency
+from training.data.label_readers import LabelReader
 from training.data.overview import print_overview
 from training.data.retry import read_on
 from training.data.sampling import sample_seed, seeded
@@ -38,9 +39,7 @@ class Samples:
     transform: Transform
     seed: int = 0
     num_cells: int | None = None  # pre-training: draw mask noise (num_cells,)
-    label_column: str | None = None
-    label_mapping: dict[Any, int] | None = None
-    num_labels: int = 0
+    label_reader: LabelReader | None = None
     enough: Enough | None = None  # larger images may be decoded smaller
     background: str = DEFAULT_BACKGROUND  # of transparent pixels
 
@@ -55,8 +54,8 @@ class Samples:
             sample["pixel_values"] = self.transform(image)
             if self.num_cells is not None:
                 sample["noise"] = torch.rand(self.num_cells)
-        if self.label_column is not None:
-            sample["labels"] = self.label(row[self.label_column])
+        if self.label_reader is not None:
+            sample["labels"] = self.label_reader(row)
         return sample
 
     def decode(self, row: dict[str, Any], name: str) -> Decoded:
@@ -67,15 +66,7 @@ class Samples:
     @property
     def columns(self) -> list[str]:
         """The columns that are read."""
-        return [column for column in (self.image_column, self.label_column) if column]
-
-    def label(self, value: Any) -> int:
-        """The model's class for a value of the label column; raises a `ValueError` if there is none."""
-        label = value if self.label_mapping is None else self.label_mapping.get(value)
-        is_class = isinstance(label, int) and 0 <= label < self.num_labels
-        check(str(self.label_column), value, is_class, f"be a class in [0, `num_labels` (={self.num_labels}))")
-        assert isinstance(label, int)
-        return int(label)  # a bool is an int too
+        return [self.image_column, *(self.label_reader.columns if self.label_reader is not None else [])]
 
 
 @dataclass
@@ -262,6 +253,15 @@ def first_samples(source: Source, samples: Samples, data: DataSettings, count: i
     first = list(itertools.islice(StreamSamples(source, samples, data), count))
     check("dataset_name", data.dataset_name, bool(first), "hold images that can be read")
     return Collator()(first)
+
+
+def first_labels(source: Source, samples: Samples, names: Sequence[str]) -> str | None:
+    """The first image of a source and its labels as text; None if the samples have none. No image is decoded."""
+    if samples.label_reader is None:
+        return None
+    row = source.select_columns(samples.columns)
+    row = row[0] if isinstance(row, Dataset) else next(iter(row))
+    return f"{name_of(row[samples.image_column], 'example 0')}: {samples.label_reader.in_words(row, names)}"
 
 
 def eval_loader(

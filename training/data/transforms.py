@@ -127,7 +127,10 @@ class EvaluationTransform:
 
 
 class BatchMixer:
-    """Applies mixup or cutmix to a batch (`pixel_values`, `labels`), drawn with the seed of the first sample."""
+    """Applies mixup or cutmix to a batch (`pixel_values`, `labels`), drawn with the seed of the first sample.
+
+    Labels `(B,)` are class numbers; 0/1 targets and values `(B, num_labels)` are mixed as they are.
+    """
 
     def __init__(self, mixup: float, cutmix: float, num_labels: int) -> None:
         mixes: list[v2.Transform] = []
@@ -138,7 +141,7 @@ class BatchMixer:
         self.mix = v2.RandomChoice(mixes) if mixes else None
 
     def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """`labels` `(B,)` become class probabilities `(B, num_labels)` if anything is mixed."""
+        """Class numbers become probabilities `(B, num_labels)` if anything is mixed."""
         if self.mix is None:
             return batch
         pixel_values, labels = self.mix(batch["pixel_values"], batch["labels"])

@@ -7,7 +7,8 @@ accuracy of fewer than five classes. `tests/training/evaluation/test_alternative
 scikit-learn, and fails when one of them is no longer true.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import evaluate
@@ -20,7 +21,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from training.evaluation.loop import pass_over
-from training.evaluation.per_class import Answers
+from training.evaluation.per_class import Answers, save_class_figures, table_in_words
 from training.evaluation.tables import percent
 
 AVERAGED = ("f1", "precision", "recall")  # metrics that need the argument `average` for more than two classes
@@ -46,11 +47,12 @@ class TopAccuracy(evaluate.Metric):
 class Evaluator:
     """Evaluates a classifier on a loader. Metrics that are given by name are loaded once, before training.
 
-    `answers` holds the true and predicted classes of the last evaluation.
+    `answers` holds the true and predicted classes of the last evaluation; `classes` are their names.
     """
 
-    def __init__(self, names: list[str] | None) -> None:
+    def __init__(self, names: list[str] | None, classes: Sequence[str] = ()) -> None:
         self.answers: Answers | None = None
+        self.classes = classes
         self.named: dict[str, Any] = {}
         for name in names or []:
             try:
@@ -103,6 +105,15 @@ class Evaluator:
     def in_words(results: dict[str, Any]) -> str:
         """The results as one line of text."""
         return in_words(results)
+
+    def report(self) -> str:
+        """The table of the classes as text."""
+        assert self.answers is not None
+        return table_in_words(self.answers, self.classes)
+
+    def save(self, folder: Path) -> None:
+        """Write the figures of each class into a folder. Without an evaluation, delete those of an earlier run."""
+        save_class_figures(folder, self.answers, self.classes)
 
 
 def in_words(results: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from conversion.model_folder import CONFUSION_MATRIX, CONFUSIONS, MOST_CONFUSED, PER_CLASS
+from conversion.model_folder import CONFUSION_MATRIX, CONFUSIONS, MOST_CONFUSED, PER_CLASS, PER_VALUE
 from training.evaluation.pictures import save_confusion_matrix, save_most_confused
 from training.evaluation.tables import format_table, write_csv
 
@@ -56,10 +56,15 @@ def confusions(answers: Answers, names: Sequence[str]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -row["images"])
 
 
+def remove_figures(folder: Path) -> None:
+    """Delete the figures of each class or value that an earlier evaluation has written into a folder."""
+    for file in (PER_CLASS, PER_VALUE, CONFUSIONS, CONFUSION_MATRIX, MOST_CONFUSED):
+        (folder / file).unlink(missing_ok=True)
+
+
 def save_class_figures(folder: Path, answers: Answers | None, names: Sequence[str]) -> None:
     """Write the table, the list of confusions and their picture. Without answers, delete those of an earlier run."""
-    for file in (PER_CLASS, CONFUSIONS, CONFUSION_MATRIX, MOST_CONFUSED):
-        (folder / file).unlink(missing_ok=True)
+    remove_figures(folder)
     if answers is None:
         return
     write_csv(folder / PER_CLASS, class_table(answers, names), ("label", "class", "images", *FIGURES))

@@ -19,6 +19,16 @@ from torch.nn import functional as F
 from hf_convnextv2.masked_pretraining import MaskedAutoencoderOutput, MaskedPreTrainingModel
 
 COLORS = ("#1f6f8b", "#d1682c", "#6b4c9a", "#4b8b3b")
+# Figures that are drawn beside the loss, by the label of their axis; each run has those of one.
+MEASURED = {
+    "evaluation accuracy": {"eval_accuracy": "top-1", "eval_accuracy_top5": "top-5"},
+    "evaluation of all classes": {
+        "eval_mean_average_precision": "mean average precision",
+        "eval_f1_micro": "micro F1",
+        "eval_f1_macro": "macro F1",
+    },
+    "R2, evaluation": {"eval_r2": "R2"},
+}
 HIDDEN_GRAY = 0.5
 WITH_SHARES = 10  # up to this many classes, a confusion matrix shows shares as well as counts
 MOST_PAIRS = 25  # pairs of confused classes in a picture
@@ -39,11 +49,11 @@ def series(lines: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], l
 
 
 def save_loss_curves(metrics_jsonl: Path, output: Path) -> None:
-    """Draw the loss of a run against its steps, with the learning rate and, where measured, the accuracy beside it."""
+    """Draw the loss of a run against its steps, with the learning rate and, where measured, its figures beside it."""
     lines = read_metrics(metrics_jsonl)
-    has_accuracy = bool(series(lines, "eval_accuracy")[0])
-    figure = Figure(figsize=(11 if has_accuracy else 6.5, 4), layout="constrained")
-    axes = figure.subplots(1, 2 if has_accuracy else 1, squeeze=False)[0]
+    measured = next((title for title, curves in MEASURED.items() if series(lines, next(iter(curves)))[0]), None)
+    figure = Figure(figsize=(6.5 if measured is None else 11, 4), layout="constrained")
+    axes = figure.subplots(1, 1 if measured is None else 2, squeeze=False)[0]
     plot_series(axes[0], lines, "loss", "training loss", COLORS[0])
     plot_series(axes[0], lines, "eval_loss", "evaluation loss", COLORS[1], marker="o")
     label_axes(axes[0], "loss")
@@ -51,11 +61,12 @@ def save_loss_curves(metrics_jsonl: Path, output: Path) -> None:
     plot_series(rate, lines, "learning_rate", "learning rate", "0.65", linestyle="--")
     rate.set_ylabel("learning rate (dashed)", color="0.45")
     rate.spines["top"].set_visible(False)
-    if has_accuracy:
-        plot_series(axes[1], lines, "eval_accuracy", "top-1", COLORS[0], marker="o")
-        if min(series(lines, "eval_accuracy_top5")[1], default=1) < 1:  # with five classes or fewer it is always 1
-            plot_series(axes[1], lines, "eval_accuracy_top5", "top-5", COLORS[1], marker="o")
-        label_axes(axes[1], "evaluation accuracy")
+    if measured is not None:
+        for (key, label), color in zip(MEASURED[measured].items(), COLORS, strict=False):
+            # With five classes or fewer, the top-5 accuracy is always 1.
+            if key != "eval_accuracy_top5" or min(series(lines, key)[1], default=1) < 1:
+                plot_series(axes[1], lines, key, label, color, marker="o")
+        label_axes(axes[1], measured)
     save_figure(figure, output)
 
 

@@ -32,12 +32,19 @@ def format_table(rows: Rows, headings: Mapping[str, str], worst_by: str) -> str:
         title = f"the {WORST_PRINTED} worst of {len(rows):,} classes"
         there = (row for row in rows if row[amount])
         rows = sorted(there, key=lambda row: row[worst_by] or 0.0)[:WORST_PRINTED]
-    columns = [[title, *(" ".join(row["class"].split())[:40] for row in rows)]]
-    for key, heading in headings.items():
-        columns.append([heading, *(f"{row[key]:,}" if key == amount else percent(row[key]) for row in rows)])
-    widths = [max(map(len, column)) for column in columns]
+    table = [[title, *headings.values()]]
+    for row in rows:
+        cells = [f"{row[key]:,}" if key == amount else percent(row[key]) for key in headings]
+        table.append([row["class"], *cells])
+    return align(table)
+
+
+def align(table: Sequence[Sequence[str]]) -> str:
+    """A table of text with a heading for each column. The first column holds names, which are cut to 40 letters."""
+    table = [[" ".join(name.split())[:40], *cells] for name, *cells in table]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = []
-    for label, *cells in zip(*columns, strict=True):
+    for label, *cells in table:
         aligned = [f"{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True)]
         lines.append("  ".join([f"{label:{widths[0]}}", *aligned]))
     return "\n".join(lines)

@@ -13,6 +13,7 @@ ARCHITECTURE += ("patch_sizes", "num_attention_heads", "mlp_ratio", "decoder_num
 ARCHITECTURE += ("window_size", "use_relative_position_bias")
 ARCHITECTURE += ("decoder_hidden_size", "decoder_num_hidden_layers", "fusion_stages")
 ARCHITECTURE += ("target_type", "feature_target_on", "feature_target_dim", "use_auxiliary_head")
+ARCHITECTURE += ("problem_type", "label_mean", "label_std")
 ARCHITECTURE += ("architecture", "num_queries", "box_head_size", "anchor_sizes")
 WIDTHS = ("fpn_hidden_size", "d_model", "hidden_size")  # as models with a backbone call the width of their decoder
 

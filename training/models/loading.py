@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_utils import logger
 
 from training.console.errors import is_first_process
@@ -67,6 +67,12 @@ def load_pretrained(model_class: type[PreTrainedModel], name: str | None, expect
     if hasattr(model.config, "auto_map"):  # of a repository with code, which is not saved along
         del model.config.auto_map
     return model
+
+
+def stored_config(name: str | None, revision: str | None) -> dict[str, Any]:
+    """The config.json of a folder or Hub id."""
+    with model_named(name):
+        return PreTrainedConfig.get_config_dict(name or "", revision=revision or "main")[0]
 
 
 def matches(key: str, patterns: Iterable[str]) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from conversion.files import atomic_path
 from training.data.detection.transforms import DetectionEvaluationTransform
 from training.data.labels import class_list
+from training.data.problems import problem_of
 from training.data.segmentation.masks import ignored_label
 from training.data.transforms import EvaluationTransform
 from training.evaluation.average_precision import Detections, encode_masks, to_xywh
@@ -23,11 +24,13 @@ from training.evaluation.segmentation_protocol import check_prediction
 from training.models.detection import detect_with
 from training.prediction.batches import Batch, Sample
 from training.prediction.images import Images
+from training.prediction.label_answers import MultiLabelAnswers, ValueAnswers
 from training.prediction.loop import Answering
 from training.prediction.masks import MaskNames, signature
 from training.prediction.models import StoredModel
 from training.prediction.parts import Answer
 from training.settings.checks import check
+from training.settings.data import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from training.settings.prediction import COCO, TABLES, PredictSettings
 
 TEXT, NUMBER = pa.string(), pa.float64()
@@ -50,8 +53,10 @@ class Answers(Answering, Protocol):
 def check_fits(stored: StoredModel, settings: PredictSettings) -> None:
     """Raise if a setting is not one for this kind of model."""
     kind, top_k, output = stored.kind, settings.answers.top_k, settings.output
-    rule = f"be 1 for a {kind}"
-    check("top_k", top_k, kind == "classifier" or top_k == 1, rule)
+    problem = problem_of(stored.model.config)
+    ranks = kind == "classifier" and problem == SINGLE_LABEL
+    rule = f"be 1 for a {kind}" if kind != "classifier" else f"be 1 for {problem}, of which all answers are written"
+    check("top_k", top_k, ranks or top_k == 1, rule)
     count = len(class_list(stored.model.config))
     check("top_k", top_k, kind != "classifier" or top_k <= count, f"be at most {count}, the classes of the model")
     is_coco = Path(output.output_file).suffix == COCO
@@ -70,10 +75,8 @@ class ClassAnswers:
     stacks = True
 
     def __init__(self, stored: StoredModel, settings: PredictSettings) -> None:
-        config: Any = stored.model.config
-        self.names, self.top_k = class_list(config), settings.answers.top_k
-        is_multi_label = config.problem_type == "multi_label_classification" or len(self.names) == 1
-        self.scores_of = torch.sigmoid if is_multi_label else partial(torch.softmax, dim=-1)
+        self.names, self.top_k = class_list(stored.model.config), settings.answers.top_k
+        self.scores_of = torch.sigmoid if len(self.names) == 1 else partial(torch.softmax, dim=-1)
         self.transform = EvaluationTransform(stored.processor)
         self.columns = {}
         for suffix in ("", *(f"_{rank}" for rank in range(2, self.top_k + 1))):
@@ -186,6 +189,11 @@ def readable(batch: Batch) -> list[Sample]:
 
 def create_answers(stored: StoredModel, settings: PredictSettings, images: Images) -> Answers:
     """How this model answers."""
+    problem = problem_of(stored.model.config)
+    if stored.kind == "classifier" and problem == MULTI_LABEL:
+        return MultiLabelAnswers(stored, settings)
+    if stored.kind == "classifier" and problem == REGRESSION:
+        return ValueAnswers(stored)
     if stored.kind == "classifier":
         return ClassAnswers(stored, settings)
     if stored.kind == "detector":

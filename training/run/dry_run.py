@@ -17,6 +17,7 @@ from training.data.labels import class_list
 from training.data.sources import Source, features_of
 from training.models.architecture import encoder_config
 from training.run.plan import Plan
+from training.settings.data import REGRESSION
 from training.settings.families import FAMILIES
 from training.settings.run import RunSettings
 from training.settings.scripts import Record
@@ -51,8 +52,12 @@ def print_plan(
     rates: dict[str, float],
     measured: dict[str, Any],
     eval_source: Source | None = None,
+    labels: str | None = None,
 ) -> None:
-    """Print the plan of a run, and what was measured over a few of its steps."""
+    """Print the plan of a run, and what was measured over a few of its steps.
+
+    `labels` are those of an image as text.
+    """
     if not accelerator.is_main_process:
         return
     encoder = encoder_config(model.config)
@@ -61,6 +66,8 @@ def print_plan(
         "data": [reading_of(source) for source in sources],
         "evaluation_data": None if eval_source is None else reading_of(eval_source),
         "classes": class_list(model.config) if record.task != "pretrain" else None,
+        "problem_type": record.values.get("problem_type"),
+        "labels": labels,
         "image": {"size": encoder.image_size, "num_channels": encoder.num_channels},
         "plan": dataclasses.asdict(plan),
         "processes": {"number": accelerator.num_processes, "type": str(accelerator.distributed_type.value)},
@@ -101,7 +108,8 @@ def page(found: dict[str, Any]) -> str:
     """The plan and the measurements as text, with one line for each subject."""
     lines = [
         ("Data", data_line(found)),
-        ("Classes", classes_line(found["classes"])),
+        ("Values" if found["problem_type"] == REGRESSION else "Classes", classes_line(found["classes"])),
+        ("Labels", found["labels"]),
         ("Model", model_line(found)),
         ("Machine", machine_line(found)),
         ("Steps", steps_line(found)),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from transformers import AutoConfig, AutoImageProcessor, PreTrainedModel
 
 from conversion.checkpoints import find_repository
@@ -14,8 +15,10 @@ from hf_convnextv2.registration import registered
 from training.models.creation import create_processor
 from training.models.families import BY_NAME, Classifier, chosen_family
 from training.models.loading import NOTHING, Expected, load_pretrained, model_named
+from training.models.value_head import answer_in_units
 from training.run.checkpoints import averaged_weights
 from training.settings.checks import check
+from training.settings.data import REGRESSION
 from training.settings.model import ModelSettings
 
 
@@ -26,7 +29,16 @@ def load_classifier(settings: ModelSettings, use_ema: bool) -> Classifier:
         stored = AutoConfig.from_pretrained(name, revision=settings.model_revision).architectures or []
     is_classifier = any(architecture.endswith("ForImageClassification") for architecture in stored)
     check("model_name_or_path", name, is_classifier, f"hold an image classifier, not {', '.join(stored)}")
-    return load_weights(chosen_family(settings).classifier, settings, use_ema, NOTHING)
+    model = load_weights(chosen_family(settings).classifier, settings, use_ema, NOTHING)
+    answer_in_units(model)
+    return model
+
+
+def check_precision(accelerator: Accelerator, model_config: Any) -> None:
+    """Raise if a model is to predict values in half precision, which rounds them to three digits."""
+    is_whole = accelerator.mixed_precision == "no" or getattr(model_config, "problem_type", None) != REGRESSION
+    rule = "be no for regression: half precision rounds the values to three digits"
+    check("mixed_precision", accelerator.mixed_precision, is_whole, rule)
 
 
 def load_with_backbone(settings: ModelSettings, use_ema: bool, class_of: Callable[[Any], Any]) -> PreTrainedModel:

@@ -17,7 +17,8 @@ from transformers import PreTrainedModel
 from conversion.publishing.card import write_card
 from training.console.signals import stoppable
 from training.data.batches import TrainBatches
-from training.data.samples import Batch, Collator, Samples
+from training.data.labels import class_list
+from training.data.samples import Batch, Collator, Samples, first_labels
 from training.data.sources import Source
 from training.evaluation.pictures import save_loss_curves
 from training.models.averages import create_ema, final_model, update_average
@@ -152,7 +153,7 @@ class TrainingRun:
         self.output, self.record = OutputFolder(self.settings), self.settings.record()
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         feed = partial(TrainBatches, sources, samples, data, collate, rank, world, weights=weights)
-        self.sources, self.eval_source = sources, eval_source
+        self.sources, self.samples, self.eval_source = sources, samples, eval_source
         if self.is_dry:
             self.train_batches = feed()
             return
@@ -220,7 +221,8 @@ class TrainingRun:
         beside = [module for module in (self.ema, self.teacher) if module is not None]
         measured = {"memory": memory(self.model, self.optimizer, beside), **trial.measured}
         described = (self.accelerator, self.record, self.plan, self.sources, self.own_model, self.learning_rates)
-        print_plan(*described, measured, self.eval_source)
+        labels = first_labels(self.sources[0], self.samples, class_list(self.own_model.config))
+        print_plan(*described, measured, self.eval_source, labels)
         raise RunOver
 
     def batches(self, count: Callable[[Batch], Tensor] | None = None) -> Iterator[dict[str, Any]]:

@@ -78,9 +78,11 @@ class DetectAugmentationSettings:
 class FinetuneAugmentationSettings(AugmentationSettings):
     """Augmentation and label regularisation of fine-tuning."""
 
-    label_smoothing: float = recipe(0.0, "share of each label that is spread evenly over all classes")
+    label_smoothing: float = recipe(
+        0.0, "share of each label that is spread evenly over all classes; unused in regression"
+    )
     mixup: float = recipe(0.0, "alpha of mixup; 0: off")
-    cutmix: float = recipe(0.0, "alpha of cutmix; 0: off; with mixup, each batch gets one of the two")
+    cutmix: float = recipe(0.0, "alpha of cutmix; 0: off, as in regression; with mixup, each batch gets one of the two")
     randaugment_num_ops: int = recipe(
         0, "RandAugment operations applied to each image; 0: off; needs images of 1 or 3 channels"
     )

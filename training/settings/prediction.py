@@ -52,8 +52,10 @@ class PredictDataSettings(DataSettings):
 class AnswerSettings:
     """Answers."""
 
-    top_k: int = recipe(1, "of a classifier: the most probable classes of an image")
-    threshold: float = recipe(0.5, "of a detector: least score of an object")
+    top_k: int = recipe(1, "of a classifier that gives one class: the most probable classes of an image")
+    threshold: float = recipe(
+        0.5, "least score of an object of a detector, or of a class of a classifier that gives several"
+    )
 
     def __post_init__(self) -> None:
         check_finite(self)

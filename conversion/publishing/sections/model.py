@@ -70,6 +70,36 @@ class ModelSection:
         return list((self.config.id2label or {}).values())
 
     @property
+    def is_multi_label(self) -> bool:
+        """Whether it is a classifier that gives an image any number of classes."""
+        return self.kind == "classifier" and self.config.problem_type == "multi_label_classification"
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether it has the form of a classifier, but predicts values."""
+        return self.kind == "classifier" and self.config.problem_type == "regression"
+
+    @property
+    def task_in_words(self) -> str:
+        """What the classifier is."""
+        if self.is_regression:
+            return "image regression model"
+        return "multi-label image classifier" if self.is_multi_label else "image classifier"
+
+    @property
+    def task_name(self) -> str | None:
+        """What the classifier is, for the Hub, where its task alone does not say it."""
+        special = self.is_regression or self.is_multi_label
+        return self.task_in_words.removesuffix(" model").capitalize() if special else None
+
+    @property
+    def answers_in_words(self) -> str:
+        """What the classifier answers, in the number of its labels."""
+        if self.is_regression:
+            return "value" if len(self.labels) == 1 else "values"
+        return "class" if self.is_multi_label and len(self.labels) == 1 else "classes"
+
+    @property
     def library(self) -> str:
         """The library that loads the folder."""
         if self.foreign_layout is None:

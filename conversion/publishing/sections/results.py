@@ -10,9 +10,9 @@ from conversion.checkpoints import Checkpoint
 from conversion.families import PRETRAINING
 from conversion.files import read_csv, read_json
 from conversion.labels import IMAGENET_CLASSES
-from conversion.model_folder import CONFUSION_MATRIX, MOST_CONFUSED, PER_CLASS, PREDICTIONS, RESULTS
+from conversion.model_folder import CONFUSION_MATRIX, MOST_CONFUSED, PER_CLASS, PER_VALUE, PREDICTIONS, RESULTS
 from conversion.publishing.sections.model import ModelSection
-from conversion.publishing.wording import format_cell, format_value
+from conversion.publishing.wording import format_cell, format_number, format_value
 
 PICTURES = {
     "loss_curves.png": "Loss and learning rate against the step",
@@ -41,6 +41,13 @@ FIGURES = {
     "eval_accuracy": "top-1 accuracy, evaluation images",
     "eval_accuracy_top5": "top-5 accuracy, evaluation images",
     "eval_majority_accuracy": "accuracy of always giving the largest class, evaluation images",
+    "eval_mean_average_precision": "mean average precision of the classes, evaluation images",
+    "eval_chance_average_precision": "mean average precision of random answers, evaluation images",
+    "eval_f1_micro": "F1 of all answers together, evaluation images",
+    "eval_f1_macro": "mean F1 of the classes, evaluation images",
+    "eval_mae": "mean absolute error, evaluation images",
+    "eval_rmse": "root mean squared error, evaluation images",
+    "eval_r2": "R2, evaluation images",
     "eval_mean_iou": "mean IoU, evaluation images",
     "eval_mean_accuracy": "mean accuracy of the classes, evaluation images",
     "eval_overall_accuracy": "pixel accuracy, evaluation images",
@@ -57,6 +64,8 @@ FIGURES = {
     "epoch": "epochs",
 }
 NO_METRICS = {"eval_loss", "eval_samples", "eval_runtime", "eval_majority_accuracy", "eval_objects"}
+NO_METRICS |= {"eval_chance_average_precision"}
+OF_A_VALUE = ("eval_mae_", "eval_rmse_", "eval_r2_")  # which a table of their own shows
 MOST_CLASSES = 10  # in the table of a card
 # Of each class: the column that counts, and the figure by which classes are sorted.
 SORTED_BY = {"classifier": ("images", "f1"), "segmenter": ("pixels", "iou"), "detector": ("objects", "ap")}
@@ -76,7 +85,7 @@ class ResultsSection:
         results = {name: value for name, value in read_json(self.folder / RESULTS).items() if is_figure(value)}
         if len(self.model.labels) <= 5:
             results.pop("eval_accuracy_top5", None)  # always 1
-        return results
+        return {name: value for name, value in results.items() if not name.startswith(OF_A_VALUE)}
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -104,10 +113,22 @@ class ResultsSection:
         """Figures of each class as text; of many classes, those with the lowest F1, IoU or AP."""
         rows = read_csv(self.folder / PER_CLASS)
         if len(rows) > MOST_CLASSES:
-            amount, figure = SORTED_BY[self.model.kind]
+            amount, figure = ("images", "ap") if self.model.is_multi_label else SORTED_BY[self.model.kind]
             there = [row for row in rows if row[amount] != "0"]
             rows = sorted(there, key=lambda row: float(row[figure] or 0))
         return [{column: format_cell(column, value) for column, value in row.items()} for row in rows[:MOST_CLASSES]]
+
+    @property
+    def per_value(self) -> list[dict[str, str]]:
+        """Figures of each value that is predicted, as text."""
+        rows = read_csv(self.folder / PER_VALUE)[:MOST_CLASSES]
+        return [
+            {
+                column: format_cell(column, text) if column == "value" else format_number(text)
+                for column, text in row.items()
+            }
+            for row in rows
+        ]
 
     @property
     def pictures(self) -> list[tuple[str, str]]:

@@ -19,8 +19,9 @@ from hf_convnextv2 import ConvNextV2Config, create_image_processor
 from tests.photographs import CLASSES, cut, message_of, quick_datasets, write_folder, write_parquet
 from training.data.batches import TrainBatches
 from training.data.decoding import Enough, decode_image
+from training.data.label_readers import ClassReader
 from training.data.labels import check_labels, label_mapping, resolve_labels
-from training.data.samples import Collator, Samples, eval_loader, first_samples, load_images, make_samples
+from training.data.samples import Collator, eval_loader, first_samples, load_images, make_samples
 from training.data.sampling import seeded
 from training.data.sources import load_source
 from training.data.transforms import (
@@ -388,8 +389,7 @@ def test_boolean_labels_are_two_classes():
     rows = labelled([True, False], Value("bool"))
     assert resolve_labels(rows, "label", None) == ["LABEL_0", "LABEL_1"]
     check_labels(rows, "label", ["a", "b"])
-    samples = Samples("image", 3, None, lambda x: x, label_column="label", num_labels=2)
-    assert type(samples.label(True)) is int
+    assert type(ClassReader("label", 2)({"label": True})) is int
 
 
 def test_a_stream_of_names_needs_the_classes_of_a_model():
@@ -401,7 +401,7 @@ def test_a_stream_of_names_needs_the_classes_of_a_model():
 def test_a_label_of_a_stream_is_checked_as_it_comes(parquet):
     config = settings(FinetuneSettings, dataset_name=parquet, streaming=True)
     source = load_source(config.data, "train", None)
-    fields = {"label_column": "label", "num_labels": 2}
+    fields = {"label_reader": ClassReader("label", 2)}
     samples = make_samples(config.data, source, 3, finetuning_transform(config.augmentation, 32, processor()), **fields)
     message = message_of(lambda: list(islice(TrainBatches([source], samples, config.data, Collator(), 0, 1), 4)))
     assert message == "`label` (=2) must be a class in [0, `num_labels` (=2))."
@@ -429,7 +429,7 @@ def test_evaluation_reads_every_example_once(parquet):
     for streaming in (False, True):
         config = settings(FinetuneSettings, dataset_name=parquet, streaming=streaming, per_device_eval_batch_size=4)
         source = load_images(config.data, "test", None, 3)
-        fields = {"label_column": "label", "num_labels": 3}
+        fields = {"label_reader": ClassReader("label", 3)}
         samples = make_samples(config.data, source, 3, EvaluationTransform(processor()), **fields)
         labels = torch.cat([batch["labels"] for batch in eval_loader(source, samples, config.data)])
         assert labels.bincount().tolist() == [2, 2, 2]

@@ -10,8 +10,8 @@ from tests.photographs import message_of, quick_datasets, write_folder
 from training.console.bars import Phase
 from training.data import sources
 from training.data.checking import columns, images
+from training.data.problems import find_problem
 from training.data.samples import load_images
-from training.finetune import class_names_of
 from training.settings.scripts import FinetuneSettings, PretrainSettings
 
 __all__ = ["quick_datasets"]
@@ -125,7 +125,7 @@ def test_a_run_walks_a_folder_once_until_it_changes(folder, monkeypatch):
     walked, scan = [], os.scandir
     monkeypatch.setattr(os, "scandir", lambda path: walked.append(path) or scan(path))
     config = FinetuneSettings(dataset_name=str(folder), output_dir="out", num_workers=0, eval_split="test").data
-    class_names_of(config, None)
+    find_problem(config, None)
     for split in ("train", "test"):
         load_images(config, split, None, 3)
     seen = [os.path.normpath(path) for path in walked if str(path).startswith(str(folder))]

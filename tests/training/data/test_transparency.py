@@ -18,6 +18,7 @@ from tests.image_kinds import encode, see_through
 from tests.photographs import cut, forget_accelerate, message_of, quick_datasets, write_tiny_fcmae
 from training import finetune, pretrain, validate
 from training.data.decoding import decode_image
+from training.data.label_readers import ClassReader
 from training.data.samples import eval_loader, first_samples, load_images, make_samples
 from training.data.transforms import EvaluationTransform
 from training.evaluation.pictures import read_metrics
@@ -129,7 +130,7 @@ def test_without_a_check_it_is_said_what_would_become_of_transparent_images(fold
 def test_two_workers_of_an_evaluation_say_once_that_a_stream_is_transparent(folder, capfd):
     config = settings(folder, FinetuneSettings, streaming=True, num_workers=2).data
     source = load_images(config, "test", None, 3)
-    samples = make_samples(config, source, 3, lambda pixels: pixels, label_column="label", num_labels=2)
+    samples = make_samples(config, source, 3, lambda pixels: pixels, label_reader=ClassReader("label", 2))
     loader = eval_loader(source, samples, config)
     assert sum(len(batch["labels"]) for _ in range(2) for batch in loader) == 16
     assert capfd.readouterr().out.count("The stream holds transparent images") == 1

@@ -1,0 +1,71 @@
+"""Images with values: columns of numbers, checked, and the scale on which they are trained."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset
+
+from training.data.label_readers import ValueReader
+from training.data.rows import refuse_rows
+from training.data.sources import Source, values_of
+from training.data.value_scale import Scale
+from training.settings.checks import check
+
+OF_STREAM = 10_000  # examples at the beginning of a stream that its scale is measured on
+DIGITS = 6  # of the scale: the last digits of a mean can differ from machine to machine
+
+
+def check_values(source: Source, image_column: str, columns: Sequence[str]) -> None:
+    """Raise if a value is missing or not finite. The values of a stream are checked when they are read."""
+    if not isinstance(source, Dataset):
+        return
+    for column in columns:
+        refuse_rows(source, image_column, column, ~np.isfinite(numbers(source, column)), "be a finite number")
+
+
+def numbers(source: Dataset, column: str) -> np.ndarray:
+    """A column `(N,)` in float64; a missing value is NaN."""
+    return values_of(source, column).cast(pa.float64(), safe=False).fill_null(np.nan).to_numpy()
+
+
+def scale_of(source: Source, columns: Sequence[str]) -> Scale:
+    """The mean and standard deviation of each column; of a stream, of its first `OF_STREAM` examples.
+
+    Raises a `ValueError` if a column has one value only.
+    """
+    if isinstance(source, Dataset):
+        values = np.stack([numbers(source, column) for column in columns], axis=1)
+    else:
+        values = first_values(source, columns)
+    mean, std = values.mean(axis=0), values.std(axis=0)
+    for column, deviation, value in zip(columns, std, values[0], strict=True):
+        rule = f"differ between images to be learnt, but is {value:.6g} in all {len(values):,} of them"
+        check(column, value.item(), deviation > 0, rule)
+    return Scale(rounded(mean), rounded(std))
+
+
+def first_values(source: Any, columns: Sequence[str]) -> np.ndarray:
+    """The values `(N, columns)` of the first examples of a stream in float64. No image is decoded."""
+    read = ValueReader(list(columns), **Scale.units(len(columns))._asdict())
+    found = []
+    for row in itertools.islice(source.select_columns(list(columns)), OF_STREAM):
+        read(row)  # names a value that is no number
+        found.append([row[column] for column in columns])
+    check("dataset_name", "a stream", bool(found), "hold examples")
+    return np.array(found, np.float64)
+
+
+def rounded(values: np.ndarray) -> list[float]:
+    """Numbers with `DIGITS` digits."""
+    return [float(f"{value:.{DIGITS}g}") for value in values.tolist()]
+
+
+def value_notes(source: Dataset, columns: Sequence[str]) -> Iterator[str]:
+    """A line on each column: its range, mean and standard deviation."""
+    for column in columns:
+        values = numbers(source, column)
+        spread = f"mean {values.mean():.6g}, standard deviation {values.std():.6g}"
+        yield f"`{column}` from {values.min():.6g} to {values.max():.6g}, {spread}"

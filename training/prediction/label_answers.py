@@ -1,0 +1,73 @@
+"""What a classifier that gives several classes, and a model that predicts values, say of an image."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from training.data.labels import class_list
+from training.data.transforms import EvaluationTransform
+from training.prediction.batches import Batch
+from training.prediction.models import StoredModel
+from training.prediction.parts import Answer
+from training.settings.prediction import PredictSettings
+
+SEPARATOR = "|"  # that `str.get_dummies` of pandas splits at
+
+
+class MultiLabelAnswers:
+    """The score of each class, and the classes whose score is at least the threshold, the most probable first.
+
+    The scores are those of Transformers' pipeline. In a table, the classes are joined to a text.
+    """
+
+    stacks = True
+
+    def __init__(self, stored: StoredModel, settings: PredictSettings) -> None:
+        self.names, self.threshold = class_list(stored.model.config), settings.answers.threshold
+        self.transform = EvaluationTransform(stored.processor)
+        self.scores = column_names("score_", self.names)
+        self.columns = {"labels": pa.string(), **dict.fromkeys(self.scores, pa.float64())}
+
+    def __call__(self, accelerator: Accelerator, model: nn.Module, batch: Batch) -> list[Answer]:
+        answers = []
+        for scores in logits_of(accelerator, model, batch).sigmoid().tolist():
+            order = sorted(range(len(scores)), key=lambda label: -scores[label])
+            labels = [self.names[label] for label in order if scores[label] >= self.threshold]
+            answers.append({"labels": labels, **dict(zip(self.scores, scores, strict=True))})
+        return answers
+
+    def rows(self, answer: Answer) -> Iterator[dict[str, Any]]:
+        yield {**answer, "labels": SEPARATOR.join(answer["labels"])}
+
+
+class ValueAnswers:
+    """The values that a model predicts, a column for each."""
+
+    stacks = True
+
+    def __init__(self, stored: StoredModel) -> None:
+        self.transform = EvaluationTransform(stored.processor)
+        self.names = column_names("", class_list(stored.model.config))
+        self.columns = dict.fromkeys(self.names, pa.float64())
+
+    def __call__(self, accelerator: Accelerator, model: nn.Module, batch: Batch) -> list[Answer]:
+        values = logits_of(accelerator, model, batch).tolist()
+        return [dict(zip(self.names, row, strict=True)) for row in values]
+
+    def rows(self, answer: Answer) -> Iterator[dict[str, Any]]:
+        yield answer
+
+
+def column_names(prefix: str, names: list[str]) -> list[str]:
+    """Names of columns, which differ from each other and from `image` and `error`: with a number where they do not."""
+    taken = len(set(names)) < len(names) or (not prefix and {"image", "error"} & set(names))
+    return [f"{prefix}{number}_{name}" if taken else f"{prefix}{name}" for number, name in enumerate(names)]
+
+
+def logits_of(accelerator: Accelerator, model: nn.Module, batch: Batch) -> Tensor:
+    """The logits of the images of a batch `(B, num_labels)`, float32."""
+    with accelerator.autocast():
+        return model(pixel_values=batch["pixel_values"].to(accelerator.device)).logits.float()
