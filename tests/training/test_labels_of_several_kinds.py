@@ -275,7 +275,7 @@ def test_what_has_no_meaning_for_a_problem_is_refused(data, fcmae, tmp_path):
             "`num_labels` (=4) must be 3, the label columns, for multi_label_classification",
         ),
     ):
-        assert message in message_of(lambda: run(tmp_path, data["folder"], labels, **field))  # noqa: B023
+        assert message in message_of(lambda: run(tmp_path / "out", data["folder"], labels, **field))  # noqa: B023
     folder = run(tmp_path / "run", data["folder"], "values", model_name_or_path=fcmae)
     message = message_of(lambda: validated(folder, data["folder"], mixed_precision="bf16", **LABELS["values"]))
     assert "`mixed_precision` (=bf16) must be no for regression" in message
