@@ -149,15 +149,14 @@ def test_several_classes_are_learnt_but_not_from_the_labels_of_other_images(larg
     ]
     learnt, control = (each["eval_mean_average_precision"] for each in results)
     chance = results[0]["eval_chance_average_precision"]
-    assert learnt > 0.9 and control < chance + 0.2, (learnt, control, chance)
-    assert results[0]["eval_f1_macro"] > 0.8
+    assert learnt > 0.75 and control < chance + 0.15, (learnt, control, chance)
 
 
 def test_values_are_learnt_in_their_units_but_not_from_those_of_other_images(large, tmp_path):
     results = [
         results_of(run(tmp_path / str(number), dataset, "values", **PLAIN)) for number, dataset in enumerate(large)
     ]
-    assert results[0]["eval_r2_lightness"] > 0.8 and results[0]["eval_r2_redness"] > 0.8, results[0]
+    assert results[0]["eval_r2_lightness"] > 0.7 and results[0]["eval_r2_redness"] > 0.7, results[0]
     assert results[1]["eval_r2"] < 0.2, results[1]
     classify = pipeline("image-classification", model=str(tmp_path / "0"), device="cpu")
     for _, picture, labels in pictures_with_labels(3, 1):
