@@ -119,4 +119,4 @@ def class_number(value: Any, column: str, num_labels: int, mapping: Mapping[Any,
 
 def classes_in_words(labels: Tensor, names: Sequence[str]) -> str:
     """The classes in `(num_labels,)` of 0 and 1 as text."""
-    return ", ".join(names[label] for label in labels.nonzero().flatten().tolist()) or "no class"
+    return ", ".join(name for name, there in zip(names, labels.tolist(), strict=True) if there) or "no class"

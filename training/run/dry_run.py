@@ -108,8 +108,8 @@ def page(found: dict[str, Any]) -> str:
     """The plan and the measurements as text, with one line for each subject."""
     lines = [
         ("Data", data_line(found)),
-        ("Values" if found["problem_type"] == REGRESSION else "Classes", classes_line(found["classes"])),
-        ("Labels", found["labels"]),
+        ("Values" if found.get("problem_type") == REGRESSION else "Classes", classes_line(found["classes"])),
+        ("Labels", found.get("labels")),
         ("Model", model_line(found)),
         ("Machine", machine_line(found)),
         ("Steps", steps_line(found)),

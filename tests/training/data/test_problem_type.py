@@ -15,6 +15,7 @@ COLUMNS = {
     "gappy bits": ([0.0, None], Value("float64")),
     "numbers": ([3, 7], Value("int64")),
     "flags": ([True, False], Value("bool")),
+    "more flags": ([True, True], Value("bool")),
     "fractions": ([0.5, 2.0], Value("float32")),
     "whole floats": ([1.0, 2.0], Value("float64")),
     "lists": ([["a"], []], List(Value("string"))),
@@ -50,7 +51,7 @@ def test_what_could_be_two_problems_has_to_be_said(columns):
 
 def test_a_stream_is_asked_for_where_its_values_would_decide():
     stream = ROWS.to_iterable_dataset()
-    for columns, expected in ((["lists"], MULTI), (["names"], SINGLE), (["flags", "flags"], MULTI)):
+    for columns, expected in ((["lists"], MULTI), (["names"], SINGLE), (["flags", "more flags"], MULTI)):
         assert problem_type_of(stream, columns) == expected
     for columns in (["fractions"], ["bits", "more bits"]):
         assert "`problem_type` (=None) must be given" in message_of(lambda: problem_type_of(stream, columns))  # noqa: B023
