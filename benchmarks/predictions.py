@@ -142,8 +142,8 @@ def loaded(settings: Any, images: Images) -> tuple[Any, Answering, PartForm]:
 
 def memory(script: str, scratch: Path, args: Any) -> list[Row]:
     """The MiB of a script in each tenth of the time of its run on small files."""
-    sizes: dict[str, Any] = {"hidden_sizes": [32, 64], "depths": [1, 1], "image_size": 32}
-    config = ConvNextV2Config(**sizes, num_labels=10)
+    sizes: dict[str, Any] = {"hidden_sizes": [32, 64], "depths": [1, 1], "image_size": 32, "num_labels": 10}
+    config = ConvNextV2Config(**sizes)
     model = ConvNextV2ForImageClassification(config)
     wake_grn(model)
     save_model(model, scratch / "small")
