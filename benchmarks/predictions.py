@@ -20,9 +20,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import datasets
 import psutil
 import torch
+from datasets import config as datasets_config
 from PIL import Image
 
 from benchmarks.endurance import memory_of
@@ -56,7 +56,7 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory(dir=args.folder or None) as scratch:
         folder, cache = Path(scratch), Path(scratch, "cache")
-        datasets.config.HF_DATASETS_CACHE = cache
+        datasets_config.HF_DATASETS_CACHE = cache
         os.environ["HF_DATASETS_CACHE"] = str(cache)
         if args.files:
             write_folder(folder / "images", args.files)
@@ -142,7 +142,8 @@ def loaded(settings: Any, images: Images) -> tuple[Any, Answering, PartForm]:
 
 def memory(script: str, scratch: Path, args: Any) -> list[Row]:
     """The MiB of a script in each tenth of the time of its run on small files."""
-    config = ConvNextV2Config(hidden_sizes=[32, 64], depths=[1, 1], image_size=32, num_labels=10)
+    sizes: dict[str, Any] = {"hidden_sizes": [32, 64], "depths": [1, 1], "image_size": 32, "num_labels": 10}
+    config = ConvNextV2Config(**sizes)
     model = ConvNextV2ForImageClassification(config)
     wake_grn(model)
     save_model(model, scratch / "small")
