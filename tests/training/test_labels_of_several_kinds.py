@@ -297,7 +297,8 @@ def test_the_threshold_decides_which_classes_an_image_is_given(data, fcmae, tmp_
         assert all(each == sorted(each, reverse=True) for each in scores)
 
 
-@pytest.mark.parametrize("labels", ["lists", pytest.param("values", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("labels", ["lists", "values"])
 def test_two_processes_train_and_evaluate_as_one_does(labels, data, fcmae, tmp_path):
     losses, results = [], []
     for processes in (1, 2):
