@@ -17,7 +17,8 @@ from training.data.sources import Source, features_of, find_source
 from training.data.transforms import Transform
 from training.data.value_scale import Scale
 from training.settings.checks import check
-from training.settings.data import MULTI_LABEL, REGRESSION, SINGLE_LABEL, FinetuneDataSettings, LabelledDataSettings
+from training.settings.data import FinetuneDataSettings, LabelledDataSettings
+from training.settings.labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 
 class Problem(NamedTuple):
