@@ -37,7 +37,8 @@ from training.run.evaluation import PeriodicEvaluation
 from training.run.training_run import TrainingRun
 from training.settings.augmentation import FinetuneAugmentationSettings
 from training.settings.checks import check
-from training.settings.data import REGRESSION, SINGLE_LABEL, FinetuneDataSettings
+from training.settings.data import FinetuneDataSettings
+from training.settings.labels import REGRESSION, SINGLE_LABEL
 from training.settings.model import ClassifierSettings
 
 PRETRAINED_HEAD_SCALE = 0.001  # paper, Tables 9 to 13

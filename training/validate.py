@@ -57,8 +57,9 @@ from training.run.stored_models import (
     load_with_backbone,
 )
 from training.settings.checks import check
-from training.settings.data import SINGLE_LABEL, EvaluatedDataSettings, MaskedDataSettings, ObjectsDataSettings
+from training.settings.data import EvaluatedDataSettings, MaskedDataSettings, ObjectsDataSettings
 from training.settings.evaluation import FITTED, PROTOCOLS
+from training.settings.labels import SINGLE_LABEL
 
 
 def main(settings: ValidateSettings) -> dict[str, Any]:

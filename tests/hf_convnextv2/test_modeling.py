@@ -253,11 +253,18 @@ def test_the_loss_of_a_double_model_is_double(problem_type, labels):
     assert model.bfloat16()(torch.randn(2, 3, 64, 64), labels=labels).loss.dtype == torch.float32
 
 
-@pytest.mark.parametrize("problem_type", ["multi_label_classification", "regression"])
-def test_smoothing_of_what_is_no_class_is_an_error(classifier, problem_type):
-    classifier.config.problem_type = problem_type
+def test_smoothing_of_values_is_an_error(classifier):
+    classifier.config.problem_type = "regression"
     with pytest.raises(ValueError, match=r"`label_smoothing` \(=0.1\) must be 0"):
         classifier(torch.randn(4, 3, 64, 64), labels=MULTI_HOT, label_smoothing=0.1)
+
+
+def test_smoothing_of_several_classes_moves_0_and_1_towards_each_other(classifier):
+    classifier.config.problem_type = "multi_label_classification"
+    pixel_values, smoothed = torch.randn(4, 3, 64, 64), torch.where(MULTI_HOT == 1, 0.95, 0.05)
+    actual = classifier(pixel_values, labels=MULTI_HOT, label_smoothing=0.1).loss
+    torch.testing.assert_close(actual, classifier(pixel_values, labels=smoothed).loss)
+    assert not actual.isclose(classifier(pixel_values, labels=MULTI_HOT).loss)
 
 
 def test_half_precision_probabilities_are_accepted(classifier):

@@ -8,7 +8,8 @@ from datasets import ClassLabel, Dataset
 from training.console.errors import is_first_process
 from training.data.folders.splits import shorten, split_name
 from training.data.sources import Source, features_of, values_of
-from training.settings.data import SINGLE_LABEL, DataSettings, MaskedDataSettings, ObjectsDataSettings
+from training.settings.data import DataSettings, MaskedDataSettings, ObjectsDataSettings
+from training.settings.labels import SINGLE_LABEL
 
 MAX_NAMED = 20  # skipped files that are listed
 MAX_CLASSES = 12

@@ -10,7 +10,7 @@ from training.data.labels import STRINGS, check_label_column
 from training.data.regression import numbers
 from training.data.sources import Source, features_of
 from training.settings.checks import check
-from training.settings.data import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from training.settings.labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 # What a column holds. The type of a column of a stream may not be known.
 LISTS, NAMES, BOOLEANS, INTEGERS, FLOATS = "lists", "names", "booleans", "integers", "floats"

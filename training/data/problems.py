@@ -17,7 +17,8 @@ from training.data.sources import Source, features_of, find_source
 from training.data.transforms import Transform
 from training.data.value_scale import Scale
 from training.settings.checks import check
-from training.settings.data import MULTI_LABEL, REGRESSION, SINGLE_LABEL, FinetuneDataSettings, LabelledDataSettings
+from training.settings.data import FinetuneDataSettings, LabelledDataSettings
+from training.settings.labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 
 class Problem(NamedTuple):
@@ -61,11 +62,12 @@ def columns_for(data: LabelledDataSettings, source: Source, model_config: PreTra
     """The columns that hold the labels of a model, in the order of its classes or values.
 
     Columns for several classes or values are matched by name; those whose names are all new to the model, by their
-    order. A data set without the default column may have one for each class or value of the model.
+    order. Without a list of classes in the default column, those named as the model's classes or values go first.
     """
     columns, names, kind = data.label_columns, class_list(model_config), problem_of(model_config)
     there = set(features_of(source))
-    if kind != SINGLE_LABEL and columns == ["label"] and "label" not in there and set(names) <= there:
+    has_list = kind == MULTI_LABEL and "label" in there and is_list(source, ["label"])
+    if kind != SINGLE_LABEL and columns == ["label"] and not has_list and set(names) <= there:
         columns = names
     kind = problem_type_of(source, columns, kind)
     if kind == SINGLE_LABEL or (kind == MULTI_LABEL and is_list(source, columns)):

@@ -12,7 +12,7 @@ from training.data.problems import Problem
 from training.evaluation.metrics import Evaluator
 from training.evaluation.multi_label import MultiLabelEvaluator
 from training.evaluation.regression import RegressionEvaluator
-from training.settings.data import MULTI_LABEL, REGRESSION
+from training.settings.labels import MULTI_LABEL, REGRESSION
 
 
 class LabelEvaluator(Protocol):

@@ -13,7 +13,7 @@ import torch
 
 from training.console.errors import is_first_process
 from training.data.value_scale import Scale
-from training.settings.data import REGRESSION
+from training.settings.labels import REGRESSION
 
 
 def settle_head(model: Any, stored: dict[str, Any]) -> None:

@@ -30,7 +30,7 @@ from training.prediction.masks import MaskNames, signature
 from training.prediction.models import StoredModel
 from training.prediction.parts import Answer
 from training.settings.checks import check
-from training.settings.data import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from training.settings.labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from training.settings.prediction import COCO, TABLES, PredictSettings
 
 TEXT, NUMBER = pa.string(), pa.float64()

@@ -17,8 +17,8 @@ from training.data.labels import class_list
 from training.data.sources import Source, features_of
 from training.models.architecture import encoder_config
 from training.run.plan import Plan
-from training.settings.data import REGRESSION
 from training.settings.families import FAMILIES
+from training.settings.labels import REGRESSION
 from training.settings.run import RunSettings
 from training.settings.scripts import Record
 

@@ -18,7 +18,7 @@ from training.models.loading import NOTHING, Expected, load_pretrained, model_na
 from training.models.value_head import answer_in_units
 from training.run.checkpoints import averaged_weights
 from training.settings.checks import check
-from training.settings.data import REGRESSION
+from training.settings.labels import REGRESSION
 from training.settings.model import ModelSettings
 
 

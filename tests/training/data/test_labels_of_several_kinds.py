@@ -1,6 +1,7 @@
 """Lists of classes, columns of 0 and 1 and values: read alike from every form, and checked before training."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -236,6 +237,9 @@ def test_columns_are_matched_with_the_models_classes_by_name(forms, capsys):
     source = load_source(validation, "train", None)
     config = config_for(MULTI, list(CLASSES))
     assert columns_for(validation, source, config) == list(CLASSES)  # the model's own names
+    listed = load_source(replace(validation, dataset_name=str(forms["jsonl"])), "train", None)
+    assert columns_for(validation, listed, config) == ["label"]  # of lists
+    assert columns_for(validation, listed, config_for(REGRESSION, list(VALUES))) == list(VALUES)
     reordered = settings(forms["csv"], label_column=list(reversed(CLASSES)))
     assert columns_for(reordered, source, config) == list(CLASSES)
     renamed = config_for(MULTI, ["person", "cat", "cup"])
