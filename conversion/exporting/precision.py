@@ -1,0 +1,17 @@
+"""Whether this machine's runtime computes in a data type."""
+
+from importlib import import_module
+from typing import Any
+
+
+def check_precision(format: str, dtypes: list[str]) -> None:
+    """Raise where the runtime has no such arithmetic on this processor: the file could not be checked."""
+    if format != "openvino" or "bfloat16" not in dtypes:
+        return
+    openvino: Any = import_module("openvino")
+    offered = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if "BF16" not in offered:
+        raise ValueError(
+            "`--dtype` (=bfloat16) must be float32, float16 or int8 here: OpenVINO computes in bfloat16 on processors "
+            f"with AVX512_BF16 or AMX only, and this one has {', '.join(offered)}."
+        )
