@@ -5,7 +5,6 @@ B batch, L cells of an image.
 
 import copy
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -143,11 +142,6 @@ def load_subject(name: str, task: str | None) -> Subject:
     sides = height_and_width(own.image_size or DEFAULT_SIZE)
     rounded = tuple(max(1, side // unit) * unit for side, unit in zip(sides, cell, strict=True))
     return Subject(name, task, model, cell, (rounded[0], rounded[1]), own.num_channels)
-
-
-def weights_of(name: str) -> list[Path]:
-    """The files of the weights, where the model is a folder of this machine."""
-    return sorted(Path(name).glob("*.safetensors"))
 
 
 def _read_config(name: str) -> Any:

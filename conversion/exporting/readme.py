@@ -16,13 +16,6 @@ PIPELINES = {
 }
 # Its names of data types.
 JAVASCRIPT_DTYPES = {"float32": "fp32", "float16": "fp16", "int8": "q8"}
-FIRST_OUTPUTS = {
-    "classification": "logits",
-    "segmentation": "logits",
-    "reconstruction": "logits",
-    "features": "pooler_output",
-    "backbone": "feature_maps.0",
-}
 
 
 def write_readme(folder: Path, record: Record) -> None:
@@ -46,7 +39,6 @@ def render(template: str, record: Record, repo_id: str | None) -> str:
         repo_id=repo_id,
         first=record.files[dtype].file,
         dtype=dtype,
-        output=FIRST_OUTPUTS[record.task],
         pipeline=pipeline_of(record),
         javascript_dtypes={each: JAVASCRIPT_DTYPES[each] for each in record.files if each in JAVASCRIPT_DTYPES},
     )
