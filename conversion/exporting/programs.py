@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.export import Dim
 
 from conversion.exporting.models import Subject
-from conversion.exporting.pooling import pooled_by_products
+from conversion.exporting.rewriting import rewritten
 
 PRECISION = ["runtime_options", "INFERENCE_PRECISION_HINT"]  # what OpenVINO computes in, as a file of it says
 MAX_BATCH, MAX_SIDE = 64, 2048  # of ExecuTorch, which plans its memory before it runs
@@ -37,7 +37,7 @@ def export_program(format: str, subject: Subject, dtype: str) -> Program:
     # fused blocks read theirs without a call.
     is_cast = format != "openvino" and dtype in ("float16", "bfloat16")
     wrapped = subject.wrapped(getattr(torch, dtype) if is_cast else torch.float32)
-    with quiet(), pooled_by_products(wrapped):
+    with quiet(), rewritten():
         exported = exporter.export(wrapped, subject.sample(), config=config)
     component = exported.components["model"]
     component.metadata.architecture = type(subject.model).__name__

@@ -8,7 +8,7 @@ from transformers.exporters import ExportedModel
 
 from conversion.export import export
 from conversion.exporting.images import calibration_files
-from conversion.exporting.pooling import PoolingByProducts
+from conversion.exporting.rewriting import argsort_by_comparison, pool_by_products
 from tests.conversion.exporting.conftest import photographed
 from tests.small_models import assert_close, difference
 
@@ -38,7 +38,14 @@ def test_a_program_of_torch_export_gives_the_logits_of_stock_transformers(tmp_pa
 def test_pooling_by_products_is_pytorchs_adaptive_average(bins):
     for height, width in ((6, 6), (7, 7), (1, 5), (4, 13), (2, 3)):
         x = torch.randn(2, 3, height, width)
-        assert_close(PoolingByProducts(bins)(x), nn.AdaptiveAvgPool2d(bins)(x))
+        assert_close(pool_by_products(x, bins), nn.AdaptiveAvgPool2d(bins)(x))
+
+
+def test_sorting_by_comparison_is_pytorchs_stable_one():
+    numbers = torch.rand(3, 17)
+    assert torch.equal(argsort_by_comparison(numbers, dim=1), numbers.argsort(dim=1))
+    ties = (numbers > 0.4).to(torch.uint8)
+    assert torch.equal(argsort_by_comparison(ties, dim=1), ties.argsort(dim=1, stable=True))
 
 
 def test_calibration_images_are_spread_over_all_that_there_are(tmp_path):
