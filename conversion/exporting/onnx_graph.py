@@ -22,6 +22,7 @@ def tidy(model: onnx_ir.Model) -> None:
     """
     fold_transposes(model)
     name_axes(model)
+    forget_origins(model)
 
 
 def fold_transposes(model: onnx_ir.Model) -> None:
@@ -52,6 +53,13 @@ def name_axes(model: onnx_ir.Model) -> None:
     for value in _values(model.graph):
         if value.shape is not None:
             value.shape = onnx_ir.Shape([_named(dim, pattern, symbols) for dim in value.shape])
+
+
+def forget_origins(model: onnx_ir.Model) -> None:
+    """Leave out where in the Python code each node comes from: paths of this machine, and much of a small file."""
+    for part in (model, model.graph, *model.graph, *_values(model.graph)):
+        part.metadata_props.clear()
+        part.doc_string = None
 
 
 def layer_of(node: Any) -> str | None:

@@ -1,7 +1,7 @@
 """Operations written so that an exported file is right for every size of images.
 
-- What PyTorch decomposes adaptive average pooling into depends on whether the size is a multiple of the bins: a file that
-  is traced at one size fails at others. As a product with a matrix of bins it does not depend on it.
+- What PyTorch decomposes adaptive average pooling into depends on whether the size is a multiple of the bins: a file
+  that is traced at one size fails at others. As a product with a matrix of bins it does not depend on it.
 - ONNX has no stable sort of its own, and the exporter's replacement cannot be translated. Ranks found by comparing all
   pairs need none.
 

@@ -73,6 +73,8 @@ def test_the_folder_holds_what_libraries_look_for(exported):
         *("batch_size", 3, "height", "width")
     ]
     assert graph.output[0].type.tensor_type.shape.dim[0].dim_param == "batch_size"
+    for name in names:
+        assert b"site-packages" not in (exported.folder / f"onnx/{name}.onnx").read_bytes(), "a path of this machine"
 
 
 @torch.no_grad()
