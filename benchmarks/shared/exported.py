@@ -57,7 +57,7 @@ def write_classifier(model: Any, format: str, dtype: str) -> Written:
         write_program(format, program, file)
         seconds = time.perf_counter() - started
         size = sum(part.stat().st_size for part in file.parent.glob(f"{file.stem}.*"))
-        return Written(open_file(format, file, ["logits"]), seconds, size)
+        return Written(open_file(format, dtype, file, ["logits"]), seconds, size)
 
 
 def crops(count: int, size: tuple[int, int], seed: int = 0) -> Tensor:
@@ -69,7 +69,7 @@ def crops(count: int, size: tuple[int, int], seed: int = 0) -> Tensor:
         picture = pictures[index % len(pictures)]
         scale = random.uniform(0.5, 1) * min(picture.width / width, picture.height / height)
         across, down = int(scale * width), int(scale * height)
-        left, top = random.integers(picture.width - across + 1), random.integers(picture.height - down + 1)
+        left, top = (int(random.integers(side + 1)) for side in (picture.width - across, picture.height - down))
         part = picture.crop((left, top, left + across, top + down)).resize((width, height))
         images.append(torch.from_numpy(np.array(part)))
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))

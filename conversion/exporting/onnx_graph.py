@@ -30,7 +30,8 @@ def fold_transposes(model: onnx_ir.Model) -> None:
     for node in list(model.graph):
         if node.op_type != "Transpose" or node.inputs[0] is None or not node.inputs[0].is_initializer():
             continue
-        weight, output = node.inputs[0], node.outputs[0]
+        weight: Any = node.inputs[0]
+        output = node.outputs[0]
         axes = node.attributes["perm"].as_ints() if "perm" in node.attributes else None
         values = np.ascontiguousarray(np.transpose(weight.const_value.numpy(), axes))
         name = f"{weight.name}.transposed"
@@ -45,7 +46,7 @@ def fold_transposes(model: onnx_ir.Model) -> None:
 
 def name_axes(model: onnx_ir.Model) -> None:
     """Name the open axes of the images, also where those of other tensors follow from them."""
-    images = next(value for value in model.graph.inputs if value.name == "pixel_values")
+    images: Any = next(value for value in model.graph.inputs if value.name == "pixel_values")
     symbols = {str(dim.value): AXES[axis] for axis, dim in enumerate(images.shape) if not isinstance(dim, int)}
     if not symbols:
         return

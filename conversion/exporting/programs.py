@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.export import Dim
+from transformers.exporters.configs import DynamoConfig, ExecutorchConfig, OnnxConfig, OpenVINOConfig
+from transformers.exporters.exporter_dynamo import DynamoExporter
 
 from conversion.exporting.models import Subject
 from conversion.exporting.rewriting import rewritten
 
-PRECISION = ["runtime_options", "INFERENCE_PRECISION_HINT"]  # what OpenVINO computes in, as a file of it says
 MAX_BATCH, MAX_SIDE = 64, 2048  # of ExecuTorch, which plans its memory before it runs
 
 
@@ -45,8 +46,6 @@ def export_program(format: str, subject: Subject, dtype: str) -> Program:
         from conversion.exporting.onnx_graph import tidy
 
         tidy(component.program)
-    if format == "openvino" and dtype == "bfloat16":
-        component.program.set_rt_info("bf16", PRECISION)
     return Program(component.program, component.metadata)
 
 
@@ -69,24 +68,22 @@ def quiet() -> Iterator[None]:
 
 
 def _exporter(format: str, subject: Subject, dtype: str) -> tuple[Any, Any]:
-    """The exporter of Transformers and its settings. They are imported here: each needs packages of its format."""
+    """The exporter of Transformers and its settings. Each is imported here: it needs the packages of its format."""
     shapes = _dynamic_shapes(format, subject)
     common: dict[str, Any] = {"dynamic": True, "dynamic_shapes": shapes}
     with quiet():
         if format == "onnx":
-            from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
+            from transformers.exporters.exporter_onnx import OnnxExporter
 
             return OnnxExporter(), OnnxConfig(**common)
         if format == "openvino":
-            from transformers.exporters.exporter_openvino import OpenVINOConfig, OpenVINOExporter
+            from transformers.exporters.exporter_openvino import OpenVINOExporter
 
             return OpenVINOExporter(), OpenVINOConfig(**common, compress_to_fp16=dtype in ("float16", "bfloat16"))
         if format == "executorch":
-            from transformers.exporters.exporter_executorch import ExecutorchConfig, ExecutorchExporter
+            from transformers.exporters.exporter_executorch import ExecutorchExporter
 
             return ExecutorchExporter(), ExecutorchConfig(**common)
-        from transformers.exporters.exporter_dynamo import DynamoConfig, DynamoExporter
-
         return DynamoExporter(), DynamoConfig(**common)
 
 

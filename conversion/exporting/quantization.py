@@ -25,7 +25,7 @@ def quantise(format: str, subject: Subject, program: Program, images: list[Tenso
 
 def _quantise_onnx(model: Any, calibration: list[dict[str, Tensor]], parts: list[str]) -> Any:
     from onnxruntime.quantization import QuantType
-    from transformers.exporters import OnnxRuntimeQuantizer, OnnxRuntimeStaticConfig
+    from transformers.exporters.quantizers.quantizer_onnxruntime import OnnxRuntimeQuantizer, OnnxRuntimeStaticConfig
 
     layers = {node.name: layer_of(node) for node in model.graph}
     products = [name for name, layer in layers.items() if layer is not None]
@@ -41,7 +41,7 @@ def _quantise_onnx(model: Any, calibration: list[dict[str, Tensor]], parts: list
 
 
 def _quantise_openvino(model: Any, calibration: list[dict[str, Tensor]], parts: list[str]) -> Any:
-    from transformers.exporters import NNCFOpenVINOQuantizer, NNCFQuantizationConfig
+    from transformers.exporters.quantizers.quantizer_nncf import NNCFOpenVINOQuantizer, NNCFQuantizationConfig
 
     nncf: Any = import_module("nncf")
     products = ("Convolution", "GroupConvolution", "MatMul")

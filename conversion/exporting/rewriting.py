@@ -2,6 +2,7 @@
 
 - What PyTorch decomposes adaptive average pooling into depends on whether the size is a multiple of the bins: a file
   that is traced at one size fails at others. As a product with a matrix of bins it does not depend on it.
+- UPerNet's head chooses between two ways of the same result by the size; a file has the plain one.
 - ONNX has no stable sort of its own, and the exporter's replacement cannot be translated. Ranks found by comparing all
   pairs need none.
 
@@ -15,13 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hf_convnextv2 import upernet
+
 
 @contextmanager
 def rewritten() -> Iterator[None]:
-    """Within the block, adaptive average pooling and `argsort` are computed by what stands here."""
+    """Within the block, these operations are computed by what stands here."""
     patches: list[tuple[Any, str, Any]] = [
         (nn.AdaptiveAvgPool2d, "forward", lambda self, x: pool_by_products(x, self.output_size)),
         (Tensor, "argsort", argsort_by_comparison),
+        (upernet, "pays", lambda *sizes: False),
     ]
     originals = [(owner, name, getattr(owner, name)) for owner, name, _ in patches]
     for owner, name, replacement in patches:

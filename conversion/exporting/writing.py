@@ -89,7 +89,7 @@ class Writer:
         file = (folder if is_asked_for else Path(temporary)) / name
         write_program(self.format, program, file)
         seconds = time.perf_counter() - started
-        run = open_file(self.format, file, self.record.outputs)
+        run = open_file(self.format, dtype, file, self.record.outputs)
         if is_asked_for:
             comparisons = compare(self.subject, run, self.pictures.picture, self.pictures.processor)
             size = sum(part.stat().st_size for part in file.parent.glob(f"{file.stem}.*"))

@@ -1,6 +1,5 @@
 """What cannot be exported is one line with the name, the value and the rule, before work starts; nothing is left."""
 
-import importlib.util
 import sys
 from types import SimpleNamespace
 
@@ -137,7 +136,7 @@ def test_a_package_that_is_missing_is_named_with_how_to_install_it(
 def test_bfloat16_is_refused_where_the_processor_has_none(capsys, monkeypatch, folder):
     core = SimpleNamespace(get_property=lambda device, name: ["FP32", "INT8", "BIN"])
     monkeypatch.setattr(precision, "import_module", lambda name: SimpleNamespace(Core=lambda: core))
-    monkeypatch.setattr("conversion.exporting.formats.find_spec", importlib.util.find_spec.__class__)
+    monkeypatch.setattr("conversion.exporting.formats.find_spec", lambda name: object())
     message = message_of(capsys, folder / "encoder", folder / "out", "--format", "openvino", "--dtype", "bfloat16")
     assert "`--dtype` (=bfloat16) must be float32, float16 or int8 here" in message and "FP32, INT8, BIN" in message
 
