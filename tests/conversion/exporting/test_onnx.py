@@ -4,10 +4,12 @@ import json
 import re
 import warnings
 
+import numpy as np
 import onnx
 import pytest
 import torch
 import transformers
+from onnx.reference import ReferenceEvaluator
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from PIL import Image
 from sklearn.metrics import accuracy_score
@@ -126,7 +128,7 @@ def test_accuracy_and_agreement_are_what_they_are_on_the_images(exported):
 def test_what_was_found_is_noted_for_programs_and_for_people(exported):
     noted, text = Record.read(exported.folder), (exported.folder / "README.md").read_text()
     assert [(each.batch, each.height, each.width) for each in noted.files["float32"].parity] == [
-        *((1, 64, 64), (3, 160, 160), (8, 32, 128))
+        *((1, 64, 64), (3, 160, 160), (8, 64, 128))
     ]
     assert noted.files["float32"].largest_difference < 1e-4 < noted.files["int8"].largest_difference
     assert noted.files["int8"].calibration == {"images": 36, "float_layers": []}
@@ -155,17 +157,23 @@ def large(tmp_path_factory):
 
 @torch.no_grad()
 def test_the_statistics_of_grn_stay_in_float32_where_float16_overflows(tmp_path, large, photographs):
+    """By ONNX's reference, which computes float16 in float16: ONNX Runtime has no such kernels on most processors."""
     stock = transformers.ConvNextV2ForImageClassification.from_pretrained(large)
     export(large, tmp_path / "out", dtype=["float32", "float16"])
-    images = photographed(photographs, 2, 96, 96)
-    found = outputs_of(tmp_path / "out/onnx/model_fp16.onnx", pixel_values=images)["logits"]
-    assert difference(found, stock(images).logits) < 1e-2
+    images = photographed(photographs, 1, 64, 64)
+
+    def logits(model) -> torch.Tensor:
+        with np.errstate(all="ignore"):
+            (found,) = ReferenceEvaluator(model).run(None, {"pixel_values": images.numpy()})
+        return torch.from_numpy(found)
+
+    found = logits(onnx.load(tmp_path / "out/onnx/model_fp16.onnx"))
+    assert difference(found, stock(images).logits) < 2e-2
     # As converters do that round every tensor:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # numbers that are rounded to zero
         naive = convert_float_to_float16(onnx.load(tmp_path / "out/onnx/model.onnx"), keep_io_types=True)
-    onnx.save(naive, tmp_path / "naive.onnx")
-    assert not outputs_of(tmp_path / "naive.onnx", pixel_values=images)["logits"].isfinite().all()
+    assert not logits(naive).isfinite().all()
 
 
 # --- Other models -----------------------------------------------------------------------------------------------------
