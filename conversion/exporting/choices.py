@@ -6,7 +6,7 @@ TASKS = (CLASSIFICATION, FEATURES, BACKBONE, SEGMENTATION, RECONSTRUCTION)
 
 # Layers that int8 can leave in float32, and parts of the names of their parameters, in both families.
 LAYERS = {
-    "stem": ("patch_embeddings", "stage1.0.patch"),
+    "stem": ("patch_embeddings",),
     "depthwise": ("dwconv", ".attn.weight"),
     "downsampling": ("downsampling_layer",),
     "up": ("pwconv1", "fc1"),

@@ -64,11 +64,16 @@ def forget_origins(model: onnx_ir.Model) -> None:
 
 
 def layer_of(node: Any) -> str | None:
-    """The name of the parameter that a convolution or product multiplies with; None for other nodes."""
+    """The name of the parameter that a convolution or product multiplies with; None for other nodes.
+
+    Where the optimiser has transposed a weight, it has lost its name, and the bias that is added to the product tells.
+    """
     weights = [value for value in node.inputs if value is not None and value.is_initializer()]
     if node.op_type not in ("Conv", "MatMul", "Gemm") or not weights:
         return None
-    return weights[0].name
+    added = [value for user, _ in node.outputs[0].uses() if user.op_type == "Add" for value in user.inputs]
+    biases = [value.name for value in added if value.is_initializer() and value.name.endswith(".bias")]
+    return biases[0].removesuffix("bias") + "weight" if biases else weights[0].name
 
 
 def save(model: onnx_ir.Model, file: Path) -> None:

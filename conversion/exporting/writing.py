@@ -9,6 +9,7 @@ from typing import Any, Self
 from PIL import Image
 from torch import Tensor
 
+from conversion.command_line import first_line
 from conversion.exporting.checks import check_comparisons, compare
 from conversion.exporting.choices import CLASSIFICATION
 from conversion.exporting.formats import FORMATS
@@ -24,7 +25,7 @@ from conversion.exporting.images import (
 from conversion.exporting.models import Subject
 from conversion.exporting.programs import Program, export_program, write_program
 from conversion.exporting.quantization import quantise
-from conversion.exporting.record import FileRecord, Record
+from conversion.exporting.record import Comparison, FileRecord, Record
 from conversion.exporting.runtimes import Run, open_file
 
 
@@ -91,13 +92,21 @@ class Writer:
         seconds = time.perf_counter() - started
         run = open_file(self.format, dtype, file, self.record.outputs)
         if is_asked_for:
-            comparisons = compare(self.subject, run, self.pictures.picture, self.pictures.processor)
+            comparisons = self.comparisons(run, name)
             size = sum(part.stat().st_size for part in file.parent.glob(f"{file.stem}.*"))
             print(f"{name}: {dtype}, {size:,} bytes, {seconds:.1f} s", *comparisons, sep="\n  ", flush=True)
             check_comparisons(comparisons, dtype, file)
             found = FileRecord(name, size, round(seconds, 1), comparisons, self.calibration(dtype), None)
             self.record.add(dtype, found, dataclasses.asdict(program.metadata))
         return run
+
+    def comparisons(self, run: Run, name: str) -> list[Comparison]:
+        """The file beside the model; raises a `ValueError` if the runtime cannot run it."""
+        try:
+            return compare(self.subject, run, self.pictures.picture, self.pictures.processor)
+        except RuntimeError as error:
+            runtime = FORMATS[self.format].runtime
+            raise ValueError(f"{name} was written, but {runtime} does not run it: {first_line(error)}") from error
 
     def program(self, dtype: str) -> Program:
         """The program of a data type."""

@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import onnx
+import onnx_ir
 import pytest
 import torch
 import transformers
@@ -80,15 +81,23 @@ def test_the_folder_holds_what_libraries_look_for(exported):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("name", "tolerance"), [("model_fp16", 5e-3), ("model_quantized", 0.3)])
-def test_files_of_other_types_take_and_return_float32(exported, photographs, name, tolerance):
+def test_a_float16_file_takes_and_returns_float32(exported, photographs):
     stock = transformers.ConvNextV2ForImageClassification.from_pretrained(exported.model)
-    for batch in BATCHES[:3]:
+    for batch in BATCHES:
         images = photographed(photographs, *batch)
-        found = outputs_of(exported.folder / f"onnx/{name}.onnx", pixel_values=images)["logits"]
+        found = outputs_of(exported.folder / "onnx/model_fp16.onnx", pixel_values=images)["logits"]
         assert found.dtype == torch.float32
-        error = difference(found, stock(images).logits)
-        assert 1e-6 < error < tolerance, error
+        assert 1e-6 < difference(found, stock(images).logits) < 1e-2
+
+
+@torch.no_grad()
+def test_an_int8_file_is_near_on_images_like_those_of_its_calibration(exported):
+    stock = transformers.ConvNextV2ForImageClassification.from_pretrained(exported.model)
+    processor = AutoImageProcessor.from_pretrained(exported.model)
+    images = processor([Image.open(file) for file in exported.images], return_tensors="pt").pixel_values
+    found = outputs_of(exported.folder / "onnx/model_quantized.onnx", pixel_values=images)["logits"]
+    assert found.dtype == torch.float32
+    assert 1e-3 < difference(found, stock(images).logits) < 0.3
 
 
 def test_int8_has_weights_with_a_scale_for_each_channel(exported):
@@ -135,7 +144,7 @@ def test_what_was_found_is_noted_for_programs_and_for_people(exported):
     assert noted.picture in text and "china.jpg" in text
     for found in noted.files.values():
         assert f"{found.largest_difference:.1e}" in text and f"`{found.file}`" in text
-    assert "36 images" in text and not re.search(r"None|\{\{|\{%|/tmp/", text)
+    assert "36 images" in text and not re.search(r"None(?!, )|\{\{|\{%|/tmp/", text)
 
 
 # --- Half precision ---------------------------------------------------------------------------------------------------
@@ -173,7 +182,9 @@ def test_the_statistics_of_grn_stay_in_float32_where_float16_overflows(tmp_path,
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # numbers that are rounded to zero
         naive = convert_float_to_float16(onnx.load(tmp_path / "out/onnx/model.onnx"), keep_io_types=True)
-    assert not logits(naive).isfinite().all()
+    in_order = onnx_ir.from_proto(naive)  # the converter has put casts after what reads them
+    in_order.graph.sort()
+    assert not logits(onnx_ir.to_proto(in_order)).isfinite().all()
 
 
 # --- Other models -----------------------------------------------------------------------------------------------------
@@ -236,14 +247,13 @@ def test_convmae(tmp_path, photographs, task):
         assert_close(outputs_of(tmp_path / "out/onnx/model.onnx", **inputs)["logits"], model(**inputs).logits)
 
 
-def test_layers_that_int8_leaves_out_keep_their_weights(tmp_path, labelled):
+@pytest.mark.parametrize(("layers", "kept"), [(["depthwise", "head"], 3), (["up", "down"], 4)])
+def test_layers_that_int8_leaves_out_keep_their_weights(tmp_path, labelled, layers, kept):
     folder = save(tmp_path / "model", awake(ConvNextV2ForImageClassification(small_config(**SHORT))))
-    export(folder, tmp_path / "out", dtype=["int8"], calibration_images=labelled, float_layers=["depthwise", "head"])
+    export(folder, tmp_path / "out", dtype=["int8"], calibration_images=labelled, float_layers=layers)
     graph = onnx.load(tmp_path / "out/onnx/model_quantized.onnx").graph
     stored = {value.name: value.data_type for value in graph.initializer}
-    weights = [stored.get(node.input[1]) for node in graph.node if node.op_type in ("Conv", "Gemm")]
-    assert weights.count(onnx.TensorProto.FLOAT) == 2 + 1  # depthwise of two blocks, and the head
-    assert Record.read(tmp_path / "out").files["int8"].calibration == {
-        "images": 36,
-        "float_layers": ["depthwise", "head"],
-    }
+    weights = [stored.get(node.input[1]) for node in graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
+    # Of two blocks with three layers each, stem, downsampling and head; the others are read from int8.
+    assert len(weights) == 9 and weights.count(onnx.TensorProto.FLOAT) == kept and weights.count(None) == 9 - kept
+    assert Record.read(tmp_path / "out").files["int8"].calibration == {"images": 36, "float_layers": layers}

@@ -22,7 +22,7 @@ def test_a_program_of_torch_export_gives_the_logits_of_stock_transformers(tmp_pa
     for batch in ((1, 64, 64), (3, 96, 160)):
         images = photographed(photographs, *batch)
         assert_close(program(pixel_values=images).logits, stock(images).logits)
-        assert 1e-4 < difference(rounded(pixel_values=images).logits, stock(images).logits) < 5e-2
+        assert 1e-4 < difference(rounded(pixel_values=images).logits, stock(images).logits) < 0.1
     loaded = ExportedModel.from_pretrained(tmp_path / "out", trust_remote_code=True)
     assert_close(loaded(pixel_values=images).logits, stock(images).logits)
     # Written again over the old one, which stays if the new one cannot be made.
