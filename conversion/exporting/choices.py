@@ -11,5 +11,5 @@ LAYERS = {
     "downsampling": ("downsampling_layer",),
     "up": ("pwconv1", "fc1"),
     "down": ("pwconv2", "fc2"),
-    "head": ("model.classifier",),
+    "head": ("classifier.",),
 }
