@@ -1,9 +1,11 @@
 """What cannot be exported is one line with the name, the value and the rule, before work starts; nothing is left."""
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from PIL import Image
 
 from conversion import export
@@ -151,6 +153,18 @@ def test_a_file_that_gives_something_else_is_not_kept(folder, capsys, monkeypatc
     message = message_of(capsys, folder / "encoder", tmp_path / "deep/out")
     assert "model.onnx does not give what the model gives: batch 1, 64 x 64: differs by" in message
     assert not (tmp_path / "deep").exists()
+
+
+def test_a_number_that_is_none_is_found_in_any_output():
+    subject = SimpleNamespace(task="features")
+    outputs = {name: torch.ones(1, 2) for name in ("first", "second")}
+    for name in outputs:
+        wrong = {**outputs, name: torch.tensor([[1.0, float("nan")]])}
+        comparison = checks.compare_outputs(subject, wrong, outputs, 1, (64, 64))
+        with pytest.raises(ValueError, match="differs by nan"):
+            checks.check_comparisons([comparison], "int8", Path("model.onnx"))
+    with pytest.raises(ValueError, match="The file returns"):
+        checks.compare_outputs(subject, {"first": torch.ones(1, 3)}, {"first": torch.ones(1, 2)}, 1, (64, 64))
 
 
 def test_without_scikit_learn_a_picture_is_drawn_and_said_to_be(monkeypatch):
