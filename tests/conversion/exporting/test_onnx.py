@@ -222,7 +222,7 @@ def test_a_reconstruction_is_that_of_the_noise(tmp_path, photographs):
 
 @torch.no_grad()
 def test_segmentation_at_sizes_that_pooling_divides_and_others(tmp_path, photographs):
-    settings = SegmenterSettings(image_size=64, num_stages=3, decoder_hidden_size=8, auxiliary_loss_weight=0)
+    settings = SegmenterSettings(image_size=64, num_stages=2, decoder_hidden_size=8, auxiliary_loss_weight=0)
     model = awake(create_segmenter(settings, ["sky", "tree", "sea"]))
     model.save_pretrained(tmp_path / "model")
     processor = create_segmentation_processor(settings, None, model.config.backbone_config, "upernet")
@@ -238,7 +238,7 @@ def test_segmentation_at_sizes_that_pooling_divides_and_others(tmp_path, photogr
 @pytest.mark.parametrize("task", ["classification", "reconstruction"])
 def test_convmae(tmp_path, photographs, task):
     kinds = {"classification": ConvMAEForImageClassification, "reconstruction": ConvMAEForPreTraining}
-    model = awake(kinds[task](small_convmae_config()))
+    model = awake(kinds[task](small_convmae_config(depths=[1, 1, 1], decoder_num_hidden_layers=1)))
     export(save(tmp_path / "model", model), tmp_path / "out")
     for batch in ((1, 64, 64), (3, 96, 128)) if task == "classification" else ((2, 64, 64),):
         inputs = {"pixel_values": photographed(photographs, *batch)}

@@ -13,6 +13,8 @@ from tests.conversion.exporting.conftest import photographed
 from tests.small_models import assert_close, difference
 
 
+# Transformers' own runner, with torch 2.14.
+@pytest.mark.filterwarnings("ignore:`treespec.children_specs` is deprecated:FutureWarning")
 @torch.no_grad()
 def test_a_program_of_torch_export_gives_the_logits_of_stock_transformers(tmp_path, classifier, photographs):
     export(str(classifier), tmp_path / "out", format="torch", dtype=["float32", "bfloat16"])
