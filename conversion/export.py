@@ -31,7 +31,10 @@ def create_parser() -> Parser:
         "--num_calibration_images", type=int, default=100, help="how many of them are taken (default: 100)"
     )
     parser.add_argument(
-        "--float_layers", nargs="+", choices=tuple(LAYERS), default=[], help="layers that int8 leaves in float32"
+        "--float_layers",
+        nargs="*",
+        choices=tuple(LAYERS),
+        help="layers that int8 leaves in float32 (default: the stem for OpenVINO, else none)",
     )
     parser.add_argument(
         "--validation_dataset", metavar="FOLDER", help="labelled images, CLASS/1.jpg, to measure accuracy and speed on"
@@ -77,7 +80,7 @@ def export(
     image: str | Path | None = None,
     calibration_images: str | Path | None = None,
     num_calibration_images: int = 100,
-    float_layers: Sequence[str] = (),
+    float_layers: Sequence[str] | None = None,
     validation_dataset: str | Path | None = None,
     max_validation_images: int | None = None,
     overwrite: bool = False,
@@ -102,7 +105,8 @@ def export(
     with new_folder(output) as folder, tempfile.TemporaryDirectory() as temporary:
         record = new_record(subject, format, pictures.name)
         print(f"{model}: {record.architecture} for {subject.task}, compared on {pictures.name}", flush=True)
-        writer = Writer(subject, format, pictures, list(float_layers), record)
+        kept = FORMATS[format].float_layers if float_layers is None else float_layers
+        writer = Writer(subject, format, pictures, list(kept), record)
         # float32 is what int8 is made of, and what accuracy and speed are compared with.
         needed = {*dtypes, *(["float32"] if "int8" in dtypes or pictures.labelled else [])}
         runs = {each: writer.write(each, folder, temporary, each in dtypes) for each in DTYPES if each in needed}
@@ -116,7 +120,7 @@ def export(
 
 
 def _check_settings(
-    dtypes: list[str], calibration_images: Any, num_calibration_images: int, float_layers: Sequence[str]
+    dtypes: list[str], calibration_images: Any, num_calibration_images: int, float_layers: Sequence[str] | None
 ) -> None:
     """Raise for settings of int8 without it, and the other way round."""
     if "int8" in dtypes and calibration_images is None:

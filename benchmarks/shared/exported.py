@@ -53,7 +53,7 @@ def write_classifier(model: Any, format: str, dtype: str) -> Written:
         program = export_program(format, subject, "float32" if dtype == "int8" else dtype)
         if dtype == "int8":
             calibration = list(crops(NUM_CALIBRATION, (224, 224), seed=1).split(1))
-            program = quantise(format, subject, program, calibration, [])
+            program = quantise(format, subject, program, calibration, list(FORMATS[format].float_layers))
         write_program(format, program, file)
         seconds = time.perf_counter() - started
         size = sum(part.stat().st_size for part in file.parent.glob(f"{file.stem}.*"))
