@@ -55,7 +55,7 @@ from typing import Any
 from conversion.exporting.checks import measure
 from conversion.exporting.folder import check_output, new_folder, new_record, write_companions
 from conversion.exporting.models import load_subject
-from conversion.exporting.precision import check_precision
+from conversion.exporting.precision import check_model, check_precision
 from conversion.exporting.record import Measured
 from conversion.exporting.writing import Pictures, Writer
 
@@ -99,6 +99,7 @@ def export(
     _check_validation(dtypes, validation_dataset, max_validation_images)
     check_precision(format, dtypes)
     subject = load_subject(model, task)
+    check_model(format, dtypes, subject.model.config.model_type)
     pictures = Pictures.read(
         subject, image, calibration_images, num_calibration_images, validation_dataset, max_validation_images
     )

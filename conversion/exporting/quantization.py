@@ -50,6 +50,7 @@ def _quantise_openvino(model: Any, calibration: list[dict[str, Tensor]], left_ou
     config = NNCFQuantizationConfig(
         subset_size=len(calibration),
         model_type=nncf.ModelType.TRANSFORMER,
+        preset=nncf.QuantizationPreset.PERFORMANCE,  # symmetric ranges: nearer to float32 in our measurements
         ignored_scope=nncf.IgnoredScope(names=left_out) if left_out else None,
     )
     return NNCFOpenVINOQuantizer(config, calibration).quantize(model, calibration[0], ExportFormat.OPENVINO)

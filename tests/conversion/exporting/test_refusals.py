@@ -143,6 +143,13 @@ def test_bfloat16_is_refused_where_the_processor_has_none(capsys, monkeypatch, f
     assert "`--dtype` (=bfloat16) must be float32, float16 or int8 here" in message and "FP32, INT8, BIN" in message
 
 
+def test_int8_of_convmae_is_refused_where_it_fails():
+    precision.check_model("onnx", ["int8"], "convmae")
+    precision.check_model("openvino", ["float16"], "convmae")
+    with pytest.raises(ValueError, match="for a ConvMAE in OpenVINO"):
+        precision.check_model("openvino", ["float32", "int8"], "convmae")
+
+
 def test_classes_that_the_model_does_not_know_are_named(folder):
     with pytest.raises(ValueError, match=r"folders named as classes \(cat, dog, ...\): `elephant`"):
         images.labelled_images(folder / "labelled", {0: "cat", 1: "dog"}, None)
