@@ -3,21 +3,20 @@
     python -m benchmarks.half_precision --cases atto:1 tiny:8 --whats inference training step
 
 "weights" are in bfloat16, or stay in float32 under "autocast". Each has the error of its logits, or of its gradients,
-against Transformers' in float32 with the same weights. OpenVINO, with weights in float32 and products in bfloat16, is
+against Transformers' in float32 with the same weights. OpenVINO, with weights in float16 and products in bfloat16, is
 left out where it is not installed, and where the processor has no bfloat16.
 """
 
 from contextlib import nullcontext
-from importlib import import_module
-from importlib.util import find_spec
 from statistics import median
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.shared.classifiers import create_model, wake_grn
+from benchmarks.shared.exported import can_run, write_classifier
 from benchmarks.shared.measure import Call, Row, alternate, apart, parse_arguments, report, times_as_fast
 from hf_convnextv2 import ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining
 
@@ -52,9 +51,10 @@ def compare_classifiers(size: str, batch: int, what: str, image_size: int, round
     calls: dict[str, Call] = {name: contender.call for name, contender in contenders.items()}
     expected = contenders[FLOAT32].result()
     errors = {name: error(contender.result(), expected) for name, contender in contenders.items()}
-    if what == "inference" and find_spec("openvino"):
-        calls["OpenVINO, bf16"], logits = openvino_call(contenders["ours, float32"].model, pixel_values)
-        errors["OpenVINO, bf16"] = error([logits], expected)
+    if what == "inference" and can_run("openvino", "bfloat16"):
+        written = write_classifier(contenders["ours, float32"].model, "openvino", "bfloat16")
+        calls["OpenVINO, bf16"] = lambda: written.run({"pixel_values": pixel_values})
+        errors["OpenVINO, bf16"] = error([written.logits(pixel_values)], expected)
     seconds = alternate(calls, rounds)
     return [
         {
@@ -133,29 +133,6 @@ def error(found: list[Tensor], expected: list[Tensor]) -> float:
     """The norm of the difference relative to that of what is expected, over all tensors."""
     difference = sum((one - other).square().sum() for one, other in zip(found, expected, strict=True))
     return float((difference / sum(tensor.square().sum() for tensor in expected)) ** 0.5)
-
-
-def openvino_call(model: nn.Module, pixel_values: Tensor) -> tuple[Call, Tensor]:
-    """A call of the model in OpenVINO with products in bfloat16, and its logits."""
-    openvino: Any = import_module("openvino")  # only here: most have no need of it
-
-    settings = {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    with torch.no_grad():
-        converted = openvino.convert_model(Logits(model), example_input=pixel_values)
-    compiled = openvino.compile_model(converted, "CPU", {"PERFORMANCE_HINT": "LATENCY", **settings})
-    images = pixel_values.numpy()
-    return lambda: compiled(images), torch.from_numpy(compiled(images)[0])
-
-
-class Logits(nn.Module):
-    """The logits alone."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        return self.model(pixel_values).logits
 
 
 if __name__ == "__main__":

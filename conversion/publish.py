@@ -1,6 +1,7 @@
 """Publish a trained or converted model: one commit with weights, configuration, image processor, pictures and card.
 
 python -m conversion.publish out/classifier --repo_id me/name
+python -m conversion.publish out/classifier --repo_id me/name --with_onnx out/onnx
 python -m conversion.publish out/pretrain --repo_id me/name --with_code   # and its encoder as me/name-encoder
 python -m conversion.publish out/classifier --repo_id me/name --dry_run   # only write the card and list the files
 """
@@ -21,6 +22,9 @@ def create_parser() -> Parser:
     parser.add_argument("--revision", help="branch to commit to, made if it is not there (default: main)")
     parser.add_argument("--commit_message", help="message of the commit")
     parser.add_argument("--license", help="licence of the weights (default: as the folder's card says)")
+    parser.add_argument(
+        "--with_onnx", metavar="FOLDER", help="put the ONNX files beside it that `conversion.export` wrote to a folder"
+    )
     parser.add_argument("--with_code", action="store_true", help="put the code of a pre-training model beside it")
     parser.add_argument(
         "--encoder_repo_id", help="repository of a pre-training model's encoder (default: NAME-encoder)"
@@ -43,6 +47,7 @@ from conversion.model_folder import CARD
 from conversion.publishing.hub import Hub
 from conversion.publishing.hub_ids import check_repo_id
 from conversion.publishing.licenses import UNKNOWN, read_license
+from conversion.publishing.onnx_files import check_onnx
 from conversion.publishing.publication import Publication
 from conversion.publishing.staging import check_folder, stage, stage_encoder
 
@@ -68,6 +73,7 @@ def publish(
     commit_message: str | None = None,
     license: str | None = None,
     with_code: bool = False,
+    with_onnx: str | Path | None = None,
     encoder_repo_id: str | None = None,
     skip_encoder: bool = False,
     dry_run: bool = False,
@@ -85,6 +91,9 @@ def publish(
     kind = check_folder(folder)
     check_repo_id(repo_id)
     _check_options(kind, with_code, encoder_repo_id, skip_encoder)
+    onnx = None if with_onnx is None else Path(with_onnx)
+    if onnx is not None:
+        check_onnx(onnx, folder, kind)
     hub = None if dry_run else Hub(create_pr=create_pr, revision=revision, private=private, exist_ok=exist_ok)
     full_name = hub.full_name if hub is not None else str
     repo_id = full_name(repo_id)
@@ -93,7 +102,7 @@ def publish(
         encoder_id = _encoder_id(repo_id, encoder_repo_id, create_pr, full_name)
     if encoder_id == repo_id:
         raise ValueError(f"`--encoder_repo_id` (={encoder_id}) must be another repository than `--repo_id`.")
-    publication = Publication(repo_id, encoder_id, license, with_code)
+    publication = Publication(repo_id, encoder_id, license, with_code, onnx)
     with tempfile.TemporaryDirectory(prefix="publish-") as temporary:
         staged = _stage(folder, Path(temporary), publication)
         card = staged[repo_id] / CARD
@@ -142,8 +151,8 @@ def _print_plan(staged: dict[str, Path], card: Path) -> None:
     """Print what each repository is to hold, with sizes in bytes, and whether the model has no licence."""
     for name, files in staged.items():
         print(f"{name}:")
-        for file in sorted(files.iterdir()):
-            print(f"  {file.stat().st_size:13,}  {file.name}")
+        for file in sorted(path for path in files.rglob("*") if path.is_file()):
+            print(f"  {file.stat().st_size:13,}  {file.relative_to(files).as_posix()}")
     if read_license(card) == UNKNOWN:
         print("  Nobody has stated a licence, and the card says so: `--license` states it.")
 

@@ -2,7 +2,7 @@
 
     python training/compare.py --dataset_name path/to/labelled --output_dir out/compare
     python training/compare.py --dataset_name path/to/labelled --output_dir out/compare \\
-        --checkpoint facebook/convnextv2-atto-22k-384 --label_shares 0.1 1 --seeds 0 1 2 3 4
+        --checkpoint facebook/convnextv2-tiny-1k-224 --label_shares 0.1 1 --seeds 0 1 2 3 4
 """
 
 import sys

@@ -10,6 +10,9 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from conversion.exporting.readme import pipeline_of
+from conversion.exporting.readme import render as render_files
+from conversion.exporting.record import Record
 from conversion.families import PRETRAINING
 from conversion.files import write_text
 from conversion.model_folder import CARD
@@ -74,8 +77,15 @@ def render_card(folder: str | Path, publication: Publication | None = None, conf
         data=contents.data,
         origin=contents.origin,
         results=contents.results,
+        onnx=onnx_section(contents),
     )
     return str(ModelCard(text))
+
+
+def onnx_section(contents: CardContents) -> str | None:
+    """How to run the ONNX files of a publication that has some."""
+    folder = contents.publication.onnx
+    return None if folder is None else render_files("onnx.md", Record.read(folder), contents.repo_id)
 
 
 def front_matter(contents: CardContents) -> ModelCardData:
@@ -91,6 +101,8 @@ def front_matter(contents: CardContents) -> ModelCardData:
         tags.append("image-regression")
     if contents.model.has_masks:
         tags.append("instance-segmentation")
+    if contents.publication.onnx is not None:
+        tags += ["onnx", *(["transformers.js"] if pipeline_of(Record.read(contents.publication.onnx)) else [])]
     if contents.is_self_supervised:
         tags += ["masked-image-modeling", family.pretraining]
     datasets = [data_set.name for data_set in contents.data.data_sets if not data_set.is_local]

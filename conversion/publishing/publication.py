@@ -1,6 +1,7 @@
 """What the caller of a publication decides."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass
@@ -11,3 +12,4 @@ class Publication:
     companion: str | None = None  # the repository of the encoder alone, or of the pre-training model that it is from
     license: str | None = None  # default: as the run's settings say, else inherited
     with_code: bool = False  # the repository also holds the model's code
+    onnx: Path | None = None  # the folder of an export, whose files the repository also holds

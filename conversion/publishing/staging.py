@@ -33,6 +33,7 @@ from conversion.model_weights import from_state_dict
 from conversion.publishing.card import is_generated, render_card
 from conversion.publishing.contents import read_contents
 from conversion.publishing.licenses import read_license
+from conversion.publishing.onnx_files import is_onnx, settings_of_transformers_js, stage_onnx
 from conversion.publishing.publication import Publication
 from conversion.publishing.sections.results import PICTURES
 from conversion.segmenters import SEGMENTERS, convnextv2_supported
@@ -138,7 +139,11 @@ def stage(folder: Path, target: Path, publication: Publication) -> Path:
     for file in files:
         (target / file.name).symlink_to(file.resolve())
     (target / CARD).write_text(card, encoding="utf-8")
+    if publication.onnx is not None:
+        stage_onnx(publication.onnx, target)
     config = {name: value for name, value in config.items() if name not in ("auto_map", "_name_or_path")}
+    if publication.onnx is not None:
+        config |= settings_of_transformers_js(publication.onnx)
     if publication.with_code:
         config["auto_map"] = CODE[model_type].auto_map
         for file in code_files(model_type):
@@ -157,9 +162,9 @@ def code_files(model_type: str) -> list[Path]:
 
 
 def is_ours(name: str) -> bool:
-    """Whether a file of a repository is one that a publication writes, under this name, at its top."""
+    """Whether a file of a repository is one that a publication writes, under this name."""
     is_code = any(name == file.name for model_type in CODE for file in code_files(model_type))
-    return is_code or any(fnmatch(name, pattern) and "/" not in name for pattern in UPLOADED)
+    return is_code or is_onnx(name) or any(fnmatch(name, pattern) and "/" not in name for pattern in UPLOADED)
 
 
 def stage_encoder(folder: Path, target: Path, repo_id: str, model: Publication) -> Path:

@@ -24,7 +24,12 @@ print("torch" in sys.modules)
 
 
 @pytest.mark.parametrize(
-    ("command", "wrong", "right"), [("convert", "model_sise", "model_size"), ("publish", "repo_idd", "repo_id")]
+    ("command", "wrong", "right"),
+    [
+        ("convert", "model_sise", "model_size"),
+        ("export", "formatt", "format"),
+        ("publish", "repo_idd", "repo_id"),
+    ],
 )
 def test_a_wrong_flag_and_the_help_are_told_before_pytorch_is_imported(command, wrong, right):
     code = RUN.format(command=command, wrong=wrong)

@@ -17,7 +17,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OURS = ("hf_convnextv2", "conversion", "training", "benchmarks", "tests", "docs")
-EXTRAS = {"training": ("training",), "conversion": ("conversion",), "benchmarks": ("test",), "tests": ("test",)}
+EXTRAS = {
+    "training": ("training",),
+    "conversion": ("conversion", "export"),
+    "benchmarks": ("test",),
+    "tests": ("test",),
+}
 EXTRAS |= {
     "docs": ("test",),
     "hf_convnextv2": ("detection",),
@@ -121,7 +126,7 @@ def test_the_source_distribution_holds_scripts_tests_and_docs_and_runs(built):
         code = {file.relative_to(ROOT).as_posix() for file in (ROOT / folder).rglob("*.py")}
         assert code and code <= files
     recipes = {path.relative_to(ROOT).as_posix() for path in (ROOT / "training/recipes").glob("*.yaml")}
-    templates = {path.relative_to(ROOT).as_posix() for path in (ROOT / "conversion/publishing/templates").glob("*.md")}
+    templates = {path.relative_to(ROOT).as_posix() for path in (ROOT / "conversion").glob("*/templates/*.md")}
     others = {"README.md", "Makefile", "LICENSE", "docs/training.md", "conversion/checkpoints.yaml"}
     others |= {"CITATION.cff", "CONTRIBUTING.md", "mkdocs.yml", "docs/site.css"}
     pages = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md")}

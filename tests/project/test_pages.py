@@ -12,7 +12,7 @@ import pytest
 from accelerate.commands.launch import launch_command_parser
 
 from benchmarks.gpu import settings as gpu_settings
-from conversion import convert, publish
+from conversion import convert, export, publish
 from docs.hooks import SCRIPTS, help_of, read_help
 from tests.readme import PAGES, README, ROOT, blocks, commands
 from training.settings.command_line import parse_settings
@@ -39,6 +39,7 @@ SETTINGS |= {
 }
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MODULES = {"benchmarks.gpu": gpu_settings, "conversion.convert": convert, "conversion.publish": publish}
+MODULES |= {"conversion.export": export}
 LINKED = [*PAGES, ROOT / "CHANGELOG.md"]
 
 # Of the blocks of output: what our code prints, of which the page shows an example.

@@ -35,7 +35,7 @@ def test_every_page_is_in_the_navigation_once():
 def test_the_settings_of_a_script_are_all_in_its_table(script):
     flags = re.findall(r"^  --(?!help)(\w+)", help_of(script), re.M)
     rows = re.findall(r"^\| `(\w+)` \|", settings_table(script), re.M)
-    assert len(flags) > 30 and [name for name in rows if name in flags] == flags
+    assert len(flags) > 20 and [name for name in rows if name in flags] == flags
     assert set(flags) == set(rows)
     columns = {len(re.findall(r"(?<!\\)\|", line)) for line in settings_table(script).splitlines() if line[:1] == "|"}
     assert columns == {4}

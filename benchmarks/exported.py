@@ -1,0 +1,133 @@
+"""Exported classifiers: how far their answers are from eager's, and how fast they are beside the peers.
+
+    python -m benchmarks.exported --whats agreement --sizes atto tiny
+    python -m benchmarks.exported --whats speed --cases atto:1 tiny:8
+
+"agreement" runs each file on 64 crops of photographs at three sizes, in batches of 1, 3 and 8. The difference is that
+of the logits, as a share of the largest; "top-1" is the share of the crops that get the class that eager in float32
+gives. The weights are random, so that classes lie close together: a trained model agrees more often. "speed" has all
+contenders take turns, with as many threads each. What is not installed, or what the processor lacks, is left out.
+"""
+
+from collections.abc import Callable
+from itertools import cycle
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.shared.classifiers import create_model
+from benchmarks.shared.exported import can_run, crops, write_classifier
+from benchmarks.shared.measure import Call, Row, alternate, apart, parse_arguments, report, times_as_fast
+from conversion.exporting.formats import FORMATS
+
+IMAGE_SIZES = ((224, 224), (320, 320), (192, 288))
+BATCH_SIZES = (1, 3, 8)
+FILES = {
+    "ONNX Runtime": ("onnx", "float32"),
+    "ONNX Runtime, int8": ("onnx", "int8"),
+    "OpenVINO": ("openvino", "float32"),
+    "OpenVINO, bf16": ("openvino", "bfloat16"),
+    "OpenVINO, int8": ("openvino", "int8"),
+}
+
+
+def main() -> None:
+    args = parse_arguments(
+        str(__doc__),
+        whats=["agreement", "speed"],
+        sizes=["atto", "tiny", "base"],
+        formats=list(FORMATS),
+        images=64,
+        cases=[f"{size}:{batch}" for size in ("atto", "tiny", "base") for batch in (1, 8)],
+        image_size=224,
+    )
+    rows: list[Row] = []
+    if "agreement" in args.whats:
+        files = [(each, dtype) for each in args.formats for dtype in FORMATS[each].files if can_run(each, dtype)]
+        for size in args.sizes:
+            for file in files:
+                rows.append(apart(compare_answers, size, *file, args.images))
+                print(rows[-1], flush=True)
+    answers = list(rows)
+    if "speed" in args.whats:
+        for size, batch in (case.split(":") for case in args.cases):
+            rows += apart(compare_speed, size, int(batch), args.image_size, args.rounds)
+            print(*rows[-len(FILES) - 5 :], sep="\n", flush=True)
+    if answers and len(rows) > len(answers):  # two tables
+        report(answers, "")
+        report(rows[len(answers) :], "")
+    report(rows, args.output)
+
+
+def compare_answers(size: str, format: str, dtype: str, count: int) -> Row:
+    """A row for one file: how it differs from eager in float32 at each size of images."""
+    model = create_model("ours", size)
+    written = write_classifier(model, format, dtype)
+    row: Row = {"size": size, "format": format, "dtype": dtype, "MB": written.size / 1e6}
+    row["s to export"] = written.seconds_to_export
+    for image_size in IMAGE_SIZES:
+        found, expected = answers_to(written.logits, model, crops(count, image_size))
+        where = f"{image_size[0]} x {image_size[1]}"
+        row[f"difference, {where}"] = f"{((found - expected).abs().max() / expected.abs().max()).item():.1e}"
+        row[f"top-1, {where}"] = (found.argmax(1) == expected.argmax(1)).float().mean().item()
+    return row
+
+
+@torch.inference_mode()
+def answers_to(logits: Callable[[Tensor], Tensor], model: Any, images: Tensor) -> tuple[Tensor, Tensor]:
+    """The logits of a file and of the model, of batches of 1, 3, 8, 1, ... images."""
+    found, expected, batch_sizes = [], [], cycle(BATCH_SIZES)
+    while len(images):
+        batch, images = images.split([(take := min(next(batch_sizes), len(images))), len(images) - take])
+        found.append(logits(batch.clone()))
+        expected.append(model(batch).logits)
+    return torch.cat(found), torch.cat(expected)
+
+
+def compare_speed(size: str, batch: int, image_size: int, rounds: int) -> list[Row]:
+    """A row for each contender, with the times that it is as fast as Transformers' eager model."""
+    pixel_values = crops(batch, (image_size, image_size))
+    ours, stock = create_model("ours", size).eval(), create_model("transformers", size).eval()
+    half = create_model("ours", size).eval().bfloat16()
+    calls: dict[str, Call] = {
+        "Transformers": in_inference(stock, pixel_values),
+        "Transformers, compiled": in_inference(torch.compile(stock, fullgraph=True), pixel_values),
+        "timm": in_inference(create_model("timm", size).eval(), pixel_values),
+        "ours": in_inference(ours, pixel_values),
+        "ours, bf16": in_inference(half, pixel_values.bfloat16()),
+    }
+    for name, file in FILES.items():
+        if can_run(*file):
+            calls[name] = file_call(write_classifier(ours, *file).run, pixel_values)
+    seconds = alternate(calls, rounds)
+    return [
+        {
+            "size": size,
+            "batch": batch,
+            "contender": name,
+            "images/s": batch / median(spent),
+            "times Transformers": times_as_fast(seconds["Transformers"], spent),
+        }
+        for name, spent in seconds.items()
+    ]
+
+
+def in_inference(model: Any, pixel_values: Tensor) -> Call:
+    """A call of the model without gradients."""
+
+    def call() -> None:
+        with torch.inference_mode():
+            model(pixel_values)
+
+    return call
+
+
+def file_call(run: Callable[[dict[str, Tensor]], object], pixel_values: Tensor) -> Call:
+    """A call of a file."""
+    return lambda: run({"pixel_values": pixel_values})
+
+
+if __name__ == "__main__":
+    main()

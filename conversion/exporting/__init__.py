@@ -1,0 +1,1 @@
+"""Export: a stored model as files of other runtimes."""

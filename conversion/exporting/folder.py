@@ -1,0 +1,84 @@
+"""The folder of an export: made whole or not at all, with the files that libraries look for beside the program."""
+
+import copy
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from conversion.exporting.formats import FORMATS
+from conversion.exporting.models import Subject
+from conversion.exporting.readme import write_readme
+from conversion.exporting.record import RECORD, Record
+from conversion.files import atomic_path, partial_path, sha256, write_json
+from conversion.model_folder import weight_files
+
+
+def check_output(output: Path, overwrite: bool, model: Path) -> None:
+    """Raise if the folder exists, unless it is to be replaced and an export has written it."""
+    if model.exists() and output.resolve() == model.resolve():
+        raise ValueError(f"`output_dir` (={output}) must be another folder than the model's.")
+    if output.exists() and not overwrite:
+        raise ValueError(f"`output_dir` (={output}) must not exist yet, or give `--overwrite`.")
+    if output.exists() and not (output / RECORD).is_file() and (output.is_file() or any(output.iterdir())):
+        raise ValueError(
+            f"`output_dir` (={output}) must be a folder that an export has written for `--overwrite`, with a {RECORD}."
+        )
+
+
+@contextmanager
+def new_folder(output: Path) -> Iterator[Path]:
+    """A folder to fill, which takes its name at the end; an error leaves nothing behind, and an older one as it was."""
+    missing = [parent for parent in output.parents if not parent.exists()]
+    try:
+        with partial_path(output) as old, atomic_path(output) as partial:
+            partial.mkdir(parents=True)
+            yield partial
+            if output.exists():
+                os.replace(output, old)
+    finally:
+        if not output.exists():
+            for parent in filter(Path.exists, missing):
+                parent.rmdir()
+
+
+def new_record(subject: Subject, format: str, picture: str) -> Record:
+    """What is known before the first file is written."""
+    weights = {file.name: sha256(file) for file in weight_files(Path(subject.name))}
+    packages = ("torch", "transformers", *FORMATS[format].packages, *FORMATS[format].for_int8)
+    return Record(
+        model=Path(subject.name).name if weights else subject.name,
+        architecture=type(subject.model).__name__,
+        model_type=subject.model.config.model_type,
+        task=subject.task,
+        format=format,
+        weights=weights,
+        picture=picture,
+        versions={package: _version(package) for package in packages if _version(package)},
+        takes_any_size=subject.has_dynamic_sizes,
+        image_size=subject.image_size,
+        outputs=list(subject.outputs(subject.sample())),
+    )
+
+
+def write_companions(folder: Path, subject: Subject, processor: Any, record: Record) -> None:
+    """Write what belongs beside the program: configuration, image processor, the record and a README."""
+    config = copy.deepcopy(subject.model.config)
+    config.architectures = [type(subject.model).__name__]
+    data = [file.name for file in folder.glob("onnx/*.onnx_data")]
+    if data:  # transformers.js looks for weights beside the graph only where it is told to
+        external = {name.removesuffix("_data"): True for name in data}
+        setattr(config, "transformers.js_config", {"use_external_data_format": external})
+    config.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    write_json(folder / RECORD, record.as_dict())
+    write_readme(folder, record)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""

@@ -1,0 +1,172 @@
+"""The model that is exported: which class, what it takes and returns, and the sizes of its images.
+
+B batch, L cells of an image.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig
+from transformers.exporters.utils import get_leaf_tensors
+
+from conversion.command_line import first_line
+from conversion.exporting.choices import BACKBONE, CLASSIFICATION, FEATURES, RECONSTRUCTION, SEGMENTATION
+from conversion.image_processor import DEFAULT_SIZE
+from hf_convnextv2 import (
+    ConvMAEBackbone,
+    ConvMAEForImageClassification,
+    ConvMAEForPreTraining,
+    ConvMAEModel,
+    ConvNextV2Backbone,
+    ConvNextV2ForImageClassification,
+    ConvNextV2ForPreTraining,
+    ConvNextV2Model,
+)
+from hf_convnextv2.registration import registered
+from hf_convnextv2.shared_config import height_and_width
+from hf_convnextv2.upernet import UperNetForSemanticSegmentation
+
+CONVNEXTV2 = {FEATURES: ConvNextV2Model, BACKBONE: ConvNextV2Backbone}
+CONVMAE = {FEATURES: ConvMAEModel, BACKBONE: ConvMAEBackbone}
+# By `model_type`: the class of each task.
+CLASSES: dict[str, dict[str, Any]] = {
+    "convnextv2": {CLASSIFICATION: ConvNextV2ForImageClassification, **CONVNEXTV2},
+    "convnextv2_fcmae": {RECONSTRUCTION: ConvNextV2ForPreTraining, **CONVNEXTV2},
+    "convmae": {CLASSIFICATION: ConvMAEForImageClassification, RECONSTRUCTION: ConvMAEForPreTraining, **CONVMAE},
+    "upernet": {SEGMENTATION: UperNetForSemanticSegmentation},
+}
+# The task of a stored model by the end of its class's name, and those that need its head or decoder.
+TRAINED_FOR = {
+    "ForImageClassification": CLASSIFICATION,
+    "ForPreTraining": RECONSTRUCTION,
+    "ForSemanticSegmentation": SEGMENTATION,
+    "Backbone": BACKBONE,
+}
+WITH_HEAD = (CLASSIFICATION, RECONSTRUCTION, SEGMENTATION)
+SAMPLE_CELLS = (3, 4)  # rows and columns of the images that are traced: unequal, so that the axes stay apart
+
+
+class Exported(nn.Module):
+    """A model that takes float32 images and returns float32 outputs, whatever the data type of its weights.
+
+    So a file in half precision is called as one in float32 is. Noise keeps float32 too: rounded, it would have ties.
+    """
+
+    def __init__(self, model: Any, options: dict[str, Any]) -> None:
+        super().__init__()
+        # The exporters cast inputs to the type of the first parameter, which is this one; it is in no file.
+        self.input_type = nn.Parameter(torch.zeros(()), requires_grad=False)
+        self.model, self.config, self.options = model, model.config, options
+
+    def forward(self, pixel_values: Tensor, **inputs: Tensor) -> Any:
+        """What the model returns."""
+        outputs = self.model(pixel_values, **inputs, **self.options)
+        found = {name: _as_float32(value) for name, value in outputs.items() if value is not None}
+        return type(outputs)(**found)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to export.
+
+    task: one of `choices.TASKS`.
+    cell: of how many pixels, down and across, the sides of its images are multiples.
+    """
+
+    name: str
+    task: str
+    model: Any
+    cell: tuple[int, int]
+    image_size: tuple[int, int]
+    num_channels: int
+
+    def wrapped(self, dtype: torch.dtype = torch.float32) -> Exported:
+        """The model with weights in a data type, to be traced or run."""
+        options = {"return_loss": False} if self.task == RECONSTRUCTION else {}
+        model = self.model if dtype == torch.float32 else copy.deepcopy(self.model).to(dtype)
+        return Exported(model, options).eval()
+
+    def inputs(self, pixel_values: Tensor) -> dict[str, Tensor]:
+        """What the model takes with images `(B, num_channels, height, width)`: for a reconstruction, also noise.
+
+        The noise `(B, L)` is the same for the same number of images and cells.
+        """
+        if self.task != RECONSTRUCTION:
+            return {"pixel_values": pixel_values}
+        rows, columns = (side // cell for side, cell in zip(pixel_values.shape[2:], self.cell, strict=True))
+        noise = torch.rand(len(pixel_values), rows * columns, generator=torch.Generator().manual_seed(0))
+        return {"pixel_values": pixel_values, "noise": noise}
+
+    def sample(self) -> dict[str, Tensor]:
+        """What the model is traced with: two images of random numbers."""
+        generator = torch.Generator().manual_seed(0)
+        return self.inputs(torch.randn(2, self.num_channels, *self.sample_size, generator=generator))
+
+    @property
+    def sample_size(self) -> tuple[int, int]:
+        """Height and width in pixels of the images that are traced."""
+        if self.has_dynamic_sizes:
+            return self.cell[0] * SAMPLE_CELLS[0], self.cell[1] * SAMPLE_CELLS[1]
+        return self.image_size
+
+    @property
+    def has_dynamic_sizes(self) -> bool:
+        """Whether a file takes images of other sizes."""
+        return self.task != RECONSTRUCTION
+
+    @torch.no_grad()
+    def outputs(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the model returns in eager mode, by the names that the outputs have in a file."""
+        return get_leaf_tensors(self.wrapped()(**inputs))
+
+
+def load_subject(name: str, task: str | None) -> Subject:
+    """Load a folder or a model of the Hub in float32.
+
+    Raises:
+        ValueError: if there is no such model, or if it cannot be exported for the task.
+    """
+    config = _read_config(name)
+    classes = CLASSES.get(config.model_type)
+    if classes is None:
+        known = ", ".join(CLASSES)
+        raise ValueError(f"`model` (={name}) must be of the type {known} to be exported, but is a {config.model_type}.")
+    task = _task(name, config, classes, task)
+    with registered():
+        model = classes[task].from_pretrained(name, dtype=torch.float32).eval()
+    own = getattr(model.config, "backbone_config", None) or model.config
+    cell = height_and_width(own.cell_size)
+    sides = height_and_width(own.image_size or DEFAULT_SIZE)
+    rounded = tuple(max(1, side // unit) * unit for side, unit in zip(sides, cell, strict=True))
+    return Subject(name, task, model, cell, (rounded[0], rounded[1]), own.num_channels)
+
+
+def _read_config(name: str) -> Any:
+    try:
+        with registered():
+            return AutoConfig.from_pretrained(name)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"`model` (={name}) must be a folder that holds a model, or a model on the Hub: {first_line(error)}"
+        ) from error
+
+
+def _task(name: str, config: Any, classes: dict[str, Any], asked: str | None) -> str:
+    """The task that is asked for, or that the stored model is for."""
+    stored = (config.architectures or [""])[0]
+    trained = next((task for end, task in TRAINED_FOR.items() if stored.endswith(end)), FEATURES)
+    task = asked or trained
+    offered = [each for each in classes if each not in WITH_HEAD or each == trained]
+    if task not in offered:
+        raise ValueError(f"`--task` (={task}) must be {' or '.join(offered)} for {name}, a {stored or 'model'}.")
+    return task
+
+
+def _as_float32(value: Any) -> Any:
+    """A tensor, or several, in float32; whole numbers stay."""
+    if isinstance(value, tuple):
+        return tuple(_as_float32(each) for each in value)
+    return value.float() if value.is_floating_point() else value

@@ -1,0 +1,26 @@
+"""Whether the runtime computes in a data type, on this machine and of this model."""
+
+from importlib import import_module
+from typing import Any
+
+
+def check_precision(format: str, dtypes: list[str]) -> None:
+    """Raise where the runtime has no such arithmetic on this processor: the file could not be checked."""
+    if format != "openvino" or "bfloat16" not in dtypes:
+        return
+    openvino: Any = import_module("openvino")
+    offered = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if "BF16" not in offered:
+        raise ValueError(
+            "`--dtype` (=bfloat16) must be float32, float16 or int8 here: OpenVINO computes in bfloat16 on processors "
+            f"with AVX512_BF16 or AMX only, and this one has {', '.join(offered)}."
+        )
+
+
+def check_model(format: str, dtypes: list[str], model_type: str) -> None:
+    """Raise for a file that the runtime is known not to run."""
+    if format == "openvino" and "int8" in dtypes and model_type == "convmae":
+        raise ValueError(
+            "`--dtype` (=int8) must be float32, float16 or bfloat16 for a ConvMAE in OpenVINO, which (2026.4) fails as "
+            "soon as the images of an int8 file have another size. ONNX Runtime runs it."
+        )

@@ -1,0 +1,51 @@
+"""The ONNX files of a repository: those that an export wrote of the same weights, where transformers.js looks."""
+
+from pathlib import Path
+from typing import Any
+
+from conversion.exporting.choices import CLASSIFICATION, FEATURES, RECONSTRUCTION, SEGMENTATION
+from conversion.exporting.formats import ONNX
+from conversion.exporting.record import RECORD, Record
+from conversion.families import PRETRAINING
+from conversion.files import read_json, sha256
+from conversion.model_folder import weight_files
+
+# What the files of a kind of model compute: the answers that its repository is loaded for.
+TASKS = {"classifier": CLASSIFICATION, "encoder": FEATURES, "segmenter": SEGMENTATION}
+TASKS |= dict.fromkeys(PRETRAINING, RECONSTRUCTION)
+DATA = "_data"  # of the file with the weights of a large model, after the name of its graph
+
+
+def check_onnx(onnx: Path, folder: Path, kind: str) -> None:
+    """Raise unless an export has written ONNX files of the model in the folder, for what this kind of model does."""
+    record = Record.read(onnx)
+    if record.format != "onnx":
+        raise ValueError(f"`--with_onnx` (={onnx}) must hold ONNX files, but holds those of {record.format}.")
+    if record.task != TASKS.get(kind):
+        raise ValueError(
+            f"`--with_onnx` (={onnx}) must be exported for {TASKS.get(kind, 'another kind of model')} to lie beside a "
+            f"{kind}, but is for {record.task}."
+        )
+    if record.weights != {file.name: sha256(file) for file in weight_files(folder)}:
+        raise ValueError(f"`--with_onnx` (={onnx}) must be exported from the weights in {folder}. Export them again.")
+
+
+def stage_onnx(onnx: Path, target: Path) -> None:
+    """Links to the files and to the record of the export."""
+    (target / "onnx").mkdir()
+    for file in sorted(onnx.glob("onnx/*")):
+        if is_onnx(f"onnx/{file.name}"):
+            (target / "onnx" / file.name).symlink_to(file.resolve())
+    (target / RECORD).symlink_to((onnx / RECORD).resolve())
+
+
+def is_onnx(name: str) -> bool:
+    """Whether a file of a repository is one that `stage_onnx` links to."""
+    return name == RECORD or name.removesuffix(DATA) in ONNX.files.values()
+
+
+def settings_of_transformers_js(onnx: Path) -> dict[str, Any]:
+    """What config.json says to transformers.js: which files have their weights beside them, if any do."""
+    name = "transformers.js_config"
+    stored = read_json(onnx / "config.json")
+    return {name: stored[name]} if name in stored else {}

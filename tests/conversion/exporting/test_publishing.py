@@ -1,0 +1,79 @@
+"""A published classifier carries its ONNX files where transformers.js looks for them, and its card runs them."""
+
+import json
+import shutil
+
+import torch
+import transformers
+from huggingface_hub import metadata_load
+from PIL import Image
+from transformers import AutoImageProcessor
+
+from conversion.publish import publish
+from conversion.publishing.onnx_files import settings_of_transformers_js
+from conversion.publishing.publication import Publication
+from conversion.publishing.staging import is_ours, stage
+from hf_convnextv2 import ConvNextV2ForImageClassification
+from tests.photographs import message_of
+from tests.readme import blocks
+from tests.small_models import assert_close
+
+
+def test_the_files_lie_where_transformers_js_looks(tmp_path, exported):
+    staged = stage(exported.model, tmp_path / "name", Publication("me/name", onnx=exported.folder))
+    names = [f"onnx/{name}.onnx" for name in ("model", "model_fp16", "model_quantized")]
+    for name in names:
+        assert (staged / name).read_bytes() == (exported.folder / name).read_bytes()
+    assert all(map(is_ours, [*names, "export.json", "onnx/model.onnx_data"])), "else a new version would leave old ones"
+    assert not is_ours("onnx/model_q4.onnx"), "which somebody else has added"
+    metadata = metadata_load(staged / "README.md") or {}
+    assert {"onnx", "transformers.js"} <= set(metadata["tags"])
+    assert settings_of_transformers_js(exported.folder) == {}
+
+
+@torch.no_grad()
+def test_the_card_runs_the_file_in_onnx_runtime(tmp_path, exported, monkeypatch):
+    (tmp_path / "me").mkdir()
+    staged = stage(exported.model, tmp_path / "me/name", Publication("me/name", onnx=exported.folder))
+    shutil.copy(exported.images[0], tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repo_id, name: str(staged / name))
+    found = {block.language: block.text for block in blocks(staged / "README.md") if block.heading == "ONNX"}
+    names: dict = {}
+    exec(found["python"], names)
+    model = transformers.ConvNextV2ForImageClassification.from_pretrained(exported.model)
+    pixel_values = AutoImageProcessor.from_pretrained(exported.model)(
+        Image.open(exported.images[0]).convert("RGB"), return_tensors="pt"
+    ).pixel_values
+    assert_close(torch.from_numpy(names["outputs"][0]), model(pixel_values).logits)
+    assert 'pipeline("image-classification", "me/name", { dtype: "fp32" })' in found["js"]
+    assert "`q8` for int8" in (staged / "README.md").read_text()
+
+
+def test_the_command_lists_the_files(exported, capsys, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(exported.model, folder)
+    publish(folder, "me/name", with_onnx=exported.folder, dry_run=True)
+    printed = capsys.readouterr().out
+    assert "onnx/model_quantized.onnx" in printed and "export.json" in printed
+    assert "## ONNX" in (folder / "README.md").read_text()
+    publish(folder, "me/name", dry_run=True)
+    assert "## ONNX" not in (folder / "README.md").read_text()
+
+
+def test_files_of_other_weights_tasks_and_formats_are_refused(tmp_path, exported, labelled):
+    other = tmp_path / "other"
+    shutil.copytree(exported.model, other)
+    ConvNextV2ForImageClassification.from_pretrained(exported.model).half().save_pretrained(other)
+    said = message_of(lambda: publish(other, "me/name", with_onnx=exported.folder, dry_run=True))
+    assert "must be exported from the weights in" in said
+    said = message_of(lambda: publish(exported.model, "me/name", with_onnx=labelled, dry_run=True))
+    assert "must be a folder that `conversion.export` has written" in said
+    for change, expected in (
+        ({"format": "torch"}, "must hold ONNX files, but holds those of torch"),
+        ({"task": "features"}, "must be exported for classification to lie beside a classifier, but is for features"),
+    ):
+        noted = {**json.loads((exported.folder / "export.json").read_text()), **change}
+        (tmp_path / "export.json").write_text(json.dumps(noted))
+        said = message_of(lambda: publish(exported.model, "me/name", with_onnx=tmp_path, dry_run=True))
+        assert expected in said

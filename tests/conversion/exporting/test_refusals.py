@@ -1,0 +1,181 @@
+"""What cannot be exported is one line with the name, the value and the rule, before work starts; nothing is left."""
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+
+from conversion import export
+from conversion.exporting import checks, images, precision
+from conversion.exporting.images import photograph
+from hf_convnextv2 import ConvNextV2Model, create_image_processor
+from tests.small_models import small_config
+from training.models.detection import create_detector
+from training.settings.model import DetectorSettings
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """An encoder, a detector, and folders of pictures."""
+    root = tmp_path_factory.mktemp("folder")
+    config = small_config(hidden_sizes=[8, 16], depths=[1, 1])
+    ConvNextV2Model(config).save_pretrained(root / "encoder")
+    create_image_processor(config).save_pretrained(root / "encoder")
+    detection = DetectorSettings(image_size=64, num_stages=2, decoder_hidden_size=8, anchor_sizes=[8, 16, 32])
+    create_detector(detection, ["disc", "rectangle"]).save_pretrained(root / "detector")
+    for name, count in (("one", 1), ("many", 8)):
+        (root / name).mkdir()
+        for number in range(count):
+            Image.new("RGB", (64, 64)).save(root / name / f"{number}.png")
+    (root / "written").mkdir()
+    (root / "written/notes.txt").write_text("mine")
+    (root / "no.jpg").write_text("no picture")
+    (root / "labelled/elephant").mkdir(parents=True)
+    return root
+
+
+def message_of(capsys, *arguments: object) -> str:
+    """What the command prints before it ends with code 2."""
+    with pytest.raises(SystemExit) as stop:
+        export.main([str(argument) for argument in arguments])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line.removeprefix("python -m conversion.export: error: ")
+
+
+CALIBRATED = ("--dtype", "int8", "--calibration_images")
+REFUSED = {
+    "no such model": (("nothing", "out"), "`model` (=nothing) must be a folder that holds a model, or a model on"),
+    "a detector": (("detector", "out"), "to be exported, but is a convnextv2_rcnn."),
+    "a task without a head": (
+        ("encoder", "out", "--task", "classification"),
+        "`--task` (=classification) must be features or backbone for",
+    ),
+    "bfloat16 in ONNX Runtime": (
+        ("encoder", "out", "--dtype", "bfloat16"),
+        "`--dtype` (=bfloat16) must be float32, float16, int8 for onnx: ONNX Runtime has no convolutions in bfloat16",
+    ),
+    "int8 in ExecuTorch": (
+        ("encoder", "out", "--format", "executorch", "--dtype", "int8"),
+        "`--dtype` (=int8) must be float32 for executorch: it is made for ONNX Runtime and OpenVINO only.",
+    ),
+    "int8 of torch.export": (
+        ("encoder", "out", "--format", "torch", "--dtype", "int8"),
+        "`--dtype` (=int8) must be float32, float16, bfloat16 for torch: it is made for",
+    ),
+    "int8 without images": (
+        ("encoder", "out", "--dtype", "int8"),
+        "`--calibration_images` must be given with `--dtype int8`",
+    ),
+    "one image": (
+        ("encoder", "out", *CALIBRATED, "one"),
+        "must hold at least 8 images like those that the model will see, better 100 or more, but holds 1",
+    ),
+    "images without int8": (
+        ("encoder", "out", "--calibration_images", "many"),
+        "`--calibration_images` must be left out without `--dtype int8`.",
+    ),
+    "layers without int8": (
+        ("encoder", "out", "--float_layers", "stem"),
+        "`--float_layers` must be left out without `--dtype int8`.",
+    ),
+    "no images to take": (
+        ("encoder", "out", *CALIBRATED, "many", "--num_calibration_images", "0"),
+        "`--num_calibration_images` (=0) must be at least 1.",
+    ),
+    "no such folder of images": (("encoder", "out", *CALIBRATED, "nowhere"), "must be a folder of images."),
+    "a measurement of float32": (
+        ("encoder", "out", "--validation_dataset", "many"),
+        "`--validation_dataset` must come with another `--dtype` than float32",
+    ),
+    "a measurement of features": (
+        ("encoder", "out", "--dtype", "float16", "--validation_dataset", "many"),
+        "must be left out for features",
+    ),
+    "a number of no images": (
+        ("encoder", "out", "--max_validation_images", "5"),
+        "`--max_validation_images` (=5) must be at least 1, with `--validation_dataset`.",
+    ),
+    "no picture": (("encoder", "out", "--image", "no.jpg"), "no.jpg) must be an image that can be read"),
+    "a folder that exists": (("encoder", "written"), "must not exist yet, or give `--overwrite`."),
+    "a folder of something else": (
+        ("encoder", "written", "--overwrite"),
+        "must be a folder that an export has written for `--overwrite`, with a export.json.",
+    ),
+    "the model's own folder": (("encoder", "encoder", "--overwrite"), "must be another folder than the model's."),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_bad_input_is_one_line_and_nothing_is_written(folder, capsys, monkeypatch, kind):
+    monkeypatch.chdir(folder)
+    arguments, expected = REFUSED[kind]
+    assert expected in message_of(capsys, *arguments)
+    assert not (folder / "out").exists() and (folder / "written/notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("format", "more", "requirement"),
+    [
+        ("onnx", (), "'onnx>=1.23' 'onnxscript>=0.7' 'onnxruntime>=1.32'"),
+        ("openvino", (), "'openvino>=2026.4'"),
+        ("openvino", (*CALIBRATED, "many"), "'openvino>=2026.4' 'nncf>=3.4'"),
+        ("executorch", (), "'executorch>=1.5'"),
+    ],
+)
+def test_a_package_that_is_missing_is_named_with_how_to_install_it(
+    folder, capsys, monkeypatch, format, more, requirement
+):
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("conversion.exporting.formats.find_spec", lambda name: None)
+    message = message_of(capsys, "encoder", "out", "--format", format, *more)
+    assert message.endswith(f"pip install {requirement}") and f"`--format` (={format})" in message
+
+
+def test_bfloat16_is_refused_where_the_processor_has_none(capsys, monkeypatch, folder):
+    core = SimpleNamespace(get_property=lambda device, name: ["FP32", "INT8", "BIN"])
+    monkeypatch.setattr(precision, "import_module", lambda name: SimpleNamespace(Core=lambda: core))
+    monkeypatch.setattr("conversion.exporting.formats.find_spec", lambda name: object())
+    message = message_of(capsys, folder / "encoder", folder / "out", "--format", "openvino", "--dtype", "bfloat16")
+    assert "`--dtype` (=bfloat16) must be float32, float16 or int8 here" in message and "FP32, INT8, BIN" in message
+
+
+def test_int8_of_convmae_is_refused_where_it_fails():
+    precision.check_model("onnx", ["int8"], "convmae")
+    precision.check_model("openvino", ["float16"], "convmae")
+    with pytest.raises(ValueError, match="for a ConvMAE in OpenVINO"):
+        precision.check_model("openvino", ["float32", "int8"], "convmae")
+
+
+def test_classes_that_the_model_does_not_know_are_named(folder):
+    with pytest.raises(ValueError, match=r"folders named as classes \(cat, dog, ...\): `elephant`"):
+        images.labelled_images(folder / "labelled", {0: "cat", 1: "dog"}, None)
+
+
+def test_a_file_that_gives_something_else_is_not_kept(folder, capsys, monkeypatch, tmp_path):
+    monkeypatch.setitem(checks.TOLERANCES, "float32", 0.0)
+    message = message_of(capsys, folder / "encoder", tmp_path / "deep/out")
+    assert "model.onnx does not give what the model gives: batch 1, 64 x 64: differs by" in message
+    assert not (tmp_path / "deep").exists()
+
+
+def test_a_number_that_is_none_is_found_in_any_output():
+    subject = SimpleNamespace(task="features")
+    outputs = {name: torch.ones(1, 2) for name in ("first", "second")}
+    for name in outputs:
+        wrong = {**outputs, name: torch.tensor([[1.0, float("nan")]])}
+        comparison = checks.compare_outputs(subject, wrong, outputs, 1, (64, 64))
+        with pytest.raises(ValueError, match="differs by nan"):
+            checks.check_comparisons([comparison], "int8", Path("model.onnx"))
+    with pytest.raises(ValueError, match="The file returns"):
+        checks.compare_outputs(subject, {"first": torch.ones(1, 3)}, {"first": torch.ones(1, 2)}, 1, (64, 64))
+
+
+def test_without_scikit_learn_a_picture_is_drawn_and_said_to_be(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    picture, name = photograph(None)
+    assert picture.size == (640, 427) and "drawn here" in name
+    assert len(picture.resize((64, 64)).getcolors(4096) or []) > 1000, "a flat picture would hide differences"

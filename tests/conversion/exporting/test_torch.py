@@ -1,0 +1,58 @@
+"""torch.export's file of a classifier, and the parts of an export that need no runtime."""
+
+import pytest
+import torch
+import transformers
+from torch import nn
+from transformers.exporters import ExportedModel
+
+from conversion.export import export
+from conversion.exporting.images import calibration_files
+from conversion.exporting.rewriting import argsort_by_comparison, pool_by_products
+from tests.conversion.exporting.conftest import photographed
+from tests.small_models import assert_close, difference
+
+
+# Transformers' own runner, with torch 2.14.
+@pytest.mark.filterwarnings("ignore:`treespec.children_specs` is deprecated:FutureWarning")
+@torch.no_grad()
+def test_a_program_of_torch_export_gives_the_logits_of_stock_transformers(tmp_path, classifier, photographs):
+    export(str(classifier), tmp_path / "out", format="torch", dtype=["float32", "bfloat16"])
+    stock = transformers.ConvNextV2ForImageClassification.from_pretrained(classifier)
+    program = torch.export.load(tmp_path / "out/model.pt2").module()
+    rounded = torch.export.load(tmp_path / "out/model_bf16.pt2").module()
+    for batch in ((1, 64, 64), (3, 96, 160)):
+        images = photographed(photographs, *batch)
+        assert_close(program(pixel_values=images).logits, stock(images).logits)
+        assert 1e-4 < difference(rounded(pixel_values=images).logits, stock(images).logits) < 0.1
+    loaded = ExportedModel.from_pretrained(tmp_path / "out", trust_remote_code=True)
+    assert_close(loaded(pixel_values=images).logits, stock(images).logits)
+    # Written again over the old one, which stays if the new one cannot be made.
+    with pytest.raises(ValueError, match="must be an image that can be read"):
+        export(str(classifier), tmp_path / "out", format="torch", image=tmp_path / "no.jpg", overwrite=True)
+    assert (tmp_path / "out/model_bf16.pt2").is_file()
+    export(str(classifier), tmp_path / "out", format="torch", overwrite=True)
+    assert not (tmp_path / "out/model_bf16.pt2").exists() and (tmp_path / "out/model.pt2").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("bins", [1, 2, 3, 6])
+def test_pooling_by_products_is_pytorchs_adaptive_average(bins):
+    for height, width in ((6, 6), (7, 7), (1, 5), (4, 13), (2, 3)):
+        x = torch.randn(2, 3, height, width)
+        assert_close(pool_by_products(x, bins), nn.AdaptiveAvgPool2d(bins)(x))
+
+
+def test_sorting_by_comparison_is_pytorchs_stable_one():
+    numbers = torch.rand(3, 17)
+    assert torch.equal(argsort_by_comparison(numbers, dim=1), numbers.argsort(dim=1))
+    ties = (numbers > 0.4).to(torch.uint8)
+    assert torch.equal(argsort_by_comparison(ties, dim=1), ties.argsort(dim=1, stable=True))
+
+
+def test_calibration_images_are_spread_over_all_that_there_are(tmp_path):
+    for number in range(40):
+        (tmp_path / f"{number:02d}.png").touch()
+    (tmp_path / "notes.txt").touch()
+    assert [file.name for file in calibration_files(tmp_path, 4)] == ["00.png", "13.png", "26.png", "39.png"]
+    assert len(calibration_files(tmp_path, 100)) == 40
