@@ -23,8 +23,8 @@ def balanced_accuracy_gain(
     labels: np.ndarray, scores: np.ndarray, other: np.ndarray, num_resamples: int = 2000
 ) -> dict[str, float]:
     """Balanced accuracy of `scores` minus that of `other`, with a 95 % interval from a paired bootstrap of images."""
-    answers = [(some >= THRESHOLD).astype(int)[None] for some in (scores, other)]
-    return difference(labels, *answers, num_resamples=num_resamples)._asdict()
+    first, second = ((some >= THRESHOLD).astype(int)[None] for some in (scores, other))
+    return difference(labels, first, second, num_resamples=num_resamples)._asdict()
 
 
 def verdict(gain: dict[str, float], name: str, other: str) -> str:

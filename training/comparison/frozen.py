@@ -20,7 +20,8 @@ from training.evaluation.loop import pass_over
 from training.models.families import chosen_family
 from training.models.loading import FEATURES
 from training.run.stored_models import load_classifier, load_processor, load_weights
-from training.settings.data import SINGLE_LABEL, ValidateDataSettings
+from training.settings.data import ValidateDataSettings
+from training.settings.labels import SINGLE_LABEL
 from training.settings.model import ModelSettings
 
 PROBE, NEIGHBOURS = "linear probe", "20 nearest neighbours"

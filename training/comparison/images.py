@@ -18,6 +18,7 @@ from training.data.splits import HELD_OUT, check_split, split_names
 from training.settings.checks import check
 from training.settings.comparison import CompareDataSettings
 from training.settings.data import FILE_BUILDERS
+from training.settings.labels import SINGLE_LABEL
 
 FEW = 20  # held-out images of a class: with fewer, an interval of theirs is rough
 
@@ -58,12 +59,15 @@ def load_labelled(data: CompareDataSettings, num_channels: int) -> Labelled:
     Raises:
         ValueError: if labels are missing, a class has no image to train on, or there is one class alone.
     """
+    rule = f"be {SINGLE_LABEL}: starts are compared by balanced accuracy"
+    check("problem_type", data.problem_type, data.problem_type in (None, SINGLE_LABEL), rule)
     data = replace(data, eval_split=find_eval_split(data))
     found = find_source(data, data.train_split)
-    feature: Any = features_of(found.source).get(data.label_column)
+    column = data.one_label_column()
+    feature: Any = features_of(found.source).get(column)
     is_list = isinstance(feature, List | LargeList)
-    check("label_column", data.label_column, not is_list, "hold one class for each image, not a list of them")
-    names = resolve_labels(found.source, data.label_column, None, found.notes)
+    check("label_column", column, not is_list, "hold one class for each image, not a list of them")
+    names = resolve_labels(found.source, column, None, found.notes)
     train = with_labels(load_images(data, data.train_split, None, num_channels), data, names)
     if data.eval_split is None:
         train, test = hold_out(train, names, data)
@@ -88,12 +92,13 @@ def find_eval_split(data: CompareDataSettings) -> str | None:
 def with_labels(source: Source, data: CompareDataSettings, names: list[str]) -> Dataset:
     """The columns `image` and `label` of a source, with the numbers of the classes `names`."""
     assert isinstance(source, Dataset)
-    check_labels(source, data.label_column, names)
-    mapping = label_mapping(source, data.label_column, names)
+    column = data.one_label_column()
+    check_labels(source, column, names)
+    mapping = label_mapping(source, column, names)
     if mapping is None:
-        labels = label_array(source, data.label_column).tolist()
+        labels = label_array(source, column).tolist()
     else:
-        labels = [mapping[value] for value in values_of(source, data.label_column).to_pylist()]
+        labels = [mapping[value] for value in values_of(source, column).to_pylist()]
     rows = source.select_columns([data.image_column])
     if data.image_column != "image":
         rows = rows.rename_column(data.image_column, "image")

@@ -109,9 +109,9 @@ def differences(comparison: Comparison) -> list[dict[str, Any]]:
     reference, found = reference_of(comparison.starts), []
     for start in comparison.starts:
         for share in comparison.settings.budget.label_shares if start != reference else ():
-            pair = [by_seed(comparison, each, method, share) for each in (start, reference)]
+            first, other = (by_seed(comparison, each, method, share) for each in (start, reference))
             names = {"start": start.title, "reference": reference.title, "share": share}
-            found.append({**names, **difference(labels, *pair)._asdict()})
+            found.append({**names, **difference(labels, first, other)._asdict()})
     return found
 
 

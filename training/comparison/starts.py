@@ -111,7 +111,7 @@ def check_recipe(kind: str, recipe: dict[str, Any], file: Path) -> None:
 def new_model(settings: CompareSettings, recipe: dict[str, Any]) -> TrainedModelSettings:
     """A new model: as the settings say, else the recipe of pre-training."""
     given = {name: getattr(settings.starts, name) for name in ("model_size", *IMAGES)}
-    values = {name: recipe.get(name) for name in (*SHAPE, *IMAGES)}
+    values: dict[str, Any] = {name: recipe.get(name) for name in (*SHAPE, *IMAGES)}
     values |= {name: value for name, value in given.items() if value is not None}
     values["image_size"] = values["image_size"] or DEFAULT_SIZE
     for name, value in imagenet_statistics(values["num_channels"]).items():
