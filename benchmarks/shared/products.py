@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from hf_convnextv2.products import ONEDNN_LINEAR
+
 aten = torch.ops.aten
 PRODUCTS = {
-    *(aten.mm, aten.addmm, aten.addmm_, aten.bmm, aten.baddbmm, aten.linear),
+    *(aten.mm, aten.addmm, aten.addmm_, aten.bmm, aten.baddbmm, aten.linear, ONEDNN_LINEAR),
     *(aten.conv2d, aten.convolution, aten.convolution_backward),  # the first in inference mode, where nothing is split
 }
 Layout = tuple[str, tuple[int, ...], tuple[int, ...], torch.dtype, str]
