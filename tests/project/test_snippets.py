@@ -1,7 +1,6 @@
 """The Python blocks of every page run as they stand, one after the other, and do what the page says."""
 
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +122,6 @@ def test_the_snippets_of_a_page_run_and_do_what_they_say(page, tmp_path, monkeyp
     names: Names = {}
     try:
         for number, text in enumerate(python_blocks(page), 1):
-            if "faiss" in text and find_spec("faiss") is None:
-                continue
             exec(compile(text, f"{page.name}: block {number}", "exec"), names)
         CHECKS[page.name](names)
     finally:

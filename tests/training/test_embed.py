@@ -261,7 +261,6 @@ def test_datasets_reads_the_features_as_lists_of_one_length(dtype, models, spoil
 
 
 def test_an_index_of_faiss_finds_the_neighbours_that_the_formula_gives(models, spoilt, tmp_path):
-    pytest.importorskip("faiss")
     rows = [row for row in embedded(models / "encoder", spoilt, tmp_path / "features.parquet") if not row["error"]]
     loaded = load_dataset("parquet", data_files=str(tmp_path / "features.parquet"), split="train")
     good = loaded.filter(lambda error: error is None, input_columns="error")

@@ -1036,11 +1036,24 @@ def test_a_dry_run_is_a_page_that_names_classes_model_steps_memory_and_time(data
     page = {line[2:15].strip(): line[17:] for line in lines if line[2] != " "}
     assert page["Data"] == f"{data['folder']}: 18 images of `train` to train on, 9 images to evaluate on"
     assert page["Classes"] == "3: astronaut, chelsea, coffee"
+    assert page["Labels"] == f"{data['folder']}/train/astronaut/0.jpg: astronaut"
     assert page["Steps"] == "4 of 8 images (4 in a pass x 2 passes), 2.2 to an epoch, 1.8 epochs"
     assert page["Learning rate"] == "1 steps of warm-up to 0.01, then a cosine to 0"
     assert f"the weights of {fcmae}" in page["Model"] and "images of 32 x 32 pixels, 3 channels" in page["Model"]
-    assert lines[6].split()[:3] == ["0.00729", "in", "embeddings"]  # 0.01 * 0.9 ** 3
-    subjects = ("Data", "Classes", "Model", "Machine", "Steps", "Learning rate", "Memory", "Time", "Waiting", "Output")
+    assert lines[7].split()[:3] == ["0.00729", "in", "embeddings"]  # 0.01 * 0.9 ** 3
+    subjects = (
+        "Data",
+        "Classes",
+        "Labels",
+        "Model",
+        "Machine",
+        "Steps",
+        "Learning rate",
+        "Memory",
+        "Time",
+        "Waiting",
+        "Output",
+    )
     assert set(page) == set(subjects)
     assert len(lines) < 20 and not (tmp_path / "out").exists()
 
