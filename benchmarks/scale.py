@@ -80,14 +80,12 @@ def checkpoints(folder: Path, args: Any) -> Parts:
 
 
 PARTS: dict[str, Callable[[Path, Any], Parts]] = {
-    **{
-        "loader": loader,
-        "requests": requests,
-        "readers": readers,
-        "messages": messages,
-        "shuffling": shuffling,
-        "checkpoints": checkpoints,
-    }
+    "loader": loader,
+    "requests": requests,
+    "readers": readers,
+    "messages": messages,
+    "shuffling": shuffling,
+    "checkpoints": checkpoints,
 }
 
 

@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         convert(**{name: value for name, value in vars(options).items() if name != "list"})
     except (ValueError, OSError, ImportError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+        parser.error(str(error))
 
 
 def convert(

@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         export(options.pop("model"), options.pop("output_dir"), **options)
     except (ValueError, OSError, ImportError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+        parser.error(str(error))
 
 
 def export(

@@ -67,6 +67,11 @@ def weight_files(folder: Path) -> list[Path]:
     return [file for pattern in WEIGHT_PATTERNS for file in folder.glob(pattern)]
 
 
+def weight_digests(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each of these files, by name."""
+    return {file.name: sha256(file) for file in weight_files(folder)}
+
+
 def parameter_sizes(folder: Path) -> dict[str, int]:
     """How many numbers each stored parameter has, from the headers of the files."""
     sizes = {}

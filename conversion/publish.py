@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         publish(options.pop("folder"), options.pop("repo_id"), **options)
     except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+        parser.error(str(error))
 
 
 def publish(

@@ -27,7 +27,7 @@ from .gpu_mlp import backward_by_kernels, forward_by_kernels
 from .grn import ConvNextV2GRN, grn_scale
 from .groups import Groups
 from .precision import HALF, at_least_float32, cast_for_autocast
-from .products import linear
+from .products import linear, linear_of_views
 from .triton_kernels import runs_on_kernels
 
 
@@ -171,13 +171,10 @@ def _energy(y: Tensor, squares: Tensor) -> Tensor:
 def _project_down(y: Tensor, energy: Tensor, weights: MLPWeights, out: Tensor | None = None) -> Tensor:
     """`down(grn(y))`, `(B, T, C)`, of `y (B, T, 4C)`, which it may overwrite; the result may lie in `out`."""
     scale = grn_scale(energy, weights.grn).to(y.dtype)
-    scaled = weights.down * scale if scales_weights(y.shape[1], weights) else None
-    if scaled is not None and len(y) > 1:
-        return torch.baddbmm(projected_bias(weights), y, scaled.mT, out=out)
-    rows = None if out is None else out.flatten(0, 1)
-    if scaled is not None:
-        return linear(y[0], scaled[0], projected_bias(weights), out=rows)[None]
+    if scales_weights(y.shape[1], weights):
+        return linear_of_views(y, weights.down * scale, projected_bias(weights), out=out)
     torch.addcmul(weights.grn_bias, y, scale, out=y)
+    rows = None if out is None else out.flatten(0, 1)
     return linear(y.flatten(0, 1), weights.down, weights.down_bias, out=rows).view(*y.shape[:2], -1)
 
 

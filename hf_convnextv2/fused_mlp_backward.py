@@ -30,7 +30,7 @@ from torch import Tensor
 from .chunks import Chunk, chunk_buffer
 from .fused_mlp_reference import MLPWeights, scales_weights
 from .grn import grn_gradients
-from .products import linear
+from .products import linear, linear_of_views
 
 
 class _GradientSums:
@@ -98,8 +98,7 @@ def _through_weights(
     scale = wide_scale.to(y.dtype)
     sums.grn += grad_grn
     sums.down += products.mul_(scale).sum(dim=0)
-    scaled = weights.down * scale
-    grad_y = torch.bmm(z, scaled, out=out) if len(z) > 1 else linear(z[0], scaled[0].T, out=out[0])[None]
+    grad_y = linear_of_views(z, (weights.down * scale).mT, out=out)
     return grad_y.addcmul_(y, slope.to(y.dtype))
 
 

@@ -25,6 +25,15 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, out: Tensor | 
     return torch.addmm(bias, x, weight.T, out=out)
 
 
+def linear_of_views(x: Tensor, weights: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+    """The same of views `(B, rows, in)`, each with a weight of its own `(B, out, in)`."""
+    if len(x) == 1:
+        return linear(x[0], weights[0], bias, out=None if out is None else out[0])[None]
+    if bias is None:
+        return torch.bmm(x, weights.mT, out=out)
+    return torch.baddbmm(bias, x, weights.mT, out=out)
+
+
 @cache
 def _prefers_onednn() -> bool:
     """Whether PyTorch has oneDNN's linear here, and the processor is one that it is faster on."""

@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,14 +102,7 @@ def handing_over(data: PretrainDataSettings, rounds: int) -> Row:
 
 def loader(data: PretrainDataSettings, buffer: int, batch_size: int = BATCH) -> TrainBatches:
     """The batches of pre-training at 224 pixels with one data loader worker."""
-    data = PretrainDataSettings(
-        dataset_name=data.dataset_name,
-        image_column=data.image_column,
-        streaming=True,
-        num_workers=1,
-        per_device_train_batch_size=batch_size,
-        shuffle_buffer_size=buffer,
-    )
+    data = replace(data, per_device_train_batch_size=batch_size, shuffle_buffer_size=buffer)
     augmentation, config = PretrainAugmentationSettings(), ConvNextV2FCMAEConfig.from_size("base")
     transform = pretraining_transform(augmentation, 224, create_image_processor(config))
     source = load_source(data, "train", None)

@@ -15,7 +15,7 @@ from conversion.exporting.choices import CLASSIFICATION
 from conversion.exporting.formats import FORMATS, check_format
 from conversion.exporting.models import Subject
 from conversion.exporting.precision import check_precision
-from conversion.exporting.programs import export_program, write_program
+from conversion.exporting.programs import export_program, size_of, write_program
 from conversion.exporting.quantization import quantise
 from conversion.exporting.runtimes import Run, open_file
 
@@ -56,8 +56,7 @@ def write_classifier(model: Any, format: str, dtype: str) -> Written:
             program = quantise(format, subject, program, calibration, list(FORMATS[format].float_layers))
         write_program(format, program, file)
         seconds = time.perf_counter() - started
-        size = sum(part.stat().st_size for part in file.parent.glob(f"{file.stem}.*"))
-        return Written(open_file(format, dtype, file, ["logits"]), seconds, size)
+        return Written(open_file(format, dtype, file, ["logits"]), seconds, size_of(file))
 
 
 def crops(count: int, size: tuple[int, int], seed: int = 0) -> Tensor:

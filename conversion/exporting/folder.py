@@ -12,8 +12,8 @@ from conversion.exporting.formats import FORMATS
 from conversion.exporting.models import Subject
 from conversion.exporting.readme import write_readme
 from conversion.exporting.record import RECORD, Record
-from conversion.files import atomic_path, partial_path, sha256, write_json
-from conversion.model_folder import weight_files
+from conversion.files import atomic_path, partial_path, write_json
+from conversion.model_folder import weight_digests
 
 
 def check_output(output: Path, overwrite: bool, model: Path) -> None:
@@ -46,7 +46,7 @@ def new_folder(output: Path) -> Iterator[Path]:
 
 def new_record(subject: Subject, format: str, picture: str) -> Record:
     """What is known before the first file is written."""
-    weights = {file.name: sha256(file) for file in weight_files(Path(subject.name))}
+    weights = weight_digests(Path(subject.name))
     packages = ("torch", "transformers", *FORMATS[format].packages, *FORMATS[format].for_int8)
     return Record(
         model=Path(subject.name).name if weights else subject.name,

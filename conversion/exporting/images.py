@@ -15,10 +15,10 @@ from torch import Tensor
 from transformers import AutoImageProcessor
 
 from conversion.command_line import first_line
+from conversion.split_names import HELD_OUT
 from hf_convnextv2 import create_image_processor, open_image
 from hf_convnextv2.images import MODES
 
-HELD_OUT = ("validation", "val", "valid", "dev", "test", "testing", "eval", "evaluation")  # in order of preference
 MIN_CALIBRATION, GOOD_CALIBRATION = 8, 100
 PHOTOGRAPH = "china.jpg"  # of scikit-learn
 

@@ -55,6 +55,11 @@ def write_program(format: str, program: Program, file: Path) -> None:
     _write(format, program.program, file)
 
 
+def size_of(file: Path) -> int:
+    """The bytes of a file, with what its format keeps beside it."""
+    return sum(part.stat().st_size for part in file.parent.glob(f"{file.stem}.*"))
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Without what exporters print and warn of their own inner workings."""

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from conversion.exporting.formats import FORMATS
 from conversion.exporting.record import Record
 from conversion.files import write_text
+from conversion.templates import load_template
 
 TEMPLATES = Path(__file__).parent / "templates"
 # What transformers.js loads, by type and task, as its pipelines.
@@ -25,15 +24,8 @@ def write_readme(folder: Path, record: Record) -> None:
 
 def render(template: str, record: Record, repo_id: str | None) -> str:
     """A text about the files, in a repository of the Hub or in this folder."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=StrictUndefined,
-    )
     dtype = next(iter(record.files))
-    return environment.get_template(template).render(
+    return load_template(TEMPLATES / template).render(
         record=record,
         runtime=FORMATS[record.format].runtime,
         repo_id=repo_id,

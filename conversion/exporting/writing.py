@@ -23,7 +23,7 @@ from conversion.exporting.images import (
     prepare,
 )
 from conversion.exporting.models import Subject
-from conversion.exporting.programs import Program, export_program, write_program
+from conversion.exporting.programs import Program, export_program, size_of, write_program
 from conversion.exporting.quantization import quantise
 from conversion.exporting.record import Comparison, FileRecord, Record
 from conversion.exporting.runtimes import Run, open_file
@@ -93,7 +93,7 @@ class Writer:
         run = open_file(self.format, dtype, file, self.record.outputs)
         if is_asked_for:
             comparisons = self.comparisons(run, name)
-            size = sum(part.stat().st_size for part in file.parent.glob(f"{file.stem}.*"))
+            size = size_of(file)
             print(f"{name}: {dtype}, {size:,} bytes, {seconds:.1f} s", *comparisons, sep="\n  ", flush=True)
             check_comparisons(comparisons, dtype, file)
             found = FileRecord(name, size, round(seconds, 1), comparisons, self.calibration(dtype), None)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from conversion.exporting.readme import pipeline_of
 from conversion.exporting.readme import render as render_files
@@ -18,6 +17,7 @@ from conversion.files import write_text
 from conversion.model_folder import CARD
 from conversion.publishing.contents import CardContents, read_contents
 from conversion.publishing.publication import Publication
+from conversion.templates import load_template
 
 TEMPLATES = Path(__file__).parent / "templates"
 # Cards with this line are ours to write anew, as those of Transformers' Trainer.
@@ -58,15 +58,8 @@ def is_generated(card: Path) -> bool:
 def render_card(folder: str | Path, publication: Publication | None = None, config: Any = None) -> str:
     """The text of the card, front matter included; a blank that nothing fills is an error."""
     contents = read_contents(Path(folder).resolve(), publication or Publication(), config)
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=StrictUndefined,
-    )
     is_foreign = contents.model.foreign_layout is not None
-    template = environment.get_template("foreign.md" if is_foreign else f"{contents.model.kind}.md")
+    template = load_template(TEMPLATES / ("foreign.md" if is_foreign else f"{contents.model.kind}.md"))
     text = template.render(
         front_matter=front_matter(contents).to_yaml(),
         generated=GENERATED,

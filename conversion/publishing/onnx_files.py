@@ -7,8 +7,8 @@ from conversion.exporting.choices import CLASSIFICATION, FEATURES, RECONSTRUCTIO
 from conversion.exporting.formats import ONNX
 from conversion.exporting.record import RECORD, Record
 from conversion.families import PRETRAINING
-from conversion.files import read_json, sha256
-from conversion.model_folder import weight_files
+from conversion.files import read_json
+from conversion.model_folder import weight_digests
 
 # What the files of a kind of model compute: the answers that its repository is loaded for.
 TASKS = {"classifier": CLASSIFICATION, "encoder": FEATURES, "segmenter": SEGMENTATION}
@@ -26,7 +26,7 @@ def check_onnx(onnx: Path, folder: Path, kind: str) -> None:
             f"`--with_onnx` (={onnx}) must be exported for {TASKS.get(kind, 'another kind of model')} to lie beside a "
             f"{kind}, but is for {record.task}."
         )
-    if record.weights != {file.name: sha256(file) for file in weight_files(folder)}:
+    if record.weights != weight_digests(folder):
         raise ValueError(f"`--with_onnx` (={onnx}) must be exported from the weights in {folder}. Export them again.")
 
 

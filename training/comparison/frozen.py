@@ -16,7 +16,7 @@ from training.data.samples import eval_loader
 from training.data.sources import array_dtype
 from training.data.transforms import EvaluationTransform
 from training.evaluation.features import extract_features, knn_scores, linear_probe_scores
-from training.evaluation.loop import pass_over
+from training.evaluation.loop import logits_of, pass_over
 from training.models.families import chosen_family
 from training.models.loading import FEATURES
 from training.run.stored_models import load_classifier, load_processor, load_weights
@@ -57,8 +57,7 @@ def predicted_classes(folder: str, images: Dataset, num_workers: int = 0) -> np.
     found: list[Tensor] = []
 
     def classes(batch: dict[str, Any]) -> tuple[Tensor]:
-        with accelerator.autocast():
-            return (model(batch["pixel_values"].to(accelerator.device)).logits.argmax(dim=1),)
+        return (logits_of(accelerator, model, batch).argmax(dim=1),)
 
     pass_over(
         accelerator, model, accelerator.prepare(loader), classes, lambda row: found.append(row.cpu()), lambda: False

@@ -10,11 +10,12 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Image, LargeList, List
 from sklearn.model_selection import train_test_split
 
+from conversion.split_names import HELD_OUT
 from training.comparison.subsets import undecoded, write_parquet
 from training.data.labels import check_labels, label_array, label_mapping, resolve_labels
 from training.data.samples import load_images
 from training.data.sources import Source, array_dtype, features_of, find_source, values_of
-from training.data.splits import HELD_OUT, check_split, split_names
+from training.data.splits import check_split, split_names
 from training.settings.checks import check
 from training.settings.comparison import CompareDataSettings
 from training.settings.data import FILE_BUILDERS

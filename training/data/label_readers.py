@@ -27,8 +27,8 @@ class LabelReader(Protocol):
 
 
 @dataclass
-class ClassReader:
-    """Reads the class of an image: a class number, or what `mapping` maps to one."""
+class ClassColumn:
+    """A column whose values are class numbers, or what `mapping` maps to these."""
 
     column: str
     num_labels: int
@@ -38,29 +38,32 @@ class ClassReader:
     def columns(self) -> list[str]:
         return [self.column]
 
+    def number(self, value: Any) -> int:
+        """The model's class for a value; raises a `ValueError` if there is none."""
+        label = value if self.mapping is None else self.mapping.get(value)
+        is_class = isinstance(label, int) and 0 <= label < self.num_labels
+        check(self.column, value, is_class, f"be a class in [0, `num_labels` (={self.num_labels}))")
+        assert isinstance(label, int)
+        return int(label)  # a bool is an int too
+
+
+class ClassReader(ClassColumn):
+    """Reads the class of an image."""
+
     def __call__(self, row: Mapping[str, Any]) -> int:
-        return class_number(row[self.column], self.column, self.num_labels, self.mapping)
+        return self.number(row[self.column])
 
     def in_words(self, row: Mapping[str, Any], names: Sequence[str]) -> str:
         return names[self(row)]
 
 
-@dataclass
-class ClassListReader:
+class ClassListReader(ClassColumn):
     """Reads the classes of an image from a list to `(num_labels,)` float32: 1 for each class in it, else 0."""
-
-    column: str
-    num_labels: int
-    mapping: Mapping[Any, int] | None = None
-
-    @property
-    def columns(self) -> list[str]:
-        return [self.column]
 
     def __call__(self, row: Mapping[str, Any]) -> Tensor:
         values = row[self.column]
         check(self.column, values, values is not None, "be a list of classes, empty for an image that has none")
-        numbers = [class_number(value, self.column, self.num_labels, self.mapping) for value in values]
+        numbers = [self.number(value) for value in values]
         check(self.column, values, len(numbers) == len(set(numbers)), "name each class once")
         labels = torch.zeros(self.num_labels)
         labels[numbers] = 1
@@ -106,15 +109,6 @@ class ValueReader:
     def in_words(self, row: Mapping[str, Any], names: Sequence[str]) -> str:
         self(row)
         return ", ".join(f"{name} {row[column]:.6g}" for name, column in zip(names, self.columns, strict=True))
-
-
-def class_number(value: Any, column: str, num_labels: int, mapping: Mapping[Any, int] | None) -> int:
-    """The model's class for a value; raises a `ValueError` if there is none."""
-    label = value if mapping is None else mapping.get(value)
-    is_class = isinstance(label, int) and 0 <= label < num_labels
-    check(column, value, is_class, f"be a class in [0, `num_labels` (={num_labels}))")
-    assert isinstance(label, int)
-    return int(label)  # a bool is an int too
 
 
 def classes_in_words(labels: Tensor, names: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from datasets import Dataset
 from training.data.folders.listing import show
 from training.data.folders.splits import shorten
 from training.data.labels import check_labels, class_values, label_mapping
-from training.data.rows import refuse_rows
+from training.data.rows import numbers, refuse_rows
 from training.data.sources import Source, values_of
 
 MOST_CLASSES = 12  # that are printed
@@ -61,8 +61,7 @@ def check_indicators(source: Source, image_column: str, columns: Sequence[str]) 
     if not isinstance(source, Dataset):
         return
     for column in columns:
-        values = values_of(source, column).cast(pa.float64()).fill_null(np.nan).to_numpy()
-        refuse_rows(source, image_column, column, ~np.isin(values, (0, 1)), "be 0 or 1")
+        refuse_rows(source, image_column, column, ~np.isin(numbers(source, column), (0, 1)), "be 0 or 1")
 
 
 class ClassCounts(NamedTuple):
@@ -93,6 +92,5 @@ def count_lists(source: Dataset, column: str, classes: list[str]) -> ClassCounts
 
 def count_indicators(source: Dataset, columns: Sequence[str]) -> ClassCounts:
     """Count the images of each class in columns of 0 and 1, in the order of `columns`."""
-    values = [values_of(source, column).cast(pa.float64()).to_numpy() for column in columns]
-    present = np.stack(values, axis=1)  # (N, classes)
+    present = np.stack([numbers(source, column) for column in columns], axis=1)  # (N, classes)
     return ClassCounts(present.sum(axis=0), len(source), int((present.sum(axis=1) == 0).sum()))

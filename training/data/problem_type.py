@@ -7,7 +7,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, LargeList, List
 
 from training.data.labels import STRINGS, check_label_column
-from training.data.regression import numbers
+from training.data.rows import numbers
 from training.data.sources import Source, features_of
 from training.settings.checks import check
 from training.settings.labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL

@@ -5,12 +5,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from datasets import Dataset
 
 from training.data.label_readers import ValueReader
-from training.data.rows import refuse_rows
-from training.data.sources import Source, values_of
+from training.data.rows import numbers, refuse_rows
+from training.data.sources import Source
 from training.data.value_scale import Scale
 from training.settings.checks import check
 
@@ -24,11 +23,6 @@ def check_values(source: Source, image_column: str, columns: Sequence[str]) -> N
         return
     for column in columns:
         refuse_rows(source, image_column, column, ~np.isfinite(numbers(source, column)), "be a finite number")
-
-
-def numbers(source: Dataset, column: str) -> np.ndarray:
-    """A column `(N,)` in float64; a missing value is NaN."""
-    return values_of(source, column).cast(pa.float64(), safe=False).fill_null(np.nan).to_numpy()
 
 
 def scale_of(source: Source, columns: Sequence[str]) -> Scale:

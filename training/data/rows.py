@@ -1,15 +1,22 @@
-"""Names the rows of a source whose values break a rule."""
+"""Numbers in a column of a source, and an error that names the rows whose values break a rule."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset
 
 from training.data.samples import name_of
+from training.data.sources import values_of
 from training.settings.checks import check
 
 MOST_NAMED = 5
+
+
+def numbers(source: Dataset, column: str) -> np.ndarray:
+    """A column `(N,)` in float64; a missing value is NaN."""
+    return values_of(source, column).cast(pa.float64(), safe=False).fill_null(np.nan).to_numpy()
 
 
 def refuse_rows(source: Dataset, image_column: str, column: str, bad: np.ndarray, rule: str) -> None:

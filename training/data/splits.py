@@ -5,14 +5,13 @@ from pathlib import Path
 
 from datasets import get_dataset_split_names
 
+from conversion.split_names import HELD_OUT
 from training.console.errors import is_first_process
 from training.data.folders.splits import split_name
 from training.data.sources import Source, local_splits
 from training.settings.checks import check
 from training.settings.data import FILE_BUILDERS, DataSettings, HeldOutDataSettings, ValidateDataSettings
 from training.settings.evaluation import FITTED
-
-HELD_OUT = ("validation", "val", "valid", "dev", "test", "testing", "eval", "evaluation")  # in order of preference
 
 
 def with_eval_split(data: ValidateDataSettings, protocols: list[str] | None) -> ValidateDataSettings:

@@ -1,6 +1,6 @@
-"""The pass over a loader that every evaluation makes, and batches of images of different sizes."""
+"""The pass over a loader that every evaluation makes, batches of images of different sizes, and logits of a batch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -63,6 +63,12 @@ def pass_over(
         if is_stopped():
             return False
     return True
+
+
+def logits_of(accelerator: Accelerator, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+    """The logits of a classifier `(B, num_labels)`, float32, of the images of a batch."""
+    with accelerator.autocast():
+        return model(pixel_values=batch["pixel_values"].to(accelerator.device)).logits.float()
 
 
 def without_repetitions(parts: list[Any], keys: Tensor, seen: set[Key]) -> list[Any]:

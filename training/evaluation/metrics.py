@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from training.evaluation.loop import pass_over
+from training.evaluation.loop import logits_of, pass_over
 from training.evaluation.per_class import Answers, save_class_figures, table_in_words
 from training.evaluation.tables import percent
 
@@ -76,8 +76,7 @@ class Evaluator:
         losses, classes, references = [], [], []
 
         def measure(batch: dict[str, Any]) -> tuple[torch.Tensor, ...]:
-            with accelerator.autocast():
-                logits = model(batch["pixel_values"].to(accelerator.device)).logits.float()
+            logits = logits_of(accelerator, model, batch)
             labels = batch["labels"].to(accelerator.device)
             loss = F.cross_entropy(logits, labels, reduction="none")
             return loss, logits.topk(min(5, logits.shape[-1])).indices, labels

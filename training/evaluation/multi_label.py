@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from conversion.model_folder import PER_CLASS
-from training.evaluation.loop import pass_over
+from training.evaluation.loop import logits_of, pass_over
 from training.evaluation.per_class import remove_figures
 from training.evaluation.tables import format_table, percent, write_csv
 
@@ -42,8 +42,7 @@ class MultiLabelEvaluator:
         losses, logits, labels = [], [], []
 
         def measure(batch: dict[str, Any]) -> tuple[torch.Tensor, ...]:
-            with accelerator.autocast():
-                answers = model(batch["pixel_values"].to(accelerator.device)).logits.float()
+            answers = logits_of(accelerator, model, batch)
             references = batch["labels"].to(accelerator.device)
             loss = F.binary_cross_entropy_with_logits(answers, references, reduction="none").mean(dim=1)
             return loss, answers, references

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from conversion.model_folder import PER_VALUE
 from training.data.value_scale import Scale
-from training.evaluation.loop import pass_over
+from training.evaluation.loop import logits_of, pass_over
 from training.evaluation.per_class import remove_figures
 from training.evaluation.tables import align, write_csv
 
@@ -44,9 +44,7 @@ class RegressionEvaluator:
         answers, references = [], []
 
         def measure(batch: dict[str, Any]) -> tuple[Tensor, ...]:
-            with accelerator.autocast():
-                logits = model(batch["pixel_values"].to(accelerator.device)).logits.float()
-            return logits, batch["labels"].to(accelerator.device)
+            return logits_of(accelerator, model, batch), batch["labels"].to(accelerator.device)
 
         def add(logits: Tensor, labels: Tensor) -> None:
             answers.append(logits.cpu().double())

@@ -19,6 +19,7 @@ from training.data.problems import problem_of
 from training.data.segmentation.masks import ignored_label
 from training.data.transforms import EvaluationTransform
 from training.evaluation.average_precision import Detections, encode_masks, to_xywh
+from training.evaluation.loop import logits_of
 from training.evaluation.segmentation import SegmentationEvaluator
 from training.evaluation.segmentation_protocol import check_prediction
 from training.models.detection import detect_with
@@ -83,9 +84,7 @@ class ClassAnswers:
             self.columns |= {f"label{suffix}": TEXT, f"score{suffix}": NUMBER}
 
     def __call__(self, accelerator: Accelerator, model: nn.Module, batch: Batch) -> list[Answer]:
-        with accelerator.autocast():
-            logits = model(pixel_values=batch["pixel_values"].to(accelerator.device)).logits
-        scores, labels = self.scores_of(logits.float()).topk(self.top_k)
+        scores, labels = self.scores_of(logits_of(accelerator, model, batch)).topk(self.top_k)
         answers = []
         for pair in zip(scores.tolist(), labels.tolist(), strict=True):
             values = [value for score, label in zip(*pair, strict=True) for value in (self.names[label], score)]

@@ -9,7 +9,7 @@ from training.models.backbone import BACKBONE_NORMS, backbone_of
 from training.models.creation import create_processor, stored_processor
 from training.models.families import BY_MODEL_TYPE, Backbone, chosen_family
 from training.models.loading import FEATURES
-from training.prediction.models import has_our_encoder, kind_of, load_dense_model, stored_config, what_is
+from training.prediction.models import config_of_model, has_our_encoder, kind_of, load_dense_model, what_is
 from training.run.stored_models import is_as_stored, load_processor, load_weights
 from training.settings.checks import check
 from training.settings.families import FAMILIES
@@ -47,7 +47,7 @@ def load_encoder(settings: ModelSettings, background: str | None) -> StoredEncod
     Raises:
         ValueError: if the model has no encoder of this package.
     """
-    name, stored = settings.model_name_or_path or "", stored_config(settings)
+    name, stored = settings.model_name_or_path or "", config_of_model(settings)
     titles = " or ".join(family.title for family in FAMILIES.values())
     rule = f"hold a {titles} model, or a model with such a backbone, not a {what_is(stored)}"
     check("model_name_or_path", name, has_our_encoder(stored), rule)

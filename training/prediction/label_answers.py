@@ -5,10 +5,11 @@ from typing import Any
 
 import pyarrow as pa
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 
 from training.data.labels import class_list
 from training.data.transforms import EvaluationTransform
+from training.evaluation.loop import logits_of
 from training.prediction.batches import Batch
 from training.prediction.models import StoredModel
 from training.prediction.parts import Answer
@@ -65,9 +66,3 @@ def column_names(prefix: str, names: list[str]) -> list[str]:
     """Names of columns, which differ from each other and from `image` and `error`: with a number where they do not."""
     taken = len(set(names)) < len(names) or (not prefix and {"image", "error"} & set(names))
     return [f"{prefix}{number}_{name}" if taken else f"{prefix}{name}" for number, name in enumerate(names)]
-
-
-def logits_of(accelerator: Accelerator, model: nn.Module, batch: Batch) -> Tensor:
-    """The logits of the images of a batch `(B, num_labels)`, float32."""
-    with accelerator.autocast():
-        return model(pixel_values=batch["pixel_values"].to(accelerator.device)).logits.float()

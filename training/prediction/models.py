@@ -8,7 +8,6 @@ from transformers import (
     AutoModelForImageClassification,
     AutoModelForObjectDetection,
     AutoModelForSemanticSegmentation,
-    PreTrainedConfig,
     PreTrainedModel,
 )
 
@@ -16,7 +15,7 @@ from conversion.detectors import DETECTORS
 from conversion.segmenters import convnextv2_supported
 from training.models.detection import create_detection_processor
 from training.models.families import BY_MODEL_TYPE
-from training.models.loading import NOTHING, load_pretrained, model_named
+from training.models.loading import NOTHING, load_pretrained, model_named, stored_config
 from training.models.segmentation import SEGMENTERS, create_segmentation_processor
 from training.run.stored_models import (
     is_as_stored,
@@ -63,7 +62,7 @@ def load_stored_model(settings: ModelSettings, background: str | None) -> Stored
     Raises:
         ValueError: if it is none of the three kinds.
     """
-    stored = stored_config(settings)
+    stored = config_of_model(settings)
     kind = kind_of(settings.model_name_or_path or "", stored)
     if not has_our_encoder(stored):
         return load_other(settings, kind, stored)
@@ -75,11 +74,10 @@ def load_stored_model(settings: ModelSettings, background: str | None) -> Stored
     return StoredModel(kind, model, load_dense_processor(settings, background, model, create))
 
 
-def stored_config(settings: ModelSettings) -> dict[str, Any]:
+def config_of_model(settings: ModelSettings) -> dict[str, Any]:
     """What config.json of a folder or Hub id says; raises a `ValueError` if there is none of a model."""
     name = settings.model_name_or_path or ""
-    with model_named(name):
-        stored = PreTrainedConfig.get_config_dict(name, revision=settings.model_revision or "main")[0]
+    stored = stored_config(name, settings.model_revision)
     rule = "be a folder that holds a model, or a model on the Hub, but has no config.json with a `model_type`"
     check("model_name_or_path", name, bool(stored.get("model_type")), rule)
     return stored

@@ -81,7 +81,7 @@ class EmbedSettings(Settings):
     processes: ProcessSettings
 
     def check(self) -> None:
-        check("model_name_or_path", self.model.model_name_or_path, bool(self.model.model_name_or_path), "be given")
+        self.model.check_given()
         check_outside(self.data.dataset_name, output_file=Path(self.output.output_file))
         stages, is_npy = self.features.stages or [], Path(self.output.output_file).suffix == NPY
         fits = self.features.is_pooled or not is_npy or len(stages) < 2

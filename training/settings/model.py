@@ -40,6 +40,10 @@ class ModelSettings:
         name = self.model_name_or_path or ""
         check("model_name_or_path", name, may_be_there(name), "be a folder that exists, or a Hub id")
 
+    def check_given(self) -> None:
+        """Raise without stored weights, for a script that only applies a model."""
+        check("model_name_or_path", self.model_name_or_path, bool(self.model_name_or_path), "be given")
+
 
 @dataclass(kw_only=True)
 class TrainedModelSettings(ModelSettings):

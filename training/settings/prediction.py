@@ -100,7 +100,7 @@ class PredictSettings(Settings):
     processes: ProcessSettings
 
     def check(self) -> None:
-        check("model_name_or_path", self.model.model_name_or_path, bool(self.model.model_name_or_path), "be given")
+        self.model.check_given()
         check_outside(self.data.dataset_name, output_file=Path(self.output.output_file), masks_dir=self.output.masks)
 
 

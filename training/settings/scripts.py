@@ -264,6 +264,6 @@ class ValidateSettings(Settings):
     processes: ProcessSettings
 
     def check(self) -> None:
-        check("model_name_or_path", self.model.model_name_or_path, bool(self.model.model_name_or_path), "be given")
+        self.model.check_given()
         if set(self.evaluation.protocols or ()) & set(FITTED):
             self.data.check_splits("eval_split", self.data.eval_split or "validation", self.data.train_split)

@@ -6,20 +6,11 @@ import evaluate
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from sklearn.metrics import f1_score
 from torch import nn
 
-from tests.photographs import forget_accelerate
+from tests.training.evaluation.given import Given
 from training.evaluation.metrics import Evaluator
-
-
-class Given(nn.Module):
-    """A classifier whose logits are the images themselves."""
-
-    def forward(self, pixel_values):
-        assert not self.training
-        return SimpleNamespace(logits=pixel_values)
 
 
 @pytest.fixture
@@ -28,13 +19,6 @@ def batches():
     logits, labels = torch.randn(9, 7), torch.tensor([0, 0, 0, 0, 1, 1, 2, 3, 6])
     logits[:5] += 3 * nn.functional.one_hot(labels[:5], 7)  # mostly right
     return logits, labels, [{"pixel_values": logits[part], "labels": labels[part]} for part in (slice(5), slice(5, 9))]
-
-
-@pytest.fixture
-def accelerator():
-    forget_accelerate()
-    yield Accelerator(cpu=True)
-    forget_accelerate()
 
 
 def test_loss_and_accuracies_are_means_over_all_images(accelerator, batches):

@@ -2,16 +2,13 @@
 
 import csv
 import warnings
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from sklearn.metrics import average_precision_score, f1_score, precision_score, recall_score
-from torch import nn
 
-from tests.photographs import forget_accelerate
+from tests.training.evaluation.given import Given
 from training.evaluation.multi_label import MultiLabelEvaluator, class_table, multi_label_figures
 
 NAMES = ["cat", "dog", "bird", "fish"]
@@ -99,20 +96,6 @@ def test_average_precision_ranks_images_whose_sigmoids_are_all_one():
     scores = np.array([[40.0], [30.0], [39.0], [29.0]])
     assert (1 / (1 + np.exp(-scores)).astype(np.float32) == 1).all()
     assert figures_of(references, scores)["eval_mean_average_precision"] == 1
-
-
-class Given(nn.Module):
-    """A classifier whose logits are the images themselves."""
-
-    def forward(self, pixel_values):
-        return SimpleNamespace(logits=pixel_values)
-
-
-@pytest.fixture
-def accelerator():
-    forget_accelerate()
-    yield Accelerator(cpu=True)
-    forget_accelerate()
 
 
 def test_the_evaluator_measures_all_batches_and_writes_words_and_a_table(accelerator, tmp_path):

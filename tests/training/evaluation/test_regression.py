@@ -1,15 +1,11 @@
 """Figures of values: those of scikit-learn, in the units of the data whatever a model is trained on."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
-from torch import nn
 
-from tests.photographs import forget_accelerate
+from tests.training.evaluation.given import Given
 from training.evaluation.regression import RegressionEvaluator, regression_figures, value_table
 
 NAMES = ["price", "age of it"]
@@ -61,24 +57,6 @@ def test_a_value_that_does_not_differ_has_no_r2(count):
     else:
         assert "eval_r2" not in results
         assert "R2" not in RegressionEvaluator(NAMES).in_words(results)
-
-
-class Given(nn.Module):
-    """A model whose answers are the images themselves."""
-
-    def __init__(self, **scale):
-        super().__init__()
-        self.config = SimpleNamespace(**scale)
-
-    def forward(self, pixel_values):
-        return SimpleNamespace(logits=pixel_values)
-
-
-@pytest.fixture
-def accelerator():
-    forget_accelerate()
-    yield Accelerator(cpu=True)
-    forget_accelerate()
 
 
 def test_a_model_under_training_is_measured_in_the_units_of_the_data(accelerator, tmp_path):
