@@ -44,13 +44,13 @@ test: $(VENV)/installed
 verify: $(VENV)/installed
 	$(BIN)/python -m pytest -m 'slow or not slow'
 
-BENCHMARKS := classifier products half_precision loaded fcmae_step views convmae segmentation detection \
+BENCHMARKS := classifier products operations half_precision loaded fcmae_step views convmae segmentation detection \
 	dense_phases compiled pipelines scaling imports loader folders endurance predictions scale
 
 bench: $(VENV)/installed
 	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name --output docs/benchmarks/$$name.json || exit 1; done
 	$(BIN)/python -m benchmarks.plot
-	$(BIN)/python -m benchmarks.scale_page
+	$(BIN)/python -m benchmarks.pages
 
 # In the Python that has CUDA's PyTorch: nothing is installed for it.
 gpu:

@@ -3,7 +3,7 @@
     python -m benchmarks.scale
     python -m benchmarks.scale --parts checkpoints --sizes tiny base large huge --folder path/to/disk
 
-With `--output`, the parts of an earlier file that are not measured now are kept. `python -m benchmarks.scale_page`
+With `--output`, the parts of an earlier file that are not measured now are kept. `python -m benchmarks.pages`
 writes these figures, and those that are computed, into docs/scale.md.
 """
 

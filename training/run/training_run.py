@@ -119,7 +119,8 @@ class TrainingRun:
         """
         plan, settings = self.plan, self.settings
         self.own_model, self.processor, self.teacher = model, processor, teacher
-        optimizer = create_optimizer(model, settings.optimizer, plan.learning_rate, decayed, scale)
+        device = self.accelerator.device
+        optimizer = create_optimizer(model, settings.optimizer, plan.learning_rate, decayed, scale, device)
         rates = (plan.learning_rate, settings.schedule.min_learning_rate, plan.warmup_steps, plan.max_steps)
         self.schedule = create_schedule(optimizer, *rates, settings.schedule.lr_scheduler_type, plan.lr_steps)
         self.ema = create_ema(model, settings.optimizer.ema_decay, self.accelerator)

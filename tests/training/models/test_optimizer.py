@@ -67,6 +67,29 @@ def test_the_settings_reach_adamw():
             assert group["lr"] == (0.15 if "stages" in name else 0.3)
 
 
+def test_on_a_cpu_adamw_is_fused_and_takes_the_same_steps():
+    models = [small(ConvNextV2Config, ConvNextV2ForImageClassification) for _ in range(3)]
+    settings = FinetuneSettings(output_dir="out", dataset_name="x", weight_decay=0.05).optimizer
+    devices = (torch.device("cpu"), torch.device("cuda"), None)
+    optimizers = []
+    for model, device in zip(models, devices, strict=True):
+        model.load_state_dict(models[0].state_dict())
+        optimizers.append(create_optimizer(model, settings, 1e-2, decayed_parameters(model), device=device))
+    assert [group["fused"] for optimizer in optimizers for group in optimizer.param_groups[:1]] == [True, None, None]
+    before = nn.utils.parameters_to_vector(models[0].parameters()).detach()
+    for step in range(3):
+        torch.manual_seed(step)
+        gradients = [torch.randn_like(parameter) for parameter in models[0].parameters()]
+        for model, optimizer in zip(models, optimizers, strict=True):
+            for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+                parameter.grad = gradient.clone()
+            optimizer.step()
+    fused, *others = [nn.utils.parameters_to_vector(model.parameters()) for model in models]
+    for other in others:
+        torch.testing.assert_close(fused, other, rtol=0, atol=1e-6)
+    assert (fused - before).abs().mean() > 1e-2
+
+
 def test_every_trainable_parameter_is_in_one_group_and_frozen_ones_in_none():
     model = small(ConvNextV2Config, ConvNextV2ForImageClassification)
     model.convnextv2.embeddings.requires_grad_(False)

@@ -1,0 +1,201 @@
+"""The tables of measured figures in docs/benchmarks.md and the pages on dense tasks and ConvMAE."""
+
+import json
+from collections.abc import Callable, Iterable
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from benchmarks.shared.measure import Row
+
+MEASURED = Path(__file__).parents[2] / "docs/benchmarks"
+
+
+def read(file: str) -> list[Row]:
+    """The rows that a benchmark has written, and the machine that it ran on in each."""
+    found = json.loads((MEASURED / f"{file}.json").read_text())
+    return [row | {"machine": found["machine"]} for row in found["rows"]]
+
+
+def times(ratio: dict[str, float]) -> str:
+    return f"{ratio['median']:.2f} x"
+
+
+def with_spread(ratio: Any) -> str:
+    """Median, least and greatest of the rounds; nothing where nothing was compared."""
+    return f"{ratio['median']:.2f} ({ratio['least']:.2f} to {ratio['greatest']:.2f})" if ratio else ""
+
+
+def overview() -> list[Row]:
+    """The first table of docs/benchmarks.md."""
+    rows = [fcmae_step(row) for row in read("fcmae_step") if row["what"] == "step"]
+    rows += map(views, read("views"))
+    classifiers = [row | {"command": "classifier"} for row in read("classifier")]
+    classifiers += [row | {"command": "classifier --cases base:16"} for row in read("classifier_base_16")]
+    for what in ("inference", "training"):
+        rows += [classifier(row) for row in classifiers if row["what"] == what]
+    rows += [compiled(row) for row in read("compiled") if row["size"] == "tiny"]
+    return rows + [pipeline(row) for row in read("pipelines") if row["size"] == "tiny"]
+
+
+def line(row: Row, what: str, per_second: float, compared: str, command: str, **rest: str) -> Row:
+    """A row of the overview."""
+    machine = row["machine"]
+    found: Row = {"What": what, "Batch": row["batch"], "Images/s": f"{per_second:.1f}", "Times as fast as": compared}
+    found |= {"Peak memory": rest.get("memory", ""), "Share of products": rest.get("share", "")}
+    found["Instructions, torch"] = f"{machine['instructions']}, {'.'.join(machine['torch'].split()[1].split('.')[:2])}"
+    return found | {"Command": f"`python -m benchmarks.{command}`"}
+
+
+def fcmae_step(row: Row) -> Row:
+    compared = f"{times(row['times masked-dense'])} masked-dense"
+    rest = {"memory": f"{row['memory / masked-dense']:.2f} x", "share": f"{row['of the bound']:.2f}"}
+    return line(row, f"FCMAE step, {row['size']}", row["images/s"], compared, "fcmae_step", **rest)
+
+
+def views(row: Row) -> Row:
+    compared = f"{times(row['of four masked-dense'])} four masked-dense, {times(row['of four packed'])} four of ours"
+    rest = {"memory": f"{row['memory / masked-dense']:.2f} x one", "share": f"{row['of the bound']:.2f}"}
+    return line(row, f"FCMAE step on four views, {row['size']}", row["views/s"], compared, "views", **rest)
+
+
+def classifier(row: Row) -> Row:
+    what = "training step" if row["what"] == "training" else row["what"]
+    compared = f"{times(row['times Transformers'])} Transformers, {times(row['times timm'])} timm"
+    memory = row["memory / Transformers'"]
+    rest = {"memory": f"{memory:.2f} x", "share": f"{row['of the bound']:.2f}"}
+    return line(row, f"classifier, {what}, {row['size']}", row["images/s"], compared, row["command"], **rest)
+
+
+def compiled(row: Row) -> Row:
+    compared = f"{times(row['times Transformers compiled'])} Transformers compiled"
+    return line(row, f"compiled, {row['what']}, {row['size']}", row["images/s"], compared, "compiled")
+
+
+def pipeline(row: Row) -> Row:
+    compared, what = f"{times(row['times as fast'])} before", f"`pipeline` after `register()`, {row['size']}"
+    return line(row, what, row["images/s after"], compared, "pipelines")
+
+
+def loaded() -> list[Row]:
+    """A row for each case and heap, a column for each number of busy processes."""
+    found: dict[str, Row] = {}
+    beside = {0: "alone", 1: "one busy process", 2: "two"}
+    for row in read("loaded"):
+        what = "training step" if row["what"] == "training" else row["what"]
+        case = f"{row['size']}, batch {row['batch']}, {what}" + (", after training both" * (row["heap"] == "grown"))
+        figure = f"{times(row['times Transformers'])}, {row['seconds']:.2f} s"
+        found.setdefault(case, {"": case})[beside[row["busy processes"]]] = figure
+    return list(found.values())
+
+
+def half_precision(what: str) -> list[Row]:
+    """A row for each case, a column for each contender: times Transformers' float32, and the error."""
+    rows = [row for row in read("half_precision") if row["what"] == what]
+    found = []
+    for (size, batch), each in groupby(rows, key=lambda row: (row["size"], row["batch"])):
+        table: Row = {"Model, batch": f"{size}, {batch}"}
+        for row in each:
+            if row["contender"] != "Transformers, float32":
+                error = "" if row["contender"] == "ours, float32" else f" ({row['error']})"
+                table[row["contender"]] = f"{row['times Transformers, float32']['median']:.2f}{error}"
+        found.append(table)
+    return found
+
+
+def half_precision_step() -> list[Row]:
+    rows = [row for row in read("half_precision") if row["what"] == "FCMAE step"]
+    column = "times ours, float32"
+    return [{"Model, batch": f"{r['size']}, {r['batch']}", "times our float32": with_spread(r[column])} for r in rows]
+
+
+def operations() -> list[Row]:
+    """A row for each kind of operation, columns for each case."""
+    found: dict[str, Row] = {}
+    for row in read("operations"):
+        each = found.setdefault(row["operations"], {"milliseconds": row["operations"]})
+        for library, name in (("ours", "ours"), ("transformers", "Transformers")):
+            each[f"{row['size']}, batch {row['batch']}, {name}"] = f"{row[f'{library}, ms']:,.0f}"
+    return list(found.values())
+
+
+def products() -> list[Row]:
+    columns = ("up", "down", "back through down", "back through up")
+    kept = [{name: row[name] for name in ("size", "channels", "rows")} for row in read("products")]
+    for shown, row in zip(kept, read("products"), strict=True):
+        shown |= {name: times(row[f"{name}, times MKL"]) for name in columns}
+    return kept
+
+
+def segmentation() -> list[Row]:
+    return [
+        dense_row(
+            f"{row['size']}, {row['head']}", row["times Transformers"], row["memory / Transformers'"], "Transformers"
+        )
+        for row in read("segmentation")
+    ]
+
+
+def detection() -> list[Row]:
+    return [
+        dense_row(row["size"], row["times torchvision"], row["memory / torchvision's"], "torchvision")
+        for row in read("detection")
+    ]
+
+
+def dense_row(case: str, ratio: dict[str, float], memory: float, peer: str) -> Row:
+    return {"Backbone": case, f"times as fast as {peer}": with_spread(ratio), "peak memory": f"{memory:.2f} x"}
+
+
+def phases(model: str, parts: dict[str, Iterable[str]]) -> list[Row]:
+    """The share of each part of a step: a row for each size. `parts`: the measured ones that each column adds up."""
+    rows = [row for row in read("dense_phases") if row["model"] == model]
+    found = []
+    for size, each in groupby(rows, key=lambda row: row["size"]):
+        shares = {row["part"]: row["share"] for row in each}
+        sums = {column: sum(shares[part] for part in measured) for column, measured in parts.items()}
+        found.append({"Backbone": size} | {column: f"{100 * share:.0f} %" for column, share in sums.items()})
+    return found
+
+
+PRODUCTS = {"products and convolutions alone": ["matrix products and convolutions alone"]}
+
+
+def upernet_phases() -> list[Row]:
+    parts = ("backbone", "pyramid", "heads", "loss")
+    return phases("UPerNet", {part: [part] for part in parts} | PRODUCTS)
+
+
+def mask_rcnn_phases() -> list[Row]:
+    parts: dict[str, Iterable[str]] = {part: [part] for part in ("backbone", "pyramid", "region proposals")}
+    parts["heads for boxes and masks, with losses"] = ["heads for boxes and masks", "losses of the heads"]
+    return phases("Mask R-CNN", parts | PRODUCTS)
+
+
+def convmae() -> list[Row]:
+    """A row for each size and number of visible sets."""
+    found = []
+    for row in read("convmae"):
+        sets = "1 set" if row["sets"] == 1 else f"{row['sets']} sets"
+        shown: Row = {"Size": f"{row['size']}, {sets}", "Views/s": f"{row['views/s']:.1f}"}
+        shown["Times the official arrangement"] = with_spread(row["times official"])
+        shown["Times four passes"] = with_spread(row["times as many passes"])
+        shown |= {"Memory": f"{row['memory / official']:.2f} x", "Share of products": f"{row['of the bound']:.2f}"}
+        found.append(shown)
+    return found
+
+
+TABLES: dict[str, Callable[[], list[Row]]] = {
+    "overview": overview,
+    "loaded": loaded,
+    "half_precision_inference": lambda: half_precision("inference"),
+    "half_precision_training": lambda: half_precision("training"),
+    "half_precision_step": half_precision_step,
+    "operations": operations,
+    "products": products,
+    "segmentation": segmentation,
+    "detection": detection,
+    "upernet_phases": upernet_phases,
+    "mask_rcnn_phases": mask_rcnn_phases,
+    "convmae": convmae,
+}
