@@ -26,7 +26,7 @@ from training.data.sources import num_examples
 from training.data.transforms import SegmentationTransform
 from training.evaluation.segmentation import NO_PIXEL, SegmentationEvaluator
 from training.evaluation.segmentation_figures import save_figures, table_in_words
-from training.evaluation.segmentation_protocol import check_prediction, segmentation_loader
+from training.evaluation.segmentation_protocol import check_prediction, keep_mask_settings, segmentation_loader
 from training.models.backbone import num_channels_of
 from training.models.batch_norm import synchronise_batch_norm
 from training.models.creation import image_size_of, with_background
@@ -51,6 +51,7 @@ def main(settings: SegmentSettings) -> None:
         encoder: Any = model.config.backbone_config
         ignored, architecture = ignored_label(len(names)), settings.model.architecture
         data = with_background(settings.data, settings.model)
+        keep_mask_settings(model, data)
         processor = create_segmentation_processor(settings.model, data.background, encoder, architecture)
         check_prediction(settings.evaluation, encoder, processor)
         with run.main_process_first():

@@ -68,6 +68,23 @@ def assert_same(found, expected):
 AS_TRAINED = {"eval_flip": True, "eval_window": 24}
 
 
+@pytest.mark.parametrize(
+    "reading", [{"mask_values": [2, 0, 1]}, {"ignore_index": 0}, {"reduce_labels": True, "num_labels": 2}]
+)
+def test_masks_are_read_as_in_the_training_of_the_model_unless_settings_say_otherwise(reading, data, tmp_path, capsys):
+    small = {"decoder_hidden_size": 8, "max_train_steps": 1}
+    model = train(tmp_path / "model", data["folder"], **small, **reading)
+    capsys.readouterr()
+    assert_same(validated(model, data["folder"]), figures_of(model))
+    told = f"The masks are read as in the training of the model, with `{next(iter(reading))}` (="
+    assert told in capsys.readouterr().out
+    other = {"mask_values": [1, 2, 0][: reading.get("num_labels", 3)], "ignore_index": 7}
+    if "reduce_labels" in reading:
+        other = {"ignore_index": 2}  # class 2 of the masks would else be one too many
+    assert validated(model, data["folder"], **other)["eval_mean_iou"] != figures_of(model)["eval_mean_iou"]
+    assert told not in capsys.readouterr().out
+
+
 def test_the_figures_are_those_of_the_run_itself(upernet, data, tmp_path, capsys):
     found = validated(upernet, data["folder"], output_dir=str(tmp_path), **AS_TRAINED)
     assert_same(found, figures_of(upernet))

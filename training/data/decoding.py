@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, ImageSequence, UnidentifiedImageError
 from torch import Tensor
 
 from hf_convnextv2.images import (
@@ -23,6 +23,7 @@ from training.settings.data import DataSettings
 
 NUMPY_MAGIC = b"\x93NUMPY"
 SAMPLES_PER_PIXEL = 277  # TIFF tag
+TURNED = range(2, 9)  # values of EXIF's orientation that rotate or mirror an image
 # Errors that Pillow and NumPy raise for bytes that are no valid image: truncated, of an unknown format, or corrupt.
 UNREADABLE = (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError)
 
@@ -36,10 +37,15 @@ class WrongChannelsError(ValueError):
 
 
 class Decoded(NamedTuple):
-    """An image `(C, H, W)`, and whether it had transparent pixels, which are composited on a background."""
+    """An image `(C, H, W)`.
+
+    is_transparent: whether it had transparent pixels, which are composited on a background.
+    is_turned: whether it was rotated or mirrored as its EXIF data say.
+    """
 
     pixels: Tensor
     is_transparent: bool = False
+    is_turned: bool = False
 
 
 class Enough(NamedTuple):
@@ -80,8 +86,9 @@ def decode_image(
         check_all_read(picture, num_channels, name)
         if enough is not None:
             reduce_size(picture, enough)
+        is_turned = num_channels in MODES and picture.getexif().get(ExifTags.Base.Orientation) in TURNED
         array, is_transparent = picture_to_array(picture, num_channels, background)
-        return Decoded(array_to_tensor(array, num_channels, name, picture), is_transparent)
+        return Decoded(array_to_tensor(array, num_channels, name, picture), is_transparent, is_turned)
     except (ConnectionError, WrongChannelsError):
         raise  # the cause is the storage or all images, not this image
     except UnidentifiedImageError as error:

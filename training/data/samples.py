@@ -48,7 +48,7 @@ class Samples:
 
         Crop, flip and noise depend only on the seed and the key. Errors call an image without a path `name`.
         """
-        image, is_transparent = self.decode(row, name)
+        image, is_transparent, _ = self.decode(row, name)
         sample: dict[str, Any] = {"seed": sample_seed(self.seed, *key), "is_transparent": is_transparent}
         with seeded(sample["seed"]):
             sample["pixel_values"] = self.transform(image)
@@ -91,7 +91,7 @@ class AnnotatedSamples(Samples):
         The transform depends only on the seed and the key. Errors call an image without a path `name`.
         """
         assert self.reader is not None and self.transform_both is not None
-        image, is_transparent = self.decode(row, name)
+        image, is_transparent, _ = self.decode(row, name)
         height, width = image.shape[-2:]
         name = name_of(row[self.image_column], name)
         labels = self.reader(row[self.annotation_column], (height, width), name)

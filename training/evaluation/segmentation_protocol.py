@@ -1,6 +1,7 @@
 """Evaluates a stored segmentation model on images with masks."""
 
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,15 @@ from training.evaluation.published import segmentation_comparison
 from training.evaluation.segmentation import NO_PIXEL, SegmentationEvaluator, collate_pairs
 from training.evaluation.segmentation_figures import save_figures, table_in_words
 from training.settings.checks import check
-from training.settings.data import MaskedDataSettings
+from training.settings.data import MaskedDataSettings, MaskSettings
 from training.settings.evaluation import SegmentPredictionSettings
+
+# The settings of how the numbers in masks are read, and their defaults.
+USUAL = {
+    field.name: field.default
+    for field in fields(MaskSettings)
+    if field.name in ("ignore_index", "reduce_labels", "mask_values")
+}
 
 
 def evaluate_segmentation(
@@ -35,6 +43,7 @@ def evaluate_segmentation(
 ) -> Outcome:
     """Mean IoU and accuracies on `eval_split`, at the images' original sizes, and the figures of each class."""
     config: Any = model.config
+    data = read_as_in_training(accelerator, data, config)
     names, num_channels = class_list(config), config.backbone_config.num_channels
     check_names(data, names)
     assert data.eval_split is not None
@@ -51,6 +60,23 @@ def evaluate_segmentation(
     parts = [table_in_words(evaluator.confusion, names), segmentation_comparison(results, config, prediction)]
     report = "\n".join(filter(None, [*parts, evaluator.in_words(results)]))
     return Outcome(results, report, lambda folder: save_figures(folder, evaluator, names, processor))
+
+
+def keep_mask_settings(model: PreTrainedModel, data: MaskedDataSettings) -> None:
+    """Store with the model how its masks are read, if that is not the usual way."""
+    said = {name: getattr(data, name) for name in USUAL}
+    if said != USUAL:
+        model.config.mask_settings = said
+
+
+def read_as_in_training(accelerator: Accelerator, data: MaskedDataSettings, config: Any) -> MaskedDataSettings:
+    """Settings that read masks as the model's training did, unless they say something about it themselves."""
+    stored = getattr(config, "mask_settings", None)
+    if stored is None or any(getattr(data, name) != usual for name, usual in USUAL.items()):
+        return data
+    unusual = ", ".join(f"`{name}` (={value})" for name, value in stored.items() if value != USUAL[name])
+    accelerator.print(f"The masks are read as in the training of the model, with {unusual}.", flush=True)
+    return replace(data, **stored)
 
 
 def segmentation_loader(

@@ -6,11 +6,13 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_cosine_with_min_lr_schedule_with_warmup, get_polynomial_decay_schedule_with_warmup
 
+from training.models.averages import SHARDED
 from training.settings.learning import OptimizerSettings
 
 DECAYED_LAYERS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
@@ -52,19 +54,26 @@ def create_optimizer(
     learning_rate: float,
     decayed: set[str],
     scale: Callable[[str], float] = lambda name: 1.0,
-    device: torch.device | None = None,
+    fused: bool | None = None,
 ) -> AdamW:
     """Create AdamW over the groups.
 
     Args:
         scale: maps a parameter's name to the factor of its learning rate.
-        device: where the model will train.
+        fused: as AdamW takes it.
     """
     groups = parameter_groups(model, learning_rate, settings.weight_decay, decayed, scale)
-    # On a CPU, PyTorch goes over memory a dozen times unless it is told to fuse. On a GPU, a fused optimizer would hide
-    # from Accelerate that the scaler of fp16 has left out a step.
-    fused = True if device is not None and device.type == "cpu" else None
     return AdamW(groups, lr=learning_rate, betas=(settings.adam_beta1, settings.adam_beta2), fused=fused)
+
+
+def can_fuse(accelerator: Accelerator) -> bool | None:
+    """Whether AdamW is told to fuse its operations, or chooses itself (None).
+
+    On a CPU it does not choose to, and goes over memory a dozen times. On a GPU, a fused step would hide from
+    Accelerate that the scaler of fp16 has left it out. A fused step rounds a part of a weight unlike the whole one.
+    """
+    is_fused = accelerator.device.type == "cpu" and accelerator.distributed_type not in SHARDED
+    return True if is_fused else None
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from training.data.samples import Batch, Collator, Samples, first_labels
 from training.data.sources import Source
 from training.evaluation.pictures import save_loss_curves
 from training.models.averages import create_ema, final_model, update_average
-from training.models.optimizer import create_optimizer, create_schedule, keep_settings
+from training.models.optimizer import can_fuse, create_optimizer, create_schedule, keep_settings
 from training.models.teachers import AverageTeacher, FrozenTeacher
 from training.run.accelerator import create_accelerator, tell_batch_size
 from training.run.checkpoints import Checkpoints, Resumed
@@ -119,8 +119,8 @@ class TrainingRun:
         """
         plan, settings = self.plan, self.settings
         self.own_model, self.processor, self.teacher = model, processor, teacher
-        device = self.accelerator.device
-        optimizer = create_optimizer(model, settings.optimizer, plan.learning_rate, decayed, scale, device)
+        fused = can_fuse(self.accelerator)
+        optimizer = create_optimizer(model, settings.optimizer, plan.learning_rate, decayed, scale, fused)
         rates = (plan.learning_rate, settings.schedule.min_learning_rate, plan.warmup_steps, plan.max_steps)
         self.schedule = create_schedule(optimizer, *rates, settings.schedule.lr_scheduler_type, plan.lr_steps)
         self.ema = create_ema(model, settings.optimizer.ema_decay, self.accelerator)

@@ -14,11 +14,13 @@ from training.data.overview import unusable
 from training.data.sources import array_dtype
 from training.settings.data import DataSettings
 
-# The record of an image: its problem (empty: none), whether it has transparent pixels, and its size in pixels.
+# The record of an image: its problem (empty: none), whether it has transparent pixels, whether its EXIF data turn it,
+# and its size in pixels.
 RECORD = Features(
     {
         "problem": Value("string"),
         "is_transparent": Value("bool"),
+        "is_turned": Value("bool"),
         "height": Value("int64"),
         "width": Value("int64"),
     }
@@ -26,11 +28,12 @@ RECORD = Features(
 
 
 class CheckedImages(NamedTuple):
-    """A source without its unreadable images, their problems, the number of transparent images, and the sizes."""
+    """A source without its unreadable images, their problems, the numbers of transparent and turned images, sizes."""
 
     source: Dataset
     problems: list[str]
     num_transparent: int
+    num_turned: int
     sizes: np.ndarray  # `(N, 2)`: height and width of each image of the source
 
 
@@ -43,7 +46,8 @@ def check_images(source: Dataset, data: DataSettings, num_channels: int) -> Chec
     sizes = np.stack([good[side].to_numpy() for side in ("height", "width")], axis=1)
     source = source if len(good) == len(records) else source.select(np.flatnonzero(is_good.to_numpy()))
     problems = records["problem"].filter(pc.invert(is_good)).to_pylist()
-    return CheckedImages(source, problems, pc.sum(good["is_transparent"]).as_py() or 0, sizes)
+    num_transparent, num_turned = (pc.sum(good[name]).as_py() or 0 for name in ("is_transparent", "is_turned"))
+    return CheckedImages(source, problems, num_transparent, num_turned, sizes)
 
 
 def check_image(value: Any, index: int, num_channels: int, dtype: str | None) -> dict[str, Any]:
@@ -51,9 +55,10 @@ def check_image(value: Any, index: int, num_channels: int, dtype: str | None) ->
     try:
         decoded = decode_image(value, num_channels, f"example {index}", dtype)
     except BadImageError as error:
-        return {"problem": str(error), "is_transparent": False, "height": 0, "width": 0}
+        return {"problem": str(error), "is_transparent": False, "is_turned": False, "height": 0, "width": 0}
     height, width = decoded.pixels.shape[-2:]
-    return {"problem": "", "is_transparent": decoded.is_transparent, "height": height, "width": width}
+    flags = {"is_transparent": decoded.is_transparent, "is_turned": decoded.is_turned}
+    return {"problem": "", **flags, "height": height, "width": width}
 
 
 def transparency_note(checked: CheckedImages | None, data: DataSettings) -> list[str]:
@@ -62,6 +67,13 @@ def transparency_note(checked: CheckedImages | None, data: DataSettings) -> list
         return [f"images are not checked: transparent ones are {fate_of_transparency(data)}"]
     count, total = checked.num_transparent, len(checked.source)
     return [f"{count:,} of {total:,} images are transparent: {fate_of_transparency(data)}."] if count else []
+
+
+def rotation_note(checked: CheckedImages, annotations: str) -> list[str]:
+    """A line on images that their EXIF data turn, which their annotations must fit; none if there is no such image."""
+    count, total = checked.num_turned, len(checked.source)
+    told = f"{count:,} of {total:,} images are turned by their EXIF data: {annotations} must fit the turned images"
+    return [told] if count else []
 
 
 def refuse_bad_images(problems: list[str], data: DataSettings) -> None:

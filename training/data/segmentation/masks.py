@@ -1,6 +1,7 @@
 """Masks: images that hold a class number for each pixel."""
 
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,8 +21,9 @@ NO_CLASS = -2
 IGNORED, IGNORED_OF_MANY = 255, -100  # the label of pixels without a class; the latter if 255 is a class
 
 
-# By Pillow's name of it: what Pillow multiplies the numbers of a grey PNG of 2 or 4 bits by, to span 0 to 255.
+# By Pillow's name of it: what Pillow multiplies grey numbers of 2 or 4 bits by, to span 0 to 255.
 SCALES = {"L;2": 85, "L;4": 17}
+WHITE_IS_ZERO = re.compile(r"[1L];\d?I")
 
 
 class BadMaskError(BadImageError):
@@ -34,7 +36,8 @@ def decode_mask(value: Any, name: str) -> np.ndarray:
     A file is turned as its EXIF data say, as images are. Errors call a mask without a path `name`.
 
     Raises:
-        BadMaskError: if it is no image, has colours or several pages, or is stored with loss.
+        BadMaskError: if it is no image, has colours or several pages, or if its numbers are not sure: stored with loss,
+            or as a TIFF in which 0 is white.
     """
     path, content = (value.get("path"), value.get("bytes")) if isinstance(value, dict) else (None, value)
     if isinstance(content, str):
@@ -47,15 +50,17 @@ def decode_mask(value: Any, name: str) -> np.ndarray:
     try:
         picture = Image.open(io.BytesIO(content if content is not None else read_file(path or "")))
         mode, is_lossy, pages = picture.mode, picture.format in LOSSY, getattr(picture, "n_frames", 1)
-        scale = SCALES.get(packing_of(picture))
+        packing, is_tiff = packing_of(picture), picture.format == "TIFF"
         array = np.asarray(ImageOps.exif_transpose(picture)) if mode in MODES else np.empty((0, 0))
-        array = array if scale is None else array // scale
+        array = as_stored(array, packing, picture.format)
     except ConnectionError:
         raise
     except UNREADABLE as error:
         raise BadMaskError(f"{name} cannot be read as an image: {error}") from error
     if is_lossy:
         raise BadMaskError(f"{name} is a {picture.format} file, whose compression changes class numbers: use PNG.")
+    if is_tiff and WHITE_IS_ZERO.match(packing[0]):
+        raise BadMaskError(f"{name} is a TIFF file in which 0 is white. Programs disagree on its numbers: use PNG.")
     if pages > 1:
         raise BadMaskError(f"{name} must be one picture, but has {pages} pages.")
     if mode not in MODES:
@@ -65,10 +70,21 @@ def decode_mask(value: Any, name: str) -> np.ndarray:
     return checked_array(array, name)
 
 
-def packing_of(picture: Image.Image) -> Any:
-    """How the numbers of a picture that has not been read yet lie in its file, as Pillow calls it."""
+def packing_of(picture: Image.Image) -> tuple[Any, ...]:
+    """How the numbers of a picture that has not been read yet lie in its file, as Pillow describes it."""
     parts = getattr(picture, "tile", None)
-    return parts[0][3] if parts else None
+    described = parts[0][3] if parts else ""
+    return described if isinstance(described, tuple) else (described,)
+
+
+def as_stored(array: np.ndarray, packing: tuple[Any, ...], format: str | None) -> np.ndarray:
+    """The numbers that lie in the file, which Pillow stretches to the range of 8 or 16 bits."""
+    if packing[0] in SCALES:
+        return array // SCALES[packing[0]]
+    if format == "PPM" and len(packing) > 1:  # its range ends at any number, which the file states
+        highest = 255 if array.dtype == np.uint8 else 65535
+        return np.rint(array * (packing[1] / highest)).astype(np.int64)
+    return array
 
 
 def checked_array(array: np.ndarray, name: str) -> np.ndarray:

@@ -12,7 +12,7 @@ from datasets import Dataset, Features, List, Value
 from torch import Tensor, nn
 
 from training.data.checking.columns import Check, check_column
-from training.data.checking.images import check_images, refuse_bad_images, transparency_note
+from training.data.checking.images import check_images, refuse_bad_images, rotation_note, transparency_note
 from training.data.folders.listing import show
 from training.data.folders.masks import names_in
 from training.data.labels import unnamed_classes
@@ -39,7 +39,7 @@ RECORD = Features(
         "problem": Value("string"),
         "height": Value("int64"),
         "width": Value("int64"),
-        "numbers": List(Value("int64")),
+        "stored": List(Value("int64")),
         "pixels": List(Value("int64")),
     }
 )
@@ -90,7 +90,7 @@ def largest_class(data: SegmentDataSettings, num_channels: int) -> int:
     check("num_labels", None, isinstance(source, Dataset), rule)
     assert isinstance(source, Dataset)
     records = kept_records(source, data, num_channels) if data.skip_bad_images else mask_records(source, data)
-    stored = sorted({number for numbers in records["numbers"].to_pylist() for number in numbers or []})
+    stored = sorted({number for numbers in records["stored"].to_pylist() for number in numbers or []})
     classes = class_numbers(np.array(stored, np.int64), data.ignore_index, data.reduce_labels)
     classes = classes[classes >= 0]
     problems = [] if stored else list(filter(None, mask_records(source, data)["problem"].to_pylist()))
@@ -125,9 +125,9 @@ def check_mask(value: Any, index: int) -> dict[str, Any]:
     try:
         mask = decode_mask(value, f"example {index}")
     except BadMaskError as error:
-        return {"problem": str(error), "height": 0, "width": 0, "numbers": [], "pixels": []}
+        return {"problem": str(error), "height": 0, "width": 0, "stored": [], "pixels": []}
     numbers, pixels = np.unique(mask, return_counts=True)
-    (height, width), found = mask.shape, {"numbers": numbers.astype(int).tolist(), "pixels": pixels.tolist()}
+    (height, width), found = mask.shape, {"stored": numbers.astype(int).tolist(), "pixels": pixels.tolist()}
     return {"problem": "", "height": height, "width": width, **found}
 
 
@@ -151,6 +151,7 @@ def load_pairs(
         source = checked.source if good.all() else checked.source.select(np.flatnonzero(good))
         check("dataset_name", data.dataset_name, len(source) > 0, f"hold images with masks in split `{split}`")
         notes = [*notes, *transparency_note(checked, data)] if num_channels in (1, 3) else notes
+        notes = [*notes, *rotation_note(checked, "the masks")]
         counts = count_classes(masks.filter(pa.array(good)), data, len(names))
         check(
             "annotation_column", data.annotation_column, bool(counts.pixels.any()), f"hold classes in split `{split}`"
@@ -165,7 +166,7 @@ def mask_problems(
 ) -> list[str]:
     """For each row, what is wrong with its mask: itself, its size, or its classes; empty if nothing is."""
     found = []
-    known = ("problem", "height", "width", "numbers")
+    known = ("problem", "height", "width", "stored")
     columns = [masks[name].to_pylist() for name in known]
 
     def name(row: int) -> str:  # reads the row, so it is called for problems alone
@@ -187,7 +188,7 @@ def mask_problems(
 def count_classes(masks: pa.Table, data: MaskedDataSettings, num_labels: int) -> ClassCounts:
     """Pixels and images of each class."""
     pixels, images, ignored = np.zeros(num_labels, np.int64), np.zeros(num_labels, np.int64), 0
-    for numbers, counts in zip(masks["numbers"].to_pylist(), masks["pixels"].to_pylist(), strict=True):
+    for numbers, counts in zip(masks["stored"].to_pylist(), masks["pixels"].to_pylist(), strict=True):
         classes = class_numbers(np.array(numbers, np.int64), data.ignore_index, data.reduce_labels, data.mask_values)
         count, is_class = np.array(counts), classes >= 0
         pixels[classes[is_class]] += count[is_class]

@@ -193,6 +193,17 @@ def test_a_mask_is_turned_as_its_exif_data_say(tmp_path):
     assert np.array_equal(decode_mask(str(tmp_path / "turned.png"), "image"), np.rot90(stored, -1))
 
 
+@pytest.mark.parametrize(("orientation", "expected"), [(1, False), (3, True)])
+def test_an_overview_counts_the_images_that_exif_data_turn(orientation, expected, folder, capsys):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = folder / "train/images/coffee1.jpg"
+    Image.open(file).save(file, exif=exif)
+    load(folder)
+    told = "1 of 6 images are turned by their EXIF data: the masks must fit the turned images"
+    assert (told in capsys.readouterr().out) == expected
+
+
 @pytest.mark.parametrize("reduce_labels", [False, True])
 def test_negative_numbers_are_no_classes_unless_they_are_ignored(reduce_labels):
     stored = np.array([-3, -1, 0, 1])
@@ -295,6 +306,44 @@ def test_masks_of_few_bits_hold_the_numbers_that_were_stored(bits):
     content = packed_png(numbers, bits)
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(content))), numbers * {2: 85, 4: 17}[bits])  # the control
     assert np.array_equal(decode_mask(content, "x"), numbers)
+
+
+def pgm(numbers, largest, is_plain=False):
+    """A PGM file that states the largest number."""
+    header = f"P{2 if is_plain else 5} {numbers.shape[1]} {numbers.shape[0]} {largest}\n".encode()
+    body = numbers.astype(np.uint8 if largest < 256 else ">u2").tobytes()
+    return header + (" ".join(map(str, numbers.ravel())).encode() if is_plain else body)
+
+
+@pytest.mark.parametrize("is_plain", [False, True])
+@pytest.mark.parametrize("largest", [1, 3, 100, 254, 255, 1000, 65535])
+def test_masks_of_a_pgm_file_hold_the_numbers_that_were_stored(largest, is_plain):
+    numbers = np.random.default_rng(0).integers(0, largest + 1, (8, 8))
+    content = pgm(numbers, largest, is_plain)
+    assert np.array_equal(decode_mask(content, "x"), numbers)
+    is_stretched = not np.array_equal(np.asarray(Image.open(io.BytesIO(content))), numbers)
+    assert is_stretched == (largest not in (255, 65535))  # the control
+
+
+def tiff(numbers, bits, photometric):
+    """An uncompressed grey TIFF file; `photometric` is 1 where 0 is black, and 0 where it is white."""
+    height, width = numbers.shape
+    pixels = b"".join(
+        int("".join(f"{number:0{bits}b}" for number in row), 2).to_bytes(width * bits // 8, "big") for row in numbers
+    )
+    entries = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: height}
+    entries[279] = len(pixels)
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries.items())
+    start = struct.pack("<I", 8 + len(pixels))
+    return b"II*\0" + start + pixels + struct.pack("<H", len(entries)) + directory + b"\0" * 4
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_masks_of_a_tiff_file_hold_the_numbers_that_were_stored_unless_0_is_white(bits):
+    numbers = np.random.default_rng(0).integers(0, 2**bits, (8, 8))
+    assert np.array_equal(decode_mask(tiff(numbers, bits, 1), "x").astype(int), numbers)
+    message = message_of(lambda: decode_mask(tiff(numbers, bits, 0), "x"))
+    assert message == "the mask of x is a TIFF file in which 0 is white. Programs disagree on its numbers: use PNG."
 
 
 def test_a_palette_mask_of_a_hub_data_set_and_a_stream_are_read_alike(tmp_path):
