@@ -1,0 +1,160 @@
+"""The page: a visitor drops a picture; the classifier names it, the pre-trained model paints what it does not see."""
+
+import functools
+import html
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr  # pyright: ignore[reportMissingImports]
+from PIL import Image
+
+from space.classifier import Classifier
+from space.reconstructor import LARGEST_SEED, Reconstructor
+from space.settings import PageSettings, find_pictures
+
+NUM_CLASSES = 5  # the most probable ones are shown
+SHOWN_SIDE = 384  # pixels; smaller pictures are enlarged
+PICTURES = ("Visible to the encoder", "Reconstruction of the rest", "Original")
+SYSTEM_FONTS = ["system-ui", "sans-serif"]  # nothing is loaded from elsewhere
+CSS = ".gradio-container {max-width: 1000px !important; margin: 0 auto}"
+
+
+class PictureInput(gr.Image):
+    """A picture as the visitor's file: gradio's own would drop the transparency, clip 16 bits and hide what is wrong."""
+
+    is_template = True  # in the browser it is gradio's own
+
+    def preprocess(self, payload: Any) -> str | None:
+        """The path of the uploaded file."""
+        return None if payload is None else payload.path
+
+
+def create_page(
+    settings: PageSettings, classifier: Classifier | None, reconstructor: Reconstructor | None
+) -> gr.Blocks:
+    """The page for one model or both."""
+    with gr.Blocks(title=settings.title, analytics_enabled=False) as page:
+        gr.Markdown(_introduction(settings))
+        with gr.Row():
+            with gr.Column():
+                picture = PictureInput(type="filepath", sources=["upload", "clipboard"], label="Picture", height=320)
+                _add_examples(settings.examples, picture)
+            with gr.Column():
+                answers = _add_answers(classifier) if classifier else None
+                controls = _add_controls(reconstructor) if reconstructor else []
+        shown: list[Any] = []
+        if reconstructor:
+            with gr.Row():
+                shown = [gr.Image(label=label, format="png", interactive=False, height=320) for label in PICTURES]
+            shown.append(gr.Markdown(elem_id="cells"))
+        _connect(picture, answers, controls, shown, classifier, reconstructor)
+    return page
+
+
+def launch(page: gr.Blocks, port: int | None = None, **options: Any) -> Any:
+    """Serve the page; gradio's environment variables say where, if the port is not given."""
+    theme = gr.themes.Default(font=SYSTEM_FONTS, font_mono=["ui-monospace", "monospace"])
+    shown: dict[str, Any] = {"theme": theme, "css": CSS, "footer_links": ["api", "gradio"]}
+    return page.launch(server_port=port, max_file_size="50mb", **shown, **options)
+
+
+def _introduction(settings: PageSettings) -> str:
+    lines = [f"# {settings.title}", "Drop a picture."]
+    if settings.classifier:
+        lines.append(f"The classifier {_link(settings.classifier)} names what it shows.")
+    if settings.pretrained:
+        lines.append(f"The pre-trained model {_link(settings.pretrained)} sees a part of it and paints the rest.")
+    return f"{lines[0]}\n\n{' '.join(lines[1:])}"
+
+
+def _link(name: str) -> str:
+    """A model's page on the Hub; of a folder only its name."""
+    return f"`{Path(name).name}`" if Path(name).is_dir() else f"[{name}](https://huggingface.co/{name})"
+
+
+def _add_examples(folder: Path | None, picture: gr.Image) -> None:
+    files = find_pictures(folder) if folder else []
+    if files:
+        gr.Examples([[str(file)] for file in files], [picture], cache_examples=False, label="Examples")
+
+
+def _add_answers(classifier: Classifier) -> gr.Label:
+    return gr.Label(label="Answer", num_top_classes=NUM_CLASSES, show_heading=classifier.gives_one_class)
+
+
+def _add_controls(reconstructor: Reconstructor) -> list[Any]:
+    """The share of hidden cells, and the seed that says which ones."""
+    side = reconstructor.cell_size
+    label, told = "Hidden share", f"of the cells of {side} x {side} pixels; {reconstructor.mask_ratio:.0%} in training"
+    ratio = gr.Slider(0.05, 0.95, reconstructor.mask_ratio, step=0.05, label=label, info=told)
+    with gr.Row():
+        seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=LARGEST_SEED, min_width=80)
+        another = gr.Button("Hide other cells", min_width=120)
+    another.click(lambda: random.randrange(1000), None, seed, api_visibility="private", show_progress="hidden")
+    return [ratio, seed]
+
+
+def _connect(
+    picture: gr.Image,
+    answers: gr.Label | None,
+    controls: list[Any],
+    shown: list[Any],
+    classifier: Classifier | None,
+    reconstructor: Reconstructor | None,
+) -> None:
+    """Answer when the picture changes, and paint anew when a control does. Clients call /classify and /reconstruct."""
+
+    def classify(file: str | None) -> Any:
+        return classifier(file) if classifier and file else None
+
+    def reconstruct(file: str | None, mask_ratio: float, seed: int | None) -> tuple[Any, ...]:
+        return _pictures(reconstructor, file, mask_ratio, seed or 0) if reconstructor and file else (None,) * 4
+
+    # One function for both answers: a file that is no picture is reported once.
+    def answer(file: str | None, *values: Any) -> Any:
+        first = [classify(file)] if classifier else []
+        found = [*first, *(reconstruct(file, *values) if reconstructor else ())]
+        return found[0] if len(found) == 1 else found
+
+    outputs = [each for each in (answers, *shown) if each is not None]
+    latest: dict[str, Any] = {"trigger_mode": "always_last"}
+    picture.change(_reported(answer), [picture, *controls], outputs, api_visibility="private", **latest)
+    if classifier:
+        for_clients = gr.Button(visible=False)
+        for_clients.click(_reported(classify), [picture], [answers], api_name="classify")
+    if reconstructor:
+        ratio, seed = controls
+        triggers = [ratio.release, seed.change]
+        gr.on(triggers, _reported(reconstruct), [picture, ratio, seed], shown, api_name="reconstruct", **latest)
+
+
+def _pictures(reconstructor: Reconstructor, file: str, mask_ratio: float, seed: int) -> tuple[Any, ...]:
+    found = reconstructor(file, mask_ratio, seed)
+    told = f"The encoder saw {found.num_visible} of {found.num_cells} cells."
+    if reconstructor.is_normalised:
+        told += (
+            " The model predicts each hidden cell up to brightness and contrast: these two are the original's, so look "
+            "at shapes and edges."
+        )
+    return (*map(_enlarged, (found.visible, found.painted, found.original)), told)
+
+
+def _enlarged(picture: Image.Image) -> Image.Image:
+    """A small picture in a whole multiple of its size, for the browser would show it small."""
+    scale = max(1, SHOWN_SIDE // max(picture.size))
+    return picture.resize((scale * picture.width, scale * picture.height), Image.Resampling.BICUBIC)
+
+
+def _reported(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with what it refuses as a message to the visitor instead of an error of the server."""
+
+    @functools.wraps(function)
+    def wrapper(*arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except ValueError as error:
+            raise gr.Error(html.escape(str(error)), print_exception=False) from error
+
+    return wrapper
