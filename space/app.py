@@ -27,7 +27,7 @@ def create_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Load the models and serve the page until it is stopped; what cannot be served ends it with one line and code 2."""
+    """Load the models and serve the page until it is stopped; an error of the user ends it with one line and code 2."""
     parser = create_parser()
     options = parser.parse_args(arguments)
     given = {

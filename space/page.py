@@ -22,7 +22,7 @@ CSS = ".gradio-container {max-width: 1000px !important; margin: 0 auto}"
 
 
 class PictureInput(gr.Image):
-    """A picture as the visitor's file: gradio's own would drop the transparency, clip 16 bits and hide what is wrong."""
+    """A picture as the visitor's file: gradio's own would drop transparency, clip 16 bits and hide what is wrong."""
 
     is_template = True  # in the browser it is gradio's own
 
