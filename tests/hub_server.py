@@ -1,8 +1,9 @@
 """A small Hugging Face Hub on this machine, held in memory: pushes and loads are tested against it for real.
 
 It answers what `huggingface_hub` asks for model repositories and Spaces over plain HTTP and Git LFS (no Xet), with the
-statuses and headers that this client expects of the real Hub. A Space is a repository "spaces/me/name", and never runs. The client reads its settings when it is imported, so it belongs
-in a process of its own that gets `HubServer.environment`.
+statuses and headers that this client expects of the real Hub. A Space is a repository "spaces/me/name", and never runs.
+The client reads its settings when it is imported, so it belongs in a process of its own that gets
+`HubServer.environment`.
 """
 
 import base64
@@ -355,7 +356,9 @@ class _Handler(BaseHTTPRequestHandler):
         siblings = [{"rfilename": path} for path in sorted(commit.files)]
         facts = {"private": repo.private, "gated": False, "disabled": False, "tags": [], "downloads": 0, "likes": 0}
         author = _owner(repo_id)
-        self.reply({"id": repo_id, "author": author, "sha": commit.oid, "siblings": siblings, **facts})
+        self.reply(
+            {"id": repo_id.removeprefix("spaces/"), "author": author, "sha": commit.oid, "siblings": siblings, **facts}
+        )
 
     @_route("GET", rf"{_MODEL}/refs")
     def refs(self, repo_id: str) -> None:
