@@ -1,4 +1,4 @@
-"""What the page's models say of a picture: the classifier as Transformers' pipeline, the painter as the model itself."""
+"""What the models of the page say of a picture: as Transformers' pipeline and as the model itself."""
 
 import numpy as np
 import pytest
