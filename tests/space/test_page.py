@@ -7,10 +7,10 @@ from PIL import Image
 NEEDS = "the page needs gradio, which wants a Pillow before 13: pip install -e '.[space,space-test]'"
 pytest.importorskip("gradio", reason=NEEDS)
 
+import gradio
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
-import gradio
 from space.app import load_page
 from space.classifier import Classifier
 from space.page import PICTURES, PictureInput, launch
