@@ -21,16 +21,6 @@ SYSTEM_FONTS = ["system-ui", "sans-serif"]  # nothing is loaded from elsewhere
 CSS = ".gradio-container {max-width: 1000px !important; margin: 0 auto}"
 
 
-class PictureInput(gr.Image):
-    """A picture as the visitor's file: gradio's own would drop transparency, clip 16 bits and hide what is wrong."""
-
-    is_template = True  # in the browser it is gradio's own
-
-    def preprocess(self, payload: Any) -> str | None:
-        """The path of the uploaded file."""
-        return None if payload is None else payload.path
-
-
 def create_page(
     settings: PageSettings, classifier: Classifier | None, reconstructor: Reconstructor | None
 ) -> gr.Blocks:
@@ -39,7 +29,7 @@ def create_page(
         gr.Markdown(_introduction(settings))
         with gr.Row():
             with gr.Column():
-                picture = PictureInput(type="filepath", sources=["upload", "clipboard"], label="Picture", height=320)
+                picture = picture_input()
                 _add_examples(settings.examples, picture)
             with gr.Column():
                 answers = _add_answers(classifier) if classifier else None
@@ -58,6 +48,14 @@ def launch(page: gr.Blocks, port: int | None = None, **options: Any) -> Any:
     theme = gr.themes.Default(font=SYSTEM_FONTS, font_mono=["ui-monospace", "monospace"])
     shown: dict[str, Any] = {"theme": theme, "css": CSS, "footer_links": ["api", "gradio"]}
     return page.launch(server_port=port, max_file_size="50mb", **shown, **options)
+
+
+def picture_input() -> gr.Image:
+    """A picture as the visitor's file: gradio would drop transparency, clip 16 bits and hide what is wrong with it."""
+    picture = gr.Image(type="filepath", sources=["upload", "clipboard"], label="Picture", height=320)
+    # Not in a class of its own: gradio writes a stub beside the file of each.
+    picture.preprocess = lambda payload: None if payload is None else payload.path
+    return picture
 
 
 def _introduction(settings: PageSettings) -> str:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 from PIL import Image, ImageColor
-from transformers import AutoModelForPreTraining
+from transformers import AutoConfig, AutoModelForPreTraining
 
 from hf_convnextv2 import to_image
 from hf_convnextv2.cell_mask import random_masking
@@ -43,7 +43,7 @@ class Reconstructor:
         config = self.loaded.model.config
         if config.target_type == "feature":
             raise ValueError(f"`{PRETRAINED}` (={name}) must predict pixels, but predicts features alone.")
-        self.mask_ratio: float = config.mask_ratio
+        self.mask_ratio: float = AutoConfig.from_pretrained(name).mask_ratio  # as stored: that of all sets
         self.cell_size: int = config.cell_size
         self.is_normalised: bool = config.norm_pix_loss
 

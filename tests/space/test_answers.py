@@ -100,6 +100,7 @@ def test_every_family_paints_any_share(tmp_path, photograph, kind):
         settings = {"four views": {"num_visible_sets": 4}, "four channels": {"num_channels": 4}}
         folder = save_pretrained(tmp_path / "model", **settings.get(kind, {"num_channels": 1}))
     reconstruct = Reconstructor(str(folder))
+    assert reconstruct.mask_ratio == (0.6 if kind in ("four channels", "grey") else 0.75)
     for ratio, num_visible in ((0.25, 12), (0.5, 8), (0.9, 1)):
         found = reconstruct(photograph, ratio, seed=0)
         assert found.num_visible == num_visible and found.num_cells == 16
@@ -143,5 +144,5 @@ def test_a_model_that_is_not_there_and_one_without_an_image_processor_are_named(
 def test_models_whose_images_or_predictions_nobody_could_see_are_refused(tmp_path):
     spectral = save_pretrained(tmp_path / "spectral", num_channels=5)
     assert "with 1, 3 or 4 channels" in message_of(lambda: Reconstructor(str(spectral)))
-    features = save_pretrained(tmp_path / "features", target_type="feature", feature_target_dim=8)
+    features = save_pretrained(tmp_path / "features", target_type="feature", feature_target_on="masked")
     assert "must predict pixels, but predicts features alone" in message_of(lambda: Reconstructor(str(features)))

@@ -13,7 +13,7 @@ from gradio_client.exceptions import AppError
 
 from space.app import load_page
 from space.classifier import Classifier
-from space.page import PICTURES, PictureInput, launch
+from space.page import PICTURES, launch, picture_input
 from space.reconstructor import Reconstructor
 from space.settings import PageSettings
 from tests.bad_files import bad_file
@@ -66,7 +66,7 @@ def test_gradios_own_input_would_change_a_transparent_file(tmp_path):
     file = tmp_path / "dropped.png"
     file.write_bytes(transparent_kinds(PHOTOGRAPH)["RGBA, PNG"])
     payload = gradio.Image.data_model(path=str(file), orig_name="dropped.png")
-    assert PictureInput(type="filepath").preprocess(payload) == str(file)
+    assert picture_input().preprocess(payload) == str(file)
     changed = gradio.Image(type="filepath").preprocess(payload)
     assert isinstance(changed, str) and Image.open(changed).mode == "RGB"
 
