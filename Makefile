@@ -43,7 +43,7 @@ $(VENV)/space: $(VENV)/installed
 	touch $@
 
 space: $(VENV)/space
-	$(BIN)/python -m space.app --classifier out/classifier --pretrained out/pretrain
+	$(BIN)/python -m spaces.app --classifier out/classifier --pretrained out/pretrain
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2

@@ -120,8 +120,6 @@ run(
     f"--max_train_steps {FINETUNE_STEPS} --warmup_steps {FINETUNE_STEPS // 10} "
     f"--per_device_train_batch_size {BATCH_SIZE}"
 )
-
-# %%
 run("training/validate.py --model_name_or_path out/classifier --dataset_name out/photographs")
 
 # %% [markdown]

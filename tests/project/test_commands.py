@@ -148,8 +148,8 @@ def write_models(folder: Path, made: set[str]) -> None:
 
 # Not run here: test_pages.py knows `make` and installations by name; the rest needs GPUs, or is a suite of its own.
 INSTALLS = ("make", "pip", "git", "cd", "docker")
-SERVES = "space.app"  # until it is stopped
-UPLOADS = {"conversion.publish", "space.publish"}
+SERVES = "spaces.app"  # until it is stopped
+UPLOADS = {"conversion.publish", "spaces.publish"}
 ELSEWHERE = (
     "one_gpu.yaml",
     "several_gpus.yaml",
@@ -185,7 +185,7 @@ def as_arguments(words: list[str]) -> list[str]:
 
 def test_the_pages_with_commands_that_run_are_these():
     expected = {"README", "quickstart", "devices", "evaluating", "views", "paper", "converting", "publishing"}
-    expected |= {"segmentation", "detection", "predicting", "embedding", "convmae", "comparing", "labels", "space"}
+    expected |= {"segmentation", "detection", "predicting", "embedding", "convmae", "comparing", "labels", "spaces"}
     assert {page.stem for page in WITH_RUNS} == expected and len(runs(README)) == 3
     left_out = {word for page in PAGES for command in commands(page) for word in command.split() if "/" in word}
     assert all(any(word.endswith(name) for word in left_out) for name in ELSEWHERE)

@@ -41,10 +41,10 @@ def test_another_source_is_noticed():
     assert cells_of(json.loads(NOTEBOOK.read_text())) != cells_of(changed)
 
 
-def test_the_notebook_is_short_holds_no_output_and_installs_from_the_repositorys_address():
+def test_the_notebook_has_ten_cells_of_code_holds_no_output_and_installs_from_the_repositorys_address():
     notebook = json.loads(NOTEBOOK.read_text())
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    assert len(code) <= 12 and all(not cell["outputs"] and cell["execution_count"] is None for cell in code)
+    assert len(code) == 10 and all(not cell["outputs"] and cell["execution_count"] is None for cell in code)
     first = "".join(code[0]["source"])
     assert "git" in first and 'os.environ.get("REPOSITORY"' in first and "://" not in SOURCE.read_text()
     assert "--depth" in first and not re.search(r"hf_[A-Za-z0-9]{20}", SOURCE.read_text())  # no token

@@ -16,13 +16,13 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-OURS = ("hf_convnextv2", "conversion", "space", "training", "benchmarks", "tests", "docs")
+OURS = ("hf_convnextv2", "conversion", "spaces", "training", "benchmarks", "tests", "docs")
 EXTRAS = {
     "training": ("training",),
     "conversion": ("conversion", "export"),
     "benchmarks": ("test",),
     "tests": ("test", "space", "space-test"),
-    "space": ("space",),
+    "spaces": ("space",),
 }
 EXTRAS |= {
     "docs": ("test",),
@@ -130,7 +130,6 @@ def test_the_source_distribution_holds_scripts_tests_and_docs_and_runs(built):
         assert code and code <= files
     recipes = {path.relative_to(ROOT).as_posix() for path in (ROOT / "training/recipes").glob("*.yaml")}
     templates = {path.relative_to(ROOT).as_posix() for path in (ROOT / "conversion").glob("*/templates/*.md")}
-    templates |= {"space/publishing/readme.md"}
     others = {"README.md", "Makefile", "LICENSE", "docs/training.md", "conversion/checkpoints.yaml"}
     others |= {"CITATION.cff", "CONTRIBUTING.md", "mkdocs.yml", "docs/site.css", "docs/notebook.ipynb", "Dockerfile"}
     pages = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md")}

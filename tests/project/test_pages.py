@@ -16,8 +16,8 @@ from accelerate.commands.launch import launch_command_parser
 from benchmarks.gpu import settings as gpu_settings
 from conversion import convert, export, publish
 from docs.hooks import SCRIPTS, help_of, read_help
-from space import app as space_app
-from space import publish as space_publish
+from spaces import app as spaces_app
+from spaces import publish as spaces_publish
 from tests.readme import PAGES, README, ROOT, blocks, commands
 from training.settings.command_line import parse_settings
 from training.settings.comparison import CompareSettings
@@ -43,7 +43,7 @@ SETTINGS |= {
 }
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MODULES = {"benchmarks.gpu": gpu_settings, "conversion.convert": convert, "conversion.publish": publish}
-MODULES |= {"conversion.export": export, "space.app": space_app, "space.publish": space_publish}
+MODULES |= {"conversion.export": export, "spaces.app": spaces_app, "spaces.publish": spaces_publish}
 LINKED = [*PAGES, ROOT / "CHANGELOG.md"]
 
 # Of the blocks of output: what our code prints, of which the page shows an example.
@@ -270,7 +270,7 @@ def known_flags() -> set[str]:
 
 
 def is_path(span: str) -> bool:
-    folders = "hf_convnextv2|training|conversion|space|experiments|benchmarks|tests|docs"
+    folders = "hf_convnextv2|training|conversion|spaces|experiments|benchmarks|tests|docs"
     return re.fullmatch(rf"(?:{folders})/[\w./*-]*", span) is not None
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForImageClassification
 
-from space.loading import load
-from space.pictures import open_picture, to_pixel_values
-from space.settings import MODEL
+from .loading import load
+from .pictures import open_picture, to_pixel_values
+from .settings import MODEL
 
 MULTI_LABEL, REGRESSION = "multi_label_classification", "regression"
 

@@ -9,8 +9,7 @@ from conversion.publishing.hub_ids import is_hub_id
 from conversion.publishing.licenses import settle_license
 from conversion.publishing.publication import Publication
 from conversion.publishing.staging import check_folder
-from space.publishing.requirements import check_repository
-from space.settings import DEFAULT_TITLE, EXAMPLE_SUFFIXES, FLAGS, MODEL, PRETRAINED, find_pictures
+from spaces.settings import DEFAULT_TITLE, FLAGS, MODEL, PRETRAINED, find_pictures
 
 CODE_LICENSE = "apache-2.0"
 KINDS = {MODEL: ("classifier",), PRETRAINED: PRETRAINING}
@@ -22,7 +21,6 @@ class SpaceContents:
 
     classifier, pretrained: folders, whose files the Space carries, or Hub ids; one of them may be None.
     examples: a folder of pictures that the Space carries.
-    repository: the address that the package is installed from; None: the Space carries its files.
     license: of the Space; None: that of the code, or of the weights that it carries.
     """
 
@@ -30,7 +28,6 @@ class SpaceContents:
     pretrained: str | None = None
     title: str = DEFAULT_TITLE
     examples: str | None = None
-    repository: str | None = None
     license: str | None = None
 
     @property
@@ -62,10 +59,8 @@ def check_contents(contents: SpaceContents) -> None:
             raise ValueError(str(error).replace("`folder`", f"`{flag}`")) from error
         if kind not in expected:
             raise ValueError(f"`{flag}` (={folder}) must hold a {' or '.join(expected)} model, but holds a {kind}.")
-    if contents.examples is not None and not find_pictures(Path(contents.examples)):
-        known = ", ".join(EXAMPLE_SUFFIXES)
-        raise ValueError(f"`--examples` (={contents.examples}) must be a folder with pictures that end in {known}.")
-    check_repository(contents.repository)
+    if contents.examples is not None:
+        find_pictures(Path(contents.examples))
     space_license(contents)
 
 

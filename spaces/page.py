@@ -10,12 +10,14 @@ from typing import Any
 import gradio as gr  # pyright: ignore[reportMissingImports]
 from PIL import Image
 
-from space.classifier import Classifier
-from space.reconstructor import LARGEST_SEED, Reconstructor
-from space.settings import PageSettings, find_pictures
+from .classifier import Classifier
+from .pictures import remarks
+from .reconstructor import LARGEST_SEED, Reconstructor
+from .settings import PageSettings, find_pictures, introduce
 
 NUM_CLASSES = 5  # the most probable ones are shown
 SHOWN_SIDE = 384  # pixels; smaller pictures are enlarged
+KEPT_SECONDS = 3600  # a visitor's file
 PICTURES = ("Visible to the encoder", "Reconstruction of the rest", "Original")
 SYSTEM_FONTS = ["system-ui", "sans-serif"]  # nothing is loaded from elsewhere
 CSS = ".gradio-container {max-width: 1000px !important; margin: 0 auto}"
@@ -25,11 +27,13 @@ def create_page(
     settings: PageSettings, classifier: Classifier | None, reconstructor: Reconstructor | None
 ) -> gr.Blocks:
     """The page for one model or both."""
-    with gr.Blocks(title=settings.title, analytics_enabled=False) as page:
-        gr.Markdown(_introduction(settings))
+    # Every so many seconds, gradio deletes what is older than so many.
+    with gr.Blocks(title=settings.title, analytics_enabled=False, delete_cache=(600, KEPT_SECONDS)) as page:
+        gr.Markdown(f"# {settings.title}\n\n{introduce(settings.classifier, settings.pretrained)}")
         with gr.Row():
             with gr.Column():
                 picture = picture_input()
+                remarked = gr.Markdown(elem_id="remarks")
                 _add_examples(settings.examples, picture)
             with gr.Column():
                 answers = _add_answers(classifier) if classifier else None
@@ -39,14 +43,15 @@ def create_page(
             with gr.Row():
                 shown = [gr.Image(label=label, format="png", interactive=False, height=320) for label in PICTURES]
             shown.append(gr.Markdown(elem_id="cells"))
-        _connect(picture, answers, controls, shown, classifier, reconstructor)
+        gr.Markdown("Your picture goes to the computer that serves this page, which deletes it after about an hour.")
+        _connect(picture, remarked, answers, controls, shown, classifier, reconstructor)
     return page
 
 
 def launch(page: gr.Blocks, port: int | None = None, **options: Any) -> Any:
     """Serve the page; gradio's environment variables say where, if the port is not given."""
     theme = gr.themes.Default(font=SYSTEM_FONTS, font_mono=["ui-monospace", "monospace"])
-    shown: dict[str, Any] = {"theme": theme, "css": CSS, "footer_links": ["api", "gradio"]}
+    shown: dict[str, Any] = {"theme": theme, "css": CSS, "footer_links": ["api", "gradio"], "run_history": False}
     return page.launch(server_port=port, max_file_size="50mb", **shown, **options)
 
 
@@ -58,24 +63,10 @@ def picture_input() -> gr.Image:
     return picture
 
 
-def _introduction(settings: PageSettings) -> str:
-    lines = [f"# {settings.title}", "Drop a picture."]
-    if settings.classifier:
-        lines.append(f"The classifier {_link(settings.classifier)} names what it shows.")
-    if settings.pretrained:
-        lines.append(f"The pre-trained model {_link(settings.pretrained)} sees a part of it and paints the rest.")
-    return f"{lines[0]}\n\n{' '.join(lines[1:])}"
-
-
-def _link(name: str) -> str:
-    """A model's page on the Hub; of a folder only its name."""
-    return f"`{Path(name).name}`" if Path(name).is_dir() else f"[{name}](https://huggingface.co/{name})"
-
-
 def _add_examples(folder: Path | None, picture: gr.Image) -> None:
-    files = find_pictures(folder) if folder else []
-    if files:
-        gr.Examples([[str(file)] for file in files], [picture], cache_examples=False, label="Examples")
+    if folder is not None:
+        files = [[str(file)] for file in find_pictures(folder)]
+        gr.Examples(files, [picture], cache_examples=False, label="Examples")
 
 
 def _add_answers(classifier: Classifier) -> gr.Label:
@@ -96,6 +87,7 @@ def _add_controls(reconstructor: Reconstructor) -> list[Any]:
 
 def _connect(
     picture: gr.Image,
+    remarked: gr.Markdown,
     answers: gr.Label | None,
     controls: list[Any],
     shown: list[Any],
@@ -111,12 +103,11 @@ def _connect(
         return _pictures(reconstructor, file, mask_ratio, seed or 0) if reconstructor and file else (None,) * 4
 
     # One function for both answers: a file that is no picture is reported once.
-    def answer(file: str | None, *values: Any) -> Any:
-        first = [classify(file)] if classifier else []
-        found = [*first, *(reconstruct(file, *values) if reconstructor else ())]
-        return found[0] if len(found) == 1 else found
+    def answer(file: str | None, *values: Any) -> list[Any]:
+        found = [*([classify(file)] if classifier else ()), *(reconstruct(file, *values) if reconstructor else ())]
+        return [*found, " ".join(remarks(file)) if file else ""]
 
-    outputs = [each for each in (answers, *shown) if each is not None]
+    outputs = [*([answers] if classifier else ()), *shown, remarked]
     latest: dict[str, Any] = {"trigger_mode": "always_last"}
     picture.change(_reported(answer), [picture, *controls], outputs, api_visibility="private", **latest)
     if classifier:

@@ -1,12 +1,14 @@
 """A visitor's picture is what training sees of the same file; what is no picture gets one sentence without a path."""
 
+import re
+
 import pytest
 import torch
 from PIL import Image
 from torch.testing import assert_close
 
 from hf_convnextv2 import create_image_processor
-from space.pictures import BadPictureError, open_picture, to_pixel_values
+from spaces.pictures import BadPictureError, open_picture, remarks, to_pixel_values
 from tests.bad_files import UNREADABLE, bad_file
 from tests.image_kinds import deep_kinds, encode, keyed_kinds, opaque_kinds, transparent_kinds
 from tests.photographs import cut
@@ -95,3 +97,19 @@ def test_a_strip_that_would_fill_the_memory_is_refused(tmp_path):
 def test_a_picture_has_a_batch_of_one(tmp_path):
     found = to_pixel_values(Image.new("L", (90, 70), 128), processor_for(1, "white"))
     assert found.shape == (1, 1, 64, 64) and found.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("animated", "see the first one"),
+        ("CMYK", "without a colour profile"),
+        ("16 bits", "rounded to 8 bits"),
+        ("palette", "transparent pixels"),
+        ("huge", ""),
+    ],
+)
+def test_a_visitor_is_told_what_becomes_of_an_unusual_file(tmp_path, kind, said):
+    (tmp_path / "dropped").write_bytes(bad_file(kind, PHOTOGRAPH, huge=200))
+    found = remarks(tmp_path / "dropped")
+    assert len(found) == bool(said) and re.search(said, " ".join(found))

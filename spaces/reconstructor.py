@@ -10,9 +10,10 @@ from transformers import AutoConfig, AutoModelForPreTraining
 from hf_convnextv2 import to_image
 from hf_convnextv2.cell_mask import random_masking
 from hf_convnextv2.shared_config import PreTrainingConfig
-from space.loading import load
-from space.pictures import open_picture, to_pixel_values
-from space.settings import PRETRAINED
+
+from .loading import load
+from .pictures import open_picture, to_pixel_values
+from .settings import FLAGS, PRETRAINED
 
 HIDDEN = "#808080"
 LARGEST_SEED = 2**32 - 1
@@ -42,8 +43,10 @@ class Reconstructor:
         self.loaded = load(*settings, num_visible_sets=1)
         config = self.loaded.model.config
         if config.target_type == "feature":
-            raise ValueError(f"`{PRETRAINED}` (={name}) must predict pixels, but predicts features alone.")
-        self.mask_ratio: float = AutoConfig.from_pretrained(name).mask_ratio  # as stored: that of all sets
+            asked = f"`{PRETRAINED}` or `{FLAGS[PRETRAINED]}` (={name})"
+            raise ValueError(f"{asked} must predict pixels, but predicts features alone.")
+        stored = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        self.mask_ratio: float = stored.mask_ratio  # as stored: that of all sets
         self.cell_size: int = config.cell_size
         self.is_normalised: bool = config.norm_pix_loss
 

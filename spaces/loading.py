@@ -3,10 +3,16 @@
 from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig
 
 from hf_convnextv2.images import MODES
 from hf_convnextv2.registration import registered
+
+from .settings import FLAGS
+
+UNLOADABLE = (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError)  # raised by Transformers
 
 
 class Loaded(NamedTuple):
@@ -30,7 +36,7 @@ def load(
     config_class: type = PreTrainedConfig,
     **overrides: Any,
 ) -> Loaded:
-    """Load the model of a folder or Hub id, in float32.
+    """Load the model of a folder or Hub id, in float32, from safetensors and without code of the repository.
 
     Args:
         setting: the name of the setting that names it.
@@ -40,23 +46,30 @@ def load(
         overrides: of its configuration.
 
     Raises:
-        ValueError: if there is no model or image processor, or a model of another kind or for other channels.
+        ValueError: if there is no model or image processor, weights are missing, or the model is of another kind or
+            for other channels.
     """
+    asked = f"`{setting}` or `{FLAGS[setting]}` (={name})"
+    # Said, since Transformers would ask on the terminal whether to trust the repository.
+    no_code: dict[str, Any] = {"trust_remote_code": False}
     with registered():
         try:
-            config: Any = AutoConfig.from_pretrained(name)
+            config: Any = AutoConfig.from_pretrained(name, **no_code)
             classes = ", ".join(config.architectures or [f"a model of the type {config.model_type}"])
             if not classes.endswith(ending) or not isinstance(config, config_class):
                 raise ValueError(f"it holds {classes}")
-            processor = AutoImageProcessor.from_pretrained(name)
-            model = auto_class.from_pretrained(name, dtype=torch.float32, **overrides)
-        except (OSError, ValueError) as error:
+            processor = AutoImageProcessor.from_pretrained(name, **no_code)
+            weights = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
+            model, report = auto_class.from_pretrained(name, **weights, **no_code, **overrides)
+            if report["missing_keys"]:
+                raise ValueError(f"it lacks weights, e.g. `{min(report['missing_keys'])}`")
+        except UNLOADABLE as error:
             found = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-            raise ValueError(f"`{setting}` (={name}) must be {kind}, a folder or a Hub id: {found}.") from error
+            raise ValueError(f"{asked} must be {kind}, a folder or a Hub id: {found}.") from error
     loaded = Loaded(model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), processor)
     if loaded.num_channels not in MODES:
         raise ValueError(
-            f"`{setting}` (={name}) must be a model of images with 1, 3 or 4 channels, since a picture has these, but "
-            f"its images have {loaded.num_channels}."
+            f"{asked} must be a model of images with 1, 3 or 4 channels, since a picture has these, but its images "
+            f"have {loaded.num_channels}."
         )
     return loaded

@@ -1,4 +1,7 @@
-"""What the page shows: as given, else as environment variables say, else as the file beside a Space's app.py says."""
+"""What the page shows: as given, else as environment variables say, else as the file beside a Space's app.py says.
+
+The page's modules import each other relatively: a Space has them in a folder of another name.
+"""
 
 import json
 import os
@@ -33,7 +36,7 @@ def read_settings(
     """The settings by the names above.
 
     Raises:
-        ValueError: if no model is named, the file is not a JSON object of texts, or the examples are not a folder.
+        ValueError: if no model is named, the file is not a JSON object of texts, or the examples are no pictures.
     """
     stored = _read_file(file)
 
@@ -47,14 +50,37 @@ def read_settings(
             f"`{MODEL}` or `{PRETRAINED}` (both unset) must name a model: set one as an environment variable, or give "
             f"{flags}."
         )
-    if examples and not Path(examples).is_dir():
-        raise ValueError(f"`{EXAMPLES}` (={examples}) must be a folder of pictures.")
+    if examples:
+        find_pictures(Path(examples))
     return PageSettings(classifier, pretrained, value(TITLE) or DEFAULT_TITLE, Path(examples) if examples else None)
 
 
 def find_pictures(folder: Path) -> list[Path]:
-    """The pictures of a folder that a visitor can choose, by name."""
-    return sorted(file for file in folder.glob("*") if file.suffix.lower() in EXAMPLE_SUFFIXES)
+    """The pictures of a folder that a visitor can choose, by name.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    found = sorted(file for file in folder.glob("*") if file.suffix.lower() in EXAMPLE_SUFFIXES)
+    if not found:
+        known = ", ".join(EXAMPLE_SUFFIXES)
+        raise ValueError(f"`examples` (={folder}) must be a folder with pictures that end in {known}.")
+    return found
+
+
+def introduce(classifier: str | None, pretrained: str | None) -> str:
+    """What a visitor can do, in Markdown."""
+    sentences = ["Drop a picture."]
+    if classifier:
+        sentences.append(f"The classifier {_link(classifier)} names what it shows.")
+    if pretrained:
+        sentences.append(f"The pre-trained model {_link(pretrained)} sees some of its cells and paints the others.")
+    return " ".join(sentences)
+
+
+def _link(name: str) -> str:
+    """A model's page on the Hub; of a folder only its name."""
+    return f"`{Path(name).name}`" if Path(name).is_dir() else f"[{name}](https://huggingface.co/{name})"
 
 
 def _read_file(file: Path) -> dict[str, str]:

@@ -1,27 +1,24 @@
 """Publish the page as a Space of the Hub: one commit with page, settings, README and the models that lie in folders.
 
-python -m space.publish --repo_id me/demo --classifier me/name --pretrained me/pretrained
-python -m space.publish --repo_id me/demo --classifier out/classifier --pretrained out/pretrain  # it carries both
-python -m space.publish --repo_id me/demo --classifier out/classifier --dry_run  # only lists files, shows README.md
+python -m spaces.publish --repo_id me/demo --classifier me/name --pretrained me/pretrained
+python -m spaces.publish --repo_id me/demo --classifier out/classifier --pretrained out/pretrain  # it carries both
+python -m spaces.publish --repo_id me/demo --classifier out/classifier --dry_run  # only lists files, shows README.md
 """
 
 import sys
 
 from conversion.command_line import Parser
-from space.settings import DEFAULT_TITLE
+from spaces.settings import DEFAULT_TITLE
 
 
 def create_parser() -> Parser:
     """The parser of the command line."""
-    parser = Parser("python -m space.publish", __doc__)
+    parser = Parser("python -m spaces.publish", __doc__)
     parser.add_argument("--repo_id", required=True, help="the Space on the Hub, e.g. me/demo")
     parser.add_argument("--classifier", help="classifier: a folder, whose files the Space gets, or a Hub id")
     parser.add_argument("--pretrained", help="pre-trained model with its decoder: a folder or a Hub id")
     parser.add_argument("--title", default=DEFAULT_TITLE, help=f"title of the page (default: {DEFAULT_TITLE})")
     parser.add_argument("--examples", metavar="FOLDER", help="pictures that a visitor can choose; the Space gets them")
-    parser.add_argument(
-        "--repository", help="https address that the Space installs the package from (default: it carries the files)"
-    )
     parser.add_argument("--private", action="store_true", help="make a new Space a private one")
     parser.add_argument("--exist_ok", action="store_true", help="commit to a Space that already holds files")
     parser.add_argument("--create_pr", action="store_true", help="open a pull request instead of committing")
@@ -43,8 +40,8 @@ from conversion.model_folder import CARD
 from conversion.publishing.hub import Hub
 from conversion.publishing.hub_ids import check_repo_id
 from conversion.publishing.licenses import UNKNOWN
-from space.publishing.contents import SpaceContents, check_contents, space_license
-from space.publishing.staging import is_ours, stage_space
+from spaces.publishing.contents import SpaceContents, check_contents, space_license
+from spaces.publishing.staging import CODE, is_ours, stage_space
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -94,14 +91,13 @@ def publish(
 def _print_plan(repo_id: str, staged: Path, contents: SpaceContents) -> None:
     """Print what the Space is to hold, with sizes in bytes; the code as two sums."""
     print(f"{repo_id}:")
-    for folder in ("space", "hf_convnextv2"):
-        files = list((staged / folder).glob("*"))
-        if files:
-            print(f"  {sum(file.stat().st_size for file in files):13,}  {folder}/, {len(files)} files of code")
+    for folder in CODE.values():
+        files = list((staged / folder).iterdir())
+        print(f"  {sum(file.stat().st_size for file in files):13,}  {folder}/, {len(files)} files of code")
     for file in sorted(path for path in staged.rglob("*") if path.is_file()):
-        name = file.relative_to(staged).as_posix()
-        if not name.startswith(("space/", "hf_convnextv2/")):
-            print(f"  {file.stat().st_size:13,}  {name}")
+        name = file.relative_to(staged)
+        if name.parts[0] not in CODE.values():
+            print(f"  {file.stat().st_size:13,}  {name.as_posix()}")
     for name in contents.hub_ids:
         print(f"  Loaded from the Hub: {name}")
     if space_license(contents) == UNKNOWN:

@@ -1,17 +1,20 @@
 """What the models of the page say of a picture: as Transformers' pipeline and as the model itself."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, pipeline
 
 from hf_convnextv2 import ConvNextV2ForImageClassification, ConvNextV2ForPreTraining, ConvNextV2Model, to_image
-from space.classifier import Classifier
-from space.reconstructor import Reconstructor
+from spaces.classifier import Classifier
+from spaces.reconstructor import Reconstructor
 from tests.photographs import message_of
 from tests.small_models import small_config
-from tests.space.saved_models import CLASSES, save_classifier, save_convmae, save_pretrained
+from tests.spaces.saved_models import CLASSES, save_classifier, save_convmae, save_pretrained
 
 
 @pytest.fixture
@@ -134,11 +137,40 @@ def test_another_kind_of_model_is_named(tmp_path):
 
 def test_a_model_that_is_not_there_and_one_without_an_image_processor_are_named(tmp_path):
     said = message_of(lambda: Classifier("nobody/nothing"))
-    assert said.startswith("`MODEL` (=nobody/nothing) must be an image classifier") and "\n" not in said
+    assert said.startswith("`MODEL` or `--classifier` (=nobody/nothing) must be an image classifier")
+    assert "\n" not in said
     folder = save_pretrained(tmp_path / "pretrained")
     (folder / "preprocessor_config.json").unlink()
     said = message_of(lambda: Reconstructor(str(folder)))
-    assert said.startswith("`PRETRAINED_MODEL` (=") and "\n" not in said
+    assert said.startswith("`PRETRAINED_MODEL` or `--pretrained` (=") and "\n" not in said
+
+
+@pytest.mark.parametrize("wrong", ["pickled", "cut", "without a head", "of another size"])
+def test_weights_that_are_not_safe_or_not_whole_are_refused(tmp_path, wrong):
+    folder = save_classifier(tmp_path / "model")
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    if wrong == "pickled":
+        torch.save(weights, folder / "pytorch_model.bin")
+        file.unlink()
+    elif wrong == "cut":
+        file.write_bytes(file.read_bytes()[:-100])
+    else:
+        head = {} if wrong == "without a head" else {"classifier.weight": torch.ones(3, 3)}
+        save_file({name: value for name, value in weights.items() if name != "classifier.weight"} | head, file)
+    said = message_of(lambda: Classifier(str(folder)))
+    assert said.startswith(f"`MODEL` or `--classifier` (={folder}) must be an image classifier") and "\n" not in said
+    assert wrong != "without a head" or said.endswith("it lacks weights, e.g. `classifier.weight`.")
+
+
+def test_code_of_a_repository_is_never_run(tmp_path):
+    folder = save_classifier(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "theirs", "auto_map": {"AutoConfig": "theirs.Config"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "theirs.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Config: ...")
+    assert "must be an image classifier" in message_of(lambda: Classifier(str(folder)))
+    assert not (tmp_path / "ran").exists()
 
 
 def test_models_whose_images_or_predictions_nobody_could_see_are_refused(tmp_path):

@@ -10,11 +10,11 @@ from urllib.request import urlopen
 
 import pytest
 
-from space.publishing.contents import SpaceContents
-from space.publishing.staging import stage_space
+from spaces.publishing.contents import SpaceContents
+from spaces.publishing.staging import stage_space
 from tests.bad_files import bad_file
 from tests.photographs import cut
-from tests.space.saved_models import CLASSES, save_classifier, save_pretrained
+from tests.spaces.saved_models import CLASSES, save_classifier, save_pretrained
 
 pytestmark = pytest.mark.slow
 BROWSERS = ("/usr/bin/chromium", "/usr/bin/google-chrome")

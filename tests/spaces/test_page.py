@@ -11,15 +11,15 @@ import gradio
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
-from space.app import load_page
-from space.classifier import Classifier
-from space.page import PICTURES, launch, picture_input
-from space.reconstructor import Reconstructor
-from space.settings import PageSettings
+from spaces.app import load_page
+from spaces.classifier import Classifier
+from spaces.page import PICTURES, launch, picture_input
+from spaces.reconstructor import Reconstructor
+from spaces.settings import PageSettings
 from tests.bad_files import bad_file
 from tests.image_kinds import deep_kinds, transparent_kinds, turned
 from tests.photographs import cut
-from tests.space.saved_models import CLASSES, save_classifier, save_pretrained
+from tests.spaces.saved_models import CLASSES, save_classifier, save_pretrained
 
 PHOTOGRAPH = cut("coffee", 1, 64)[0]
 
@@ -101,6 +101,14 @@ def test_a_share_that_leaves_nothing_visible_is_a_sentence_too(client, tmp_path)
     PHOTOGRAPH.save(file)
     with pytest.raises(AppError, match="must leave at least one visible"):
         client.predict(handle_file(file), 0.95, 0, api_name="/reconstruct")
+
+
+def test_a_file_of_the_server_that_nobody_dropped_is_refused(client, models):
+    for name in ("/classify", "/reconstruct"):
+        file = {"path": f"{models.classifier}/config.json", "meta": {"_type": "gradio.FileData"}}
+        with pytest.raises((AppError, ValueError)) as raised:
+            client.predict(file, *([] if name == "/classify" else [0.5, 0]), api_name=name)
+        assert "architectures" not in str(raised.value) and "read as an image" not in str(raised.value)
 
 
 def test_clients_may_call_these_two(client):

@@ -1,39 +1,51 @@
 """What a Space is to hold, gathered in a folder: page, package, requirements, README and the models in folders."""
 
 import shutil
+import tomllib
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import SpaceCard, SpaceCardData
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from conversion.files import write_json
 from conversion.model_folder import CARD, PROCESSOR, WEIGHT_PATTERNS
-from conversion.publishing.hub_ids import is_hub_id
-from space.publishing.contents import SpaceContents, space_license
-from space.publishing.requirements import ROOT, gradio_version, requirements
-from space.settings import EXAMPLES, FILE, MODEL, PRETRAINED, TITLE, find_pictures
+from spaces.publishing.contents import SpaceContents, space_license
+from spaces.settings import EXAMPLES, FILE, MODEL, PRETRAINED, TITLE, find_pictures, introduce
 
-PYTHON = "3.12"  # a Space has 3.10 unless its header says otherwise, and the package needs 3.11
-START = '''"""Started by the Space: the page is in space/, the models' code in the package hf_convnextv2."""
+ROOT = Path(__file__).resolve().parents[2]
+# Folders of this repository, and what a Space calls them. gradio takes a module `spaces` for the one that the Hub has.
+CODE = {"spaces": "page", "hf_convnextv2": "hf_convnextv2"}
+START = '''"""Started by the Space: the page is in page/, the models' code in hf_convnextv2/."""
 
-from space.app import main
+from page.app import main
 
 main([])
 '''
+PUBLISHES = "publish.py"  # beside the page, which has no use for it
 MODELS = {MODEL: "models/classifier", PRETRAINED: "models/pretrained"}  # folders of a Space
-OURS = ("app.py", "requirements.txt", "LICENSE", FILE.name, "space/", "hf_convnextv2/", "models/", "examples/")
-PUBLISHES = ("publish.py",)  # modules of the page's folder that a Space has no use for
+OURS = ("app.py", "requirements.txt", "LICENSE", FILE.name, "models/", "examples/", *(f"{to}/" for to in CODE.values()))
+PYTHON = "3.12"  # a Space has 3.10 unless its header says otherwise, and the package needs 3.11
+TORCHVISION = "detection"  # the extra that brings it: images are resized as in training
+CPU_WHEELS = "--extra-index-url https://download.pytorch.org/whl/cpu"  # without gigabytes of CUDA's libraries
+ADVICE = """
+The variables `MODEL` and `PRETRAINED_MODEL` in the settings of this Space name other models, `TITLE` another title. A
+private model needs a token that may read it, as the secret `HF_TOKEN`.
+
+`requirements.txt` asks for PyTorch for CPUs. If the Space gets a GPU, remove its first line.
+"""
 
 
 def stage_space(target: Path, contents: SpaceContents) -> Path:
     """Fill a new folder with the files of a Space; models and pictures are links."""
     target.mkdir()
-    _copy_modules(ROOT / "space", target / "space", without=PUBLISHES)
-    if contents.repository is None:
-        _copy_modules(ROOT / "hf_convnextv2", target / "hf_convnextv2")
+    for source, name in CODE.items():
+        (target / name).mkdir()
+        for file in (ROOT / source).glob("*.py"):
+            if file.name != PUBLISHES:
+                shutil.copy(file, target / name)
     shutil.copy(ROOT / "LICENSE", target)
     (target / "app.py").write_text(START, encoding="utf-8")
-    (target / "requirements.txt").write_text(requirements(contents.repository), encoding="utf-8")
+    (target / "requirements.txt").write_text(requirements(), encoding="utf-8")
     for setting, folder in contents.folders.items():
         _link_model(folder, target / MODELS[setting])
     if contents.examples is not None:
@@ -43,7 +55,7 @@ def stage_space(target: Path, contents: SpaceContents) -> Path:
     return target
 
 
-def page_settings(contents: SpaceContents) -> dict[str, str]:
+def page_settings(contents: SpaceContents) -> dict[str, Any]:
     """What the Space's page reads: Hub ids, and folders beside it."""
     settings = {**contents.models, **{setting: MODELS[setting] for setting in contents.folders}}
     if contents.examples is not None:
@@ -51,15 +63,24 @@ def page_settings(contents: SpaceContents) -> dict[str, str]:
     return {**settings, TITLE: contents.title}
 
 
+def requirements() -> str:
+    """The text of requirements.txt: what the package needs. README.md names the version of gradio."""
+    project = _project()
+    lines = [CPU_WHEELS, *project["dependencies"], *project["optional-dependencies"][TORCHVISION]]
+    return "\n".join(lines) + "\n"
+
+
 def render_readme(contents: SpaceContents) -> str:
     """README.md of the Space: the header that the Hub reads, and what the page is."""
+    # The version that the page was tested with.
+    (gradio,) = (line for line in _project()["optional-dependencies"]["space"] if line.startswith("gradio>="))
     header = SpaceCardData(
         title=contents.title,
         emoji="🧩",
         colorFrom="indigo",
         colorTo="blue",
         sdk="gradio",
-        sdk_version=gradio_version(),
+        sdk_version=gradio.removeprefix("gradio>="),
         python_version=PYTHON,
         app_file="app.py",
         pinned=False,
@@ -67,25 +88,13 @@ def render_readme(contents: SpaceContents) -> str:
         models=contents.hub_ids or None,
         tags=["vision", *(["masked-image-modeling"] if contents.pretrained else [])],
     )
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, keep_trailing_newline=True
-    )
-    shown = {"classifier": _described(contents.classifier), "pretrained": _described(contents.pretrained)}
-    text = environment.get_template("readme.md").render(title=contents.title, **shown)
-    return str(SpaceCard(f"---\n{header.to_yaml()}\n---\n\n{text}"))
+    introduction = introduce(contents.classifier, contents.pretrained)
+    return str(SpaceCard(f"---\n{header.to_yaml()}\n---\n\n# {contents.title}\n\n{introduction}\n{ADVICE}"))
 
 
 def is_ours(name: str) -> bool:
     """Whether a file of a Space is one that a publication writes, under this name."""
     return any(name.startswith(ours) if ours.endswith("/") else name == ours for ours in OURS)
-
-
-def _copy_modules(source: Path, target: Path, without: tuple[str, ...] = ()) -> None:
-    """Copy the modules of a folder, without those in folders of it."""
-    target.mkdir()
-    for file in source.glob("*.py"):
-        if file.name not in without:
-            shutil.copy(file, target)
 
 
 def _link_model(folder: Path, target: Path) -> None:
@@ -100,8 +109,5 @@ def _link(files: list[Path], target: Path) -> None:
         (target / file.name).symlink_to(file.resolve())
 
 
-def _described(name: str | None) -> str | None:
-    """A model as text: a link to its page on the Hub, or the name of its folder."""
-    if name is None:
-        return None
-    return f"[{name}](https://huggingface.co/{name})" if is_hub_id(name) else f"`{Path(name).name}`"
+def _project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

@@ -9,7 +9,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from hf_convnextv2 import open_image
-from hf_convnextv2.images import DEFAULT_BACKGROUND
+from hf_convnextv2.images import DEFAULT_BACKGROUND, largest_value
 
 # The image processor enlarges the shorter side to that of the model before it crops: of a strip of 10,000 x 1 pixels,
 # that would be gigabytes.
@@ -47,6 +47,20 @@ def open_picture(file: str | Path | None, processor: Any, num_channels: int) -> 
             "shorter one. Crop it."
         )
     return picture
+
+
+def remarks(file: str | Path) -> list[str]:
+    """What becomes of a file that `open_picture` opens, where a visitor may not expect it."""
+    with Image.open(file) as picture:
+        happens = {
+            "The file holds several pictures: the models see the first one.": getattr(picture, "is_animated", False),
+            "A model without a channel for opacity sees transparent pixels on a plain background.": (
+                picture.has_transparency_data
+            ),
+            "Its colours are converted from CMYK without a colour profile.": picture.mode == "CMYK",
+            "Its values are rounded to 8 bits.": largest_value(picture) is not None,
+        }
+    return [remark for remark, does in happens.items() if does]
 
 
 def to_pixel_values(picture: Image.Image, processor: Any) -> Tensor:
