@@ -27,6 +27,7 @@ def test_flags_come_before_variables_and_variables_before_the_file(tmp_path):
 def test_folders_of_the_file_lie_beside_it(tmp_path, monkeypatch):
     (tmp_path / "models/classifier").mkdir(parents=True)
     (tmp_path / "examples").mkdir()
+    (tmp_path / "examples/cat.png").touch()
     stored = {MODEL: "models/classifier", PRETRAINED: "me/pretrained", EXAMPLES: "examples"}
     (tmp_path / "space.json").write_text(json.dumps(stored))
     monkeypatch.chdir("/")
