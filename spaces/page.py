@@ -19,6 +19,7 @@ NUM_CLASSES = 5  # the most probable ones are shown
 SHOWN_SIDE = 384  # pixels; smaller pictures are enlarged
 KEPT_SECONDS = 3600  # a visitor's file
 PICTURES = ("Visible to the encoder", "Reconstruction of the rest", "Original")
+BUTTONS = ["download", "fullscreen"]  # none that shares a picture with others
 SYSTEM_FONTS = ["system-ui", "sans-serif"]  # nothing is loaded from elsewhere
 CSS = ".gradio-container {max-width: 1000px !important; margin: 0 auto}"
 
@@ -41,7 +42,8 @@ def create_page(
         shown: list[Any] = []
         if reconstructor:
             with gr.Row():
-                shown = [gr.Image(label=label, format="png", interactive=False, height=320) for label in PICTURES]
+                options: dict[str, Any] = {"format": "png", "interactive": False, "height": 320, "buttons": BUTTONS}
+                shown = [gr.Image(label=label, **options) for label in PICTURES]
             shown.append(gr.Markdown(elem_id="cells"))
         gr.Markdown("Your picture goes to the computer that serves this page, which deletes it after about an hour.")
         _connect(picture, remarked, answers, controls, shown, classifier, reconstructor)
@@ -78,7 +80,7 @@ def _add_controls(reconstructor: Reconstructor) -> list[Any]:
     side = reconstructor.cell_size
     label, told = "Hidden share", f"of the cells of {side} x {side} pixels; {reconstructor.mask_ratio:.0%} in training"
     ratio = gr.Slider(0.05, 0.95, reconstructor.mask_ratio, step=0.05, label=label, info=told)
-    with gr.Row():
+    with gr.Row(equal_height=True):
         seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=LARGEST_SEED, min_width=80)
         another = gr.Button("Hide other cells", min_width=120)
     another.click(lambda: random.randrange(1000), None, seed, api_visibility="private", show_progress="hidden")
