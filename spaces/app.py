@@ -5,6 +5,7 @@ MODEL=me/name PRETRAINED_MODEL=me/pretrained python -m spaces.app
 """
 
 import argparse
+import signal
 import socket
 import sys
 from importlib.util import find_spec
@@ -44,6 +45,8 @@ def main(arguments: list[str] | None = None) -> None:
         page = load_page(settings)
         from .page import launch
 
+        # As Ctrl-C does: gradio then deletes the files of its visitors.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         launch(page, options.port)
     except (ValueError, ImportError, OSError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")

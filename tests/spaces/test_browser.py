@@ -55,6 +55,7 @@ def address(tmp_path_factory):
         "GRADIO_SERVER_NAME": "127.0.0.1",
         "GRADIO_SERVER_PORT": str(port),
         "GRADIO_ANALYTICS_ENABLED": "False",
+        "GRADIO_TEMP_DIR": str(folder / "uploads"),
     }
     with (folder / "log").open("w") as log:
         command = [sys.executable, "app.py"]
@@ -62,10 +63,13 @@ def address(tmp_path_factory):
         try:
             wait_for(f"http://127.0.0.1:{port}", process, folder / "log")
             yield f"http://127.0.0.1:{port}"
+            assert any(path.is_file() for path in (folder / "uploads").rglob("*"))
         finally:
             process.terminate()
             process.wait()
     assert "Traceback" not in (folder / "log").read_text()
+    left = [path.name for path in (folder / "uploads").rglob("*") if path.is_file()]
+    assert set(left) <= {"rocket.png"}, "an example; visitors' files are deleted"
 
 
 def wait_for(address: str, process: subprocess.Popen, log: Path) -> None:
