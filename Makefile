@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-dense study study-views study-families test verify bench gpu style docs
+.PHONY: demo demo-dense study study-views study-families space test verify bench gpu style docs
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -38,10 +38,22 @@ study-views: $(VENV)/demo
 study-families: $(VENV)/demo
 	$(BIN)/python -m experiments.views --compare families --photographs solar
 
+$(VENV)/space: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable '.[space]'
+	touch $@
+
+space: $(VENV)/space
+	$(BIN)/python -m spaces.app --classifier out/classifier --pretrained out/pretrain
+
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2
 
-verify: $(VENV)/installed
+$(VENV)/space-test: $(VENV)/space
+	$(BIN)/python -m pip install --quiet --editable '.[space,space-test]'
+	touch $@
+
+# The page of the Space is driven in Debian's Chromium: apt-get install chromium.
+verify: $(VENV)/space-test
 	$(BIN)/python -m pytest -m 'slow or not slow'
 
 BENCHMARKS := classifier products operations half_precision loaded fcmae_step views convmae segmentation detection \

@@ -1,8 +1,9 @@
 """A small Hugging Face Hub on this machine, held in memory: pushes and loads are tested against it for real.
 
-It answers what `huggingface_hub` asks for model repositories over plain HTTP and Git LFS (no Xet), with the statuses
-and headers that this client expects of the real Hub. The client reads its settings when it is imported, so it belongs
-in a process of its own that gets `HubServer.environment`.
+It answers what `huggingface_hub` asks for model repositories and Spaces over plain HTTP and Git LFS (no Xet), with the
+statuses and headers that this client expects of the real Hub. A Space is a repository "spaces/me/name", and never runs.
+The client reads its settings when it is imported, so it belongs in a process of its own that gets
+`HubServer.environment`.
 """
 
 import base64
@@ -37,13 +38,14 @@ class Commit:
 
 @dataclass
 class Repo:
-    """A model repository.
+    """A repository of a model, or of a Space with its `sdk`.
 
     `refs` has the commits, oldest first, of each branch ("main", "v2") and each pull request ("refs/pr/1");
     `objects` the contents uploaded through LFS, by SHA-256, whether a commit names them or not.
     """
 
     private: bool = False
+    sdk: str | None = None
     refs: dict[str, list[Commit]] = field(default_factory=dict)
     objects: dict[str, bytes] = field(default_factory=dict)
 
@@ -119,7 +121,7 @@ class HubServer:
 
     def add_repo(self, repo_id: str, files: dict[str, bytes], private: bool = False) -> Repo:
         """Place a repository with exactly these files, in one commit, without a push."""
-        repo = Repo(private, {"main": [_commit("initial commit", files)]})
+        repo = Repo(private, refs={"main": [_commit("initial commit", files)]})
         repo.objects = {_sha256(content): content for path, content in files.items() if _is_large(path, len(content))}
         self.repos[repo_id] = repo
         return repo
@@ -130,6 +132,10 @@ class HubServer:
             left = getattr(self, counter)
             setattr(self, counter, max(0, left - 1))
             return left > 0
+
+
+def _owner(repo_id: str) -> str:
+    return repo_id.removeprefix("spaces/").split("/")[0]
 
 
 def _commit(message: str, files: dict[str, bytes], parent: Commit | None = None) -> Commit:
@@ -179,8 +185,8 @@ class _Refusal(Exception):
 
 Endpoint = Callable[..., None]
 _ROUTES: list[tuple[str, re.Pattern[str], Endpoint, str | None]] = []
-_REPO = r"(?P<repo_id>[^/]+(?:/[^/]+)?)"
-_MODEL = rf"/api/models/{_REPO}"
+_REPO = r"(?P<repo_id>(?:spaces/)?[^/]+(?:/[^/]+)?)"
+_MODEL = rf"/api/models/{_REPO}"  # a Space's path is rewritten to one of these
 
 
 def _route(methods: str, path: str, cut: str | None = None) -> Callable[[Endpoint], Endpoint]:
@@ -219,7 +225,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.requests.append(f"{self.command} {self.path}")
         address = urlsplit(self.path)
         self.query = dict(parse_qsl(address.query))
-        endpoint, parts, cut = self.find(address.path)
+        endpoint, parts, cut = self.find(address.path.replace("/api/spaces/", "/api/models/spaces/"))
         if cut and self.hub.take_cut(cut):
             return self.cut_connection()
         self.body = self.read_body()
@@ -289,7 +295,7 @@ class _Handler(BaseHTTPRequestHandler):
     def readable(self, repo_id: str) -> Repo:
         """A repository that the user sees; for one that is hidden the answer is that of one that does not exist."""
         repo = self.hub.repos.get(repo_id)
-        if repo is None or (repo.private and repo_id.split("/")[0] != self.user):
+        if repo is None or (repo.private and _owner(repo_id) != self.user):
             # Without the code, the client would take a 401 for a missing repository under https only.
             self.require_user("RepoNotFound")
             raise _Refusal(404, "Repository not found", "RepoNotFound")
@@ -299,7 +305,7 @@ class _Handler(BaseHTTPRequestHandler):
         """A repository that the user may change, or may open a pull request for."""
         repo = self.readable(repo_id)
         user = self.require_user("RepoNotFound")
-        if repo_id.split("/")[0] != user and not by_readers:
+        if _owner(repo_id) != user and not by_readers:
             raise _Refusal(403, "Forbidden: pass `create_pr=1` as a query parameter to create a Pull Request")
         return repo
 
@@ -325,18 +331,22 @@ class _Handler(BaseHTTPRequestHandler):
         user = self.require_user()
         request = json.loads(self.body)
         owner = request.get("organization") or user
-        if request.get("type", "model") != "model":
-            raise _Refusal(501, "The Hub of the tests has models only")
+        kind = request.get("type", "model")
+        if kind not in ("model", "space"):
+            raise _Refusal(501, "The Hub of the tests has models and Spaces only")
+        if kind == "space" and "sdk" not in request:
+            raise _Refusal(400, "A Space needs an SDK")
         if owner != user:
-            raise _Refusal(403, f'You don\'t have the rights to create a model under the namespace "{owner}"')
-        repo_id = f"{owner}/{request['name']}"
+            raise _Refusal(403, f'You don\'t have the rights to create a {kind} under the namespace "{owner}"')
+        repo_id = f"{'spaces/' if kind == 'space' else ''}{owner}/{request['name']}"
         address = {"url": f"{self.hub.url}/{repo_id}", "name": repo_id, "id": repo_id}
         with self.hub.lock:
             taken = repo_id in self.hub.repos
             if not taken:
-                self.hub.add_repo(repo_id, {".gitattributes": GITATTRIBUTES}, request.get("visibility") == "private")
+                is_private = request.get("visibility") == "private"
+                self.hub.add_repo(repo_id, {".gitattributes": GITATTRIBUTES}, is_private).sdk = request.get("sdk")
         if taken:
-            return self.reply({"error": "You already created this model repo", **address}, 409)
+            return self.reply({"error": f"You already created this {kind} repo", **address}, 409)
         self.reply(address)
 
     @_route("GET", rf"{_MODEL}(?:/revision/(?P<revision>[^/]+))?")
@@ -345,8 +355,10 @@ class _Handler(BaseHTTPRequestHandler):
         commit = self.commit_at(repo, revision)
         siblings = [{"rfilename": path} for path in sorted(commit.files)]
         facts = {"private": repo.private, "gated": False, "disabled": False, "tags": [], "downloads": 0, "likes": 0}
-        author = repo_id.split("/")[0]
-        self.reply({"id": repo_id, "author": author, "sha": commit.oid, "siblings": siblings, **facts})
+        author = _owner(repo_id)
+        self.reply(
+            {"id": repo_id.removeprefix("spaces/"), "author": author, "sha": commit.oid, "siblings": siblings, **facts}
+        )
 
     @_route("GET", rf"{_MODEL}/refs")
     def refs(self, repo_id: str) -> None:

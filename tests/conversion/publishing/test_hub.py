@@ -22,10 +22,10 @@ class Account:
     def create_repo(self, repo_id, **settings):
         assert settings["exist_ok"]
 
-    def create_branch(self, repo_id, branch, exist_ok):
+    def create_branch(self, repo_id, branch, repo_type, exist_ok):
         self.branches.append(branch)
 
-    def list_repo_files(self, repo_id, revision=None):
+    def list_repo_files(self, repo_id, revision=None, repo_type=None):
         return self.files[revision or "main"]
 
     def upload_folder(self, **settings):

@@ -1,0 +1,1 @@
+"""What a Space holds: page, models, requirements and README."""
