@@ -4,16 +4,12 @@ import gc
 import json
 from urllib.request import Request, urlopen
 
+import gradio
 import numpy as np
 import pytest
-from PIL import Image
-
-NEEDS = "the page needs gradio, which wants a Pillow before 13: pip install -e '.[space,space-test]'"
-pytest.importorskip("gradio", reason=NEEDS)
-
-import gradio
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from PIL import Image
 
 from spaces.app import load_page
 from spaces.classifier import Classifier
