@@ -101,7 +101,7 @@ def export(
     check_precision(format, dtypes)
     calibration = calibration_files(calibration_images, num_calibration_images) if calibration_images else []
     subject = load_subject(model, task)
-    check_model(format, dtypes, subject.model.config.model_type)
+    check_model(format, dtypes, subject.model.config.model_type, subject.task)
     pictures = Pictures.read(subject, image, calibration, validation_dataset, max_validation_images)
     with new_folder(output) as folder, tempfile.TemporaryDirectory() as temporary:
         record = new_record(subject, format, pictures.name)

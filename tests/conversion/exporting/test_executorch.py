@@ -1,5 +1,7 @@
 """ExecuTorch's file of a classifier, run by ExecuTorch, gives what stock Transformers gives in eager mode."""
 
+from importlib import import_module
+
 import pytest
 import torch
 import transformers
@@ -17,9 +19,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 @torch.no_grad()
 def test_a_file_gives_the_logits_of_stock_transformers(tmp_path, classifier, photographs):
     export(str(classifier), tmp_path / "out", format="executorch")
-    from executorch.runtime import Runtime
-
-    method = Runtime.get().load_program(tmp_path / "out/model.pte").load_method("forward")
+    runtime = import_module("executorch.runtime")  # here, where its warnings are ignored
+    method = runtime.Runtime.get().load_program(tmp_path / "out/model.pte").load_method("forward")
     stock = transformers.ConvNextV2ForImageClassification.from_pretrained(classifier)
     for batch in ((1, 64, 64), (3, 96, 160), (8, 192, 192), (2, 100, 90)):
         images = photographed(photographs, *batch)

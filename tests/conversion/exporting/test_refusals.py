@@ -150,10 +150,18 @@ def test_bfloat16_is_refused_where_the_processor_has_none(capsys, monkeypatch, f
 
 
 def test_int8_of_convmae_is_refused_where_it_fails():
-    precision.check_model("onnx", ["int8"], "convmae")
-    precision.check_model("openvino", ["float16"], "convmae")
+    precision.check_model("onnx", ["int8"], "convmae", "features")
+    precision.check_model("openvino", ["float16"], "convmae", "features")
     with pytest.raises(ValueError, match="for a ConvMAE in OpenVINO"):
-        precision.check_model("openvino", ["float32", "int8"], "convmae")
+        precision.check_model("openvino", ["float32", "int8"], "convmae", "features")
+
+
+def test_what_executorch_does_not_run_is_refused():
+    precision.check_model("executorch", ["float32"], "convnextv2", "classification")
+    with pytest.raises(ValueError, match="for a ConvMAE, for which ExecuTorch"):
+        precision.check_model("executorch", ["float32"], "convmae", "classification")
+    with pytest.raises(ValueError, match="for reconstruction, which ExecuTorch"):
+        precision.check_model("executorch", ["float32"], "convnextv2_fcmae", "reconstruction")
 
 
 def test_classes_that_the_model_does_not_know_are_named(folder):
