@@ -21,15 +21,15 @@ def check_precision(format: str, dtypes: list[str]) -> None:
 
 def check_model(format: str, dtypes: list[str], model_type: str, task: str) -> None:
     """Raise for a file that the runtime is known not to run, or to run wrongly."""
-    if format == "executorch" and model_type == "convmae":
+    if format == "executorch" and model_type == "convmae" and task != RECONSTRUCTION:
         raise ValueError(
-            "`--format` (=executorch) must be onnx, openvino or torch for a ConvMAE, for which ExecuTorch (1.5) gives "
-            "other answers than the model."
+            f"`--format` (=executorch) must be onnx, openvino or torch for {task} by a ConvMAE, for which ExecuTorch (1.5) "
+            "gives other answers than the model."
         )
-    if format == "executorch" and task == RECONSTRUCTION:
+    if format == "executorch" and model_type == "convnextv2_fcmae" and task == RECONSTRUCTION:
         raise ValueError(
-            "`--format` (=executorch) must be onnx, openvino or torch for reconstruction, which ExecuTorch (1.5) runs "
-            "with one number of images only."
+            "`--format` (=executorch) must be onnx, openvino or torch for reconstruction by ConvNeXt V2, which "
+            "ExecuTorch (1.5) runs with one number of images only."
         )
     if format == "openvino" and "int8" in dtypes and model_type == "convmae":
         raise ValueError(

@@ -158,9 +158,10 @@ def test_int8_of_convmae_is_refused_where_it_fails():
 
 def test_what_executorch_does_not_run_is_refused():
     precision.check_model("executorch", ["float32"], "convnextv2", "classification")
-    with pytest.raises(ValueError, match="for a ConvMAE, for which ExecuTorch"):
+    precision.check_model("executorch", ["float32"], "convmae", "reconstruction")
+    with pytest.raises(ValueError, match="for classification by a ConvMAE, for which ExecuTorch"):
         precision.check_model("executorch", ["float32"], "convmae", "classification")
-    with pytest.raises(ValueError, match="for reconstruction, which ExecuTorch"):
+    with pytest.raises(ValueError, match="for reconstruction by ConvNeXt V2, which ExecuTorch"):
         precision.check_model("executorch", ["float32"], "convnextv2_fcmae", "reconstruction")
 
 
