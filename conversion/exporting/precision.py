@@ -23,8 +23,8 @@ def check_model(format: str, dtypes: list[str], model_type: str, task: str) -> N
     """Raise for a file that the runtime is known not to run, or to run wrongly."""
     if format == "executorch" and model_type == "convmae" and task != RECONSTRUCTION:
         raise ValueError(
-            f"`--format` (=executorch) must be onnx, openvino or torch for {task} by a ConvMAE, for which ExecuTorch (1.5) "
-            "gives other answers than the model."
+            f"`--format` (=executorch) must be onnx, openvino or torch for {task} by a ConvMAE, for which ExecuTorch "
+            "(1.5) gives other answers than the model."
         )
     if format == "executorch" and model_type == "convnextv2_fcmae" and task == RECONSTRUCTION:
         raise ValueError(
