@@ -10,17 +10,18 @@ contenders take turns, with as many threads each. What is not installed, or what
 """
 
 from collections.abc import Callable
-from itertools import cycle
+from itertools import cycle, product
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from benchmarks.shared.classifiers import create_model
 from benchmarks.shared.exported import can_run, crops, write_classifier
 from benchmarks.shared.measure import Call, Row, alternate, apart, parse_arguments, report, times_as_fast
-from conversion.exporting.formats import FORMATS
+from conversion.exporting.formats import DTYPES, FORMATS
 
 IMAGE_SIZES = ((224, 224), (320, 320), (192, 288))
 BATCH_SIZES = (1, 3, 8)
@@ -39,51 +40,57 @@ def main() -> None:
         whats=["agreement", "speed"],
         sizes=["atto", "tiny", "base"],
         formats=list(FORMATS),
+        dtypes=list(DTYPES),
         images=64,
         cases=[f"{size}:{batch}" for size in ("atto", "tiny", "base") for batch in (1, 8)],
         image_size=224,
     )
     rows: list[Row] = []
     if "agreement" in args.whats:
-        files = [(each, dtype) for each in args.formats for dtype in FORMATS[each].files if can_run(each, dtype)]
+        files = [each for each in product(args.formats, args.dtypes) if can_run(*each)]
         for size in args.sizes:
+            expected = apart(answers_of_eager, size, args.images)
             for file in files:
-                rows.append(apart(compare_answers, size, *file, args.images))
+                rows.append(apart(compare_answers, size, *file, expected))
                 print(rows[-1], flush=True)
-    answers = list(rows)
+    agreement = list(rows)
     if "speed" in args.whats:
         for size, batch in (case.split(":") for case in args.cases):
             rows += apart(compare_speed, size, int(batch), args.image_size, args.rounds)
             print(*rows[-len(FILES) - 5 :], sep="\n", flush=True)
-    if answers and len(rows) > len(answers):  # two tables
-        report(answers, "")
-        report(rows[len(answers) :], "")
+    if agreement and len(rows) > len(agreement):  # two tables
+        report(agreement, "")
+        report(rows[len(agreement) :], "")
     report(rows, args.output)
 
 
-def compare_answers(size: str, format: str, dtype: str, count: int) -> Row:
-    """A row for one file: how it differs from eager in float32 at each size of images."""
-    model = create_model("ours", size)
-    written = write_classifier(model, format, dtype)
+def answers_of_eager(size: str, count: int) -> list[np.ndarray]:
+    """The logits `(count, classes)` of the model in float32, at each size of images."""
+    model = create_model("ours", size).eval()
+    return [answers(lambda batch: model(batch).logits, crops(count, image_size)).numpy() for image_size in IMAGE_SIZES]
+
+
+def compare_answers(size: str, format: str, dtype: str, expected: list[np.ndarray]) -> Row:
+    """A row for one file: how its logits differ from `expected` at each size of images."""
+    written = write_classifier(create_model("ours", size), format, dtype)
     row: Row = {"size": size, "format": format, "dtype": dtype, "MB": written.size / 1e6}
     row["s to export"] = written.seconds_to_export
-    for image_size in IMAGE_SIZES:
-        found, expected = answers_to(written.logits, model, crops(count, image_size))
+    for image_size, logits in zip(IMAGE_SIZES, map(torch.from_numpy, expected), strict=True):
+        found = answers(written.logits, crops(len(logits), image_size))
         where = f"{image_size[0]} x {image_size[1]}"
-        row[f"difference, {where}"] = f"{((found - expected).abs().max() / expected.abs().max()).item():.1e}"
-        row[f"top-1, {where}"] = (found.argmax(1) == expected.argmax(1)).float().mean().item()
+        row[f"difference, {where}"] = f"{((found - logits).abs().max() / logits.abs().max()).item():.1e}"
+        row[f"top-1, {where}"] = (found.argmax(1) == logits.argmax(1)).float().mean().item()
     return row
 
 
 @torch.inference_mode()
-def answers_to(logits: Callable[[Tensor], Tensor], model: Any, images: Tensor) -> tuple[Tensor, Tensor]:
-    """The logits of a file and of the model, of batches of 1, 3, 8, 1, ... images."""
-    found, expected, batch_sizes = [], [], cycle(BATCH_SIZES)
+def answers(logits: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """The logits of batches of 1, 3, 8, 1, ... images, together `(count, classes)`."""
+    found, batch_sizes = [], cycle(BATCH_SIZES)
     while len(images):
-        batch, images = images.split([(take := min(next(batch_sizes), len(images))), len(images) - take])
+        batch, images = images.tensor_split([next(batch_sizes)])
         found.append(logits(batch.clone()))
-        expected.append(model(batch).logits)
-    return torch.cat(found), torch.cat(expected)
+    return torch.cat(found)
 
 
 def compare_speed(size: str, batch: int, image_size: int, rounds: int) -> list[Row]:

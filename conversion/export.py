@@ -54,6 +54,7 @@ from typing import Any
 
 from conversion.exporting.checks import measure
 from conversion.exporting.folder import check_output, new_folder, new_record, write_companions
+from conversion.exporting.images import MIN_CALIBRATION, calibration_files
 from conversion.exporting.models import load_subject
 from conversion.exporting.precision import check_model, check_precision
 from conversion.exporting.record import Measured
@@ -98,11 +99,10 @@ def export(
     _check_settings(dtypes, calibration_images, num_calibration_images, float_layers)
     _check_validation(dtypes, validation_dataset, max_validation_images)
     check_precision(format, dtypes)
+    calibration = calibration_files(calibration_images, num_calibration_images) if calibration_images else []
     subject = load_subject(model, task)
-    check_model(format, dtypes, subject.model.config.model_type)
-    pictures = Pictures.read(
-        subject, image, calibration_images, num_calibration_images, validation_dataset, max_validation_images
-    )
+    check_model(format, dtypes, subject.model.config.model_type, subject.task)
+    pictures = Pictures.read(subject, image, calibration, validation_dataset, max_validation_images)
     with new_folder(output) as folder, tempfile.TemporaryDirectory() as temporary:
         record = new_record(subject, format, pictures.name)
         print(f"{model}: {record.architecture} for {subject.task}, compared on {pictures.name}", flush=True)
@@ -132,8 +132,11 @@ def _check_settings(
     for flag, value in given.items():
         if value and "int8" not in dtypes:
             raise ValueError(f"`{flag}` must be left out without `--dtype int8`.")
-    if num_calibration_images < 1:
-        raise ValueError(f"`--num_calibration_images` (={num_calibration_images}) must be at least 1.")
+    if num_calibration_images < MIN_CALIBRATION:
+        raise ValueError(
+            f"`--num_calibration_images` (={num_calibration_images}) must be at least {MIN_CALIBRATION}: one image "
+            "does not show the ranges of others."
+        )
 
 
 def _check_validation(dtypes: list[str], validation_dataset: Any, max_validation_images: int | None) -> None:

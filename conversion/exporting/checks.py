@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from conversion.exporting.choices import CLASSIFICATION, SEGMENTATION
 from conversion.exporting.images import Labelled, prepare, views
 from conversion.exporting.models import Subject
 from conversion.exporting.record import Comparison, Measured
@@ -24,7 +23,6 @@ BATCH_SIZES = (1, 3, 8)
 # bound: what it costs is measured.
 TOLERANCES = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 LARGEST = float(torch.finfo(torch.float32).max)
-WITH_CLASSES = (CLASSIFICATION, SEGMENTATION)
 
 
 def compare(subject: Subject, run: Run, picture: Image.Image, processor: Any) -> list[Comparison]:
@@ -61,7 +59,7 @@ def compare_outputs(
         raise ValueError(f"The file returns {shapes[0]} for batch {batch} of {size}, the model {shapes[1]}.")
     differences = torch.stack([_difference(found[name].float(), expected[name].float()) for name in expected])
     agreement = None
-    if subject.task in WITH_CLASSES:
+    if subject.gives_one_class:
         agreement = (found["logits"].argmax(1) == expected["logits"].argmax(1)).float().mean().item()
     return Comparison(batch, *size, differences.max().item(), agreement)  # NaN, if one of them is
 

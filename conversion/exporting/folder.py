@@ -10,6 +10,7 @@ from typing import Any
 
 from conversion.exporting.formats import FORMATS
 from conversion.exporting.models import Subject
+from conversion.exporting.programs import largest_images
 from conversion.exporting.readme import write_readme
 from conversion.exporting.record import RECORD, Record
 from conversion.files import atomic_path, partial_path, write_json
@@ -24,7 +25,7 @@ def check_output(output: Path, overwrite: bool, model: Path) -> None:
         raise ValueError(f"`output_dir` (={output}) must not exist yet, or give `--overwrite`.")
     if output.exists() and not (output / RECORD).is_file() and (output.is_file() or any(output.iterdir())):
         raise ValueError(
-            f"`output_dir` (={output}) must be a folder that an export has written for `--overwrite`, with a {RECORD}."
+            f"`output_dir` (={output}) must be a folder that an export has written for `--overwrite`, with an {RECORD}."
         )
 
 
@@ -59,6 +60,7 @@ def new_record(subject: Subject, format: str, picture: str) -> Record:
         versions={package: _version(package) for package in packages if _version(package)},
         takes_any_size=subject.has_dynamic_sizes,
         image_size=subject.image_size,
+        largest_images=largest_images(format, subject),
         outputs=list(subject.outputs(subject.sample())),
     )
 

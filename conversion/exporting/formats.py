@@ -65,8 +65,8 @@ EXECUTORCH = Format(
     {"executorch": "executorch>=1.5"},
     {"float32": "model.pte"},
     {
-        "float16": "the operators of XNNPACK that a block needs have float32 only",
-        "bfloat16": "the operators of XNNPACK that a block needs have float32 only",
+        "float16": "files for XNNPACK are written in float32 only",
+        "bfloat16": "files for XNNPACK are written in float32 only",
         "int8": "it is made for ONNX Runtime and OpenVINO only",
     },
     {},

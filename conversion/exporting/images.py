@@ -122,9 +122,9 @@ def labelled_images(folder: str | Path, id2label: dict[int, str], most: int | No
     unknown = [name for name in classes if name not in numbers]
     if unknown or not classes:
         known = ", ".join(list(numbers)[:5])
-        found = f"`{unknown[0]}`" if unknown else "none"
+        found = f"`{unknown[0]}`" if unknown else "no folder"
         raise ValueError(
-            f"`--validation_dataset` (={root}) must have folders named as classes ({known}, ...): {found}."
+            f"`--validation_dataset` (={root}) must have folders named as classes ({known}, ...), but has {found}."
         )
     pairs = [(file, numbers[name]) for name in classes for file in _images_in(root / name)]
     if not pairs:

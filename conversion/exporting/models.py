@@ -117,6 +117,13 @@ class Subject:
         """Whether a file takes images of other sizes."""
         return self.task != RECONSTRUCTION
 
+    @property
+    def gives_one_class(self) -> bool:
+        """Whether the largest logit of an image or a pixel is the answer: not so for several classes, or numbers."""
+        config = self.model.config
+        is_single = config.problem_type in (None, "single_label_classification") and config.num_labels > 1
+        return self.task == SEGMENTATION or (self.task == CLASSIFICATION and is_single)
+
     @torch.no_grad()
     def outputs(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """What the model returns in eager mode, by the names that the outputs have in a file."""

@@ -1,7 +1,9 @@
-"""Whether the runtime computes in a data type, on this machine and of this model."""
+"""Whether the runtime computes in a data type, on this machine, and whether it runs this model."""
 
 from importlib import import_module
 from typing import Any
+
+from conversion.exporting.choices import RECONSTRUCTION
 
 
 def check_precision(format: str, dtypes: list[str]) -> None:
@@ -17,8 +19,18 @@ def check_precision(format: str, dtypes: list[str]) -> None:
         )
 
 
-def check_model(format: str, dtypes: list[str], model_type: str) -> None:
-    """Raise for a file that the runtime is known not to run."""
+def check_model(format: str, dtypes: list[str], model_type: str, task: str) -> None:
+    """Raise for a file that the runtime is known not to run, or to run wrongly."""
+    if format == "executorch" and model_type == "convmae" and task != RECONSTRUCTION:
+        raise ValueError(
+            f"`--format` (=executorch) must be onnx, openvino or torch for {task} by a ConvMAE, for which ExecuTorch "
+            "(1.5) gives other answers than the model."
+        )
+    if format == "executorch" and model_type == "convnextv2_fcmae" and task == RECONSTRUCTION:
+        raise ValueError(
+            "`--format` (=executorch) must be onnx, openvino or torch for reconstruction by ConvNeXt V2, which "
+            "ExecuTorch (1.5) runs with one number of images only."
+        )
     if format == "openvino" and "int8" in dtypes and model_type == "convmae":
         raise ValueError(
             "`--dtype` (=int8) must be float32, float16 or bfloat16 for a ConvMAE in OpenVINO, which (2026.4) fails as "

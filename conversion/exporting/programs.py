@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -18,7 +18,9 @@ from transformers.exporters.exporter_dynamo import DynamoExporter
 from conversion.exporting.models import Subject
 from conversion.exporting.rewriting import rewritten
 
-MAX_BATCH, MAX_SIDE = 64, 2048  # of ExecuTorch, which plans its memory before it runs
+# The largest batch of ExecuTorch, and by how many cells the sides of its images may exceed the model's image size: it
+# reserves memory for the largest ones before it runs.
+MAX_BATCH, MORE_CELLS = 8, 4
 
 
 class Program(NamedTuple):
@@ -38,7 +40,7 @@ def export_program(format: str, subject: Subject, dtype: str) -> Program:
     # fused blocks read theirs without a call.
     is_cast = format != "openvino" and dtype in ("float16", "bfloat16")
     wrapped = subject.wrapped(getattr(torch, dtype) if is_cast else torch.float32)
-    with quiet(), rewritten():
+    with quiet(), rewritten(format):
         exported = exporter.export(wrapped, subject.sample(), config=config)
     component = exported.components["model"]
     component.metadata.architecture = type(subject.model).__name__
@@ -92,12 +94,23 @@ def _exporter(format: str, subject: Subject, dtype: str) -> tuple[Any, Any]:
         return DynamoExporter(), DynamoConfig(**common)
 
 
+def largest_images(format: str, subject: Subject) -> tuple[int, int, int] | None:
+    """Batch, height and width of the largest images that a file takes; None if it takes any."""
+    if format != "executorch":
+        return None
+    more = MORE_CELLS if subject.has_dynamic_sizes else 0
+    height, width = (side + more * cell for side, cell in zip(subject.image_size, subject.cell, strict=True))
+    return MAX_BATCH, height, width
+
+
 def _dynamic_shapes(format: str, subject: Subject) -> dict[str, dict[int, Any]]:
     """The axes of each input that stay open."""
-    bounded = format == "executorch"
-    batch = Dim("batch", min=1, max=MAX_BATCH) if bounded else Dim.DYNAMIC
-    side = Dim.AUTO(min=1, max=MAX_SIDE) if bounded else Dim.DYNAMIC  # type: ignore[operator]
-    images = {0: batch, 2: side, 3: side} if subject.has_dynamic_sizes else {0: batch}
+    batch: Any = Dim.DYNAMIC
+    sides: list[Any] = [Dim.DYNAMIC, Dim.DYNAMIC]
+    if (largest := largest_images(format, subject)) is not None:
+        batch, auto = Dim("batch", min=1, max=largest[0]), cast(Any, Dim.AUTO)
+        sides = [auto(min=1, max=side) for side in largest[1:]]
+    images = {0: batch, 2: sides[0], 3: sides[1]} if subject.has_dynamic_sizes else {0: batch}
     return {name: images if name == "pixel_values" else {0: batch} for name in subject.sample()}
 
 

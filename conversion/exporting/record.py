@@ -77,6 +77,7 @@ class Record:
     versions: dict[str, str]
     takes_any_size: bool
     image_size: tuple[int, int]
+    largest_images: tuple[int, int, int] | None  # batch, height and width; None if there is no such limit
     outputs: list[str]  # their names
     files: dict[str, FileRecord] = dataclasses.field(default_factory=dict)
     components: dict[str, Any] = dataclasses.field(default_factory=dict)

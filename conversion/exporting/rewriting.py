@@ -3,12 +3,15 @@
 - What PyTorch decomposes adaptive average pooling into depends on whether the size is a multiple of the bins: a file
   that is traced at one size fails at others. As a product with a matrix of bins it does not depend on it.
 - UPerNet's head chooses between two ways of the same result by the size; a file has the plain one.
+- Transformers reserves memory for four times the images that are traced: with ExecuTorch, larger ones of those that
+  are allowed fail in the flattened maps of a block. A cap that is never reached leaves the bounds that are given.
 - ONNX has no stable sort of its own, and the exporter's replacement cannot be translated. Ranks found by comparing all
   pairs need none.
 
 B batch, C channels, H W height and width, S bins of a side, L numbers that are sorted.
 """
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,13 +23,17 @@ from hf_convnextv2 import upernet
 
 
 @contextmanager
-def rewritten() -> Iterator[None]:
-    """Within the block, these operations are computed by what stands here."""
+def rewritten(format: str) -> Iterator[None]:
+    """Within the block, these operations are computed by what stands here, for files of the format."""
     patches: list[tuple[Any, str, Any]] = [
         (nn.AdaptiveAvgPool2d, "forward", lambda self, x: pool_by_products(x, self.output_size)),
         (Tensor, "argsort", argsort_by_comparison),
         (upernet, "pays", lambda *sizes: False),
     ]
+    if format == "executorch":
+        from transformers.exporters import exporter_executorch  # needs ExecuTorch
+
+        patches.append((exporter_executorch, "_MAX_DIM_FLOOR", sys.maxsize))
     originals = [(owner, name, getattr(owner, name)) for owner, name, _ in patches]
     for owner, name, replacement in patches:
         setattr(owner, name, replacement)

@@ -16,7 +16,6 @@ from conversion.exporting.formats import FORMATS
 from conversion.exporting.images import (
     GOOD_CALIBRATION,
     Labelled,
-    calibration_files,
     labelled_images,
     load_processor,
     photograph,
@@ -44,26 +43,25 @@ class Pictures:
         cls,
         subject: Subject,
         image: str | Path | None,
-        calibration_images: str | Path | None,
-        num_calibration_images: int,
+        calibration_images: list[Path],
         validation_dataset: str | Path | None,
         max_validation_images: int | None,
     ) -> Self:
         """Read what is asked for; raises a `ValueError` for what cannot be read or does not suffice."""
         picture, name = photograph(image)
-        processor, calibration, labelled = load_processor(subject.name, subject.model), [], None
+        processor, labelled = load_processor(subject.name, subject.model), None
         if validation_dataset is not None:
-            if subject.task != CLASSIFICATION:
+            if subject.task != CLASSIFICATION or not subject.gives_one_class:
                 raise ValueError(
-                    f"`--validation_dataset` (={validation_dataset}) must be left out for {subject.task}: the accuracy "
-                    "of classifiers is measured only."
+                    f"`--validation_dataset` (={validation_dataset}) must be left out for {subject.task} with "
+                    f"{subject.name}: only classifiers that give an image one class have an accuracy."
                 )
             labelled = labelled_images(validation_dataset, subject.model.config.id2label, max_validation_images)
-        if calibration_images is not None:
-            files = calibration_files(calibration_images, num_calibration_images)
-            if len(files) < GOOD_CALIBRATION:
-                print(f"int8 is calibrated with {len(files)} images; {GOOD_CALIBRATION} or more are better.")
-            calibration = [prepare(file, processor, subject.num_channels, "--calibration_images") for file in files]
+        if 0 < len(calibration_images) < GOOD_CALIBRATION:
+            print(f"int8 is calibrated with {len(calibration_images)} images; {GOOD_CALIBRATION} or more are better.")
+        calibration = [
+            prepare(file, processor, subject.num_channels, "--calibration_images") for file in calibration_images
+        ]
         return cls(name, picture, processor, calibration, labelled)
 
 

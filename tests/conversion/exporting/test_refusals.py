@@ -11,7 +11,7 @@ from PIL import Image
 from conversion import export
 from conversion.exporting import checks, images, precision
 from conversion.exporting.images import photograph
-from hf_convnextv2 import ConvNextV2Model, create_image_processor
+from hf_convnextv2 import ConvNextV2ForImageClassification, ConvNextV2Model, create_image_processor
 from tests.small_models import small_config
 from training.models.detection import create_detector
 from training.settings.model import DetectorSettings
@@ -26,6 +26,8 @@ def folder(tmp_path_factory):
     create_image_processor(config).save_pretrained(root / "encoder")
     detection = DetectorSettings(image_size=64, num_stages=2, decoder_hidden_size=8, anchor_sizes=[8, 16, 32])
     create_detector(detection, ["disc", "rectangle"]).save_pretrained(root / "detector")
+    several = small_config(hidden_sizes=[8, 16], depths=[1, 1], problem_type="multi_label_classification")
+    ConvNextV2ForImageClassification(several).save_pretrained(root / "several")
     for name, count in (("one", 1), ("many", 8)):
         (root / name).mkdir()
         for number in range(count):
@@ -82,9 +84,9 @@ REFUSED = {
         ("encoder", "out", "--float_layers", "stem"),
         "`--float_layers` must be left out without `--dtype int8`.",
     ),
-    "no images to take": (
-        ("encoder", "out", *CALIBRATED, "many", "--num_calibration_images", "0"),
-        "`--num_calibration_images` (=0) must be at least 1.",
+    "one image to take": (
+        ("encoder", "out", *CALIBRATED, "many", "--num_calibration_images", "1"),
+        "`--num_calibration_images` (=1) must be at least 8: one image does not show the ranges of others.",
     ),
     "no such folder of images": (("encoder", "out", *CALIBRATED, "nowhere"), "must be a folder of images."),
     "a measurement of float32": (
@@ -95,6 +97,10 @@ REFUSED = {
         ("encoder", "out", "--dtype", "float16", "--validation_dataset", "many"),
         "must be left out for features",
     ),
+    "a measurement of several classes": (
+        ("several", "out", "--dtype", "float16", "--validation_dataset", "many"),
+        "must be left out for classification with several: only classifiers that give an image one class",
+    ),
     "a number of no images": (
         ("encoder", "out", "--max_validation_images", "5"),
         "`--max_validation_images` (=5) must be at least 1, with `--validation_dataset`.",
@@ -103,7 +109,7 @@ REFUSED = {
     "a folder that exists": (("encoder", "written"), "must not exist yet, or give `--overwrite`."),
     "a folder of something else": (
         ("encoder", "written", "--overwrite"),
-        "must be a folder that an export has written for `--overwrite`, with a export.json.",
+        "must be a folder that an export has written for `--overwrite`, with an export.json.",
     ),
     "the model's own folder": (("encoder", "encoder", "--overwrite"), "must be another folder than the model's."),
 }
@@ -144,14 +150,23 @@ def test_bfloat16_is_refused_where_the_processor_has_none(capsys, monkeypatch, f
 
 
 def test_int8_of_convmae_is_refused_where_it_fails():
-    precision.check_model("onnx", ["int8"], "convmae")
-    precision.check_model("openvino", ["float16"], "convmae")
+    precision.check_model("onnx", ["int8"], "convmae", "features")
+    precision.check_model("openvino", ["float16"], "convmae", "features")
     with pytest.raises(ValueError, match="for a ConvMAE in OpenVINO"):
-        precision.check_model("openvino", ["float32", "int8"], "convmae")
+        precision.check_model("openvino", ["float32", "int8"], "convmae", "features")
+
+
+def test_what_executorch_does_not_run_is_refused():
+    precision.check_model("executorch", ["float32"], "convnextv2", "classification")
+    precision.check_model("executorch", ["float32"], "convmae", "reconstruction")
+    with pytest.raises(ValueError, match="for classification by a ConvMAE, for which ExecuTorch"):
+        precision.check_model("executorch", ["float32"], "convmae", "classification")
+    with pytest.raises(ValueError, match="for reconstruction by ConvNeXt V2, which ExecuTorch"):
+        precision.check_model("executorch", ["float32"], "convnextv2_fcmae", "reconstruction")
 
 
 def test_classes_that_the_model_does_not_know_are_named(folder):
-    with pytest.raises(ValueError, match=r"folders named as classes \(cat, dog, ...\): `elephant`"):
+    with pytest.raises(ValueError, match=r"folders named as classes \(cat, dog, ...\), but has `elephant`"):
         images.labelled_images(folder / "labelled", {0: "cat", 1: "dog"}, None)
 
 
@@ -163,7 +178,7 @@ def test_a_file_that_gives_something_else_is_not_kept(folder, capsys, monkeypatc
 
 
 def test_a_number_that_is_none_is_found_in_any_output():
-    subject = SimpleNamespace(task="features")
+    subject = SimpleNamespace(gives_one_class=False)
     outputs = {name: torch.ones(1, 2) for name in ("first", "second")}
     for name in outputs:
         wrong = {**outputs, name: torch.tensor([[1.0, float("nan")]])}
