@@ -69,7 +69,8 @@ for name in ("astronaut", "chelsea", "coffee", "rocket"):
     for split, first, last, count in (("train", 0, border, 40), ("test", border, photograph.width, 10)):
         (images / split / name).mkdir(parents=True, exist_ok=True)
         for number in range(count):
-            left, top = random.integers(first, last - side), random.integers(0, photograph.height - side)
+            left = int(random.integers(first, last - side))
+            top = int(random.integers(0, photograph.height - side))
             crop = photograph.crop((left, top, left + side, top + side))
             crop.save(images / split / name / f"{number}.jpg")
 

@@ -1,7 +1,7 @@
 """The tables of measured figures in docs/benchmarks.md and the pages on dense tasks and ConvMAE."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -121,10 +121,11 @@ def operations() -> list[Row]:
 
 def products() -> list[Row]:
     columns = ("up", "down", "back through down", "back through up")
-    kept = [{name: row[name] for name in ("size", "channels", "rows")} for row in read("products")]
-    for shown, row in zip(kept, read("products"), strict=True):
-        shown |= {name: times(row[f"{name}, times MKL"]) for name in columns}
-    return kept
+    return [
+        {name: row[name] for name in ("size", "channels", "rows")}
+        | {name: times(row[f"{name}, times MKL"]) for name in columns}
+        for row in read("products")
+    ]
 
 
 def segmentation() -> list[Row]:
@@ -147,7 +148,7 @@ def dense_row(case: str, ratio: dict[str, float], memory: float, peer: str) -> R
     return {"Backbone": case, f"times as fast as {peer}": with_spread(ratio), "peak memory": f"{memory:.2f} x"}
 
 
-def phases(model: str, parts: dict[str, Iterable[str]]) -> list[Row]:
+def phases(model: str, parts: Mapping[str, Iterable[str]]) -> list[Row]:
     """The share of each part of a step: a row for each size. `parts`: the measured ones that each column adds up."""
     rows = [row for row in read("dense_phases") if row["model"] == model]
     found = []
