@@ -156,10 +156,10 @@ def test_weights_that_are_sharded_train_as_whole_ones(script, fields, write_mode
         "with_tracking": False,
     }
     losses, weights = {}, {}
-    for name, through in (("whole", []), ("sharded", ["tests/sharded_on_cpu.py"])):
+    for name, through in (("whole", "tests/plain_adamw.py"), ("sharded", "tests/sharded_on_cpu.py")):
         words = as_flags(settings)
         output = tmp_path / name
-        run([*through, f"training/{script}.py", *words, f"--output_dir={output}"], 2, tmp_path)
+        run([through, f"training/{script}.py", *words, f"--output_dir={output}"], 2, tmp_path)
         losses[name] = [line["loss"] for line in read_metrics(output / "metrics.jsonl") if "loss" in line]
         weights[name] = load_file(output / "model.safetensors")
     assert losses["sharded"] == pytest.approx(losses["whole"], rel=1e-4)
