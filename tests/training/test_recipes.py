@@ -263,7 +263,7 @@ def test_a_recipe_takes_two_steps_at_a_tiny_size(name, images, tmp_path):
     folders, tiny = images
     family = "convmae" if "convmae" in name else "convnextv2"
     folder = folders.get(name.split("_")[0], folders["images"])
-    model = tiny["segment" if name.startswith("segment") else family]
+    model = tiny["segment" if name.startswith("segment") and family == "convnextv2" else family]
     flags = {"dataset_name": folder, "output_dir": tmp_path / "out", "model_name_or_path": model}
     flags["image_size"] = 32
     flags |= {"max_train_steps": 2, "warmup_steps": 1, "per_device_train_batch_size": 2, "num_workers": 0}
