@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -43,6 +43,13 @@ def write_text(file: Path, text: str) -> None:
     """Write a text file; readers see the old file or the whole new one."""
     with atomic_path(file) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def link_files(files: Iterable[Path], folder: Path) -> None:
+    """Links to files, in a folder that is made if it is not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        (folder / file.name).symlink_to(file.resolve())
 
 
 @contextmanager

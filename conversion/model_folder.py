@@ -17,6 +17,7 @@ RESULTS = "all_results.json"  # of the training run
 PROVENANCE = "conversion.json"  # what `conversion.convert` notes
 PROCESSOR = "preprocessor_config.json"
 CARD = "README.md"
+LOADED = ("config.json", *WEIGHT_PATTERNS, "model.safetensors.index.json", PROCESSOR)  # by `from_pretrained`
 # Of the evaluation of each class or value.
 PER_CLASS, PER_VALUE, CONFUSIONS = "eval_per_class.csv", "eval_per_value.csv", "eval_confusions.csv"
 CONFUSION_MATRIX, MOST_CONFUSED = "confusion_matrix.png", "most_confused.png"

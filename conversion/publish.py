@@ -9,6 +9,7 @@ python -m conversion.publish out/classifier --repo_id me/name --dry_run   # only
 import sys
 
 from conversion.command_line import Parser
+from conversion.publishing.upload_flags import add_upload_flags
 
 
 def create_parser() -> Parser:
@@ -16,11 +17,7 @@ def create_parser() -> Parser:
     parser = Parser("python -m conversion.publish", __doc__)
     parser.add_argument("folder", help="a folder of a model: a training run's output_dir or a conversion's")
     parser.add_argument("--repo_id", required=True, help="repository on the Hub, e.g. me/name")
-    parser.add_argument("--private", action="store_true", help="make a new repository a private one")
-    parser.add_argument("--exist_ok", action="store_true", help="commit to a repository that already holds a model")
-    parser.add_argument("--create_pr", action="store_true", help="open a pull request instead of committing")
-    parser.add_argument("--revision", help="branch to commit to, made if it is not there (default: main)")
-    parser.add_argument("--commit_message", help="message of the commit")
+    add_upload_flags(parser, "repository", "a model")
     parser.add_argument("--license", help="licence of the weights (default: as the folder's card says)")
     parser.add_argument(
         "--with_onnx", metavar="FOLDER", help="put the ONNX files beside it that `conversion.export` wrote to a folder"

@@ -16,10 +16,11 @@ UNLOADABLE = (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclas
 
 
 class Loaded(NamedTuple):
-    """A model in evaluation mode, on the GPU if there is one, and its image processor."""
+    """A model in evaluation mode, on the GPU if there is one, its image processor and its configuration as stored."""
 
     model: Any
     processor: Any
+    config: Any
 
     @property
     def num_channels(self) -> int:
@@ -66,7 +67,7 @@ def load(
         except UNLOADABLE as error:
             found = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
             raise ValueError(f"{asked} must be {kind}, a folder or a Hub id: {found}.") from error
-    loaded = Loaded(model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), processor)
+    loaded = Loaded(model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), processor, config)
     if loaded.num_channels not in MODES:
         raise ValueError(
             f"{asked} must be a model of images with 1, 3 or 4 channels, since a picture has these, but its images "

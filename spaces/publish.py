@@ -8,6 +8,7 @@ python -m spaces.publish --repo_id me/demo --classifier out/classifier --dry_run
 import sys
 
 from conversion.command_line import Parser
+from conversion.publishing.upload_flags import add_upload_flags
 from spaces.settings import DEFAULT_TITLE
 
 
@@ -19,11 +20,7 @@ def create_parser() -> Parser:
     parser.add_argument("--pretrained", help="pre-trained model with its decoder: a folder or a Hub id")
     parser.add_argument("--title", default=DEFAULT_TITLE, help=f"title of the page (default: {DEFAULT_TITLE})")
     parser.add_argument("--examples", metavar="FOLDER", help="pictures that a visitor can choose; the Space gets them")
-    parser.add_argument("--private", action="store_true", help="make a new Space a private one")
-    parser.add_argument("--exist_ok", action="store_true", help="commit to a Space that already holds files")
-    parser.add_argument("--create_pr", action="store_true", help="open a pull request instead of committing")
-    parser.add_argument("--revision", help="branch to commit to, made if it is not there (default: main)")
-    parser.add_argument("--commit_message", help="message of the commit")
+    add_upload_flags(parser, "Space", "files")
     parser.add_argument("--license", help="licence of the Space (default: of the weights in it, else apache-2.0)")
     parser.add_argument("--dry_run", action="store_true", help="list the files and show README.md, upload nothing")
     return parser
@@ -40,7 +37,7 @@ from conversion.model_folder import CARD
 from conversion.publishing.hub import Hub
 from conversion.publishing.hub_ids import check_repo_id
 from conversion.publishing.licenses import UNKNOWN
-from spaces.publishing.contents import SpaceContents, check_contents, space_license
+from spaces.publishing.contents import SpaceContents, check_contents
 from spaces.publishing.staging import CODE, is_ours, stage_space
 
 
@@ -52,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         publish(options.pop("repo_id"), contents, **options)
     except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+        parser.error(str(error))
 
 
 def publish(
@@ -100,7 +97,7 @@ def _print_plan(repo_id: str, staged: Path, contents: SpaceContents) -> None:
             print(f"  {file.stat().st_size:13,}  {name.as_posix()}")
     for name in contents.hub_ids:
         print(f"  Loaded from the Hub: {name}")
-    if space_license(contents) == UNKNOWN:
+    if contents.settled_license == UNKNOWN:
         print("  Nobody has stated the licence of the weights, and README.md says so: `--license` states it.")
 
 

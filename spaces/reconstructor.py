@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 from PIL import Image, ImageColor
-from transformers import AutoConfig, AutoModelForPreTraining
+from transformers import AutoModelForPreTraining
 
 from hf_convnextv2 import to_image
 from hf_convnextv2.cell_mask import random_masking
@@ -45,8 +45,7 @@ class Reconstructor:
         if config.target_type == "feature":
             asked = f"`{PRETRAINED}` or `{FLAGS[PRETRAINED]}` (={name})"
             raise ValueError(f"{asked} must predict pixels, but predicts features alone.")
-        stored = AutoConfig.from_pretrained(name, trust_remote_code=False)
-        self.mask_ratio: float = stored.mask_ratio  # as stored: that of all sets
+        self.mask_ratio: float = self.loaded.config.mask_ratio  # as stored: that of all sets
         self.cell_size: int = config.cell_size
         self.is_normalised: bool = config.norm_pix_loss
 

@@ -17,6 +17,11 @@ def read(file: str) -> list[Row]:
     return [row | {"machine": found["machine"]} for row in found["rows"]]
 
 
+def in_words(what: str) -> str:
+    """What is measured of a classifier."""
+    return "training step" if what == "training" else what
+
+
 def times(ratio: dict[str, float]) -> str:
     return f"{ratio['median']:.2f} x"
 
@@ -60,7 +65,7 @@ def views(row: Row) -> Row:
 
 
 def classifier(row: Row) -> Row:
-    what = "training step" if row["what"] == "training" else row["what"]
+    what = in_words(row["what"])
     compared = f"{times(row['times Transformers'])} Transformers, {times(row['times timm'])} timm"
     memory = row["memory / Transformers'"]
     rest = {"memory": f"{memory:.2f} x", "share": f"{row['of the bound']:.2f}"}
@@ -82,7 +87,7 @@ def loaded() -> list[Row]:
     found: dict[str, Row] = {}
     beside = {0: "alone", 1: "one busy process", 2: "two"}
     for row in read("loaded"):
-        what = "training step" if row["what"] == "training" else row["what"]
+        what = in_words(row["what"])
         case = f"{row['size']}, batch {row['batch']}, {what}" + (", after training both" * (row["heap"] == "grown"))
         figure = f"{times(row['times Transformers'])}, {row['seconds']:.2f} s"
         found.setdefault(case, {"": case})[beside[row["busy processes"]]] = figure

@@ -7,7 +7,7 @@ from conversion.exporting.choices import CLASSIFICATION, FEATURES, RECONSTRUCTIO
 from conversion.exporting.formats import ONNX
 from conversion.exporting.record import RECORD, Record
 from conversion.families import PRETRAINING
-from conversion.files import read_json
+from conversion.files import link_files, read_json
 from conversion.model_folder import weight_digests
 
 # What the files of a kind of model compute: the answers that its repository is loaded for.
@@ -32,11 +32,8 @@ def check_onnx(onnx: Path, folder: Path, kind: str) -> None:
 
 def stage_onnx(onnx: Path, target: Path) -> None:
     """Links to the files and to the record of the export."""
-    (target / "onnx").mkdir()
-    for file in sorted(onnx.glob("onnx/*")):
-        if is_onnx(f"onnx/{file.name}"):
-            (target / "onnx" / file.name).symlink_to(file.resolve())
-    (target / RECORD).symlink_to((onnx / RECORD).resolve())
+    link_files((file for file in onnx.glob("onnx/*") if is_onnx(f"onnx/{file.name}")), target / "onnx")
+    link_files([onnx / RECORD], target)
 
 
 def is_onnx(name: str) -> bool:

@@ -16,16 +16,16 @@ import hf_convnextv2
 from conversion.checkpoint_reader import read_checkpoint
 from conversion.convert import convert
 from conversion.detectors import DETECTORS, RCNN
-from conversion.files import read_json, write_json
+from conversion.files import link_files, read_json, write_json
 from conversion.model_folder import (
     CARD,
     CONFUSIONS,
+    LOADED,
     PER_CLASS,
     PROCESSOR,
     PROVENANCE,
     RESULTS,
     SETTINGS,
-    WEIGHT_PATTERNS,
     read_config,
     weight_files,
 )
@@ -40,8 +40,7 @@ from conversion.segmenters import SEGMENTERS, convnextv2_supported
 from hf_convnextv2 import ConvMAEConfig
 from hf_convnextv2.configuration_convnextv2 import FCMAE_MODEL_TYPE
 
-UPLOADED = ("config.json", *WEIGHT_PATTERNS, "model.safetensors.index.json", PROCESSOR, *PICTURES)
-UPLOADED += (RESULTS, "eval_results.json", "metrics.jsonl", PROVENANCE, PER_CLASS, CONFUSIONS)
+UPLOADED = (*LOADED, *PICTURES, RESULTS, "eval_results.json", "metrics.jsonl", PROVENANCE, PER_CLASS, CONFUSIONS)
 CONVMAE = ConvMAEConfig.model_type
 NEEDS_CODE = (RCNN, CONVMAE)  # of which Transformers can load nothing without it
 
@@ -83,35 +82,44 @@ CODE = {
 }
 
 
-def check_folder(folder: Path) -> str:
-    """The kind of model in the folder, e.g. encoder or detector; raises unless the folder is complete."""
+def check_folder(folder: Path, setting: str = "folder") -> str:
+    """The kind of model in the folder, e.g. encoder or detector; raises unless the folder is complete.
+
+    Args:
+        setting: what names the folder, for errors.
+    """
+    asked = f"`{setting}` (={folder})"
     if not folder.is_dir():
-        raise ValueError(f"`folder` (={folder}) must be a folder that exists.")
+        raise ValueError(f"{asked} must be a folder that exists.")
     fixes = {
         "config.json": "Save the model with `save_pretrained`, or convert it with `python -m conversion.convert`.",
         PROCESSOR: "Make one: `hf_convnextv2.create_image_processor(config).save_pretrained(folder)`.",
     }
     for file, fix in fixes.items():
         if not (folder / file).is_file():
-            raise ValueError(f"`folder` (={folder}) must hold {file}. {fix}")
+            raise ValueError(f"{asked} must hold {file}. {fix}")
     if not weight_files(folder):
-        raise ValueError(f"`folder` (={folder}) must hold the weights as safetensors. {fixes['config.json']}")
+        raise ValueError(f"{asked} must hold the weights as safetensors. {fixes['config.json']}")
     model_type = read_json(folder / "config.json").get("model_type")
     if model_type in SEGMENTERS:
-        check_weights(folder, getattr(transformers, SEGMENTERS[model_type].auto_class))
+        check_weights(folder, asked, getattr(transformers, SEGMENTERS[model_type].auto_class))
         return "segmenter"
     if model_type in DETECTORS:
-        check_weights(folder, transformers.AutoModelForObjectDetection)
+        check_weights(folder, asked, transformers.AutoModelForObjectDetection)
         return "detector"
     source = read_checkpoint(str(folder))
     if not str(source.config.get("model_type", "")).startswith(("convnextv2", CONVMAE)):
         known = "`convnextv2`, `convnextv2_fcmae` or `convmae`"
-        raise ValueError(f"`folder` (={folder}) must hold a model of the type {known} for Transformers.")
+        raise ValueError(f"{asked} must hold a model of the type {known} for Transformers.")
     return from_state_dict(source.tensors, source.config).kind
 
 
-def check_weights(folder: Path, auto_class: Any) -> None:
-    """Raise unless the folder holds the weights of the model that its configuration describes, and no others."""
+def check_weights(folder: Path, asked: str, auto_class: Any) -> None:
+    """Raise unless the folder holds the weights of the model that its configuration describes, and no others.
+
+    Args:
+        asked: the setting that names the folder and its value, for errors.
+    """
     read_config(folder)  # raises unless the model or its backbone is one of ours
     with convnextv2_supported():
         _, report = auto_class.from_pretrained(folder, output_loading_info=True, ignore_mismatched_sizes=True)
@@ -119,8 +127,7 @@ def check_weights(folder: Path, auto_class: Any) -> None:
     wrong = sorted({*report["missing_keys"], *report["unexpected_keys"], *mismatched})
     if wrong:
         raise ValueError(
-            f"`folder` (={folder}) must hold the weights that its config.json describes, but {len(wrong)} differ, "
-            f"e.g. `{wrong[0]}`."
+            f"{asked} must hold the weights that its config.json describes, but {len(wrong)} differ, e.g. `{wrong[0]}`."
         )
 
 
@@ -136,8 +143,7 @@ def stage(folder: Path, target: Path, publication: Publication) -> Path:
     card = _card(folder, publication)
     files = {file for pattern in UPLOADED for file in folder.glob(pattern)}
     files |= {file for file in folder.glob("*.png") if f"({file.name})" in card}
-    for file in files:
-        (target / file.name).symlink_to(file.resolve())
+    link_files(files, target)
     (target / CARD).write_text(card, encoding="utf-8")
     if publication.onnx is not None:
         stage_onnx(publication.onnx, target)

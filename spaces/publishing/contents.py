@@ -1,6 +1,7 @@
 """What a Space is to show, as its owner says, checked before anything is written."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from conversion.families import PRETRAINING
@@ -46,6 +47,23 @@ class SpaceContents:
         """The folders of models that the Space carries, by setting."""
         return {setting: Path(name) for setting, name in self.models.items() if not is_hub_id(name)}
 
+    @cached_property
+    def settled_license(self) -> str:
+        """The licence of the Space: the one asked for, else that of the weights that it carries, else the code's.
+
+        Raises:
+            ValueError: if weights under two licences are in it and none is asked for, or another one than the
+                official weights' is asked for.
+        """
+        stated = {read_contents(folder.resolve(), Publication()).license for folder in self.folders.values()}
+        stated -= {CODE_LICENSE}
+        for license in stated:
+            settle_license(self.license, license)
+        if self.license is None and len(stated) > 1:
+            listed = " and ".join(sorted(stated))
+            raise ValueError(f"`--license` must be given: the Space carries models under {listed}.")
+        return self.license or next(iter(stated), CODE_LICENSE)
+
 
 def check_contents(contents: SpaceContents) -> None:
     """Raise unless models in folders are complete and of the right kinds, and the examples are pictures."""
@@ -53,28 +71,9 @@ def check_contents(contents: SpaceContents) -> None:
         raise ValueError("`--classifier` or `--pretrained` (both missing) must name a model: a folder or a Hub id.")
     for setting, folder in contents.folders.items():
         flag, expected = FLAGS[setting], KINDS[setting]
-        try:
-            kind = check_folder(folder)
-        except ValueError as error:
-            raise ValueError(str(error).replace("`folder`", f"`{flag}`")) from error
+        kind = check_folder(folder, flag)
         if kind not in expected:
             raise ValueError(f"`{flag}` (={folder}) must hold a {' or '.join(expected)} model, but holds a {kind}.")
     if contents.examples is not None:
         find_pictures(Path(contents.examples))
-    space_license(contents)
-
-
-def space_license(contents: SpaceContents) -> str:
-    """The licence of a Space: the one asked for, else that of the weights that it carries, else the code's.
-
-    Raises:
-        ValueError: if weights under two licences are in it and none is asked for, or another one than the official
-            weights' is asked for.
-    """
-    stated = {read_contents(folder.resolve(), Publication()).license for folder in contents.folders.values()}
-    stated -= {CODE_LICENSE}
-    for license in stated:
-        settle_license(contents.license, license)
-    if contents.license is None and len(stated) > 1:
-        raise ValueError(f"`--license` must be given: the Space carries models under {' and '.join(sorted(stated))}.")
-    return contents.license or next(iter(stated), CODE_LICENSE)
+    _ = contents.settled_license  # raises if it is not clear

@@ -7,9 +7,9 @@ from typing import Any
 
 from huggingface_hub import SpaceCard, SpaceCardData
 
-from conversion.files import write_json
-from conversion.model_folder import CARD, PROCESSOR, WEIGHT_PATTERNS
-from spaces.publishing.contents import SpaceContents, space_license
+from conversion.files import link_files, write_json
+from conversion.model_folder import CARD, LOADED
+from spaces.publishing.contents import SpaceContents
 from spaces.settings import EXAMPLES, FILE, MODEL, PRETRAINED, TITLE, find_pictures, introduce
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,9 +47,10 @@ def stage_space(target: Path, contents: SpaceContents) -> Path:
     (target / "app.py").write_text(START, encoding="utf-8")
     (target / "requirements.txt").write_text(requirements(), encoding="utf-8")
     for setting, folder in contents.folders.items():
-        _link_model(folder, target / MODELS[setting])
+        # The card says where the weights come from.
+        link_files((file for name in (*LOADED, CARD) for file in folder.glob(name)), target / MODELS[setting])
     if contents.examples is not None:
-        _link(find_pictures(Path(contents.examples)), target / "examples")
+        link_files(find_pictures(Path(contents.examples)), target / "examples")
     write_json(target / FILE.name, page_settings(contents))
     (target / CARD).write_text(render_readme(contents), encoding="utf-8")
     return target
@@ -84,7 +85,7 @@ def render_readme(contents: SpaceContents) -> str:
         python_version=PYTHON,
         app_file="app.py",
         pinned=False,
-        license=space_license(contents),
+        license=contents.settled_license,
         models=contents.hub_ids or None,
         tags=["vision", *(["masked-image-modeling"] if contents.pretrained else [])],
     )
@@ -95,18 +96,6 @@ def render_readme(contents: SpaceContents) -> str:
 def is_ours(name: str) -> bool:
     """Whether a file of a Space is one that a publication writes, under this name."""
     return any(name.startswith(ours) if ours.endswith("/") else name == ours for ours in OURS)
-
-
-def _link_model(folder: Path, target: Path) -> None:
-    """Links to what `from_pretrained` reads, and to the card, which says where the weights come from."""
-    names = ("config.json", *WEIGHT_PATTERNS, "model.safetensors.index.json", PROCESSOR, CARD)
-    _link([file for name in names for file in folder.glob(name)], target)
-
-
-def _link(files: list[Path], target: Path) -> None:
-    target.mkdir(parents=True)
-    for file in files:
-        (target / file.name).symlink_to(file.resolve())
 
 
 def _project() -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub import metadata_load
 
 from spaces.publish import main, publish
-from spaces.publishing.contents import SpaceContents, check_contents, space_license
+from spaces.publishing.contents import SpaceContents, check_contents
 from spaces.publishing.staging import is_ours, requirements, stage_space
 from tests.hub_server import HubServer
 from tests.photographs import cut, message_of
@@ -148,18 +148,18 @@ def test_the_licence_is_that_of_what_the_space_carries(tmp_path, models):
     def state(kind: str, license: str) -> None:
         (Path(models[kind]) / "README.md").write_text(f"---\nlicense: {license}\n---\n")
 
-    assert space_license(SpaceContents("me/name")) == "apache-2.0"  # the code alone
-    assert space_license(SpaceContents(**models)) == "unknown"  # weights of which nobody has said it
+    assert SpaceContents("me/name").settled_license == "apache-2.0"  # the code alone
+    assert SpaceContents(**models).settled_license == "unknown"  # weights of which nobody has said it
     state("classifier", "mit")
     state("pretrained", "mit")
-    assert space_license(SpaceContents(**models)) == "mit"
+    assert SpaceContents(**models).settled_license == "mit"
     state("pretrained", "apache-2.0")
-    assert space_license(SpaceContents(**models)) == "mit"
+    assert SpaceContents(**models).settled_license == "mit"
     state("pretrained", "cc-by-nc-4.0")
-    assert "`--license` must be given" in message_of(lambda: space_license(SpaceContents(**models)))
-    said = message_of(lambda: space_license(SpaceContents(**models, license="mit")))
+    assert "`--license` must be given" in message_of(lambda: SpaceContents(**models).settled_license)
+    said = message_of(lambda: SpaceContents(**models, license="mit").settled_license)
     assert "must be cc-by-nc-4.0: that of the official weights stays" in said
-    assert space_license(SpaceContents(**models, license="cc-by-nc-4.0")) == "cc-by-nc-4.0"
+    assert SpaceContents(**models, license="cc-by-nc-4.0").settled_license == "cc-by-nc-4.0"
 
 
 # The command.

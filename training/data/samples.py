@@ -14,7 +14,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import IterableDataset as TorchIterableDataset
 
 from hf_convnextv2.images import DEFAULT_BACKGROUND
-from training.data.checking.images import check_images, refuse_bad_images, transparency_note
+from training.data.checking.images import check_images, image_notes, refuse_bad_images
 from training.data.decoding import BadImageError, Decoded, Enough, decode_image, fate_of_transparency
 from training.data.label_readers import LabelReader
 from training.data.overview import print_overview
@@ -210,7 +210,7 @@ def load_images(data: DataSettings, split: str, max_samples: int | None, num_cha
             source, problems = checked.source, problems + checked.problems
             refuse_bad_images(problems, data)
         check("dataset_name", data.dataset_name, len(source) > 0, f"hold images that can be read in split `{split}`")
-        notes = [*notes, *(transparency_note(checked, data) if num_channels in (1, 3) else [])]
+        notes = [*notes, *image_notes(checked, data, num_channels)]
     print_overview(data, split, source, num_examples([whole], split, None), notes, problems)
     return source
 

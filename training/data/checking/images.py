@@ -61,6 +61,14 @@ def check_image(value: Any, index: int, num_channels: int, dtype: str | None) ->
     return {"problem": "", **flags, "height": height, "width": width}
 
 
+def image_notes(
+    checked: CheckedImages | None, data: DataSettings, num_channels: int, annotations: str | None = None
+) -> list[str]:
+    """Lines on what becomes of the images of a split. `annotations`: what there is of each, as a text."""
+    notes = transparency_note(checked, data) if num_channels in (1, 3) else []
+    return notes if checked is None or annotations is None else [*notes, *rotation_note(checked, annotations)]
+
+
 def transparency_note(checked: CheckedImages | None, data: DataSettings) -> list[str]:
     """A line on what happens to transparent images; none if the check has found no transparent image."""
     if checked is None:

@@ -8,7 +8,7 @@ import pyarrow as pa
 from datasets import Dataset, Features, List, Value
 
 from training.data.checking.columns import Check, check_rows
-from training.data.checking.images import check_images, refuse_bad_images, rotation_note, transparency_note
+from training.data.checking.images import check_images, image_notes, refuse_bad_images
 from training.data.decoding import BadImageError
 from training.data.detection.columns import BadObjectsError, columns_of
 from training.data.detection.counts import count_objects, object_notes
@@ -68,8 +68,7 @@ def load_objects(
         check("dataset_name", data.dataset_name, counts.total > 0, f"hold images with objects in split `{split}`")
         rule = f"hold other objects than crowds in split `{split}`: nothing can be trained or evaluated on crowds alone"
         check("dataset_name", data.dataset_name, counts.total > counts.crowds, rule)
-        notes = [*notes, *transparency_note(checked, data)] if num_channels in (1, 3) else notes
-        notes = [*notes, *rotation_note(checked, "boxes and masks")]
+        notes = [*notes, *image_notes(checked, data, num_channels, "boxes and masks")]
         notes = [*notes, *object_notes(counts, names, with_masks)]
     print_overview(data, split, source, num_examples([whole], split, None), notes, problems)
     return source

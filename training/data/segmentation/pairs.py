@@ -12,7 +12,7 @@ from datasets import Dataset, Features, List, Value
 from torch import Tensor, nn
 
 from training.data.checking.columns import Check, check_column
-from training.data.checking.images import check_images, refuse_bad_images, rotation_note, transparency_note
+from training.data.checking.images import check_images, image_notes, refuse_bad_images
 from training.data.folders.listing import show
 from training.data.folders.masks import names_in
 from training.data.labels import unnamed_classes
@@ -150,8 +150,7 @@ def load_pairs(
         good = np.array([not problem for problem in wrong], dtype=bool)
         source = checked.source if good.all() else checked.source.select(np.flatnonzero(good))
         check("dataset_name", data.dataset_name, len(source) > 0, f"hold images with masks in split `{split}`")
-        notes = [*notes, *transparency_note(checked, data)] if num_channels in (1, 3) else notes
-        notes = [*notes, *rotation_note(checked, "the masks")]
+        notes = [*notes, *image_notes(checked, data, num_channels, "the masks")]
         counts = count_classes(masks.filter(pa.array(good)), data, len(names))
         check(
             "annotation_column", data.annotation_column, bool(counts.pixels.any()), f"hold classes in split `{split}`"

@@ -284,6 +284,13 @@ def test_masks_of_every_mode_hold_the_numbers_that_were_stored(mode, tmp_path):
     assert np.array_equal(decode_mask((tmp_path / "mask.tif").read_bytes(), "x").astype(int), numbers)
 
 
+def packed_rows(numbers, bits):
+    """The bytes of each row, whose numbers have so many bits each."""
+    return [
+        int("".join(f"{number:0{bits}b}" for number in row), 2).to_bytes(len(row) * bits // 8, "big") for row in numbers
+    ]
+
+
 def packed_png(numbers, bits):
     """A grey PNG with so many bits a pixel, which Pillow can read and not write."""
 
@@ -292,11 +299,8 @@ def packed_png(numbers, bits):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
 
     height, width = numbers.shape
-    rows = [
-        int("".join(f"{number:0{bits}b}" for number in row), 2).to_bytes(width * bits // 8, "big") for row in numbers
-    ]
     header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
-    pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
+    pixels = zlib.compress(b"".join(b"\0" + row for row in packed_rows(numbers, bits)))
     return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", header) + part(b"IDAT", pixels) + part(b"IEND", b"")
 
 
@@ -328,9 +332,7 @@ def test_masks_of_a_pgm_file_hold_the_numbers_that_were_stored(largest, is_plain
 def tiff(numbers, bits, photometric):
     """An uncompressed grey TIFF file; `photometric` is 1 where 0 is black, and 0 where it is white."""
     height, width = numbers.shape
-    pixels = b"".join(
-        int("".join(f"{number:0{bits}b}" for number in row), 2).to_bytes(width * bits // 8, "big") for row in numbers
-    )
+    pixels = b"".join(packed_rows(numbers, bits))
     entries = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: height}
     entries[279] = len(pixels)
     directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries.items())
