@@ -94,6 +94,7 @@ def _buildable_convmae(weights: ModelWeights) -> dict[str, tuple[Any, bool, str]
     buildable: dict[str, tuple[Any, bool, str]] = {
         "image_size": (config.image_size, height // stride == width // stride, "square"),
         "hidden_act": (config.hidden_act, config.hidden_act == "gelu", "gelu"),
+        "layer_norm_eps": (config.layer_norm_eps, config.layer_norm_eps == OFFICIAL_EPS, f"{OFFICIAL_EPS:g}"),
         "window_size": (config.window_size, config.window_size is None, "None"),
         "use_relative_position_bias": (
             config.use_relative_position_bias,

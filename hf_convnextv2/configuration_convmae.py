@@ -32,8 +32,8 @@ CONVMAE_SIZES: dict[str, dict[str, Any]] = {
 }
 logger = logging.get_logger(__name__)
 NUM_STAGES = 3
-# Names of ViTMAE for what is here a setting of another name, or none.
-OF_VITMAE = {
+# Names of ViTMAE, and of the official code, for what is here a setting of another name, or none.
+OTHER_NAMES = {
     "patch_size": "give `patch_sizes`, one for each stage",
     "hidden_size": "give `hidden_sizes`, one for each stage",
     "num_hidden_layers": "give `depths`, one for each stage",
@@ -42,6 +42,20 @@ OF_VITMAE = {
     "qkv_bias": "queries, keys and values always have a bias",
     "hidden_dropout_prob": "there is no dropout but `drop_path_rate`",
     "attention_probs_dropout_prob": "there is no dropout but `drop_path_rate`",
+    "img_size": "give `image_size`",
+    "in_chans": "give `num_channels`",
+    "num_classes": "give `num_labels`",
+    "embed_dim": "give `hidden_sizes`, one for each stage",
+    "depth": "give `depths`, one for each stage",
+    "num_heads": "give `num_attention_heads`",
+    "decoder_embed_dim": "give `decoder_hidden_size`",
+    "decoder_depth": "give `decoder_num_hidden_layers`",
+    "decoder_num_heads": "give `decoder_num_attention_heads`",
+    "norm_pix": "give `norm_pix_loss`",
+    "drop_path": "give `drop_path_rate`",
+    "drop_rate": "there is no dropout but `drop_path_rate`",
+    "attn_drop_rate": "there is no dropout but `drop_path_rate`",
+    "global_pool": "a classifier always takes the mean of all tokens",
 }
 NUM_GLOBAL_BLOCKS = 4  # that attend to the whole image where the others have windows
 
@@ -106,7 +120,7 @@ class ConvMAEConfig(BackboneConfigMixin, PreTrainingConfig):
     _out_indices: list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        for name, advice in OF_VITMAE.items():
+        for name, advice in OTHER_NAMES.items():
             if name in kwargs:
                 raise ValueError(f"`{name}` (={kwargs[name]}) must be left out: {advice}.")
         self._check_numbers()

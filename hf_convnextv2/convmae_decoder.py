@@ -56,8 +56,8 @@ class ConvMAEDecoder(PredictionHeads):
         encoded = self.norm(self.fusion(maps[-1], maps).permute(0, 2, 3, 1))  # (N, k, k, C)
         x = unpack(self.embed(encoded).permute(0, 3, 1, 2), cells[-1])  # (K * B, D, h, w)
         num_views, _, height, width = x.shape
-        x = torch.where(masked.view(-1, 1), self.mask_token[0].to(x.dtype), to_rows(x))
-        x = x + self.position_embeddings(height, width)[0].to(x.dtype).repeat(num_views, 1)
+        x = torch.where(masked.view(-1, 1), self.mask_token[0], to_rows(x))
+        x = x + self.position_embeddings(height, width)[0].repeat(num_views, 1)
         for layer in self.layers:
             x = layer(x, ((num_views, height * width),))
         decoded = self.layernorm(x).view(num_views, height, width, -1)

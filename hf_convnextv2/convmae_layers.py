@@ -193,11 +193,11 @@ class ConvMAETransformerStage(nn.Module):
         num_maps, dim, height, width = features.shape
         x = self.proj(to_rows(features))
         if cells is None:
-            x = x + self.position_embeddings(height, width)[0].to(x.dtype).repeat(num_maps, 1)
+            x = x + self.position_embeddings(height, width)[0].repeat(num_maps, 1)
             x = self._transform(x, num_maps, height, width)
         else:
             groups, (_, rows, columns) = cells.row_groups, cells.canvas
-            table = self.position_embeddings(rows, columns)[0].to(x.dtype)
+            table = self.position_embeddings(rows, columns)[0]
             x = x + table.index_select(0, cells.to_canvas % (rows * columns))
             for layer in self.layers:
                 x = layer(x, groups)

@@ -21,6 +21,7 @@ from .fused_mlp_reference import (
     projected_bias,
     reference_gradients,
     reference_mlp,
+    scaled_down,
     scales_weights,
 )
 from .gpu_mlp import backward_by_kernels, forward_by_kernels
@@ -66,13 +67,14 @@ def fused_mlp(
 
 
 def _weights(up: nn.Linear, grn: ConvNextV2GRN, down: nn.Linear, norm: nn.LayerNorm | None) -> MLPWeights:
-    """The parameters of the layers, those of the matrix products as autocast would cast them."""
-    matrices: Any = cast_for_autocast(up.weight, down.weight)
-    vectors: Any = (up.bias, grn.weight.view(-1), grn.bias.view(-1), down.bias)
-    if torch.compiler.is_compiling() or not runs_on_kernels(matrices[0]):  # which read parameters as they are
-        vectors = cast_for_autocast(*vectors)
-    (up_weight, down_weight), (up_bias, grn_weight, grn_bias, down_bias) = matrices, vectors
-    weights = MLPWeights(up_weight, up_bias, grn_weight, grn_bias, down_weight, down_bias)
+    """The parameters of the layers. `up` is as autocast would cast it, the others are cast where they are used."""
+    cast: Any = cast_for_autocast(up.weight, up.bias, down.weight)
+    up_weight, up_bias, down_weight = cast
+    if runs_on_kernels(up_weight) and not torch.compiler.is_compiling():  # which read vectors as they are
+        up_bias = up.bias
+    else:
+        down_weight = down.weight
+    weights = MLPWeights(up_weight, up_bias, grn.weight.view(-1), grn.bias.view(-1), down_weight, down.bias)
     if norm is None:
         return weights
     return weights._replace(norm=norm.weight, norm_bias=norm.bias, eps=norm.eps)
@@ -130,7 +132,7 @@ def _forward(
     hidden, wide = [], weights.up.T  # as wide as the middle
     energy = weights.up.new_empty(num_views, 1, width, dtype=at_least_float32(dtype))
     activation, squares = chunk_buffer(wide, chunks), chunk_buffer(wide, chunks, energy.dtype)
-    branch = chunk_buffer(x, chunks, dtype)
+    branch = chunk_buffer(weights.down.T, chunks, dtype)
     out = x.new_empty(len(x), len(weights.down), dtype=_out_dtype(residual, weights))
     for chunk in chunks:
         y = chunk.start_of(activation)
@@ -170,12 +172,17 @@ def _energy(y: Tensor, squares: Tensor) -> Tensor:
 
 def _project_down(y: Tensor, energy: Tensor, weights: MLPWeights, out: Tensor | None = None) -> Tensor:
     """`down(grn(y))`, `(B, T, C)`, of `y (B, T, 4C)`, which it may overwrite; the result may lie in `out`."""
-    scale = grn_scale(energy, weights.grn).to(y.dtype)
+    scale = grn_scale(energy, weights.grn)
     if scales_weights(y.shape[1], weights):
-        return linear_of_views(y, weights.down * scale, projected_bias(weights), out=out)
-    torch.addcmul(weights.grn_bias, y, scale, out=y)
+        return linear_of_views(y, scaled_down(weights, scale), projected_bias(weights), out=out)
+    down, bias = weights.down, weights.down_bias
+    if down.dtype == y.dtype:
+        torch.addcmul(weights.grn_bias, y, scale.to(y.dtype), out=y)
+    else:  # under autocast, where `scale - 1` and the bias that is projected in float32 are rounded least
+        y.addcmul_(y, (scale - 1).to(y.dtype))
+        down, bias = down.to(y.dtype), projected_bias(weights)
     rows = None if out is None else out.flatten(0, 1)
-    return linear(y.flatten(0, 1), weights.down, weights.down_bias, out=rows).view(*y.shape[:2], -1)
+    return linear(y.flatten(0, 1), down, bias, out=rows).view(*y.shape[:2], -1)
 
 
 def _out_dtype(residual: Tensor | None, weights: MLPWeights) -> torch.dtype:

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from .chunks import Chunk, chunk_buffer
-from .fused_mlp_reference import MLPWeights, scales_weights
+from .fused_mlp_reference import MLPWeights, scaled_down, scales_weights
 from .grn import grn_gradients
 from .products import linear, linear_of_views
 
@@ -40,7 +40,7 @@ class _GradientSums:
         width, dim = len(weights.up), len(weights.down)
         dtype = weights.up.dtype if num_chunks == 1 else energy.dtype
         self.up = torch.empty_like(weights.up, dtype=dtype)  # the first chunk writes it
-        self.down = torch.zeros_like(weights.down, dtype=dtype)
+        self.down = torch.zeros_like(weights.down, dtype=torch.promote_types(dtype, weights.down.dtype))
         self.up_bias, self.grn = energy.new_zeros(width), energy.new_zeros(width)
         self.down_bias = energy.new_zeros(dim)
         self.norm, self.norm_bias = energy.new_zeros(dim), energy.new_zeros(dim)
@@ -95,10 +95,9 @@ def _through_weights(
     products = torch.bmm(z.mT, y)  # (B, C, 4C)
     grad_scale = (products * weights.down).sum(dim=1, keepdim=True, dtype=energy.dtype)
     wide_scale, slope, grad_grn = grn_gradients(grad_scale, energy, weights.grn)
-    scale = wide_scale.to(y.dtype)
     sums.grn += grad_grn
-    sums.down += products.mul_(scale).sum(dim=0)
-    grad_y = linear_of_views(z, (weights.down * scale).mT, out=out)
+    sums.down += products.mul_(wide_scale).sum(dim=0)
+    grad_y = linear_of_views(z, scaled_down(weights, wide_scale).mT, out=out)
     return grad_y.addcmul_(y, slope.to(y.dtype))
 
 
@@ -106,7 +105,7 @@ def _through_activations(
     z: Tensor, y: Tensor, energy: Tensor, weights: MLPWeights, sums: _GradientSums, out: Tensor, products: Tensor
 ) -> Tensor:
     """The same with GRN's scale multiplied into the activations `y`, which are overwritten, as are `products`."""
-    grad_y = linear(z.flatten(0, 1), weights.down.T, out=out.flatten(0, 1)).view(y.shape)
+    grad_y = linear(z.flatten(0, 1), weights.down.T.to(z.dtype), out=out.flatten(0, 1)).view(y.shape)
     grad_scale = torch.mul(grad_y, y, out=products).sum(dim=1, keepdim=True, dtype=energy.dtype)
     wide_scale, slope, grad_grn = grn_gradients(grad_scale, energy, weights.grn)
     scale = wide_scale.to(y.dtype)

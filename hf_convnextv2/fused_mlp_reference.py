@@ -30,8 +30,8 @@ class MLPWeights(NamedTuple):
     eps: float = 0.0  # the norm's
 
     def in_dtype_of_products(self) -> "MLPWeights":
-        """With the vectors of the MLP in the dtype of its matrices."""
-        names = ("up_bias", "grn", "grn_bias", "down_bias")
+        """With all of the MLP in the dtype of its products, that of `up`."""
+        names = ("up_bias", "grn", "grn_bias", "down", "down_bias")
         return self._replace(**{name: getattr(self, name).to(self.up.dtype) for name in names})
 
 
@@ -50,11 +50,11 @@ def _branch(x: Tensor, weights: MLPWeights) -> Tensor:
     """`down(grn(gelu(up(norm(x)))))` of the views `(B, T, C)` of one group."""
     y = F.gelu(F.linear(normalise(x, weights), weights.up, weights.up_bias))
     energy = torch.linalg.vector_norm(y, dim=1, keepdim=True, dtype=at_least_float32(y.dtype))
-    scale = grn_scale(energy, weights.grn).to(y.dtype)
+    scale = grn_scale(energy, weights.grn)
     # A size that is to stay symbolic must not decide.
     if statically_known_true(scales_weights(x.shape[1], weights)):
-        return torch.baddbmm(projected_bias(weights), y, (weights.down * scale).mT)
-    return F.linear(y * scale + weights.grn_bias, weights.down, weights.down_bias)
+        return torch.baddbmm(projected_bias(weights), y, scaled_down(weights, scale).mT)
+    return F.linear((y * scale + weights.grn_bias).to(y.dtype), weights.down, weights.down_bias)
 
 
 def reference_gradients(
@@ -89,6 +89,11 @@ def scales_weights(positions: int, weights: MLPWeights) -> bool:
     return len(weights.down) < positions
 
 
+def scaled_down(weights: MLPWeights, scale: Tensor) -> Tensor:
+    """`down` times GRN's scale of each view, `(B, C, 4C)`, rounded to the dtype of the products once."""
+    return (weights.down * scale).to(weights.up.dtype)
+
+
 def projected_bias(weights: MLPWeights) -> Tensor:
     """GRN's bias passed through `down`, where it is C numbers of a position instead of 4C, plus `down`'s own."""
-    return torch.addmv(weights.down_bias, weights.down, weights.grn_bias)
+    return torch.addmv(weights.down_bias, weights.down, weights.grn_bias).to(weights.up.dtype)

@@ -19,7 +19,7 @@ from training.data.detection.batches import DetectionCollator
 from training.data.detection.classes import check_held_out, class_names_of
 from training.data.detection.rows import load_objects, object_reader
 from training.data.detection.samples import detection_samples
-from training.data.detection.transforms import DetectionTransform
+from training.data.detection.transforms import DetectionTransform, longest_side_of
 from training.data.held_out import load_train_and_eval
 from training.data.sources import num_examples
 from training.evaluation.detection import DetectionEvaluator
@@ -36,8 +36,7 @@ from training.models.detection import (
     is_rcnn,
     loss_parts,
 )
-from training.models.families import family_of
-from training.models.layer_decay import layer_scale
+from training.models.families import layer_scale_of
 from training.models.optimizer import decayed_parameters
 from training.run.evaluation import PeriodicEvaluation
 from training.run.sharding import refuse_sharding
@@ -54,10 +53,12 @@ def main(settings: DetectSettings) -> None:
             names = class_names_of(settings.data, settings.model.num_labels)
         model = synchronise_batch_norm(create_detector(settings.model, names), run.accelerator)
         encoder = encoder_config(model.config)
+        scale = layer_scale_of(encoder, settings.optimizer)
         data = with_background(settings.data, settings.model)
         processor = create_detection_processor(settings.model, data.background, encoder, settings.model.architecture)
         with run.main_process_first():
-            loaded = load_train_and_eval(data, load_objects, encoder.num_channels, names, with_masks)
+            longest = longest_side_of(processor)
+            loaded = load_train_and_eval(data, load_objects, encoder.num_channels, names, with_masks, longest)
         source, eval_source = loaded
         check_held_out(source, eval_source, data, names)
         reader = object_reader(data, names, with_masks)
@@ -65,9 +66,6 @@ def main(settings: DetectSettings) -> None:
         samples = detection_samples(data, source, encoder.num_channels, reader, transform)
 
         run.make_plan(num_examples([source], data.train_split, data.max_train_samples))
-        optimizer = settings.optimizer
-        depths, rule = list(encoder.depths), family_of(encoder).layers
-        scale = layer_scale(depths, optimizer.layer_decay, optimizer.layer_decay_type, rule)
         run.prepare(model, processor, decayed_parameters(model), scale)
         run.begin(data, [source], samples, DetectionCollator(rcnn), eval_source=eval_source, loss_parts=parts)
         held_out = detection_loader(run.accelerator, data, eval_source, encoder.num_channels, reader, processor)

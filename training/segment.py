@@ -30,8 +30,7 @@ from training.evaluation.segmentation_protocol import check_prediction, keep_mas
 from training.models.backbone import num_channels_of
 from training.models.batch_norm import synchronise_batch_norm
 from training.models.creation import image_size_of, with_background
-from training.models.families import family_of
-from training.models.layer_decay import layer_scale
+from training.models.families import layer_scale_of
 from training.models.optimizer import decayed_parameters
 from training.models.segmentation import SEGMENTERS, create_segmentation_processor, create_segmenter
 from training.run.evaluation import PeriodicEvaluation
@@ -49,6 +48,7 @@ def main(settings: SegmentSettings) -> None:
             names = class_names_of(settings.data, settings.model.num_labels, num_channels)
         model = synchronise_batch_norm(create_segmenter(settings.model, names), run.accelerator)
         encoder: Any = model.config.backbone_config
+        scale = layer_scale_of(encoder, settings.optimizer)
         ignored, architecture = ignored_label(len(names)), settings.model.architecture
         data = with_background(settings.data, settings.model)
         keep_mask_settings(model, data)
@@ -61,9 +61,6 @@ def main(settings: SegmentSettings) -> None:
         samples = segmentation_samples(data, source, encoder.num_channels, reader, transform)
 
         run.make_plan(num_examples([source], data.train_split, data.max_train_samples))
-        optimizer = settings.optimizer
-        depths, rule = list(encoder.depths), family_of(encoder).layers
-        scale = layer_scale(depths, optimizer.layer_decay, optimizer.layer_decay_type, rule)
         run.prepare(model, processor, decayed_parameters(model), scale)
         run.begin(data, [source], samples, Collator(), eval_source=eval_source)
         held_out = segmentation_loader(run.accelerator, data, eval_source, encoder.num_channels, reader, processor)

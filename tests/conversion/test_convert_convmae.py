@@ -214,6 +214,14 @@ def test_pre_training_that_the_official_code_does_not_know_is_refused(tmp_path, 
     assert all(torch.equal(again[name], tensor) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.parametrize("model_class", [ConvMAEModel, ConvMAEForImageClassification, ConvMAEForPreTraining])
+@pytest.mark.parametrize("to", ["official", "easycv"])
+def test_another_epsilon_than_that_of_the_official_code_is_refused(tmp_path, capsys, model_class, to):
+    model_class(small_convmae_config(image_size=96, layer_norm_eps=1e-5)).save_pretrained(tmp_path / "ours")
+    code, printed = run(tmp_path / "ours", tmp_path / "out", "--to", to, capsys=capsys)
+    assert code == 2 and "`layer_norm_eps` (=1e-05) must be 1e-06" in printed and not (tmp_path / "out").exists()
+
+
 def test_options_of_convmae_are_refused_for_convnextv2(tmp_path, capsys):
     ConvNextV2Model(small_config()).save_pretrained(tmp_path / "other")
     code, printed = run(tmp_path / "other", tmp_path / "out", "--to", "easycv", capsys=capsys)

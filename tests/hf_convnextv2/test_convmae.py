@@ -18,6 +18,7 @@ from hf_convnextv2 import (
     ConvNextV2ForImageClassification,
 )
 from hf_convnextv2.configuration_convmae import CONVMAE_SIZES
+from hf_convnextv2.convmae_layers import ConvMAELayer
 from hf_convnextv2.layers import ConvNextV2DropPath
 from hf_convnextv2.position_embeddings import PositionEmbeddings
 from tests.small_models import assert_close, awake, difference, small_config, small_convmae_config
@@ -97,6 +98,7 @@ def test_every_size_survives_a_round_trip(name):
         ({"fusion_stages": ["stage3"]}, r"`fusion_stages` \(=\['stage3'\]\) must be some of \['stage1', 'stage2'\]"),
         ({"target_type": "pixels"}, r"`target_type` \(='pixels'\) must be one of"),
         ({"patch_size": 8}, r"`patch_size` \(=8\) must be left out: give `patch_sizes`"),
+        ({"in_chans": 8}, r"`in_chans` \(=8\) must be left out: give `num_channels`"),
         ({"qkv_bias": False}, r"`qkv_bias` \(=False\) must be left out"),
         ({"layer_norm_eps": -1.0}, r"`layer_norm_eps` \(=-1.0\) must be finite and not negative"),
         ({"mlp_ratio": float("nan")}, r"`mlp_ratio` \(=nan\) must be finite"),
@@ -234,6 +236,17 @@ def test_models_compute_in_other_precisions(model_class, dtype):
     with torch.autocast("cpu", torch.bfloat16):
         value = small_model(model_class)(**inputs)[0]
     (value if torch.is_tensor(value) else value[0]).float().sum().backward()
+
+
+@MODELS
+def test_the_residuals_of_the_transformers_stay_in_single_precision_under_autocast(model_class):
+    model, inputs, found = small_model(model_class), make_inputs(model_class), []
+    for module in model.modules():
+        if isinstance(module, ConvMAELayer):
+            module.register_forward_pre_hook(lambda module, args: found.append(args[0].dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        model(**inputs)
+    assert found and set(found) == {torch.float32}
 
 
 @MODELS

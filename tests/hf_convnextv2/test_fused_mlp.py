@@ -105,6 +105,30 @@ def test_fused_mlp_runs_under_autocast(mlp):
     assert_close(out.float(), plain(mlp, x), tolerance=0.05)
 
 
+@pytest.mark.parametrize("positions", [400, 25])  # GRN's scale multiplies the weights, the activations
+def test_autocast_rounds_little_more_than_in_plain_layers(positions):
+    """What rounds weights or a scale is alike at all positions, so it stays in their mean, as a classifier takes it."""
+
+    def run(compute, layers, x, autocast):
+        layers.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            pooled = compute(layers, x).float().mean(dim=1)
+        pooled.square().sum().backward()
+        return pooled.detach(), layers["down"].weight.grad.clone()
+
+    errors = []
+    for seed in range(8):
+        torch.manual_seed(seed)
+        grn = awake(ConvNextV2GRN(256), std=0.5)
+        layers = nn.ModuleDict({"up": nn.Linear(64, 256), "grn": grn, "down": nn.Linear(256, 64)})
+        x = torch.randn(8, positions, 64)
+        found = [run(fused, layers, x, True), run(plain, layers, x, True)]
+        expected = run(plain, layers, x, False)
+        errors.append([[(a - b).norm() / b.norm() for a, b in zip(pair, expected, strict=True)] for pair in found])
+    ours, of_plain_layers = torch.tensor(errors).mean(dim=0)
+    assert (ours < torch.tensor([1.3, 1.1]) * of_plain_layers).all()
+
+
 @pytest.fixture
 def branch(mlp):
     """The same middle, with the norm before it."""

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -47,6 +48,7 @@ from tests.photographs import (
     write_objects_folder,
     write_objects_parquet,
     write_parquet,
+    write_tiny_convmae,
 )
 from tests.small_models import small_config
 from training import detect, finetune, pretrain, segment, validate
@@ -239,6 +241,27 @@ def test_dense_models_from_scratch_take_images_of_other_channels(run, kind, num_
     processor = json.loads((folder / "preprocessor_config.json").read_text())
     assert processor["image_mean"] == pytest.approx([0.449] * num_channels, abs=1e-3)
     assert json.loads((folder / "all_results.json").read_text())["eval_samples"] == 9
+
+
+@pytest.mark.parametrize(
+    ("run", "kind", "fields"),
+    [
+        (finetune_run, "folder", {}),
+        (segment_run, "masked folder", {}),
+        (detect_run, "objects folder", {"anchor_sizes": [8, 16, 32, 64]}),
+    ],
+)
+def test_layers_that_a_convmae_does_not_have_are_refused_before_the_images_are_read(run, kind, fields, data, tmp_path):
+    model, folder = write_tiny_convmae(tmp_path / "model"), shutil.copytree(data[kind], tmp_path / "data")
+    for file in folder.rglob("*.jpg"):
+        file.write_bytes(b"damaged")
+    started = lambda **fields: run(tmp_path / "out", folder, model_name_or_path=str(model), **fields)  # noqa: E731
+    message = message_of(lambda: started(layer_decay_type="stage", **fields))
+    assert message.startswith("`layer_decay_type` (=stage) must be single for a ConvMAE")
+    message = message_of(lambda: started(layer_decay_type="single", **fields))
+    assert "18 files cannot be " in message and "`--skip_bad_images` skips such files:" in message
+    message = message_of(lambda: started(layer_decay_type="single", skip_bad_images=True, max_bad_images=99, **fields))
+    assert "must hold images" in message
 
 
 def test_a_detector_is_no_encoder_to_start_from(data, fcmae, tmp_path):

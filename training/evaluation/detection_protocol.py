@@ -10,7 +10,7 @@ from training.data.detection.classes import check_classes
 from training.data.detection.reader import ObjectReader
 from training.data.detection.rows import load_objects, object_reader
 from training.data.detection.samples import detection_samples
-from training.data.detection.transforms import DetectionEvaluationTransform
+from training.data.detection.transforms import DetectionEvaluationTransform, longest_side_of
 from training.data.labels import class_list
 from training.data.samples import eval_loader
 from training.data.sources import Source
@@ -32,7 +32,8 @@ def evaluate_detection(
     names, with_masks = class_list(config), getattr(config, "use_masks", False)
     num_channels = config.backbone_config.num_channels
     with accelerator.main_process_first():
-        source = load_objects(data, data.eval_split or "", data.max_eval_samples, num_channels, names, with_masks)
+        part, longest = (data.eval_split or "", data.max_eval_samples), longest_side_of(processor)
+        source = load_objects(data, *part, num_channels, names, with_masks, longest)
     check_classes(source, data, names)
     evaluator = DetectionEvaluator(names, detect_with(processor, hasattr(config, "use_masks")), with_masks, shown)
     reader = object_reader(data, names, with_masks)

@@ -20,10 +20,11 @@ from hf_convnextv2 import (
     ConvNextV2ForPreTraining,
     ConvNextV2Model,
 )
-from training.models.layer_decay import CONVMAE_LAYERS, CONVNEXTV2_LAYERS, LayerRule
+from training.models.layer_decay import CONVMAE_LAYERS, CONVNEXTV2_LAYERS, LayerRule, layer_scale
 from training.models.loading import model_named
 from training.settings.checks import check
 from training.settings.families import CONVMAE, CONVNEXTV2, FAMILIES
+from training.settings.learning import FinetuneOptimizerSettings
 from training.settings.model import ModelSettings, TrainedModelSettings
 
 EncoderConfig = ConvNextV2Config | ConvMAEConfig
@@ -92,6 +93,12 @@ BY_MODEL_TYPE = {model_type: family for family in BY_NAME.values() for model_typ
 def family_of(config: PreTrainedConfig) -> Family:
     """The family of an encoder, a classifier or a pre-training model."""
     return BY_MODEL_TYPE[config.model_type]
+
+
+def layer_scale_of(encoder: EncoderConfig, settings: FinetuneOptimizerSettings) -> Callable[[str], float]:
+    """The factor on the learning rate of a parameter; raises for a `layer_decay_type` that the family does not have."""
+    rule = family_of(encoder).layers
+    return layer_scale(list(encoder.depths), settings.layer_decay, settings.layer_decay_type, rule)
 
 
 def chosen_family(settings: ModelSettings) -> Family:

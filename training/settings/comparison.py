@@ -55,9 +55,9 @@ class StartSettings:
 
     starts: list[str] | None = recipe(
         None,
-        "random: random weights; fcmae: pre-trained on your images; checkpoint: stored weights; continued: FCMAE on"
-        " your images from stored weights; teacher: pre-trained on the features of a frozen model too (default: random"
-        " and fcmae, with checkpoint also checkpoint and continued, with teacher_name_or_path also teacher)",
+        "random: random weights; fcmae: pre-trained on your images; checkpoint: stored weights; continued: pre-trained"
+        " on your images from stored weights; teacher: pre-trained on the features of a frozen model too (default:"
+        " random and fcmae, with checkpoint also checkpoint and continued, with teacher_name_or_path also teacher)",
         on_resume="ignore",
     )
     checkpoint: list[str] | None = recipe(

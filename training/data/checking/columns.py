@@ -60,6 +60,8 @@ def local_paths(source: Dataset, column: str) -> pa.ChunkedArray | None:
 
 def check_rows(source: Dataset, column: str, check: Check, data: DataSettings) -> pa.Table:
     """Records of values that the rows themselves hold; `datasets` caches the records."""
+    if not len(source):
+        return check.record.arrow_schema.empty_table()
     with Phase(f"Checking {check.subject}", len(source), f" {check.subject}"):
         checked = source.map(
             check.function,
@@ -76,6 +78,8 @@ def check_rows(source: Dataset, column: str, check: Check, data: DataSettings) -
 
 def check_files(paths: pa.ChunkedArray, check: Check, data: DataSettings) -> pa.Table:
     """Records of files, from the store or from a check now."""
+    if not len(paths):
+        return check.record.arrow_schema.empty_table()
     key = (os.path.realpath(data.dataset_name), list(check.record), PIL.__version__, *check.arguments.values())
     store = CheckStore(*key)
     if is_first_process():

@@ -14,6 +14,7 @@ from training.data.detection.columns import BadObjectsError, columns_of
 from training.data.detection.counts import count_objects, object_notes
 from training.data.detection.masks import is_missing
 from training.data.detection.reader import ObjectReader
+from training.data.detection.transforms import too_thin_for, vanishes
 from training.data.overview import print_overview
 from training.data.samples import name_of
 from training.data.sources import Source, find_source, limit, num_examples
@@ -44,9 +45,11 @@ def load_objects(
     num_channels: int,
     names: Sequence[str],
     with_masks: bool,
+    longest_side: int | None = None,
 ) -> Source:
     """Load a split, check its images and objects (map-style only, with `check_images`), and print an overview.
 
+    Images of which nothing would be left at this `longest_side` in pixels cannot be used.
     Images of which an object cannot be used are left out if the settings allow it; otherwise a `ValueError` is raised.
     """
     whole, problems, notes = find_source(data, split)
@@ -60,6 +63,8 @@ def load_objects(
         reader = object_reader(data, names, with_masks)
         records = object_records(checked.source, data, reader, checked.sizes)
         wrong = object_problems(checked.source, records, data, reader, checked.sizes)
+        thin = thin_images(checked.source, data, checked.sizes, longest_side)
+        wrong = [problem or other for problem, other in zip(wrong, thin, strict=True)]
         problems = [*problems, *checked.problems, *(problem for problem in wrong if problem)]
         refuse_bad_images(problems, data)
         good = np.array([not problem for problem in wrong], dtype=bool)
@@ -114,6 +119,16 @@ def object_problems(
         row = source[index]  # is read for problems alone: it may hold the bytes of the image
         name = name_of(row[data.image_column], f"example {index}")
         problems[index] = check_objects_of(row[data.objects_column], sizes[index], name, reader)
+    return problems
+
+
+def thin_images(source: Dataset, data: ObjectsDataSettings, sizes: np.ndarray, longest_side: int | None) -> list[str]:
+    """For each row, whether its image is too long and thin, in words; empty if it is not."""
+    problems = [""] * len(source)
+    for index, (height, width) in enumerate(sizes.tolist()):
+        if vanishes(height, width, longest_side):
+            name = name_of(source[index][data.image_column], f"example {index}")
+            problems[index] = f"{name} ({width} x {height} pixels) {too_thin_for(longest_side)}."
     return problems
 
 

@@ -103,11 +103,26 @@ class DetectionTransform:
         return {"pixel_values": self.colors(sample["image"]), **found, "region_seed": seed}
 
 
+def longest_side_of(processor: Any) -> int | None:
+    """The longest side in pixels of an image that a processor resizes; None if it does not keep an image's shape."""
+    return dict(processor.size).get("max_height")
+
+
+def vanishes(height: int, width: int, longest_side: int | None) -> bool:
+    """Whether less than a pixel is left of the shorter side of an image."""
+    return longest_side is not None and min(height, width) * longest_side < max(height, width)
+
+
+def too_thin_for(longest_side: int | None) -> str:
+    """What is wrong with such an image."""
+    return f"is too long and thin for `image_size` (={longest_side}): crop it"
+
+
 class DetectionEvaluationTransform:
     """Applies the saved image processor to an image, as a pipeline does, and leaves its objects as they are."""
 
     def __init__(self, processor: Any) -> None:
-        self.transform, self.limits = EvaluationTransform(processor), dict(processor.size)
+        self.transform, self.longest_side = EvaluationTransform(processor), longest_side_of(processor)
 
     def __call__(self, image: Tensor, objects: Objects) -> dict[str, Any]:
         """`pixel_values` `(C, h, w)`, `objects`, and the `size` `(H, W)` of the image itself."""
@@ -121,9 +136,6 @@ class DetectionEvaluationTransform:
             BadImageError: for an image so long and thin that the processor would leave nothing of its shorter side.
         """
         height, width = image.shape[-2:]
-        side = self.limits.get("max_height")
-        if side is not None and min(height, width) * side < max(height, width):
-            raise BadImageError(
-                f"an image of {width} x {height} pixels is too long and thin for `image_size` (={side}): crop it."
-            )
+        if vanishes(height, width, self.longest_side):
+            raise BadImageError(f"an image of {width} x {height} pixels {too_thin_for(self.longest_side)}.")
         return self.transform(image)

@@ -203,6 +203,21 @@ def test_masks_that_are_images_in_a_data_set_are_read(tmp_path):
     assert np.array_equal(found.masks[0], mask // 255) and found.areas.tolist() == [200]
 
 
+def test_images_of_which_nothing_would_be_left_are_named_or_skipped_at_the_start(tmp_path):
+    folder = write_objects_folder(tmp_path / "data", {"train": 2})
+    line = json.loads((folder / "train/metadata.jsonl").read_text().splitlines()[0])
+    Pictures.new("RGB", (300, 2)).save(folder / "train/thin.png")
+    row = {"file_name": "thin.png", "objects": {"bbox": [[0, 0, 300, 2]], "category": line["objects"]["category"][:1]}}
+    with (folder / "train/metadata.jsonl").open("a") as file:
+        file.write("\n" + json.dumps(row))
+    arguments = ("train", None, 3, NAMES, False)
+    num_images = len(load_objects(settings(folder), *arguments))
+    assert len(load_objects(settings(folder), *arguments, 150)) == num_images
+    message = message_of(lambda: load_objects(settings(folder), *arguments, 149))
+    assert "thin.png (300 x 2 pixels) is too long and thin for `image_size` (=149): crop it." in message
+    assert len(load_objects(settings(folder, skip_bad_images=True), *arguments, 149)) == num_images - 1
+
+
 def test_files_that_number_the_classes_of_objects_differently_are_refused(tmp_path):
     """`datasets` would read the second file with the names of the first."""
     folder = write_objects_parquet(tmp_path / "data", {"train": 2, "test": 2}, files=1)
