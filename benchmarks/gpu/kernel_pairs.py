@@ -142,7 +142,7 @@ def mlps(settings: argparse.Namespace, width: int, side: int, batch: int) -> lis
     if have_kernels(device):
         kernels = MLP(gpu_mlp.forward_by_kernels, gpu_mlp.backward_by_kernels, x, residual, grad, groups, weights)
     wide = torch.randn(len(x), 4 * width, device=device, dtype=DTYPE)
-    a, b = plain_weights.up, plain_weights.down
+    a, b = plain_weights.up, plain_weights.down.to(DTYPE)
     return [
         Pair(
             "MLP, forward",
