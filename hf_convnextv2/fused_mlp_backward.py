@@ -107,6 +107,7 @@ def _through_weights(
     """dL/dy `(B, T, 4C)`, which may lie in `out`, with GRN's scale multiplied into `down`; adds to the sums of both."""
     products = torch.bmm(z.mT, y)  # (B, C, 4C)
     grad_scale = (products * weights.down).sum(dim=1, keepdim=True, dtype=energy.dtype)
+    assert weights.grn is not None
     wide_scale, slope, grad_grn = grn_gradients(grad_scale, energy, weights.grn)
     sums.grn += grad_grn
     sums.down += products.mul_(wide_scale).sum(dim=0)
@@ -120,6 +121,7 @@ def _through_activations(
     """The same with GRN's scale multiplied into the activations `y`, which are overwritten, as are `products`."""
     grad_y = linear(z.flatten(0, 1), weights.down.T.to(z.dtype), out=out.flatten(0, 1)).view(y.shape)
     grad_scale = torch.mul(grad_y, y, out=products).sum(dim=1, keepdim=True, dtype=energy.dtype)
+    assert weights.grn is not None
     wide_scale, slope, grad_grn = grn_gradients(grad_scale, energy, weights.grn)
     scale = wide_scale.to(y.dtype)
     sums.grn += grad_grn

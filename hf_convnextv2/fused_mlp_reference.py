@@ -53,7 +53,7 @@ def reference_mlp(
 def _branch(x: Tensor, weights: MLPWeights) -> Tensor:
     """`down(grn(gelu(up(norm(x)))))` of the views `(B, T, C)` of one group."""
     y = F.gelu(F.linear(normalise(x, weights), weights.up, weights.up_bias))
-    if weights.grn is None:
+    if weights.grn is None or weights.grn_bias is None:
         return F.linear(y, weights.down, weights.down_bias)
     energy = torch.linalg.vector_norm(y, dim=1, keepdim=True, dtype=at_least_float32(y.dtype))
     scale = grn_scale(energy, weights.grn)

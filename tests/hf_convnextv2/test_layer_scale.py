@@ -114,7 +114,8 @@ def test_half_precision_is_near_float32(branch, dtype, shape):
 def test_fresh_layer_scale_lets_gradients_through_in_half_precision(dtype):
     """1e-6 times a weight of 0.02 is zero in float16, and so would be what passes it."""
     branch, x = Branch(False, True), torch.randn(2, 40, DIM)
-    nn.init.constant_(branch.scale, 1e-6), nn.init.normal_(branch.down.weight, std=0.02)
+    nn.init.constant_(branch.scale, 1e-6)
+    nn.init.normal_(branch.down.weight, std=0.02)
     grads = []
     for compute, is_half in ((branch.fused, True), (branch.plain, False)):
         with torch.autocast("cpu", dtype, enabled=is_half):
