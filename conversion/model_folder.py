@@ -31,7 +31,7 @@ CONFIGS = {
     config_class.model_type: config_class for config_class in (ConvNextV2Config, ConvNextV2FCMAEConfig, ConvMAEConfig)
 }
 
-BACKBONES = (ConvNextV2Config.model_type, ConvMAEConfig.model_type, V1_MODEL_TYPE)
+BACKBONES = (ConvNextV2Config.model_type, V1_MODEL_TYPE, ConvMAEConfig.model_type)
 
 
 def read_config(folder: Path) -> Any:
