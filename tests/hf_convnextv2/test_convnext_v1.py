@@ -231,3 +231,26 @@ def test_hidden_pixels_do_not_reach_the_features_of_v1():
     seen = changed.clone()
     seen[:, :, :32, 32:] = 9
     assert difference(model(seen, bool_masked_pos=masked).logits, predictions[0]) > 1e-3
+
+
+@pytest.mark.parametrize("settings", [V1, {"use_grn": False}], ids=["V1", "neither"])
+def test_exported_program_of_any_batch_and_image_computes_the_same(settings):
+    model = waken(ConvNextV2ForImageClassification(small_config(**settings)))
+    batch, height = torch.export.Dim("batch"), torch.export.Dim("cells", min=1, max=64)
+    shapes = {"pixel_values": {0: batch, 2: 32 * height}}
+    program = torch.export.export(model, (), {"pixel_values": pixels()}, dynamic_shapes=shapes).module()
+    for images in (pixels(), torch.randn(5, 3, 96, 64), torch.randn(1, 3, 256, 64)):
+        assert_close(program(pixel_values=images).logits, model(images).logits)
+
+
+def test_compiled_pretraining_of_v1_has_the_gradients_of_the_fused_one():
+    model, noise = waken(ConvNextV2ForPreTraining(small_fcmae_config(**V1))).train(), torch.rand(2, 4)
+    torch.compiler.reset()
+    results = []
+    for run in (model, torch.compile(model, fullgraph=True, backend="aot_eager")):
+        model.zero_grad()
+        loss = run(pixels(), noise=noise).loss
+        loss.backward()
+        results.append([loss.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
+    for actual, expected in zip(*results, strict=True):
+        assert_close(actual, expected, tolerance=1e-4)
