@@ -108,6 +108,7 @@ def convert(
     output = Path(output_dir)
     _check_request(output, to, image_size, with_pt)
     stored = read_checkpoint(source, use_ema)
+    _refuse_dense_model(source, stored.config)
     asked = {
         "num_labels": num_labels,
         "num_attention_heads": num_attention_heads,
@@ -145,6 +146,15 @@ def _check_request(output: Path, to: str | None, image_size: int | None, with_pt
     if with_pt and to not in WITH_SCRIPTS:
         raise ValueError(
             f"`--with_pt` must come with `--to {'` or `--to '.join(WITH_SCRIPTS)}`, whose scripts read it."
+        )
+
+
+def _refuse_dense_model(source: str, config: dict[str, Any]) -> None:
+    """Raise for a segmentation model or a detector, whose config.json holds its backbone's."""
+    if "backbone_config" in config:
+        raise ValueError(
+            f"`source` (={source}) must be an encoder, a classifier or a pre-training model, but is a "
+            f"{config.get('model_type')}: give what that one started from."
         )
 
 

@@ -32,7 +32,7 @@ CONVMAE_SIZES: dict[str, dict[str, Any]] = {
 }
 logger = logging.get_logger(__name__)
 NUM_STAGES = 3
-# Names of ViTMAE, and of the official code, for what is here a setting of another name, or none.
+# Names of ViTMAE, of the official code and of EasyCV, for what is here a setting of another name, or none.
 OTHER_NAMES = {
     "patch_size": "give `patch_sizes`, one for each stage",
     "hidden_size": "give `hidden_sizes`, one for each stage",
@@ -43,6 +43,14 @@ OTHER_NAMES = {
     "hidden_dropout_prob": "there is no dropout but `drop_path_rate`",
     "attention_probs_dropout_prob": "there is no dropout but `drop_path_rate`",
     "img_size": "give `image_size`",
+    "input_size": "give `image_size`",
+    "in_channels": "give `num_channels`",
+    "nb_classes": "give `num_labels`",
+    "with_fuse": "give `fusion_stages`",
+    "use_rel_pos_bias": "give `use_relative_position_bias`",
+    "use_learnable_pos_embed": "a classifier always learns its position embeddings, and pre-training never does",
+    "init_pos_embed_by_sincos": "position embeddings always begin as sines and cosines",
+    "norm_layer": "it is always a LayerNorm: give `layer_norm_eps`",
     "in_chans": "give `num_channels`",
     "num_classes": "give `num_labels`",
     "embed_dim": "give `hidden_sizes`, one for each stage",

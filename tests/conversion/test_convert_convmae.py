@@ -9,7 +9,7 @@ import skimage.data
 import torch
 from huggingface_hub import metadata_load
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torchvision.transforms import v2 as transforms
 from transformers import (
     AutoImageProcessor,
@@ -220,6 +220,16 @@ def test_another_epsilon_than_that_of_the_official_code_is_refused(tmp_path, cap
     model_class(small_convmae_config(image_size=96, layer_norm_eps=1e-5)).save_pretrained(tmp_path / "ours")
     code, printed = run(tmp_path / "ours", tmp_path / "out", "--to", to, capsys=capsys)
     assert code == 2 and "`layer_norm_eps` (=1e-05) must be 1e-06" in printed and not (tmp_path / "out").exists()
+
+
+def test_a_segmentation_model_is_refused_by_its_type(tmp_path, capsys):
+    """Its config.json has no widths, so that those of no model would be read from it."""
+    (tmp_path / "model").mkdir()
+    save_file(ConvMAEModel(small_convmae_config()).state_dict(), tmp_path / "model/model.safetensors")
+    config = {"model_type": "upernet", "backbone_config": small_convmae_config().to_dict()}
+    (tmp_path / "model/config.json").write_text(json.dumps(config))
+    code, printed = run(tmp_path / "model", tmp_path / "out", capsys=capsys)
+    assert code == 2 and "must be an encoder, a classifier or a pre-training model, but is a upernet" in printed
 
 
 def test_options_of_convmae_are_refused_for_convnextv2(tmp_path, capsys):

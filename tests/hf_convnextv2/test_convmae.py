@@ -98,6 +98,7 @@ def test_every_size_survives_a_round_trip(name):
         ({"fusion_stages": ["stage3"]}, r"`fusion_stages` \(=\['stage3'\]\) must be some of \['stage1', 'stage2'\]"),
         ({"target_type": "pixels"}, r"`target_type` \(='pixels'\) must be one of"),
         ({"patch_size": 8}, r"`patch_size` \(=8\) must be left out: give `patch_sizes`"),
+        ({"with_fuse": True}, r"`with_fuse` \(=True\) must be left out: give `fusion_stages`"),
         ({"in_chans": 8}, r"`in_chans` \(=8\) must be left out: give `num_channels`"),
         ({"qkv_bias": False}, r"`qkv_bias` \(=False\) must be left out"),
         ({"layer_norm_eps": -1.0}, r"`layer_norm_eps` \(=-1.0\) must be finite and not negative"),

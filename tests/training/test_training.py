@@ -264,6 +264,13 @@ def test_layers_that_a_convmae_does_not_have_are_refused_before_the_images_are_r
     assert "must hold images" in message
 
 
+@pytest.mark.parametrize("family", WRITE_TINY)
+def test_settings_that_change_the_shapes_of_stored_weights_are_refused_in_a_line(family, data, tmp_path):
+    model = WRITE_TINY[family](tmp_path / "model")
+    message = message_of(lambda: pretrain_run(tmp_path / "out", data["folder"], str(model), decoder_hidden_size=24))
+    assert message.startswith(f"`model_name_or_path` (={model}) must hold weights of the shapes that the settings ask")
+
+
 def test_a_detector_is_no_encoder_to_start_from(data, fcmae, tmp_path):
     folder = detect_run(
         tmp_path / "one", data["objects folder"], model_name_or_path=fcmae, max_train_steps=1, warmup_steps=0

@@ -51,7 +51,7 @@ def load_pretrained(model_class: type[PreTrainedModel], name: str | None, expect
         ValueError: if weights other than the expected ones would be initialised anew, or if encoder weights of the
             source would not be used.
     """
-    with model_named(name), held_report():
+    with model_named(name), held_report(), refused_shapes(name):
         loaded: Any = model_class.from_pretrained(name, output_loading_info=True, **arguments)
     model, report = loaded
     anew = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
@@ -97,6 +97,18 @@ class HeldReports(logging.Filter):
             return True
         self.records.append(record)
         return False
+
+
+@contextmanager
+def refused_shapes(name: str | None) -> Iterator[None]:
+    """Say in a line what Transformers says with an error that does not name the model."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        rule = "hold weights of the shapes that the settings ask for. Leave out the settings that change those of the "
+        raise ValueError(f"`model_name_or_path` (={name}) must {rule}weights marked MISMATCH above.") from error
 
 
 @contextmanager

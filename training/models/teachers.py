@@ -38,9 +38,12 @@ class AverageTeacher(nn.Module):
         check("feature_target_layers", self.num_layers, self.num_layers <= depth, f"be at most {depth}, the last stage")
 
     def decay(self, step: int) -> float:
-        """The moving average's decay. Over the run, it goes from the first to the second value of `teacher_decay`."""
+        """The moving average's decay. Over the run, it goes from the first to the second value of `teacher_decay`.
+
+        A dry run may take more steps than the run has.
+        """
         first, last = self.decays
-        return first + (last - first) * step / self.max_steps
+        return first + (last - first) * min(step / self.max_steps, 1)
 
     @torch.no_grad()
     def update(self, model: PreTrainingModel, step: int) -> None:

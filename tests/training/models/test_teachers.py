@@ -70,6 +70,12 @@ def teacher(request, tmp_path):
     return tmp_path
 
 
+def test_the_decay_of_a_moving_average_ends_at_its_last_value():
+    config = small_fcmae_config(target_type="pixel+feature")
+    teacher = AverageTeacher(ConvNextV2ForPreTraining(config), settings(teacher_decay=[0.9, 0.99]), 4)
+    assert [teacher.decay(step) for step in (0, 2, 4, 5, 100)] == pytest.approx([0.9, 0.945, 0.99, 0.99, 0.99])
+
+
 def test_a_frozen_teacher_sees_the_images_as_its_own_processor_makes_them(teacher, accelerator):
     student, frozen = create_image_processor(ConvNextV2FCMAEConfig(image_size=64)), FrozenTeacher(str(teacher), 1)
     photographs = [photograph.resize((64, 64)) for photograph in cut("coffee", 2)]
