@@ -1,4 +1,4 @@
-"""Convert a checkpoint of ConvNeXt V2 or ConvMAE of any layout into a folder that its classes load, or another layout.
+"""Convert a checkpoint of ConvNeXt V2 or V1 or of ConvMAE into a folder that its classes load, or another layout.
 
 python -m conversion.convert convnextv2_tiny_1k_224_ema.pt out/tiny
 python -m conversion.convert timm:convnextv2_atto.fcmae_ft_in1k out/atto --verify

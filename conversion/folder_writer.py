@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers import ConvNextConfig as StockV1Config
 from transformers import ConvNextV2Config as StockConfig
 
 from conversion.checkpoint_reader import StoredCheckpoint
-from conversion.families import CONVMAE, size_of
+from conversion.families import CONVMAE
 from conversion.files import atomic_path, sha256, write_json
 from conversion.image_processor import height_and_width
-from conversion.layouts import OURS, TIMM, Layout
+from conversion.layouts import OURS, TIMM, V1_LAYOUT, Layout
 from conversion.model_folder import CARD, PROVENANCE
 from conversion.model_weights import FINAL_NORM, ModelWeights, to_state_dict
 from conversion.publishing.card import write_card
@@ -23,6 +24,7 @@ from conversion.publishing.earlier_runs import has_license_of_nobody
 from conversion.publishing.licenses import OFFICIAL_LICENSE, OFFICIAL_WEIGHTS, UNKNOWN, read_license, settle_license
 from conversion.publishing.publication import Publication
 from conversion.publishing.sections.data import describe_data_sets
+from conversion.timm_models import timm_model
 
 # Layouts of encoders that have no norm of pooled features.
 WITHOUT_NEW_NORM = ("official-fcmae", "convmae-official", "convmae-easycv")
@@ -108,6 +110,8 @@ def write_pt(file: Path, stored: dict[str, Tensor], weights: ModelWeights, layou
     parts = {name: t.clone() for name, t in stored.items() if t.untyped_storage().nbytes() != t.nbytes}
     torch.save({"model": {**stored, **parts}}, file)
     use = {"encoder": "main_finetune.py --finetune", "classifier": "main_finetune.py --resume"}
+    if weights.family is not CONVMAE and not weights.config.use_grn:
+        use = {kind: f"{flag.replace('main_finetune', 'main')} of ConvNeXt V1" for kind, flag in use.items()}
     weights.notes.append(f"model.pt: for {use.get(weights.kind, 'main_pretrain.py --resume')}")
 
 
@@ -115,22 +119,24 @@ def write_config(folder: Path, weights: ModelWeights, layout: Layout, dtype: tor
     """`config.json`; for stock Transformers without our own fields."""
     fields = {name: value for name, value in weights.config.to_dict().items() if name != "auto_map"}
     config_class: Any = type(weights.config)
-    if layout.name == "transformers":
+    architecture = weights.family.models[weights.kind].__name__
+    if layout.name in ("transformers", V1_LAYOUT):
         fields, config_class = {n: v for n, v in fields.items() if n not in OUR_FIELDS}, StockConfig
-    fields |= {"architectures": [weights.family.models[weights.kind].__name__], "dtype": _name(dtype or weights.dtype)}
+    if layout.name == V1_LAYOUT:
+        config_class, architecture = StockV1Config, architecture.replace("ConvNextV2", "ConvNext")
+        fields["layer_scale_init_value"] = weights.config.layer_scale_init_value
+    fields |= {"architectures": [architecture], "dtype": _name(dtype or weights.dtype)}
     config_class.from_dict(fields).save_pretrained(folder)
 
 
 def timm_config(weights: ModelWeights, processor: Any) -> dict[str, Any]:
     """The settings from which `timm.create_model("local-dir:FOLDER", pretrained=True)` builds the model."""
     config: Any = weights.config
-    size = size_of(config)
+    architecture, arguments = timm_model(config)
     num_classes = config.num_labels if weights.kind == "classifier" else 0
     height, width = height_and_width(config.image_size)
     is_warped = min(height, width) >= 384
-    model_args: dict[str, Any] = {"in_chans": config.num_channels, "patch_size": config.patch_size}
-    if size is None:
-        model_args |= {"depths": list(config.depths), "dims": list(config.hidden_sizes)}
+    model_args = {"in_chans": config.num_channels, "patch_size": config.patch_size, **arguments}
     settings = {
         "input_size": [config.num_channels, height, width],
         "interpolation": "bicubic",
@@ -146,7 +152,7 @@ def timm_config(weights: ModelWeights, processor: Any) -> dict[str, Any]:
     if num_classes:
         settings["label_names"] = [config.id2label[number] for number in range(num_classes)]
     return {
-        "architecture": f"convnextv2_{size or 'tiny'}",
+        "architecture": architecture,
         "num_classes": num_classes,
         "num_features": config.hidden_sizes[-1],
         "model_args": model_args,

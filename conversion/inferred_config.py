@@ -15,10 +15,11 @@ from conversion import convmae_config
 from conversion.command_line import one_line
 from conversion.families import CONVMAE, CONVNEXTV2, Family
 from conversion.shapes import most_common, num_labels
-from hf_convnextv2.configuration_convnextv2 import as_model_type
+from hf_convnextv2.configuration_convnextv2 import V1_LAYER_SCALE, as_model_type
 
 MODELS = CONVNEXTV2.models
 OFFICIAL_EPS = 1e-6  # of the final norm; Transformers' own default is 1e-12
+LAYER_SCALE = ".layer_scale_parameter"
 # Vectors as wide as their stage, four in each block of the encoder or decoder.
 BLOCK_VECTOR = re.compile(
     r"(encoder\.stages\.(?P<stage>\d+)|decoder)\.layers\.(?P<block>\d+)\."
@@ -60,13 +61,15 @@ def _complete(kind: str, tensors: Mapping[str, Tensor], fields: dict[str, Any], 
 
 
 def fields_shown_by(kind: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Depths, widths, channels and classes.
+    """Depths, widths, channels and classes, and whether the blocks are ConvNeXt V1's.
 
     Where the tensors disagree, because one is wrong, the value that most of them have is taken: the check of all
     shapes then names the wrong one.
     """
     depths, hidden_sizes = _stages(tensors)
     fields: dict[str, Any] = {"depths": depths, "hidden_sizes": hidden_sizes}
+    if any(name.endswith(LAYER_SCALE) for name in tensors):
+        fields |= {"layer_scale_init_value": V1_LAYER_SCALE, "use_grn": any(".grn." in name for name in tensors)}
     stem = tensors.get("embeddings.patch_embeddings.weight")
     if stem is not None and stem.ndim == 4:
         height, width = stem.shape[2:]

@@ -6,6 +6,7 @@ from conversion.checkpoint_reader import StoredCheckpoint
 from conversion.families import CONVMAE, Family
 from conversion.layouts import recognise_layout
 from hf_convnextv2 import ConvMAEConfig
+from hf_convnextv2.configuration_convnextv2 import V1_MODEL_TYPE
 
 STORED = ("mask_ratio", "norm_pix_loss")  # of the official trainers' arguments
 HEADS = ("num_attention_heads", "decoder_num_attention_heads")
@@ -19,7 +20,7 @@ def known_settings(source: StoredCheckpoint, model_size: str | None, asked: dict
     """
     family = recognise_layout(source.tensors).family
     settings: dict[str, Any] = {}
-    if str(source.config.get("model_type", "")).startswith(("convnextv2", ConvMAEConfig.model_type)):
+    if str(source.config.get("model_type", "")).startswith((V1_MODEL_TYPE, ConvMAEConfig.model_type)):
         settings |= source.config
     for name in STORED:
         if name in source.arguments:

@@ -20,9 +20,9 @@ OURS = "transformers"  # the library of the layouts that this package's models l
 BACKBONE_NORMS = r"hidden_states_norms\."
 
 
-def under(paths: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterable[tuple[str, ...]]:
+def under(paths: Sequence[str], rows: Iterable[Row]) -> Iterable[Row]:
     """The rows with the path of their layout before each name."""
-    return (tuple(path + name for path, name in zip(paths, row, strict=True)) for row in rows)
+    return (tuple(None if name is None else path + name for path, name in zip(paths, row, strict=True)) for row in rows)
 
 
 def names_of(rows: Iterable[Row], column: int, prefix: str = "") -> Names:

@@ -12,6 +12,7 @@ from torch import Tensor
 from conversion.convmae_layouts import CONVMAE_CODE, CONVMAE_LAYOUTS, CONVOLUTIONS, EASYCV
 from conversion.families import CONVNEXTV2
 from conversion.layout_tables import BACKBONE_NORMS, OURS, Layout, Row, names_of, under
+from hf_convnextv2.configuration_convnextv2 import V1_MODEL_TYPE
 
 Shape = tuple[int, ...]
 # One row a module: ours, the dense official code's, the official trainer's (MinkowskiEngine), timm's and mmpretrain's.
@@ -31,12 +32,13 @@ DOWNSAMPLING = (
 BLOCK = (
     "encoder.stages.{s}.layers.{b}.", "stages.{s}.{b}.", "stages.{s}.{b}.", "stages.{s}.blocks.{b}.", "stages.{s}.{b}."
 )
-LAYERS = (
-    ("dwconv",    "dwconv",         "dwconv:kernel,bias", "conv_dw", "depthwise_conv"),
-    ("layernorm", "norm",           "norm.ln",            "norm",    "norm"),
-    ("pwconv1",   "pwconv1",        "pwconv1.linear",     "mlp.fc1", "pointwise_conv1"),
-    ("grn",       "grn:gamma,beta", "grn:gamma,beta",     "mlp.grn", "grn:gamma,beta"),
-    ("pwconv2",   "pwconv2",        "pwconv2.linear",     "mlp.fc2", "pointwise_conv2"),
+LAYERS: tuple[Row, ...] = (
+    ("dwconv",                 "dwconv",         "dwconv:kernel,bias", "conv_dw", "depthwise_conv"),
+    ("layernorm",              "norm",           "norm.ln",            "norm",    "norm"),
+    ("pwconv1",                "pwconv1",        "pwconv1.linear",     "mlp.fc1", "pointwise_conv1"),
+    ("grn",                    "grn:gamma,beta", "grn:gamma,beta",     "mlp.grn", "grn:gamma,beta"),
+    ("pwconv2",                "pwconv2",        "pwconv2.linear",     "mlp.fc2", "pointwise_conv2"),
+    ("layer_scale_parameter:", "gamma:",         None,                 "gamma:",  "gamma:"),
 )
 FINAL_NORM: tuple[Row, ...] = (("layernorm", "norm", None, "head.norm", "norm{last}"),)
 HEAD: tuple[Row, ...] = (("classifier", "head", None, "head.fc", "head.fc"),)
@@ -48,6 +50,7 @@ DECODER: tuple[Row, ...] = (
     ("decoder.layers.{b}.pwconv1",   None, "decoder.{b}.pwconv1",        None, None),
     ("decoder.layers.{b}.grn",       None, "decoder.{b}.grn:gamma,beta", None, None),
     ("decoder.layers.{b}.pwconv2",   None, "decoder.{b}.pwconv2",        None, None),
+    ("decoder.layers.{b}.layer_scale_parameter:", None, None,            None, None),
     ("decoder.pred",                 None, "pred",                       None, None),
     ("decoder.pred_feature",         None, None,                         None, None),
     ("decoder.fusion.stage{s}",      None, None,                         None, None),
@@ -73,6 +76,7 @@ def convnextv2_layout(name: str, library: str, prefix: str = "", foreign: str | 
     return Layout(name, CONVNEXTV2, library, names, prefix, keeps_prefix=library != OURS, foreign=foreign)
 
 
+V1_LAYOUT = "transformers-convnext"  # of ConvNeXt V1
 LAYOUTS = {
     layout.name: layout
     for layout in (
@@ -83,8 +87,20 @@ LAYOUTS = {
         convnextv2_layout("mmpretrain", MMPRETRAIN, "backbone.", SPARK),
         convnextv2_layout("transformers", OURS, CONVNEXTV2.prefix, BACKBONE_NORMS),
         convnextv2_layout("ours", OURS, CONVNEXTV2.prefix, BACKBONE_NORMS),
+        convnextv2_layout(V1_LAYOUT, OURS, f"{V1_MODEL_TYPE}.", BACKBONE_NORMS),
         *CONVMAE_LAYOUTS,
     )
+}
+# Whether a block has GRN and LayerScale: of V2, of V1, and neither.
+V2_BLOCK, V1_BLOCK, PLAIN_BLOCK = (True, False), (False, True), (False, False)
+# The blocks that a layout's library builds, where it does not build all of them. Official layouts are those of the code
+# of ConvNeXt V1 where there is no GRN.
+BLOCKS = {
+    "official": (V2_BLOCK, V1_BLOCK, PLAIN_BLOCK),
+    "official-fcmae": (V2_BLOCK, V1_BLOCK, PLAIN_BLOCK),
+    "official-minkowski": (V2_BLOCK,),
+    "transformers": (V2_BLOCK,),
+    V1_LAYOUT: (V1_BLOCK, PLAIN_BLOCK),
 }
 # Names by which a layout is told from the others, in the order in which they are tried.
 MARKS = {
@@ -92,6 +108,7 @@ MARKS = {
     "mmpretrain": r"(^|\.)stages\.\d+\.\d+\.depthwise_conv\.",
     "timm": r"^stages\.\d+\.blocks\.\d+\.conv_dw\.",
     "official": r"^stages\.\d+\.\d+\.dwconv\.",
+    V1_LAYOUT: r"^convnext\.encoder\.stages\.\d+\.layers\.\d+\.dwconv\.",
     "transformers": r"(^|\.)encoder\.stages\.\d+\.layers\.\d+\.dwconv\.",
     "convmae-official-detector": r"^backbone\.bottom_up\.(windowed|global)_rel_pos_bias\.",
     "convmae-easycv-detector": r"^backbone\.(windowed|global)_rel_pos_bias\.",
@@ -100,7 +117,7 @@ MARKS = {
     "convmae-easycv-classifier": r"^backbone\.blocks1\.\d+\.conv[12]\.",
     "convmae": r"(^|\.)encoder\.stages\.\d+\.layers\.\d+\.conv[12]\.",
 }
-RULE = "hold the weights of a ConvNeXt V2 or ConvMAE in one of the layouts " + ", ".join(LAYOUTS)
+RULE = "hold the weights of a ConvNeXt V2, ConvNeXt V1 or ConvMAE in one of the layouts " + ", ".join(LAYOUTS)
 
 
 def recognise_layout(names: Iterable[str]) -> Layout:
@@ -120,9 +137,6 @@ def recognise_layout(names: Iterable[str]) -> Layout:
     if found is None:
         shown = ", ".join(names[:5]) or "nothing"
         raise ValueError(f"The source must {RULE}, but its parameters are of another model: {shown} ...")
-    v1 = [name for name in names if re.search(r"(^|\.)\d+\.(gamma|layer_scale_parameter)$", name)]
-    if v1:
-        raise ValueError(f"The source must {RULE}, but is a ConvNeXt V1: it has layer scales, e.g. `{v1[0]}`.")
     if found == "official" and not any(name.startswith(("norm.", "head.")) for name in names):
         found = "official-fcmae"
     if found == "transformers" and any(name.startswith("decoder.") for name in names):

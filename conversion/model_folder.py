@@ -10,6 +10,7 @@ from safetensors import safe_open
 from conversion.command_line import one_line
 from conversion.files import read_json, sha256
 from hf_convnextv2 import ConvMAEConfig, ConvNextV2Config, ConvNextV2FCMAEConfig
+from hf_convnextv2.configuration_convnextv2 import V1_MODEL_TYPE
 
 WEIGHT_PATTERNS = ("model.safetensors", "model-*-of-*.safetensors")
 SETTINGS = "training_config.json"  # of the training run
@@ -30,7 +31,7 @@ CONFIGS = {
     config_class.model_type: config_class for config_class in (ConvNextV2Config, ConvNextV2FCMAEConfig, ConvMAEConfig)
 }
 
-BACKBONES = (ConvNextV2Config.model_type, ConvMAEConfig.model_type)
+BACKBONES = (ConvNextV2Config.model_type, V1_MODEL_TYPE, ConvMAEConfig.model_type)
 
 
 def read_config(folder: Path) -> Any:

@@ -17,7 +17,7 @@ from conversion.convmae_layouts import BEFORE_DECODER
 from conversion.families import CONVMAE, CONVNEXTV2, Family, describe_size, family_of, size_of
 from conversion.inferred_config import config_of, kind_of
 from conversion.layout_tables import Layout, our_name, their_name
-from conversion.layouts import Shape, read_parameter, recognise_layout, stored_shape, write_parameter
+from conversion.layouts import BLOCKS, LAYOUTS, Shape, read_parameter, recognise_layout, stored_shape, write_parameter
 from hf_convnextv2 import ConvNextV2Config
 from hf_convnextv2.configuration_convmae import NUM_STAGES
 from hf_convnextv2.configuration_convnextv2 import as_model_type
@@ -93,8 +93,8 @@ def from_state_dict(state_dict: Mapping[str, Tensor], settings: Mapping[str, Any
 
 def to_state_dict(weights: ModelWeights, layout: Layout) -> tuple[dict[str, Tensor], list[str]]:
     """The parameters as the layout stores them, and our names of those that it has no place for."""
-    if weights.family is CONVNEXTV2 and not weights.config.use_grn and layout.name != "ours":
-        raise ValueError(f"`--to` (={layout.name}) must be ours for a model without GRN (`use_grn` is False).")
+    if weights.family is CONVNEXTV2:
+        _check_blocks(weights.config, layout)
     num_stages = len(weights.config.depths or ())
     conv_mlp = size_of(weights.config) in CONV_MLP_SIZES
     state_dict, left_out = {}, []
@@ -143,6 +143,21 @@ def parameter_shapes(kind: str, config: Any) -> dict[str, Shape]:
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"The configuration beside the weights makes no model: {error}") from error
     return {name.removeprefix(family.prefix): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def _check_blocks(config: Any, layout: Layout) -> None:
+    """Raise if the library of the layout builds no blocks with GRN and LayerScale, or without, as the model has."""
+    found = (config.use_grn, config.has_layer_scale)
+    if found in BLOCKS.get(layout.name, (found,)):
+        return
+    fitting = [
+        name for name, each in LAYOUTS.items() if each.family is CONVNEXTV2 and found in BLOCKS.get(name, [found])
+    ]
+    has = ["with" if each else "without" for each in found]
+    raise ValueError(
+        f"`--to` (={layout.name}) must be one of {', '.join(fitting)} for a model {has[0]} GRN and {has[1]} LayerScale "
+        f"(`use_grn` is {config.use_grn}, `layer_scale_init_value` {config.layer_scale_init_value:g})."
+    )
 
 
 def _name_tensors(stored: dict[str, Tensor], layout: Layout) -> NamedTensors:

@@ -5,7 +5,7 @@ from typing import Any
 from conversion.convmae_config import unshown_heads
 from conversion.families import CONVMAE
 from conversion.inferred_config import OFFICIAL_EPS
-from conversion.layouts import LAYOUTS, Layout
+from conversion.layouts import LAYOUTS, V1_LAYOUT, V2_BLOCK, Layout
 from conversion.model_weights import ModelWeights, encoder_of, with_final_norm
 from hf_convnextv2.configuration_convmae import ConvMAEConfig
 from hf_convnextv2.shared_config import height_and_width
@@ -37,6 +37,8 @@ def fit_to_target(weights: ModelWeights, to: str | None) -> ModelWeights:
 
 def check_target(weights: ModelWeights, to: str | None) -> None:
     """Raise where another library cannot build the model, and note what it has no place for."""
+    if to is None and _own_layout(weights, to) == "ours" and weights.kind != "fcmae":
+        weights.notes.append("Transformers has no model with GRN and LayerScale: this package alone loads the result")
     if to in (None, "ours", "transformers"):
         return
     buildable = _buildable_convmae(weights) if weights.family is CONVMAE else _buildable_convnextv2(weights, str(to))
@@ -58,9 +60,19 @@ def target_layout(weights: ModelWeights, to: str | None) -> Layout:
         if to == EASYCV:
             return LAYOUTS[EASYCV_CLASSIFIER if weights.kind == "classifier" else "convmae-easycv"]
         return LAYOUTS["convmae-official" if to == "official" else "convmae"]
-    if to is None:
-        return LAYOUTS["ours" if weights.kind == "fcmae" else "transformers"]
+    if to in (None, "ours", "transformers"):
+        return LAYOUTS[_own_layout(weights, to)]
     return LAYOUTS["official-fcmae" if to == "official" and weights.kind == "encoder" else to]
+
+
+def _own_layout(weights: ModelWeights, to: str | None) -> str:
+    """Of the layouts with Transformers' names, the one that is asked for, or else that Transformers loads, if any."""
+    config = weights.config
+    if weights.kind == "fcmae":
+        return "ours"
+    if config.is_convnext_v1 or (to != "ours" and not config.use_grn):
+        return V1_LAYOUT
+    return to or ("transformers" if (config.use_grn, config.has_layer_scale) == V2_BLOCK else "ours")
 
 
 def _check_family(weights: ModelWeights, to: str | None) -> None:

@@ -11,6 +11,7 @@ import transformers
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers import ConvNextConfig as StockV1Config
 from transformers import ConvNextV2Config as StockConfig
 
 import hf_convnextv2
@@ -18,16 +19,18 @@ from conversion import official_convmae
 from conversion.checkpoint_reader import StoredCheckpoint
 from conversion.command_line import one_line
 from conversion.convmae_layouts import CONVMAE_CODE, EASYCV
-from conversion.families import CONVMAE, size_of
+from conversion.families import CONVMAE
 from conversion.image_processor import height_and_width
 from conversion.layouts import MMPRETRAIN, OFFICIAL, OURS, TIMM, Layout
 from conversion.model_weights import ModelWeights
+from conversion.timm_models import timm_model
 from hf_convnextv2 import ConvNextV2Config, ConvNextV2ForPreTraining, create_image_processor
 
 # Differences that rounding explains, as shares of the largest value: of the weights that were cast to another type, and
 # of the computation.
 CAST_TOLERANCE = {torch.float16: 2e-2, torch.bfloat16: 1e-1}
 FLOAT32_TOLERANCE = 1e-4
+ENCODER_PREFIX = r"^convnext(v2)?\."  # where a head stands beside the encoder
 OUTPUTS = {"classifier": "logits", "encoder": "last map", "fcmae": "painted cells", "convmae": "painted tokens"}
 
 
@@ -82,21 +85,30 @@ def _forward(layout: Layout, tensors: Mapping[str, Tensor], weights: ModelWeight
 
 
 def _transformers(layout: Layout, tensors: Mapping[str, Tensor], weights: ModelWeights) -> Callable[[Tensor], Tensor]:
-    """Stock Transformers; this package where stock has no such model: FCMAE, and blocks without GRN."""
+    """Stock Transformers; this package where stock has no such model: FCMAE, and blocks with GRN and LayerScale."""
     config: Any = weights.config
     if weights.kind == "fcmae":
         fcmae = ConvNextV2ForPreTraining(config).eval()
         _load(fcmae, tensors)
         return lambda pixel_values: fcmae(pixel_values, noise=_noise(pixel_values, config)).logits
-    library: Any = transformers if config.use_grn else hf_convnextv2
-    settings = StockConfig.from_dict(config.to_dict()) if config.use_grn else config
+    library, name, settings = _stock(config)
     if weights.kind == "classifier":
-        model = library.ConvNextV2ForImageClassification(settings).eval()
-        _load(model, tensors)
+        model = getattr(library, f"{name}ForImageClassification")(settings).eval()
+        _load(model, {re.sub(ENCODER_PREFIX, f"{model.base_model_prefix}.", n): t for n, t in tensors.items()})
         return lambda pixel_values: model(pixel_values).logits
-    model = library.ConvNextV2Model(settings).eval()
-    _load_encoder(model, {name.removeprefix("convnextv2."): t for name, t in tensors.items()}, norm="layernorm.")
+    model = getattr(library, f"{name}Model")(settings).eval()
+    _load_encoder(model, {re.sub(ENCODER_PREFIX, "", n): t for n, t in tensors.items()}, norm="layernorm.")
     return lambda pixel_values: model(pixel_values).last_hidden_state
+
+
+def _stock(config: Any) -> tuple[Any, str, Any]:
+    """The library that builds the model, with the start of its classes' names and the configuration for them."""
+    if config.use_grn and config.has_layer_scale:
+        return hf_convnextv2, "ConvNextV2", config
+    if config.use_grn:
+        return transformers, "ConvNextV2", StockConfig.from_dict(config.to_dict())
+    settings = {**config.to_dict(), "layer_scale_init_value": config.layer_scale_init_value}
+    return transformers, "ConvNext", StockV1Config.from_dict(settings)
 
 
 def _convmae(layout: Layout, tensors: Mapping[str, Tensor], weights: ModelWeights) -> Callable[[Tensor], Tensor]:
@@ -145,12 +157,9 @@ def _timm(layout: Layout, tensors: Mapping[str, Tensor], weights: ModelWeights) 
     config: Any = weights.config
     if config.patch_size != 4 or len(config.depths) != 4 or config.hidden_act != "gelu":
         raise ImportError("timm builds no such model")
-    size = size_of(config)
-    options: dict[str, Any] = {"in_chans": config.num_channels}
-    if size is None:
-        options |= {"depths": list(config.depths), "dims": list(config.hidden_sizes)}
+    name, options = timm_model(config)
     num_classes = config.num_labels if weights.kind == "classifier" else 0
-    model: Any = timm.create_model(f"convnextv2_{size or 'tiny'}", num_classes=num_classes, **options).eval()
+    model: Any = timm.create_model(name, num_classes=num_classes, in_chans=config.num_channels, **options).eval()
     if layout.library == OFFICIAL:
         tensors = checkpoint_filter_fn(dict(tensors), model)
     if num_classes:
@@ -169,8 +178,8 @@ def _mmpretrain(layout: Layout, tensors: Mapping[str, Tensor], weights: ModelWei
         arch={"depths": list(config.depths), "channels": list(config.hidden_sizes)},
         in_channels=config.num_channels,
         stem_patch_size=config.patch_size,
-        use_grn=True,
-        layer_scale_init_value=0.0,
+        use_grn=config.use_grn,
+        layer_scale_init_value=config.layer_scale_init_value,
     )
     model.eval()  # which returns nothing here
     encoder = {n.removeprefix("backbone."): t for n, t in tensors.items() if not n.startswith("head.")}

@@ -1,5 +1,9 @@
-"""Configurations of ConvNeXt V2 and of its FCMAE pre-training (arXiv 2301.00808); every setting is checked here."""
+"""Configurations of ConvNeXt V2 and of its FCMAE pre-training (arXiv 2301.00808); every setting is checked here.
 
+Models with the blocks of ConvNeXt V1 (arXiv 2201.03545) have the same configurations and classes.
+"""
+
+import math
 from dataclasses import fields
 from typing import Any, Self
 
@@ -22,15 +26,22 @@ SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "huge": ((3, 3, 27, 3), (352, 704, 1408, 2816)),
 }
 FCMAE_MODEL_TYPE = "convnextv2_fcmae"
+V1_MODEL_TYPE = "convnext"  # of Transformers' `ConvNextConfig`
+V1_LAYER_SCALE = 1e-6  # that configuration's default of `layer_scale_init_value`, and the V1 paper's
 
 
 @strict
 class ConvNextV2Config(CheckedConfig, StockConvNextV2Config):
     """Transformers' `ConvNextV2Config` with checked settings and a few more; what it saves, stock Transformers reads.
 
+    With LayerScale and without GRN, it describes a model of ConvNeXt V1. It reads the config.json of one, of the type
+    `convnext`, and saves such a one.
+
     Args:
         num_stages: number of stages; follows from `depths` and may be left out.
         use_grn: `False` leaves Global Response Normalization out of every block (paper, Table 3: the V1-like ablation).
+        layer_scale_init_value: initial value of LayerScale, a learned factor on each channel of a block's branch; 0: no
+            LayerScale, as in V2. Where a config.json of `convnext` does not name it, Transformers' default, 1e-6.
         head_init_scale: factor on the initial weights of the classifier head (paper, Tables 9 to 13: 0.001).
 
     Raises:
@@ -43,6 +54,7 @@ class ConvNextV2Config(CheckedConfig, StockConvNextV2Config):
     hidden_sizes: list[int] | tuple[int, ...] = (96, 192, 384, 768)
     depths: list[int] | tuple[int, ...] = (3, 3, 9, 3)
     use_grn: bool = True
+    layer_scale_init_value: float | int = 0.0
     head_init_scale: float | int = 1.0
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -63,6 +75,9 @@ class ConvNextV2Config(CheckedConfig, StockConvNextV2Config):
             raise ValueError(f"`patch_size` (={self.patch_size}) must be at least 1.")
         if not 0 <= self.drop_path_rate < 1:
             raise ValueError(f"`drop_path_rate` (={self.drop_path_rate}) must be in [0, 1).")
+        if not 0 <= self.layer_scale_init_value < math.inf:
+            value = self.layer_scale_init_value
+            raise ValueError(f"`layer_scale_init_value` (={value}) must be finite and not negative; 0: no LayerScale.")
         super().__post_init__(**kwargs)
 
     @classmethod
@@ -97,20 +112,51 @@ class ConvNextV2Config(CheckedConfig, StockConvNextV2Config):
         """Pixels from row to row of the map of each stage."""
         return tuple(self.patch_sides[0] * 2**stage for stage in range(len(self.depths)))
 
+    @property
+    def has_layer_scale(self) -> bool:
+        """Whether each block has a LayerScale."""
+        return self.layer_scale_init_value > 0
+
+    @property
+    def is_convnext_v1(self) -> bool:
+        """Whether Transformers' `convnext` is the same model: its blocks have LayerScale and no GRN."""
+        return not self.use_grn and self.has_layer_scale and self.model_type == ConvNextV2Config.model_type
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in Transformers. A model of ConvNeXt V1 has its type; without LayerScale there is no setting for it."""
+        settings = super().to_dict()
+        if not self.has_layer_scale:
+            return without(settings, ["layer_scale_init_value"])
+        if self.is_convnext_v1:
+            classes = [name.replace("ConvNextV2", "ConvNext") for name in settings.get("architectures") or []]
+            settings |= {"model_type": V1_MODEL_TYPE, "architectures": classes or None}
+        return settings
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As `CheckedConfig.from_dict`, also of the settings of a `ConvNextConfig`."""
+        if config_dict.get("model_type") == V1_MODEL_TYPE:
+            config_dict = as_model_type(config_dict, cls)
+        return super().from_dict(config_dict, **kwargs)
+
     @classmethod
     def get_config_dict(
         cls, pretrained_model_name_or_path: Any, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """As in Transformers, reading the folder of an FCMAE model as its encoder's (and the other way round)."""
+        """As in Transformers, reading the folder of an FCMAE model as its encoder's (and the other way round).
+
+        That of a ConvNeXt V1 is read as that of a model with its blocks.
+        """
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         stored = config_dict.get("model_type", cls.model_type)
         nested = [value.get("model_type") for value in config_dict.values() if isinstance(value, dict)]
-        if stored in (ConvNextV2Config.model_type, FCMAE_MODEL_TYPE):
+        if stored in (ConvNextV2Config.model_type, FCMAE_MODEL_TYPE, V1_MODEL_TYPE):
             config_dict = as_model_type(config_dict, cls)
-        elif cls.model_type not in nested:
+        elif not {cls.model_type, V1_MODEL_TYPE} & set(nested):
             raise ValueError(
-                f"`{pretrained_model_name_or_path}` (of type `{stored}`) must be a `{ConvNextV2Config.model_type}` or "
-                f"`{FCMAE_MODEL_TYPE}` model for {cls.__name__}. Load it with its own class or with AutoModel."
+                f"`{pretrained_model_name_or_path}` (of type `{stored}`) must be a `{ConvNextV2Config.model_type}`, "
+                f"`{FCMAE_MODEL_TYPE}` or `{V1_MODEL_TYPE}` model for {cls.__name__}. Load it with its own class or "
+                "with AutoModel."
             )
         return config_dict, kwargs
 
@@ -163,8 +209,11 @@ _PRETRAINING_FIELDS = {f.name for f in fields(ConvNextV2FCMAEConfig)} - {f.name 
 def as_model_type(config_dict: dict[str, Any], config_class: type[PreTrainedConfig]) -> dict[str, Any]:
     """The same folder's settings read as `config_class`: an encoder's configuration keeps no pre-training field.
 
-    Neither does it keep the map to the code that a published pre-training model may carry.
+    Neither does it keep the map to the code that a published pre-training model may carry. The settings of a
+    `ConvNextConfig` get those that tell its blocks from V2's.
     """
+    if config_dict.get("model_type") == V1_MODEL_TYPE:
+        config_dict = {"layer_scale_init_value": V1_LAYER_SCALE, **config_dict, "use_grn": False}
     if config_class.model_type != FCMAE_MODEL_TYPE and config_dict.get("model_type") == FCMAE_MODEL_TYPE:
         config_dict = without(config_dict, {*_PRETRAINING_FIELDS, "auto_map"})
     return {**config_dict, "model_type": config_class.model_type}

@@ -1,7 +1,8 @@
-"""The MLP of a block in one function: LayerNorm, linear, GELU, GRN, linear, drop path and residual.
+"""The MLP of a block in one function: LayerNorm, linear, GELU, GRN, linear, LayerScale, drop path and residual.
 
-It computes what fused_mlp_reference.py spells out, in the fewest passes over memory: elementwise passes over the 4C
-channels of the middle can cost a block as much as its matrix products do.
+A block of ConvNeXt V2 has no LayerScale, one of V1 no GRN. It computes what fused_mlp_reference.py spells out, in the
+fewest passes over memory: elementwise passes over the 4C channels of the middle can cost a block as much as its matrix
+products do.
 
 B views (the positions that share GRN's statistics), T positions of a view, R rows of all views, C channels of the
 block, 4C of its middle. Views of one size follow one another in `(R, C)`; each group is computed as `(B, T, C)`.
@@ -27,6 +28,7 @@ from .fused_mlp_reference import (
 from .gpu_mlp import backward_by_kernels, forward_by_kernels
 from .grn import ConvNextV2GRN, grn_scale
 from .groups import Groups
+from .layer_scale import add_scaled, folds_layer_scale
 from .precision import HALF, at_least_float32, cast_for_autocast
 from .products import linear, linear_of_views
 from .triton_kernels import runs_on_kernels
@@ -36,21 +38,25 @@ def fused_mlp(
     x: Tensor,
     groups: Groups,
     up: nn.Linear,
-    grn: ConvNextV2GRN,
+    grn: ConvNextV2GRN | None,
     down: nn.Linear,
     norm: nn.LayerNorm | None = None,
     residual: Tensor | None = None,
     factor: Tensor | None = None,
+    layer_scale: Tensor | None = None,
     overwrite: bool = False,
 ) -> Tensor:
-    """`residual + factor * down(grn(gelu(up(norm(x)))))` of rows `(R, C)`.
+    """`residual + factor * layer_scale * down(grn(gelu(up(norm(x)))))` of rows `(R, C)`.
 
     Args:
         groups: number of views and rows of each, group after group.
         factor: `(views,)`, scales the branch of each view.
+        layer_scale: `(C,)`, scales each channel of the branch.
         overwrite: whether the result may take the memory of `x`, where no gradient is needed.
     """
-    weights = _weights(up, grn, down, norm)
+    if layer_scale is not None and not folds_layer_scale(len(x), up.weight):
+        return add_scaled(fused_mlp(x, groups, up, grn, down, norm), groups, residual, factor, layer_scale)
+    weights = _weights(up, grn, down, norm, layer_scale)
     dtype = weights.up.dtype
     if norm is None:
         x = x.to(dtype)
@@ -66,15 +72,22 @@ def fused_mlp(
         return _infer(x, chunks, residual, factor, weights, overwrite)
 
 
-def _weights(up: nn.Linear, grn: ConvNextV2GRN, down: nn.Linear, norm: nn.LayerNorm | None) -> MLPWeights:
-    """The parameters of the layers. `up` is as autocast would cast it, the others are cast where they are used."""
-    cast: Any = cast_for_autocast(up.weight, up.bias, down.weight)
-    up_weight, up_bias, down_weight = cast
+def _weights(
+    up: nn.Linear, grn: ConvNextV2GRN | None, down: nn.Linear, norm: nn.LayerNorm | None, layer_scale: Tensor | None
+) -> MLPWeights:
+    """The parameters of the layers, LayerScale multiplied into `down`.
+
+    `up` is as autocast would cast it, the others are cast where they are used.
+    """
+    down_weight, down_bias = down.weight, down.bias
+    if layer_scale is not None:
+        down_weight, down_bias = layer_scale[:, None] * down_weight, layer_scale * down_bias
+    cast: Any = cast_for_autocast(up.weight, up.bias, down_weight)
+    up_weight, up_bias, cast_down = cast
     if runs_on_kernels(up_weight) and not torch.compiler.is_compiling():  # which read vectors as they are
-        up_bias = up.bias
-    else:
-        down_weight = down.weight
-    weights = MLPWeights(up_weight, up_bias, grn.weight.view(-1), grn.bias.view(-1), down_weight, down.bias)
+        up_bias, down_weight = up.bias, cast_down
+    middle = (None, None) if grn is None else (grn.weight.view(-1), grn.bias.view(-1))
+    weights = MLPWeights(up_weight, up_bias, *middle, down_weight, down_bias)
     if norm is None:
         return weights
     return weights._replace(norm=norm.weight, norm_bias=norm.bias, eps=norm.eps)
@@ -97,7 +110,8 @@ def _infer(
     if runs_on_kernels(weights.up):
         return forward_by_kernels(x, chunks, residual, factor, weights, keep_hidden=False)[0]
     wide = weights.up.T  # as wide as the middle
-    buffers = chunk_buffer(wide, chunks), chunk_buffer(wide, chunks, at_least_float32(wide.dtype))
+    squares = None if weights.grn is None else chunk_buffer(wide, chunks, at_least_float32(wide.dtype))
+    buffers = chunk_buffer(wide, chunks), squares
     if len(chunks) == 1:
         branch = _infer_branch(chunks[0], x, factor, weights, *buffers).flatten(0, 1)
         return branch if residual is None else residual + branch
@@ -114,24 +128,29 @@ def _infer(
 
 
 def _infer_branch(
-    chunk: Chunk, x: Tensor, factor: Tensor | None, weights: MLPWeights, activation: Tensor, squares: Tensor
+    chunk: Chunk, x: Tensor, factor: Tensor | None, weights: MLPWeights, activation: Tensor, squares: Tensor | None
 ) -> Tensor:
     """`factor * down(grn(gelu(up(norm(x)))))` of a chunk, `(B, T, C)`; the last two are overwritten."""
     rows = _normalise(x[chunk.rows], weights)
     y = linear(rows, weights.up, weights.up_bias, out=chunk.start_of(activation).flatten(0, 1)).view(*chunk.shape, -1)
     torch.ops.aten.gelu_(y)
-    y = _project_down(y, _energy(y, chunk.start_of(squares)), weights)
+    y = _project_down(y, None if squares is None else _energy(y, chunk.start_of(squares)), weights)
     return y if factor is None else y.mul_(factor[chunk.views])
 
 
 def _forward(
     x: Tensor, chunks: list[Chunk], residual: Tensor | None, factor: Tensor | None, weights: MLPWeights
-) -> tuple[Tensor, list[Tensor], Tensor]:
-    """The output, and what its gradients need: `up`'s of each chunk `(B, T, 4C)`, and the energies `(views, 1, 4C)`."""
+) -> tuple[Tensor, list[Tensor], Tensor | None]:
+    """The output, and what its gradients need: `up`'s of each chunk `(B, T, 4C)`, and the energies `(views, 1, 4C)`.
+
+    There are no energies without GRN.
+    """
     num_views, width, dtype = chunks[-1].views.stop, len(weights.up), weights.up.dtype
     hidden, wide = [], weights.up.T  # as wide as the middle
-    energy = weights.up.new_empty(num_views, 1, width, dtype=at_least_float32(dtype))
-    activation, squares = chunk_buffer(wide, chunks), chunk_buffer(wide, chunks, energy.dtype)
+    activation, energy, squares = chunk_buffer(wide, chunks), None, None
+    if weights.grn is not None:
+        energy = weights.up.new_empty(num_views, 1, width, dtype=at_least_float32(dtype))
+        squares = chunk_buffer(wide, chunks, energy.dtype)
     branch = chunk_buffer(weights.down.T, chunks, dtype)
     out = x.new_empty(len(x), len(weights.down), dtype=_out_dtype(residual, weights))
     for chunk in chunks:
@@ -139,8 +158,10 @@ def _forward(
         h = linear(_normalise(x[chunk.rows], weights), weights.up, weights.up_bias).view(y.shape)
         hidden.append(h)
         torch.ops.aten.gelu.out(h, out=y)
-        energy[chunk.views] = _energy(y, chunk.start_of(squares))
-        z = _project_down(y, energy[chunk.views], weights, out=chunk.start_of(branch))
+        found = None
+        if energy is not None and squares is not None:
+            energy[chunk.views] = found = _energy(y, chunk.start_of(squares))
+        z = _project_down(y, found, weights, out=chunk.start_of(branch))
         if factor is not None:
             z.mul_(factor[chunk.views])
         if residual is None:
@@ -170,17 +191,23 @@ def _energy(y: Tensor, squares: Tensor) -> Tensor:
     return squares.sum(dim=1, keepdim=True).sqrt()
 
 
-def _project_down(y: Tensor, energy: Tensor, weights: MLPWeights, out: Tensor | None = None) -> Tensor:
-    """`down(grn(y))`, `(B, T, C)`, of `y (B, T, 4C)`, which it may overwrite; the result may lie in `out`."""
-    scale = grn_scale(energy, weights.grn)
-    if scales_weights(y.shape[1], weights):
-        return linear_of_views(y, scaled_down(weights, scale), projected_bias(weights), out=out)
+def _project_down(y: Tensor, energy: Tensor | None, weights: MLPWeights, out: Tensor | None = None) -> Tensor:
+    """`down(grn(y))`, `(B, T, C)`, of `y (B, T, 4C)`, which it may overwrite; the result may lie in `out`.
+
+    Without energies there is no GRN.
+    """
     down, bias = weights.down, weights.down_bias
-    if down.dtype == y.dtype:
-        torch.addcmul(weights.grn_bias, y, scale.to(y.dtype), out=y)
-    else:  # under autocast, where `scale - 1` and the bias that is projected in float32 are rounded least
-        y.addcmul_(y, (scale - 1).to(y.dtype))
-        down, bias = down.to(y.dtype), projected_bias(weights)
+    if energy is None or weights.grn is None or weights.grn_bias is None:
+        down, bias = down.to(y.dtype), bias.to(y.dtype)
+    else:
+        scale = grn_scale(energy, weights.grn)
+        if scales_weights(y.shape[1], weights):
+            return linear_of_views(y, scaled_down(weights, scale), projected_bias(weights), out=out)
+        if down.dtype == y.dtype:
+            torch.addcmul(weights.grn_bias, y, scale.to(y.dtype), out=y)
+        else:  # under autocast, where `scale - 1` and the bias that is projected in float32 are rounded least
+            y.addcmul_(y, (scale - 1).to(y.dtype))
+            down, bias = down.to(y.dtype), projected_bias(weights)
     rows = None if out is None else out.flatten(0, 1)
     return linear(y.flatten(0, 1), down, bias, out=rows).view(*y.shape[:2], -1)
 

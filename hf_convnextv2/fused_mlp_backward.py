@@ -19,7 +19,8 @@ There are two ways to compute this. `_through_activations` does it as written, w
 
     dL/ds = sum over rows of P * D        z^T (y * s) = P * s        u * s = z (D * s)
 
-which is less work for a view of more positions than D has rows (`scales_weights`).
+which is less work for a view of more positions than D has rows (`scales_weights`). Without GRN, s is 1 and b is 0:
+`_without_grn`.
 """
 
 from typing import Any
@@ -30,30 +31,32 @@ from torch import Tensor
 from .chunks import Chunk, chunk_buffer
 from .fused_mlp_reference import MLPWeights, scaled_down, scales_weights
 from .grn import grn_gradients
+from .precision import at_least_float32
 from .products import linear, linear_of_views
 
 
 class _GradientSums:
     """Gradients of the parameters, summed over chunks in GRN's dtype; matrices of a single chunk are in their own."""
 
-    def __init__(self, weights: MLPWeights, energy: Tensor, num_chunks: int):
-        width, dim = len(weights.up), len(weights.down)
-        dtype = weights.up.dtype if num_chunks == 1 else energy.dtype
+    def __init__(self, weights: MLPWeights, num_chunks: int):
+        dim, self.dtype = len(weights.down), at_least_float32(weights.up.dtype)
+        dtype = weights.up.dtype if num_chunks == 1 else self.dtype
         self.up = torch.empty_like(weights.up, dtype=dtype)  # the first chunk writes it
         self.down = torch.zeros_like(weights.down, dtype=torch.promote_types(dtype, weights.down.dtype))
-        self.up_bias, self.grn = energy.new_zeros(width), energy.new_zeros(width)
-        self.down_bias = energy.new_zeros(dim)
-        self.norm, self.norm_bias = energy.new_zeros(dim), energy.new_zeros(dim)
+        self.up_bias, self.grn = (torch.zeros_like(weights.up[:, 0], dtype=self.dtype) for _ in range(2))
+        self.down_bias, self.norm, self.norm_bias = (self.up_bias.new_zeros(dim) for _ in range(3))
 
     def of(self, weights: MLPWeights) -> list[Tensor | None]:
         """The gradient of each of `weights`, in its dtype."""
-        down_bias = self.down_bias.to(weights.down.dtype)
-        down = self.down.addr_(down_bias.to(self.down.dtype), weights.grn_bias.to(self.down.dtype))
-        grn_bias = down_bias @ weights.down
-        sums = (self.up, self.up_bias, self.grn, grn_bias, down, self.down_bias, self.norm, self.norm_bias)
-        tensors: Any = weights[: len(sums)]
-        grads = [None if t is None else grad.to(t.dtype) for grad, t in zip(sums, tensors, strict=True)]
-        return [*grads, None]  # the norm's epsilon has none
+        grn_bias = None
+        if weights.grn_bias is not None:
+            down_bias = self.down_bias.to(weights.down.dtype)
+            self.down.addr_(down_bias.to(self.down.dtype), weights.grn_bias.to(self.down.dtype))
+            grn_bias = down_bias @ weights.down
+        sums = (self.up, self.up_bias, self.grn, grn_bias, self.down, self.down_bias, self.norm, self.norm_bias)
+        tensors: Any = zip(sums, weights, strict=False)  # the norm's epsilon has none
+        grads = [None if t is None else grad.to(t.dtype) for grad, t in tensors]
+        return [*grads, None]
 
 
 def mlp_gradients(
@@ -62,30 +65,40 @@ def mlp_gradients(
     chunks: list[Chunk],
     factor: Tensor | None,
     hidden: list[Tensor],
-    energy: Tensor,
+    energy: Tensor | None,
     weights: MLPWeights,
 ) -> tuple[Tensor, list[Tensor | None]]:
     """Gradients of the input `(R, C)` and of each of `weights`, from that of the output `(R, C)`.
 
-    `hidden` is the output of `up` by chunk `(B, T, 4C)`, `energy (views, 1, 4C)` GRN's.
+    `hidden` is the output of `up` by chunk `(B, T, 4C)`, `energy (views, 1, 4C)` GRN's, if there is one.
     """
-    sums, grad_x = _GradientSums(weights, energy, len(chunks)), torch.empty_like(x)
-    activation, grad_activation, products = (chunk_buffer(weights.up.T, chunks) for _ in range(3))
+    sums, grad_x = _GradientSums(weights, len(chunks)), torch.empty_like(x)
+    activation, grad_activation = (chunk_buffer(weights.up.T, chunks) for _ in range(2))
+    products = activation if energy is None else chunk_buffer(weights.up.T, chunks)
     for chunk, h in zip(chunks, hidden, strict=True):
         y, buffer = chunk.start_of(activation), chunk.start_of(grad_activation)
         z = chunk.of(grad).to(weights.up.dtype)
         if factor is not None:
             z = z * factor[chunk.views]
         torch.ops.aten.gelu.out(h, out=y)
-        if scales_weights(chunk.shape[1], weights):
+        if energy is None:
+            grad_y = _without_grn(z, y, weights, sums, buffer)
+        elif scales_weights(chunk.shape[1], weights):
             grad_y = _through_weights(z, y, energy[chunk.views], weights, sums, buffer)
         else:
             grad_y = _through_activations(z, y, energy[chunk.views], weights, sums, buffer, chunk.start_of(products))
-        sums.down_bias += z.sum(dim=(0, 1), dtype=energy.dtype)
+        sums.down_bias += z.sum(dim=(0, 1), dtype=sums.dtype)
         torch.ops.aten.gelu_backward.grad_input(grad_y, h, grad_input=grad_y)
         is_first = chunk is chunks[0]
         grad_x[chunk.rows] = _through_up(grad_y.flatten(0, 1), x[chunk.rows], weights, sums, is_first)
     return grad_x, sums.of(weights)
+
+
+def _without_grn(z: Tensor, y: Tensor, weights: MLPWeights, sums: _GradientSums, out: Tensor) -> Tensor:
+    """dL/dy `(B, T, 4C)`, which may lie in `out`, in a block without GRN; adds to the sum of `down`."""
+    rows = z.flatten(0, 1)
+    _add_product(sums.down, rows.T, y.flatten(0, 1))
+    return linear(rows, weights.down.T.to(z.dtype), out=out.flatten(0, 1)).view(y.shape)
 
 
 def _through_weights(
@@ -94,6 +107,7 @@ def _through_weights(
     """dL/dy `(B, T, 4C)`, which may lie in `out`, with GRN's scale multiplied into `down`; adds to the sums of both."""
     products = torch.bmm(z.mT, y)  # (B, C, 4C)
     grad_scale = (products * weights.down).sum(dim=1, keepdim=True, dtype=energy.dtype)
+    assert weights.grn is not None
     wide_scale, slope, grad_grn = grn_gradients(grad_scale, energy, weights.grn)
     sums.grn += grad_grn
     sums.down += products.mul_(wide_scale).sum(dim=0)
@@ -107,6 +121,7 @@ def _through_activations(
     """The same with GRN's scale multiplied into the activations `y`, which are overwritten, as are `products`."""
     grad_y = linear(z.flatten(0, 1), weights.down.T.to(z.dtype), out=out.flatten(0, 1)).view(y.shape)
     grad_scale = torch.mul(grad_y, y, out=products).sum(dim=1, keepdim=True, dtype=energy.dtype)
+    assert weights.grn is not None
     wide_scale, slope, grad_grn = grn_gradients(grad_scale, energy, weights.grn)
     scale = wide_scale.to(y.dtype)
     sums.grn += grad_grn

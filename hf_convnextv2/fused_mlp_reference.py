@@ -17,12 +17,15 @@ from .precision import at_least_float32
 
 
 class MLPWeights(NamedTuple):
-    """The parameters of the MLP and of the LayerNorm before it; without a norm, the input is taken as it is."""
+    """The parameters of the MLP and of the LayerNorm before it; without a norm, the input is taken as it is.
+
+    Without GRN, in a block of ConvNeXt V1, what is between GELU and `down` is left out.
+    """
 
     up: Tensor  # (4C, C)
     up_bias: Tensor
-    grn: Tensor  # (4C,)
-    grn_bias: Tensor
+    grn: Tensor | None  # (4C,)
+    grn_bias: Tensor | None
     down: Tensor  # (C, 4C)
     down_bias: Tensor
     norm: Tensor | None = None  # (C,)
@@ -32,7 +35,8 @@ class MLPWeights(NamedTuple):
     def in_dtype_of_products(self) -> "MLPWeights":
         """With all of the MLP in the dtype of its products, that of `up`."""
         names = ("up_bias", "grn", "grn_bias", "down", "down_bias")
-        return self._replace(**{name: getattr(self, name).to(self.up.dtype) for name in names})
+        tensors = {name: getattr(self, name) for name in names}
+        return self._replace(**{name: t.to(self.up.dtype) for name, t in tensors.items() if t is not None})
 
 
 def reference_mlp(
@@ -49,6 +53,8 @@ def reference_mlp(
 def _branch(x: Tensor, weights: MLPWeights) -> Tensor:
     """`down(grn(gelu(up(norm(x)))))` of the views `(B, T, C)` of one group."""
     y = F.gelu(F.linear(normalise(x, weights), weights.up, weights.up_bias))
+    if weights.grn is None or weights.grn_bias is None:
+        return F.linear(y, weights.down, weights.down_bias)
     energy = torch.linalg.vector_norm(y, dim=1, keepdim=True, dtype=at_least_float32(y.dtype))
     scale = grn_scale(energy, weights.grn)
     # A size that is to stay symbolic must not decide.
@@ -96,4 +102,5 @@ def scaled_down(weights: MLPWeights, scale: Tensor) -> Tensor:
 
 def projected_bias(weights: MLPWeights) -> Tensor:
     """GRN's bias passed through `down`, where it is C numbers of a position instead of 4C, plus `down`'s own."""
+    assert weights.grn_bias is not None
     return torch.addmv(weights.down_bias, weights.down, weights.grn_bias).to(weights.up.dtype)

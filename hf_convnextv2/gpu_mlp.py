@@ -29,28 +29,29 @@ def forward_by_kernels(
     factor: Tensor | None,
     weights: MLPWeights,
     keep_hidden: bool = True,
-) -> tuple[Tensor, list[Tensor], Tensor]:
+) -> tuple[Tensor, list[Tensor], Tensor | None]:
     """The output `(R, C)`, and what its gradients need.
 
     That is the output `(R, 4C)` of `up` without its bias, alone in a list, kept if `keep_hidden`, and the energies
-    `(views, 4C)`.
+    `(views, 4C)`, if there is GRN.
     """
     dtype, width, num_views = weights.up.dtype, len(weights.up), chunks[-1].views.stop
     x, residual = x.contiguous(), None if residual is None else residual.contiguous()
     with torch.cuda.device_of(x):
         hidden = torch.mm(_normalise(x, weights), weights.up.T)
-        energy = hidden.new_empty(num_views, width, dtype=torch.float32)
         activation = torch.empty_like(hidden) if keep_hidden else hidden
-        scale = torch.empty_like(energy)
+        scale, shift = _affine(weights, num_views)
+        energy = None if weights.grn is None else torch.empty_like(scale)
         for chunk in chunks:
             h, tiles = hidden[chunk.rows], _Tiles(chunk, width)
-            sums = tiles.sums(energy)
-            launch("squares", tiles.grid, h, weights.up_bias, sums, *tiles.sizes, *TILE)
-            per_view = (energy[chunk.views], scale[chunk.views])
-            block = _next_power_of_2(width)
-            arguments = (sums, weights.grn, *per_view, tiles.splits, width, GRN_EPS, block)
-            launch("scale", (chunk.shape[0],), *arguments, num_warps=_warps(block))
-            arguments = (h, weights.up_bias, scale[chunk.views], weights.grn_bias, activation[chunk.rows])
+            if energy is not None:
+                sums = tiles.sums(energy)
+                launch("squares", tiles.grid, h, weights.up_bias, sums, *tiles.sizes, *TILE)
+                per_view = (energy[chunk.views], scale[chunk.views])
+                block = _next_power_of_2(width)
+                arguments = (sums, weights.grn, *per_view, tiles.splits, width, GRN_EPS, block)
+                launch("scale", (chunk.shape[0],), *arguments, num_warps=_warps(block))
+            arguments = (h, weights.up_bias, scale[chunk.views], shift, activation[chunk.rows])
             launch("activation", tiles.grid, *arguments, *tiles.sizes, *TILE)
         branch = torch.mm(activation, weights.down.T)
         out_dtype = dtype if residual is None else torch.promote_types(residual.dtype, dtype)
@@ -66,7 +67,7 @@ def backward_by_kernels(
     chunks: list[Chunk],
     factor: Tensor | None,
     saved: list[Tensor],
-    energy: Tensor,
+    energy: Tensor | None,
     weights: MLPWeights,
 ) -> tuple[Tensor, list[Tensor | None]]:
     """Gradients of the input `(R, C)` and of each of `weights`, from that of the output `(R, C)`."""
@@ -76,17 +77,19 @@ def backward_by_kernels(
         z, grad_down_bias = _through_residual(grad, chunks, factor, weights)
         grad_hidden = torch.mm(z, weights.down)
         activation = torch.empty_like(hidden)
-        scale, slope, grad_grn = (torch.empty_like(energy) for _ in range(3))
-        bias_sums = []
+        scale, shift = _affine(weights, chunks[-1].views.stop)
+        slope = torch.zeros_like(scale) if energy is None else torch.empty_like(scale)
+        grad_grn, bias_sums = torch.empty_like(scale), []
         for chunk in chunks:
             tiles, views, rows = _Tiles(chunk, width), chunk.views, chunk.rows
-            h, g, sums = hidden[rows], grad_hidden[rows], tiles.sums(energy)
-            launch("grad_scale", tiles.grid, h, weights.up_bias, g, sums, *tiles.sizes, *TILE)
-            per_view = (energy[views], scale[views], slope[views], grad_grn[views])
-            block = _next_power_of_2(width)
-            arguments = (sums, weights.grn, *per_view, tiles.splits, width, GRN_EPS, block)
-            launch("grn_backward", (chunk.shape[0],), *arguments, num_warps=_warps(block))
-            arguments = (h, weights.up_bias, scale[views], slope[views], weights.grn_bias, g, activation[rows], sums)
+            h, g, sums = hidden[rows], grad_hidden[rows], tiles.sums(scale)
+            if energy is not None:
+                launch("grad_scale", tiles.grid, h, weights.up_bias, g, sums, *tiles.sizes, *TILE)
+                per_view = (energy[views], scale[views], slope[views], grad_grn[views])
+                block = _next_power_of_2(width)
+                arguments = (sums, weights.grn, *per_view, tiles.splits, width, GRN_EPS, block)
+                launch("grn_backward", (chunk.shape[0],), *arguments, num_warps=_warps(block))
+            arguments = (h, weights.up_bias, scale[views], slope[views], shift, g, activation[rows], sums)
             launch("activation_backward", tiles.grid, *arguments, *tiles.sizes, *TILE)
             bias_sums.append(sums)
         grad_down = torch.mm(z.T, activation)
@@ -97,6 +100,15 @@ def backward_by_kernels(
     sums = (grad_up, _total(bias_sums), grad_grn.sum(dim=0), grad_grn_bias, grad_down, grad_down_bias)
     tensors: Any = (*zip((*sums, grad_norm, grad_norm_bias), weights[:8], strict=True),)
     return grad_x, [*(None if t is None else g.to(t.dtype) for g, t in tensors), None]  # the norm's epsilon has none
+
+
+def _affine(weights: MLPWeights, num_views: int) -> tuple[Tensor, Tensor]:
+    """Memory for GRN's scale `(views, 4C)`, and its bias; without GRN, what changes nothing: ones and zeros."""
+    width = len(weights.up)
+    scale = weights.up.new_empty(num_views, width, dtype=torch.float32)
+    if weights.grn_bias is None:
+        return scale.fill_(1), scale.new_zeros(width)
+    return scale, weights.grn_bias
 
 
 class _Tiles:

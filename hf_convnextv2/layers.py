@@ -15,7 +15,7 @@ from .channels import adapt_input_channels
 from .configuration_convnextv2 import ConvNextV2Config
 from .depthwise import depthwise_conv
 from .downsampling import patch_conv
-from .fast_path import has_affine, is_plain, is_transformed
+from .fast_path import PLAIN_PARAMETERS, has_affine, is_plain, is_transformed
 from .fused_mlp import fused_mlp
 from .grn import ConvNextV2GRN
 from .groups import Groups, count_views, split_views
@@ -78,7 +78,10 @@ class ConvNextV2DropPath(nn.Module):
 
 
 class ConvNextV2Layer(GradientCheckpointingLayer):
-    """One block: depthwise 7x7 convolution, LayerNorm, 1x1 up, GELU, GRN, 1x1 down, residual (paper, Figure 5)."""
+    """One block: depthwise 7x7 convolution, LayerNorm, 1x1 up, GELU, GRN, 1x1 down, residual (paper, Figure 5).
+
+    ConvNeXt V1's has LayerScale, a learned factor on each channel of the branch, and no GRN.
+    """
 
     def __init__(self, config: ConvNextV2Config, dim: int, drop_path: float = 0.0):
         super().__init__()
@@ -88,6 +91,8 @@ class ConvNextV2Layer(GradientCheckpointingLayer):
         self.act = ACT2FN[config.hidden_act]
         self.grn = ConvNextV2GRN(4 * dim) if config.use_grn else None
         self.pwconv2 = nn.Linear(4 * dim, dim)
+        has_scale, scale = config.has_layer_scale, float(config.layer_scale_init_value)
+        self.layer_scale_parameter = nn.Parameter(torch.full((dim,), scale)) if has_scale else None
         self.drop_path = ConvNextV2DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, features: Tensor, cells: PackedCells | None = None) -> Tensor:
@@ -102,7 +107,10 @@ class ConvNextV2Layer(GradientCheckpointingLayer):
         x = self.act(self.pwconv1(self.layernorm(x)))
         if self.grn is not None:
             x = call(self.grn, x, None if cells is None else cells.row_groups)
-        x = self.pwconv2(x).permute(0, 3, 1, 2)
+        x = self.pwconv2(x)
+        if self.layer_scale_parameter is not None:
+            x = self.layer_scale_parameter * x
+        x = x.permute(0, 3, 1, 2)
         return call(self.drop_path, x, None if cells is None else cells.groups)
 
     def _fused(self, x: Tensor, features: Tensor, cells: PackedCells | None) -> Tensor:
@@ -114,11 +122,12 @@ class ConvNextV2Layer(GradientCheckpointingLayer):
             x.reshape(-1, x.shape[-1]),
             groups,
             self.pwconv1,
-            self.grn,  # type: ignore[arg-type]
+            self.grn,
             self.pwconv2,
             self.layernorm,
             residual=features.reshape(-1, features.shape[-1]),
             factor=factor,
+            layer_scale=self.layer_scale_parameter,
             overwrite=is_plain(self.dwconv, nn.Conv2d),  # then nobody else holds its output
         )
         return out.view(x.shape)
@@ -128,7 +137,9 @@ class ConvNextV2Layer(GradientCheckpointingLayer):
         kinds = ((self.pwconv1, nn.Linear), (self.pwconv2, nn.Linear), (self.layernorm, nn.LayerNorm))
         if not all(is_plain(module, kind) and has_affine(module) for module, kind in kinds):
             return False
-        if self.grn is None or not is_plain(self.grn, ConvNextV2GRN) or not is_plain(self.act, GELUActivation):
+        if self.grn is not None and not is_plain(self.grn, ConvNextV2GRN):
+            return False
+        if not is_plain(self.act, GELUActivation) or type(self.layer_scale_parameter) not in PLAIN_PARAMETERS:
             return False
         return is_plain(self.drop_path, nn.Identity) or is_plain(self.drop_path, ConvNextV2DropPath)
 

@@ -1,6 +1,7 @@
 """ConvNeXt V2: encoder, backbone and image classifier, with the module names of Transformers' `convnextv2`.
 
-What these compute is in encoder_models.py; blocks are in layers.py.
+They are those of its `convnext`, too: with the blocks of ConvNeXt V1, these are V1's models. What they compute is in
+encoder_models.py; blocks are in layers.py.
 """
 
 from typing import Any
@@ -8,8 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import initialization as init
+from transformers.core_model_loading import WeightRenaming
 
-from .configuration_convnextv2 import ConvNextV2Config
+from .configuration_convnextv2 import V1_MODEL_TYPE, ConvNextV2Config
 from .encoder_models import (
     ImageEncoderBackbone,
     ImageEncoderForImageClassification,
@@ -18,8 +20,11 @@ from .encoder_models import (
     drop_path_rates,
 )
 from .grn import ConvNextV2GRN
-from .layers import ConvNextV2Embeddings, ConvNextV2LayerNorm, ConvNextV2Stage
+from .layers import ConvNextV2Embeddings, ConvNextV2Layer, ConvNextV2LayerNorm, ConvNextV2Stage
 from .pretrained_model import ImageEncoderPreTrainedModel
+
+# The prefix of an encoder's names beside a head, in Transformers' `convnext` and here.
+V1_PREFIX, PREFIX = rf"^{V1_MODEL_TYPE}\.", "convnextv2."
 
 
 class ConvNextV2PreTrainedModel(ImageEncoderPreTrainedModel):
@@ -32,7 +37,8 @@ class ConvNextV2PreTrainedModel(ImageEncoderPreTrainedModel):
 
     def __init__(self, config: ConvNextV2Config, *args: Any, **kwargs: Any):
         # Transformers' own configuration is welcome: it lacks a few of our fields, which take their defaults.
-        if not isinstance(config, ConvNextV2Config) and getattr(config, "model_type", None) == "convnextv2":
+        stock_types = (ConvNextV2Config.model_type, V1_MODEL_TYPE)
+        if not isinstance(config, ConvNextV2Config) and getattr(config, "model_type", None) in stock_types:
             # A new configuration refuses some problem types that one changed in place may have.
             problem_type = config.problem_type
             config = self.config_class.from_dict({**config.to_dict(), "problem_type": None})
@@ -44,11 +50,31 @@ class ConvNextV2PreTrainedModel(ImageEncoderPreTrainedModel):
         """Weights of linear and convolution layers normal(0, `initializer_range`), biases and GRN 0, LayerNorm 1 and 0.
 
         The paper's, everywhere; the official trainer draws most of the encoder with a standard deviation of 1 instead.
+        LayerScale, where there is one, is `layer_scale_init_value`.
         """
         super()._init_weights(module)
         if isinstance(module, ConvNextV2GRN):
             init.zeros_(module.weight)
             init.zeros_(module.bias)
+        if isinstance(module, ConvNextV2Layer) and module.layer_scale_parameter is not None:
+            init.constant_(module.layer_scale_parameter, self.config.layer_scale_init_value)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As `ImageEncoderPreTrainedModel.from_pretrained`, also of Transformers' `convnext`, ConvNeXt V1."""
+        key_mapping = {V1_PREFIX: PREFIX, **(kwargs.pop("key_mapping", None) or {})}
+        return super().from_pretrained(pretrained_model_name_or_path, *args, key_mapping=key_mapping, **kwargs)
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """As in Transformers; a ConvNeXt V1 is saved as Transformers' `convnext`, which loads it."""
+        # What Transformers renamed when it loaded weights, it names back when it saves them.
+        renamings = getattr(self, "_weight_conversions", None) or []
+        self._weight_conversions = [each for each in renamings if V1_PREFIX not in each._original_source_patterns]
+        if self.config.is_convnext_v1:
+            self._weight_conversions.append(WeightRenaming(V1_PREFIX, PREFIX))
+        elif not self._weight_conversions:
+            self._weight_conversions = None
+        super().save_pretrained(*args, **kwargs)
 
 
 class ConvNextV2Encoder(StagedEncoder):

@@ -1,4 +1,4 @@
-"""Auto classes: our own types on import, Transformers' `convnextv2` only when asked."""
+"""Auto classes: our own types on import, Transformers' `convnextv2` and `convnext` only when asked."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +12,7 @@ from transformers import (
     AutoModelForObjectDetection,
     AutoModelForPreTraining,
 )
+from transformers import ConvNextConfig as StockConvNextConfig
 from transformers import ConvNextV2Config as StockConvNextV2Config
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils.import_utils import is_torchvision_available
@@ -35,15 +36,17 @@ _replaced: list[tuple[dict[Any, Any], Any, Any]] = []
 
 def register() -> None:
     """Let `AutoConfig`, `AutoModel`, `AutoModelForImageClassification`, `AutoBackbone` and so `pipeline` use this
-    package's classes for every `convnextv2` model of this process, under our configuration and Transformers' own.
+    package's classes for every `convnextv2` and `convnext` model of this process, under our configuration and
+    Transformers' own.
 
     Importing the package does not do this. `unregister()` restores what was there; calling either twice is harmless.
     """
     if _replaced:
         return
-    _replace(CONFIG_MAPPING._extra_content, ConvNextV2Config.model_type, ConvNextV2Config)
+    for model_type in (ConvNextV2Config.model_type, StockConvNextConfig.model_type):
+        _replace(CONFIG_MAPPING._extra_content, model_type, ConvNextV2Config)
     for auto_class, model_class in _FASTER:
-        for config_class in (ConvNextV2Config, StockConvNextV2Config):
+        for config_class in (ConvNextV2Config, StockConvNextV2Config, StockConvNextConfig):
             _replace(auto_class._model_mapping._extra_content, config_class, model_class)
 
 

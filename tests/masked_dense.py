@@ -15,12 +15,14 @@ MLP = Callable[[Tensor, nn.Module, Tensor], Tensor]
 
 
 def plain_mlp(x: Tensor, layer: nn.Module, visible: Tensor) -> Tensor:
-    """Linear, GELU, GRN, linear; hidden positions count as zero in GRN's energy."""
+    """Linear, GELU, GRN, linear, LayerScale; hidden positions count as zero in GRN's energy."""
     y = F.gelu(F.linear(x, layer.pwconv1.weight, layer.pwconv1.bias)) * visible
-    energy = torch.linalg.vector_norm(y, dim=(1, 2), keepdim=True)
-    share = energy / (energy.mean(-1, keepdim=True) + 1e-6)
-    y = y + layer.grn.weight * (y * share) + layer.grn.bias
-    return F.linear(y, layer.pwconv2.weight, layer.pwconv2.bias)
+    if layer.grn is not None:
+        energy = torch.linalg.vector_norm(y, dim=(1, 2), keepdim=True)
+        share = energy / (energy.mean(-1, keepdim=True) + 1e-6)
+        y = y + layer.grn.weight * (y * share) + layer.grn.bias
+    y = F.linear(y, layer.pwconv2.weight, layer.pwconv2.bias)
+    return y if layer.layer_scale_parameter is None else layer.layer_scale_parameter * y
 
 
 def unmasked_conv(conv: nn.Conv2d, x: Tensor, visible: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ from conversion.publishing.publication import Publication
 from conversion.publishing.sections.results import PICTURES
 from conversion.segmenters import SEGMENTERS, convnextv2_supported
 from hf_convnextv2 import ConvMAEConfig
-from hf_convnextv2.configuration_convnextv2 import FCMAE_MODEL_TYPE
+from hf_convnextv2.configuration_convnextv2 import FCMAE_MODEL_TYPE, V1_MODEL_TYPE
 
 UPLOADED = (*LOADED, *PICTURES, RESULTS, "eval_results.json", "metrics.jsonl", PROVENANCE, PER_CLASS, CONFUSIONS)
 CONVMAE = ConvMAEConfig.model_type
@@ -108,8 +108,8 @@ def check_folder(folder: Path, setting: str = "folder") -> str:
         check_weights(folder, asked, transformers.AutoModelForObjectDetection)
         return "detector"
     source = read_checkpoint(str(folder))
-    if not str(source.config.get("model_type", "")).startswith(("convnextv2", CONVMAE)):
-        known = "`convnextv2`, `convnextv2_fcmae` or `convmae`"
+    if not str(source.config.get("model_type", "")).startswith((V1_MODEL_TYPE, CONVMAE)):
+        known = "`convnextv2`, `convnextv2_fcmae`, `convnext` or `convmae`"
         raise ValueError(f"{asked} must hold a model of the type {known} for Transformers.")
     return from_state_dict(source.tensors, source.config).kind
 

@@ -487,11 +487,6 @@ def resnet(folder: Path) -> Path:
     return Path(save(folder, timm.create_model("resnet18").state_dict()))
 
 
-def convnext_v1(folder: Path) -> Path:
-    model = transformers.ConvNextForImageClassification(transformers.ConvNextConfig(**small_config().to_dict()))
-    return Path(save(folder, model.state_dict()))
-
-
 def one_missing(folder: Path) -> Path:
     return Path(save(folder, {n: t for n, t in state_dict("official").items() if n != "stages.2.1.grn.beta"}))
 
@@ -543,7 +538,6 @@ BAD_SOURCES = {
     code_in_a_newer_pickle: "code.pt is not a file of weights (Unsupported operand 149). Nothing in it was run.",
     code_in_an_archive: "source.pt wants `posix.mkdir` to be run. Nothing in it was run.",
     resnet: "its parameters are of another model: conv1.weight",
-    convnext_v1: "is a ConvNeXt V1: it has layer scales",
     one_missing: "1 missing: stages.2.1.grn.beta (1, 1, 1, 96)",
     one_too_many: "1 unexpected: head.extra.weight",
     one_misshapen: "1 of the wrong shape: stages.1.0.dwconv.weight (16, 1, 5, 5) instead of (16, 1, 7, 7)",

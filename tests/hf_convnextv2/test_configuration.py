@@ -210,7 +210,9 @@ def test_fcmae_configuration_of_an_encoder_folder_takes_defaults(tmp_path):
 @pytest.mark.parametrize("config_class", [ConvNextV2Config, ConvNextV2FCMAEConfig])
 def test_folder_of_another_architecture_is_named_with_its_type(config_class, tmp_path):
     transformers.ResNetConfig().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"\(of type `resnet`\) must be a `convnextv2` or `convnextv2_fcmae` model"):
+    with pytest.raises(
+        ValueError, match=r"\(of type `resnet`\) must be a `convnextv2`, `convnextv2_fcmae` or `convnext` model"
+    ):
         config_class.from_pretrained(tmp_path)
     with pytest.raises(ValueError, match="resnet"):
         ConvNextV2Model.from_pretrained(tmp_path)

@@ -17,15 +17,22 @@ TOLERANCE = 1e-9  # in float64, through two derivatives of six blocks
 # Second derivatives of depthwise convolutions are slow: maps of 4 x 4 and 2 x 2 positions, cells of 16 pixels.
 TWO_STAGES = {"depths": [1, 1], "hidden_sizes": [8, 16], "patch_size": 8}
 LABELS = torch.tensor([0, 4, 2])
+CLASSIFIER = "ForImageClassification"
 
 
-@pytest.fixture(scope="module")
-def classifiers():
+BLOCKS = {"ConvNextV2": {}, "ConvNext": {"use_grn": False, "layer_scale_init_value": 0.5}}
+
+
+@pytest.fixture(scope="module", params=BLOCKS)
+def classifiers(request):
     """Transformers' classifier and ours in float64 with the same weights."""
-    config = small_config(**TWO_STAGES)
+    config = small_config(**TWO_STAGES, **BLOCKS[request.param])
     ours = awake(ConvNextV2ForImageClassification(config)).double()
-    stock = transformers.ConvNextV2ForImageClassification(transformers.ConvNextV2Config.from_dict(config.to_dict()))
-    stock.double().eval().load_state_dict(ours.state_dict())
+    config_class, model_class = (getattr(transformers, f"{request.param}{end}") for end in ("Config", CLASSIFIER))
+    stock = model_class(config_class.from_dict(config.to_dict())).double().eval()
+    stock.load_state_dict(
+        {n.replace("convnextv2.", f"{stock.base_model_prefix}."): t for n, t in weights_of(ours).items()}
+    )
     return stock, ours
 
 
@@ -173,9 +180,9 @@ def test_drop_path_is_drawn_for_each_image_of_a_vmap():
 # --- FCMAE: packed against masked-dense -------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def pretraining():
-    model = awake(ConvNextV2ForPreTraining(small_fcmae_config(**TWO_STAGES))).double()
+@pytest.fixture(scope="module", params=BLOCKS)
+def pretraining(request):
+    model = awake(ConvNextV2ForPreTraining(small_fcmae_config(**TWO_STAGES, **BLOCKS[request.param]))).double()
     x = torch.randn(2, 3, 32, 48, dtype=torch.double, generator=torch.Generator().manual_seed(0))
     return model, x, torch.tensor([[True, False, True, True, False, True], [False, True, True, False, True, True]])
 

@@ -51,8 +51,10 @@ def both(switch, function):
     return zip(*results, strict=True)
 
 
-def mlp_layers(dim, norm=True):
-    layers = {"up": nn.Linear(dim, 4 * dim), "grn": ConvNextV2GRN(4 * dim), "down": nn.Linear(4 * dim, dim)}
+def mlp_layers(dim, norm=True, grn=True):
+    layers = {"up": nn.Linear(dim, 4 * dim), "down": nn.Linear(4 * dim, dim)}
+    if grn:
+        layers["grn"] = ConvNextV2GRN(4 * dim)
     if norm:
         layers["norm"] = awake(nn.LayerNorm(dim), std=0.5)
     return awake(nn.ModuleDict(layers), std=0.5)
@@ -62,8 +64,8 @@ def run_mlp(layers, x, groups, residual, factor, grad, autocast):
     """The output with and without gradients, and the gradients."""
     layers.zero_grad()
     x.grad = None
-    norm = layers["norm"] if hasattr(layers, "norm") else None
-    arguments = (groups, layers["up"], layers["grn"], layers["down"], norm, residual, factor)
+    norm, grn = (getattr(layers, name, None) for name in ("norm", "grn"))
+    arguments = (groups, layers["up"], grn, layers["down"], norm, residual, factor, getattr(layers, "scale", None))
     with torch.autocast("cpu", autocast, enabled=autocast is not None):
         out = fused_mlp(x, *arguments)
         with torch.no_grad():
@@ -84,10 +86,25 @@ def test_mlp_by_kernels_is_the_plain_one(switch, groups, parts):
         assert_close(actual, plain, tolerance=5e-6)
 
 
+@pytest.mark.parametrize("groups", [((3, 40), (2, 33)), ((3, 1),)], ids=["scales weights", "scales the branch"])
+@pytest.mark.parametrize("with_scale", [True, False])
+@pytest.mark.parametrize("grn", [True, False])
+def test_mlp_of_v1_by_kernels_is_the_plain_one(switch, groups, with_scale, grn):
+    layers, count = mlp_layers(20, grn=grn), sum(a * b for a, b in groups)
+    layers.scale = nn.Parameter(torch.rand(20)) if with_scale else None
+    x, residual, grad = (torch.randn(count, 20) for _ in range(3))
+    factor = torch.tensor([1.25, 0.0, 1.25, 0.0, 1.25])[: sum(a for a, _ in groups)]
+    for plain, actual in both(
+        switch, lambda: run_mlp(layers, x.requires_grad_(), groups, residual, factor, grad, None)
+    ):
+        assert_close(actual, plain, tolerance=5e-6)
+
+
 @pytest.mark.parametrize("how", ["autocast", "weights"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_mlp_by_kernels_is_as_near_to_float32_in_half_precision(switch, dtype, how):
-    layers, x, grad = mlp_layers(24), torch.randn(40, 24), torch.randn(40, 24)
+@pytest.mark.parametrize("grn", [True, False])
+def test_mlp_by_kernels_is_as_near_to_float32_in_half_precision(switch, dtype, how, grn):
+    layers, x, grad = mlp_layers(24, grn=grn), torch.randn(40, 24), torch.randn(40, 24)
     switch(False)
     exact = run_mlp(layers, x.requires_grad_(), ((2, 20),), x.detach(), None, grad, None)
     inputs = x.detach()
@@ -151,7 +168,12 @@ def test_convolution_by_kernels_runs_under_autocast(switch, dtype):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"mask_ratio": 0.5}, {"num_visible_sets": 4}, {"mask_ratio": 0.5, "fusion_stages": ["stage1"]}],
+    [
+        {"mask_ratio": 0.5},
+        {"num_visible_sets": 4},
+        {"mask_ratio": 0.5, "fusion_stages": ["stage1"]},
+        {"mask_ratio": 0.5, "use_grn": False, "layer_scale_init_value": 0.1},
+    ],
     ids=str,
 )
 def test_pre_training_by_kernels_has_the_plain_loss_and_gradients(switch, settings):

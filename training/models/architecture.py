@@ -9,6 +9,7 @@ from training.settings.scripts import Record
 
 # Settings that determine the shapes of the weights, or what is computed from them.
 ARCHITECTURE = ("model_type", "hidden_sizes", "depths", "num_channels", "patch_size", "use_grn", "num_labels")
+ARCHITECTURE += ("layer_scale_init_value",)
 ARCHITECTURE += ("patch_sizes", "num_attention_heads", "mlp_ratio", "decoder_num_attention_heads")
 ARCHITECTURE += ("window_size", "use_relative_position_bias")
 ARCHITECTURE += ("decoder_hidden_size", "decoder_num_hidden_layers", "fusion_stages")

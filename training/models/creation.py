@@ -10,6 +10,7 @@ from accelerate import PartialState
 from transformers.utils.hub import cached_file
 
 from hf_convnextv2 import create_image_processor
+from hf_convnextv2.configuration_convnextv2 import V1_LAYER_SCALE
 from hf_convnextv2.image_processing import imagenet_statistics
 from hf_convnextv2.images import DEFAULT_BACKGROUND, background_color
 from training.models.families import EncoderConfig, chosen_family
@@ -25,11 +26,13 @@ def load_arguments(settings: TrainedModelSettings) -> dict[str, Any]:
     """Arguments of `from_size` for a new model, or of `from_pretrained` for a stored one. Omits unset settings."""
     given: dict[str, Any] = {"image_size": settings.image_size, "num_channels": settings.num_channels}
     if settings.model_name_or_path is None:
-        given["num_stages"] = settings.num_stages
+        given |= {name: getattr(settings, name) for name in ("num_stages", "use_grn", "layer_scale_init_value")}
+        if settings.use_grn is False and settings.layer_scale_init_value is None:
+            given["layer_scale_init_value"] = V1_LAYER_SCALE
         if settings.patch_size is not None:
             given |= chosen_family(settings).patch_settings(settings.patch_size)
     else:
-        for name in ("patch_size", "num_stages"):
+        for name in ("patch_size", "num_stages", "use_grn", "layer_scale_init_value"):
             value = getattr(settings, name)
             check(name, value, value is None, "not be given with `model_name_or_path`: it follows from the weights")
         # A checkpoint in half precision is also trained in single precision.

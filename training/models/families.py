@@ -20,6 +20,7 @@ from hf_convnextv2 import (
     ConvNextV2ForPreTraining,
     ConvNextV2Model,
 )
+from hf_convnextv2.configuration_convnextv2 import V1_MODEL_TYPE
 from training.models.layer_decay import CONVMAE_LAYERS, CONVNEXTV2_LAYERS, LayerRule, layer_scale
 from training.models.loading import model_named
 from training.settings.checks import check
@@ -41,6 +42,7 @@ class Family:
     patch_settings: the configuration's settings for patches of the stem of so many pixels a side.
     wide_layer: of a block, the module that returns its widest features: those of the MLP.
     layers: how layer-wise learning rates count the layers.
+    other_types: the `model_type` of models of Transformers that have its classes here: ConvNeXt V1.
     """
 
     name: str
@@ -53,11 +55,12 @@ class Family:
     patch_settings: Callable[[int], dict[str, Any]]
     wide_layer: Callable[[Any], nn.Module]
     layers: LayerRule
+    other_types: tuple[str, ...] = ()
 
     @property
     def model_types(self) -> tuple[str, ...]:
-        """The `model_type` of its configurations."""
-        return self.config.model_type, self.pretraining_config.model_type
+        """The `model_type` of its configurations, and of those of Transformers that it also reads."""
+        return self.config.model_type, self.pretraining_config.model_type, *self.other_types
 
 
 # By the setting `model_type`.
@@ -73,6 +76,7 @@ BY_NAME = {
         patch_settings=lambda side: {"patch_size": side},
         wide_layer=lambda block: block.grn if block.grn is not None else block.act,
         layers=CONVNEXTV2_LAYERS,
+        other_types=(V1_MODEL_TYPE,),
     ),
     CONVMAE: Family(
         name=CONVMAE,

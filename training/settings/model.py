@@ -74,11 +74,27 @@ class TrainedModelSettings(ModelSettings):
         overridden_by="model_name_or_path",
         family=CONVNEXTV2,
     )
+    use_grn: bool | None = recipe(
+        None,
+        "ConvNeXt V2 without model_name_or_path only: false for the blocks of ConvNeXt V1, without GRN (default: true)",
+        on_resume="refuse",
+        overridden_by="model_name_or_path",
+        family=CONVNEXTV2,
+    )
+    layer_scale_init_value: float | None = recipe(
+        None,
+        "ConvNeXt V2 without model_name_or_path only: initial value of LayerScale, 0 for none (default: 1e-6 with"
+        " use_grn false, else 0)",
+        on_resume="refuse",
+        overridden_by="model_name_or_path",
+        family=CONVNEXTV2,
+    )
     activation_checkpointing: bool = operation(False, "recompute activations in the backward pass to save memory")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(self, ("patch_size", "num_stages"), 1)
+        check_at_least(self, ("layer_scale_init_value",), 0)
         known = self.model_type is None or self.model_type in FAMILIES
         check("model_type", self.model_type, known, f"be one of {', '.join(FAMILIES)}")
         family = self.model_type or CONVNEXTV2

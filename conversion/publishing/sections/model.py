@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from conversion.detectors import Detector, detector_of, has_masks
-from conversion.families import CONVMAE, Family, family_of
+from conversion.families import CONVMAE, CONVNEXTV2, Family, family_of
 from conversion.files import read_json
 from conversion.image_processor import DEFAULT_SIZE, height_and_width
 from conversion.model_folder import PROCESSOR, parameter_sizes, read_config
@@ -120,12 +120,29 @@ class ModelSection:
         if self.family is CONVMAE:
             patch = f"tokens of {self.config.target_size} x {self.config.target_size} pixels"
         else:
-            patch = f"patch size {self.config.patch_size}"
+            patch = f"patch size {self.config.patch_size}{self._other_blocks}"
         for size, (all_depths, all_widths) in self.family.sizes.items():
             if depths == list(all_depths[: len(depths)]) and widths == list(all_widths[: len(depths)]):
                 cut = "" if len(depths) == len(all_depths) else f", the first {len(depths)} stages"
                 return f"{size}{cut}, {patch}"
         return f"depths {depths}, widths {widths}, {patch}"
+
+    @property
+    def _other_blocks(self) -> str:
+        """What tells the blocks of a ConvNeXt V2 from those of the paper."""
+        if self.config.use_grn:
+            return ", with LayerScale" if self.config.has_layer_scale else ""
+        return ", blocks of ConvNeXt V1" if self.config.has_layer_scale else ", without GRN"
+
+    @property
+    def has_v2_blocks(self) -> bool:
+        """Whether the blocks are those that Transformers' `convnextv2` has."""
+        return self.config.use_grn and not self.config.has_layer_scale
+
+    @property
+    def is_of_v1_code(self) -> bool:
+        """Whether the code of ConvNeXt V1 builds it."""
+        return self.family is CONVNEXTV2 and not self.config.use_grn
 
     @cached_property
     def background(self) -> str | None:

@@ -172,4 +172,4 @@ def test_a_detector_on_another_backbone_is_refused(folder):
     config["backbone_config"]["model_type"] = "swin"
     (folder / "config.json").write_text(json.dumps(config))
     message = message_of(lambda: publish(folder, "me/cells", dry_run=True))
-    assert "must have a backbone of the type convnextv2 or convmae, but it is swin" in message
+    assert "must have a backbone of the type convnextv2 or convnext or convmae, but it is swin" in message
