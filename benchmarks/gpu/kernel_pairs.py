@@ -131,11 +131,11 @@ def mlps(settings: argparse.Namespace, width: int, side: int, batch: int) -> lis
     layers = [as_bfloat16(layer).to(device) for layer in (up, grn, down, norm)]
     x, residual, grad = (torch.randn(batch * positions, width, device=device, dtype=DTYPE) for _ in range(3))
     with torch.autocast(torch.device(device).type, DTYPE):
-        weights = _weights(*layers)
+        weights = _weights(*layers, layer_scale=None)
     with without_kernels():
-        exact_weights = _weights(*layers)
+        exact_weights = _weights(*layers, layer_scale=None)
         with torch.autocast(torch.device(device).type, DTYPE):
-            plain_weights = _weights(*layers)
+            plain_weights = _weights(*layers, layer_scale=None)
     plain = MLP(_forward, mlp_gradients, x, residual, grad, groups, plain_weights)
     exact = MLP(_forward, mlp_gradients, x.float(), residual.float(), grad.float(), groups, exact_weights)
     kernels = None
