@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from training.data.decoding import UNREADABLE, BadImageError
@@ -55,6 +55,8 @@ def decode_mask(value: Any, name: str) -> np.ndarray:
         array = as_stored(array, packing, picture.format)
     except ConnectionError:
         raise
+    except UnidentifiedImageError as error:
+        raise BadMaskError(f"{name} cannot be read as an image: its format is not known.") from error
     except UNREADABLE as error:
         raise BadMaskError(f"{name} cannot be read as an image: {error}") from error
     if is_lossy:

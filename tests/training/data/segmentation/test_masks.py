@@ -167,7 +167,7 @@ DAMAGES = [
     (damage_mode, "coffee1.png must hold one class number for each pixel (mode L, P or I), but its mode is RGB."),
     (damage_class, "coffee1.jpg holds 7, which is none of `num_labels` (=3) classes."),
     (damage_file, "coffee1.png cannot be read as an image: "),
-    (damage_text, "coffee1.png cannot be read as an image: "),
+    (damage_text, "coffee1.png cannot be read as an image: its format is not known."),
     (damage_lossy, "coffee1.jpg is a JPEG file, whose compression changes class numbers: use PNG."),
     (damage_lonely_image, "must have a mask for each of its images, as in train/images/1.jpg with train/masks/1.png"),
     (damage_lonely_mask, "must have an image for each of its masks"),
