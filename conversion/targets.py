@@ -37,7 +37,7 @@ def fit_to_target(weights: ModelWeights, to: str | None) -> ModelWeights:
 
 def check_target(weights: ModelWeights, to: str | None) -> None:
     """Raise where another library cannot build the model, and note what it has no place for."""
-    if to is None and _own_layout(weights, to) == "ours" and weights.kind != "fcmae":
+    if to is None and target_layout(weights, to) is LAYOUTS["ours"] and weights.kind != "fcmae":
         weights.notes.append("Transformers has no model with GRN and LayerScale: this package alone loads the result")
     if to in (None, "ours", "transformers"):
         return
