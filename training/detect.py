@@ -36,7 +36,7 @@ from training.models.detection import (
     is_rcnn,
     loss_parts,
 )
-from training.models.families import layer_scale_of
+from training.models.families import learning_rate_scale
 from training.models.optimizer import decayed_parameters
 from training.run.evaluation import PeriodicEvaluation
 from training.run.sharding import refuse_sharding
@@ -53,7 +53,7 @@ def main(settings: DetectSettings) -> None:
             names = class_names_of(settings.data, settings.model.num_labels)
         model = synchronise_batch_norm(create_detector(settings.model, names), run.accelerator)
         encoder = encoder_config(model.config)
-        scale = layer_scale_of(encoder, settings.optimizer)
+        scale = learning_rate_scale(encoder, settings.optimizer)
         data = with_background(settings.data, settings.model)
         processor = create_detection_processor(settings.model, data.background, encoder, settings.model.architecture)
         with run.main_process_first():

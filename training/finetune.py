@@ -28,7 +28,7 @@ from training.data.sources import Source, num_examples
 from training.data.transforms import BatchMixer, EvaluationTransform, enough_for_crops, finetuning_transform
 from training.evaluation.evaluators import LabelEvaluator, create_evaluator
 from training.models.creation import create_processor, image_size_of, load_arguments, with_background
-from training.models.families import Classifier, EncoderConfig, chosen_family, layer_scale_of
+from training.models.families import Classifier, EncoderConfig, chosen_family, learning_rate_scale
 from training.models.loading import FINETUNING, load_pretrained, stored_config
 from training.models.optimizer import decayed_parameters
 from training.models.value_head import answer_in_units, set_scale, settle_head
@@ -51,7 +51,7 @@ def main(settings: FinetuneSettings) -> None:
         run.settings = settings = settings_for(settings, problem)
         evaluator = create_evaluator(problem, settings.evaluation.metrics)
         model = create_model(settings.model, settings.augmentation, problem)
-        scale = layer_scale_of(model.config, settings.optimizer)
+        scale = learning_rate_scale(model.config, settings.optimizer)
         data = with_background(settings.data, settings.model)
         processor = create_processor(settings.model, data.background, model.config)
         with run.main_process_first():

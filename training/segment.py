@@ -30,7 +30,7 @@ from training.evaluation.segmentation_protocol import check_prediction, keep_mas
 from training.models.backbone import num_channels_of
 from training.models.batch_norm import synchronise_batch_norm
 from training.models.creation import image_size_of, with_background
-from training.models.families import layer_scale_of
+from training.models.families import learning_rate_scale
 from training.models.optimizer import decayed_parameters
 from training.models.segmentation import SEGMENTERS, create_segmentation_processor, create_segmenter
 from training.run.evaluation import PeriodicEvaluation
@@ -48,7 +48,7 @@ def main(settings: SegmentSettings) -> None:
             names = class_names_of(settings.data, settings.model.num_labels, num_channels)
         model = synchronise_batch_norm(create_segmenter(settings.model, names), run.accelerator)
         encoder: Any = model.config.backbone_config
-        scale = layer_scale_of(encoder, settings.optimizer)
+        scale = learning_rate_scale(encoder, settings.optimizer)
         ignored, architecture = ignored_label(len(names)), settings.model.architecture
         data = with_background(settings.data, settings.model)
         keep_mask_settings(model, data)

@@ -14,7 +14,7 @@ import yaml
 from conversion.checkpoints import find_repository
 from hf_convnextv2.image_processing import imagenet_statistics
 from training.comparison.launching import TRAINING
-from training.models.creation import stored_processor
+from training.models.creation import SET_BY_WEIGHTS, stored_processor
 from training.models.families import chosen_family
 from training.models.teachers import FrozenTeacher
 from training.settings.checks import check
@@ -25,8 +25,7 @@ from training.settings.model import ModelSettings, TrainedModelSettings
 from training.settings.scripts import FinetuneSettings, PretrainSettings, Settings
 
 DEFAULT_SIZE = 224  # pixels, of a model whose size no recipe says
-BUILD = ("patch_size", "num_stages", "use_grn", "layer_scale_init_value")  # which stored weights have their own
-SHAPE = ("model_type", "model_size", *BUILD)
+SHAPE = ("model_type", "model_size", *SET_BY_WEIGHTS)
 IMAGES = ("image_size", "num_channels", "image_mean", "image_std")
 FROM_NOTHING = ("--layer_decay=1.0",)  # lower rates for lower layers preserve what random weights do not have
 
@@ -104,7 +103,7 @@ def read_recipe(file: Path, kind: type[Settings]) -> dict[str, Any]:
 
 def check_recipe(kind: str, recipe: dict[str, Any], file: Path) -> None:
     """Raise if the recipe of pre-training says the shape of a model, which for stored weights follows from these."""
-    given = [name for name in BUILD if recipe.get(name) is not None]
+    given = [name for name in SET_BY_WEIGHTS if recipe.get(name) is not None]
     rule = f"not set {' and '.join(given)} with the start {kind}, whose weights have their own"
     check("pretrain_config", file, kind != CONTINUED or not given, rule)
 

@@ -20,19 +20,20 @@ from training.settings.model import ModelSettings, TrainedModelSettings
 
 Data = TypeVar("Data", bound=DataSettings)
 BACKGROUND = "background"  # its name in preprocessor_config.json
+SET_BY_WEIGHTS = ("patch_size", "num_stages", "use_grn", "layer_scale_init_value")  # where a model is not new
 
 
 def load_arguments(settings: TrainedModelSettings) -> dict[str, Any]:
     """Arguments of `from_size` for a new model, or of `from_pretrained` for a stored one. Omits unset settings."""
     given: dict[str, Any] = {"image_size": settings.image_size, "num_channels": settings.num_channels}
     if settings.model_name_or_path is None:
-        given |= {name: getattr(settings, name) for name in ("num_stages", "use_grn", "layer_scale_init_value")}
+        given |= {name: getattr(settings, name) for name in SET_BY_WEIGHTS if name != "patch_size"}
         if settings.use_grn is False and settings.layer_scale_init_value is None:
             given["layer_scale_init_value"] = V1_LAYER_SCALE
         if settings.patch_size is not None:
             given |= chosen_family(settings).patch_settings(settings.patch_size)
     else:
-        for name in ("patch_size", "num_stages", "use_grn", "layer_scale_init_value"):
+        for name in SET_BY_WEIGHTS:
             value = getattr(settings, name)
             check(name, value, value is None, "not be given with `model_name_or_path`: it follows from the weights")
         # A checkpoint in half precision is also trained in single precision.

@@ -99,7 +99,7 @@ def family_of(config: PreTrainedConfig) -> Family:
     return BY_MODEL_TYPE[config.model_type]
 
 
-def layer_scale_of(encoder: EncoderConfig, settings: FinetuneOptimizerSettings) -> Callable[[str], float]:
+def learning_rate_scale(encoder: EncoderConfig, settings: FinetuneOptimizerSettings) -> Callable[[str], float]:
     """The factor on the learning rate of a parameter; raises for a `layer_decay_type` that the family does not have."""
     rule = family_of(encoder).layers
     return layer_scale(list(encoder.depths), settings.layer_decay, settings.layer_decay_type, rule)
