@@ -6,7 +6,7 @@ families: FCMAE of ConvNeXt V2, ConvMAE and FastConvMAE, and the untrained model
 of 96 pixels, 64 views in a step. ConvMAE is `tiny`, whose encoder has the number of parameters nearest to atto's: 2.9
 million, atto's 3.4 million; `small` has 21 million. The stems of both have patches of 4 pixels, so that the maps of the
 first three stages are 24, 12 and 6 positions wide in both. ConvNeXt V2 has a fourth of 3. What is hidden together is
-each method's own: FCMAE hides cells of 32 pixels, the best in the search of its recipe, and sees 4 of 9. ConvMAE hides
+each method's own: FCMAE hides cells of 32 pixels, the best in the search of its recipe, and sees 3 of 9. ConvMAE hides
 tokens of 16 pixels and sees 9 of 36, and so does each view of FastConvMAE. Cells of 32 pixels would leave a ConvMAE 2
 of 9, and patches of 2 pixels would give it four times the tokens. Crops, learning rate and all other settings are the
 recipe's: they were searched for FCMAE, and nothing was searched for ConvMAE.
