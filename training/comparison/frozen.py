@@ -1,6 +1,7 @@
 """Methods without fine-tuning, on the frozen features of a model or on simple statistics of the pixels."""
 
 from collections.abc import Iterator, Mapping
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,8 @@ from training.settings.model import ModelSettings
 PROBE, NEIGHBOURS = "linear probe", "20 nearest neighbours"
 NUM_NEIGHBOURS, TEMPERATURE, STRENGTH = 20, 0.07, 1.0  # as validate.py has them by default
 NUM_BINS = 16
+# Accelerate keeps one current loader for a whole process, and drops rows of the batch that is the last one of it.
+PASSES = Lock()
 Features = dict[str, tuple[Tensor, Tensor]]  # by split: features (N, C) and labels (N,)
 
 
@@ -44,7 +47,8 @@ def features_of(model: ModelSettings, images: Mapping[str, Dataset], num_workers
     found = {}
     for split, part in images.items():
         loader = loader_of(part, encoder, processor, num_workers)
-        found[split] = extract_features(accelerator, encoder, accelerator.prepare(loader))
+        with PASSES:
+            found[split] = extract_features(accelerator, encoder, accelerator.prepare(loader))
     return found
 
 
@@ -59,9 +63,10 @@ def predicted_classes(folder: str, images: Dataset, num_workers: int = 0) -> np.
     def classes(batch: dict[str, Any]) -> tuple[Tensor]:
         return (logits_of(accelerator, model, batch).argmax(dim=1),)
 
-    pass_over(
-        accelerator, model, accelerator.prepare(loader), classes, lambda row: found.append(row.cpu()), lambda: False
-    )
+    with PASSES:
+        pass_over(
+            accelerator, model, accelerator.prepare(loader), classes, lambda row: found.append(row.cpu()), lambda: False
+        )
     return torch.cat(found).numpy()
 
 

@@ -1,5 +1,9 @@
 """Frozen features, answers of methods on them, and statistics of the pixels, for images of any number of channels."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -8,10 +12,12 @@ from PIL import Image as Pictures
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from hf_convnextv2 import ConvNextV2ForImageClassification, create_image_processor
 from tests.photographs import CLASSES, cut, quick_datasets
 from tests.small_models import awake, small_config
+from training.comparison import frozen
 from training.comparison.frozen import (
     NEIGHBOURS,
     PROBE,
@@ -20,6 +26,7 @@ from training.comparison.frozen import (
     pixel_statistics,
     predicted_classes,
 )
+from training.settings.data import ValidateDataSettings
 from training.settings.model import ModelSettings
 
 __all__ = ["quick_datasets"]
@@ -48,6 +55,21 @@ def test_a_classifier_predicts_what_it_predicts_by_itself(tmp_path):
     with torch.no_grad():
         expected = model(pixels).logits.argmax(dim=1).tolist()
     assert predicted_classes(str(tmp_path), images).tolist() == expected and len(set(expected)) > 1
+
+
+def test_models_that_answer_side_by_side_answer_every_image(tmp_path, monkeypatch):
+    monkeypatch.setattr(frozen, "ValidateDataSettings", partial(ValidateDataSettings, per_device_eval_batch_size=8))
+    save_classifier(tmp_path)
+    model, counts = ModelSettings(model_name_or_path=str(tmp_path)), (1, 3, 5, 9)
+    slowly = register_module_forward_pre_hook(lambda *_: time.sleep(0.001))  # lets the other threads go on
+    try:
+        with ThreadPoolExecutor(len(counts)) as pool:
+            features = pool.map(lambda count: features_of(model, {"train": photographs(count)})["train"], counts)
+            assert [len(labels) for _, labels in features] == [3, 9, 15, 27]
+            classes = pool.map(lambda count: predicted_classes(str(tmp_path), photographs(count)), counts)
+            assert [len(found) for found in classes] == [3, 9, 15, 27]
+    finally:
+        slowly.remove()
 
 
 def test_answers_are_those_of_scikit_learn_on_the_chosen_images():
