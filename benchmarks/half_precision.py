@@ -111,6 +111,15 @@ class Classifier:
 
 def compare_steps(size: str, batch: int, what: str, image_size: int, rounds: int) -> list[Row]:
     """A row for a step of FCMAE under autocast, with the times that it is as fast as in float32."""
+    seconds = alternate(fcmae_steps(size, batch, image_size), rounds)
+    row: Row = {"what": "FCMAE step", "size": size, "batch": batch, "contender": "ours, autocast"}
+    row["images/s"] = batch / median(seconds["autocast"])
+    row["times ours, float32"] = times_as_fast(seconds["float32"], seconds["autocast"])
+    return [row]
+
+
+def fcmae_steps(size: str, batch: int, image_size: int) -> dict[str, Call]:
+    """A step of FCMAE without its optimizer, in "float32" and under "autocast", of the same model."""
     torch.manual_seed(0)
     model: Any = ConvNextV2ForPreTraining(ConvNextV2FCMAEConfig.from_size(size)).train()
     wake_grn(model)
@@ -122,11 +131,7 @@ def compare_steps(size: str, batch: int, what: str, image_size: int, rounds: int
         loss.backward()
         model.zero_grad()
 
-    seconds = alternate({"float32": lambda: step(False), "autocast": lambda: step(True)}, rounds)
-    row: Row = {"what": "FCMAE step", "size": size, "batch": batch, "contender": "ours, autocast"}
-    row["images/s"] = batch / median(seconds["autocast"])
-    row["times ours, float32"] = times_as_fast(seconds["float32"], seconds["autocast"])
-    return [row]
+    return {"float32": lambda: step(False), "autocast": lambda: step(True)}
 
 
 def error(found: list[Tensor], expected: list[Tensor]) -> float:

@@ -1,6 +1,6 @@
-"""Where the time of a training step of the classifier goes on a CPU, ours beside Transformers' own.
+"""Where the time of a step goes on a CPU: a classifier's beside Transformers', FCMAE's in float32 and under autocast.
 
-    python -m benchmarks.operations --cases tiny:8 atto:16
+    python -m benchmarks.operations --cases tiny:8 atto:16 --whats training step
 
 Both are profiled in one process, after both have trained there: memory is no longer fresh. A row is a kind of
 operation; its time is that of the operations alone, without those that they call.
@@ -10,10 +10,11 @@ from statistics import median
 
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.half_precision import fcmae_steps
 from benchmarks.shared.classifiers import prepare
 from benchmarks.shared.measure import Call, Row, apart, parse_arguments, report, seconds_of
 
-LIBRARIES = ("ours", "transformers")
+LIBRARIES = {"ours": "ours", "Transformers": "transformers"}
 WARM_UP = 3
 KINDS = {
     "matrix products": ("mm", "addmm", "bmm", "baddbmm", "_linear_pointwise"),
@@ -29,29 +30,39 @@ OTHERS, WHOLE = "all others", "the whole step"
 
 
 def main() -> None:
-    args = parse_arguments(str(__doc__), rounds=5, cases=["tiny:8", "atto:16"], image_size=224)
+    args = parse_arguments(
+        str(__doc__), rounds=5, cases=["tiny:8", "atto:16"], whats=["training", "step"], image_size=224
+    )
     rows: list[Row] = []
-    for size, batch_size in (case.split(":") for case in args.cases):
-        rows += apart(compare, size, int(batch_size), args.image_size, args.rounds)
-        print(*rows[-len(KINDS) - 2 :], sep="\n", flush=True)
+    for what in args.whats:
+        for size, batch_size in (case.split(":") for case in args.cases):
+            rows += apart(compare, what, size, int(batch_size), args.image_size, args.rounds)
+            print(*rows[-len(KINDS) - 2 :], sep="\n", flush=True)
     report(rows, args.output)
 
 
-def compare(size: str, batch_size: int, image_size: int, rounds: int) -> list[Row]:
-    """A row for each kind of operation, and one for the whole step."""
-    calls = {library: prepare(library, size, "training", batch_size, image_size) for library in LIBRARIES}
+def compare(what: str, size: str, batch_size: int, image_size: int, rounds: int) -> list[Row]:
+    """A row for each kind of operation, and one for the whole "training" step of a classifier, or "step" of FCMAE."""
+    calls = contenders(what, size, batch_size, image_size)
     for _ in range(WARM_UP):
         for call in calls.values():
             call()
-    spent: dict[str, list[dict[str, float]]] = {library: [] for library in LIBRARIES}
+    spent: dict[str, list[dict[str, float]]] = {name: [] for name in calls}
     for _ in range(rounds):
-        for library, call in calls.items():
-            spent[library].append(milliseconds(call))
+        for name, call in calls.items():
+            spent[name].append(milliseconds(call))
     rows: list[Row] = []
     for kind in (*KINDS, OTHERS, WHOLE):
-        row: Row = {"size": size, "batch": batch_size, "operations": kind}
-        rows.append(row | {f"{library}, ms": median(each[kind] for each in spent[library]) for library in LIBRARIES})
+        row: Row = {"what": what, "size": size, "batch": batch_size, "operations": kind}
+        rows.append(row | {f"{name}, ms": median(each[kind] for each in spent[name]) for name in calls})
     return rows
+
+
+def contenders(what: str, size: str, batch_size: int, image_size: int) -> dict[str, Call]:
+    """The calls that are compared, by name."""
+    if what == "step":
+        return fcmae_steps(size, batch_size, image_size)
+    return {name: prepare(library, size, what, batch_size, image_size) for name, library in LIBRARIES.items()}
 
 
 def milliseconds(call: Call) -> dict[str, float]:

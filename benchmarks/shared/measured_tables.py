@@ -114,13 +114,14 @@ def half_precision_step() -> list[Row]:
     return [{"Model, batch": f"{r['size']}, {r['batch']}", "times our float32": with_spread(r[column])} for r in rows]
 
 
-def operations() -> list[Row]:
-    """A row for each kind of operation, columns for each case."""
+def operations(what: str) -> list[Row]:
+    """A row for each kind of operation in the steps of one sort, columns for each case and contender."""
     found: dict[str, Row] = {}
     for row in read("operations"):
-        each = found.setdefault(row["operations"], {"milliseconds": row["operations"]})
-        for library, name in (("ours", "ours"), ("transformers", "Transformers")):
-            each[f"{row['size']}, batch {row['batch']}, {name}"] = f"{row[f'{library}, ms']:,.0f}"
+        if row["what"] == what:
+            each = found.setdefault(row["operations"], {"milliseconds": row["operations"]})
+            for name in (column.removesuffix(", ms") for column in row if column.endswith(", ms")):
+                each[f"{row['size']}, batch {row['batch']}, {name}"] = f"{row[f'{name}, ms']:,.0f}"
     return list(found.values())
 
 
@@ -197,7 +198,8 @@ TABLES: dict[str, Callable[[], list[Row]]] = {
     "half_precision_inference": lambda: half_precision("inference"),
     "half_precision_training": lambda: half_precision("training"),
     "half_precision_step": half_precision_step,
-    "operations": operations,
+    "operations": lambda: operations("training"),
+    "operations_step": lambda: operations("step"),
     "products": products,
     "segmentation": segmentation,
     "detection": detection,

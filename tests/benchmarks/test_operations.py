@@ -2,18 +2,20 @@
 
 import time
 
+import pytest
 import torch
 from torch import nn
 
 from benchmarks.operations import KINDS, OTHERS, WHOLE, compare, milliseconds
 
 
-def test_the_kinds_of_a_step_are_all_found_and_are_no_more_than_the_whole():
-    rows = {row["operations"]: row for row in compare("atto", 2, 64, 1)}
+@pytest.mark.parametrize("what, names", [("training", ("ours", "Transformers")), ("step", ("float32", "autocast"))])
+def test_the_kinds_of_a_step_are_all_found_and_are_no_more_than_the_whole(what, names):
+    rows = {row["operations"]: row for row in compare(what, "atto", 2, 64, 1)}
     assert list(rows) == [*KINDS, OTHERS, WHOLE]
-    for library in ("ours, ms", "transformers, ms"):
-        assert all(rows[kind][library] > 0 for kind in KINDS)
-        assert sum(rows[kind][library] for kind in (*KINDS, OTHERS)) < rows[WHOLE][library]
+    for column in (f"{name}, ms" for name in names):
+        assert all(rows[kind][column] > 0 for kind in KINDS)
+        assert sum(rows[kind][column] for kind in (*KINDS, OTHERS)) < rows[WHOLE][column]
 
 
 def test_an_operation_counts_for_its_kind_alone():
