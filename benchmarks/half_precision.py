@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.shared.classifiers import create_model, wake_grn
+from benchmarks.shared.classifiers import create_model
 from benchmarks.shared.exported import can_run, write_classifier
 from benchmarks.shared.measure import Call, Row, alternate, apart, parse_arguments, report, times_as_fast
-from hf_convnextv2 import ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining
+from benchmarks.shared.pretraining import steps_by_precision
 
 FLOAT32 = "Transformers, float32"
 INFERENCE = (FLOAT32, "Transformers, weights", "Transformers, autocast", "ours, float32", "ours, weights")
@@ -111,27 +111,11 @@ class Classifier:
 
 def compare_steps(size: str, batch: int, what: str, image_size: int, rounds: int) -> list[Row]:
     """A row for a step of FCMAE under autocast, with the times that it is as fast as in float32."""
-    seconds = alternate(fcmae_steps(size, batch, image_size), rounds)
+    seconds = alternate(steps_by_precision(size, batch, image_size), rounds)
     row: Row = {"what": "FCMAE step", "size": size, "batch": batch, "contender": "ours, autocast"}
     row["images/s"] = batch / median(seconds["autocast"])
     row["times ours, float32"] = times_as_fast(seconds["float32"], seconds["autocast"])
     return [row]
-
-
-def fcmae_steps(size: str, batch: int, image_size: int) -> dict[str, Call]:
-    """A step of FCMAE without its optimizer, in "float32" and under "autocast", of the same model."""
-    torch.manual_seed(0)
-    model: Any = ConvNextV2ForPreTraining(ConvNextV2FCMAEConfig.from_size(size)).train()
-    wake_grn(model)
-    pixel_values = torch.randn(batch, 3, image_size, image_size)
-
-    def step(enabled: bool) -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            loss = model(pixel_values).loss
-        loss.backward()
-        model.zero_grad()
-
-    return {"float32": lambda: step(False), "autocast": lambda: step(True)}
 
 
 def error(found: list[Tensor], expected: list[Tensor]) -> float:

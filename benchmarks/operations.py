@@ -10,9 +10,9 @@ from statistics import median
 
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.half_precision import fcmae_steps
 from benchmarks.shared.classifiers import prepare
 from benchmarks.shared.measure import Call, Row, apart, parse_arguments, report, seconds_of
+from benchmarks.shared.pretraining import steps_by_precision
 
 LIBRARIES = {"ours": "ours", "Transformers": "transformers"}
 WARM_UP = 3
@@ -61,7 +61,7 @@ def compare(what: str, size: str, batch_size: int, image_size: int, rounds: int)
 def contenders(what: str, size: str, batch_size: int, image_size: int) -> dict[str, Call]:
     """The calls that are compared, by name."""
     if what == "step":
-        return fcmae_steps(size, batch_size, image_size)
+        return steps_by_precision(size, batch_size, image_size)
     return {name: prepare(library, size, what, batch_size, image_size) for name, library in LIBRARIES.items()}
 
 

@@ -1,4 +1,4 @@
-"""An FCMAE step in three forms: packed visible cells, masked-dense, dense; with the same GELU + GRN, float32 or less.
+"""An FCMAE step in three forms: packed visible cells, masked-dense, dense, with the same GELU + GRN; or two precisions.
 
 Masked-dense is the dense encoder, multiplied by the mask before and after every convolution and inside GRN. Dense
 computes all cells, as the classifier's encoder does, and has the same cost.
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.shared.classifiers import wake_grn
 from benchmarks.shared.measure import Call
 from hf_convnextv2 import ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining
 from hf_convnextv2.chunks import split_into_chunks
@@ -66,3 +67,19 @@ def prepare(
         model.zero_grad()
 
     return call
+
+
+def steps_by_precision(size: str, batch: int, image_size: int) -> dict[str, Call]:
+    """A step of FCMAE without its optimizer, in "float32" and under "autocast", of the same model."""
+    torch.manual_seed(0)
+    model: Any = ConvNextV2ForPreTraining(ConvNextV2FCMAEConfig.from_size(size)).train()
+    wake_grn(model)
+    pixel_values = torch.randn(batch, 3, image_size, image_size)
+
+    def step(enabled: bool) -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss = model(pixel_values).loss
+        loss.backward()
+        model.zero_grad()
+
+    return {"float32": lambda: step(False), "autocast": lambda: step(True)}
