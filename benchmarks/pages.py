@@ -14,7 +14,7 @@ from benchmarks.shared import measured_tables
 from benchmarks.shared.measure import Row
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = [DOCS / f"{name}.md" for name in ("benchmarks", "convmae", "detection", "scale", "segmentation")]
+PAGES = [DOCS / f"{name}.md" for name in ("benchmarks", "convmae", "detection", "exporting", "scale", "segmentation")]
 AT_SCALE = DOCS / "benchmarks/scale.json"
 TABLE = re.compile(r"(<!-- (computed|measured): (\w+) -->\n).*?(<!-- end -->)", re.S)
 
