@@ -397,6 +397,19 @@ def test_crops_hold_no_padding_even_of_small_and_long_images(tmp_path):
         assert labels.shape == (32, 32) and labels.max() < 3
 
 
+def test_a_single_class_is_refused_because_every_prediction_is_right(folder):
+    for mask in folder.rglob("masks/*.png"):
+        changed(mask, lambda numbers: numbers * 0)
+    (folder / "id2label.json").write_text('{"0": "sky"}')
+    message = message_of(lambda: class_names_of(settings(folder), None, 3))
+    assert message.startswith(f"`id2label.json` (={folder / 'id2label.json'}) must name two classes or more")
+    assert "background" in message and "every prediction is right" in message
+    (folder / "id2label.json").unlink()
+    assert "must hold two classes or more" in message_of(lambda: class_names_of(settings(folder), None, 3))
+    (folder / "id2label.json").write_text('{"0": "ground", "1": "sky"}')  # the control
+    assert class_names_of(settings(folder), None, 3) == ["ground", "sky"]
+
+
 def test_images_of_any_size_leave_room_for_the_crop_at_a_scale_of_one():
     model = SegmenterSettings(image_size=32)
     processor = create_segmentation_processor(model, None, ConvNextV2Config(image_size=32), "upernet")
