@@ -9,7 +9,6 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from hf_convnextv2.shared_config import height_and_width
 from training.data.folders.masks import NAMES, names_in
 from training.data.labels import class_list, unnamed_classes
 from training.data.samples import eval_loader
@@ -95,10 +94,9 @@ def segmentation_loader(
 
 
 def check_prediction(prediction: SegmentPredictionSettings, encoder: Any, processor: Any) -> None:
-    """Raise if the windows, or the images that the processor makes at the least scale, are smaller than a cell."""
+    """Raise if the windows, or the images that the processor makes at the least scale, have no last map."""
     image_size = min(side for side in dict(processor.size).values() if side)
-    height, width = height_and_width(getattr(encoder, "cell_size", 1))
-    cell, least = max(height, width), min(prediction.eval_scales)
+    cell, least = max(getattr(encoder, "last_strides", (1, 1))), min(prediction.eval_scales)
     window, rule = prediction.eval_window, f"be at least {cell} pixels, a cell of the encoder"
     check("eval_window", window, window is None or window >= cell, rule)
     check("eval_scales", least, int(least * image_size) >= cell, f"leave images of {image_size} pixels at least {cell}")

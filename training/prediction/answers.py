@@ -66,7 +66,7 @@ def check_fits(stored: StoredModel, settings: PredictSettings) -> None:
     fits = kind == "segmentation model" or output.masks_dir is None
     check("masks_dir", output.masks_dir, fits, f"not be given for a {kind}")
     encoder = getattr(stored.model.config, "backbone_config", None)
-    if kind == "segmentation model" and hasattr(encoder, "cell_size"):
+    if kind == "segmentation model" and hasattr(encoder, "last_strides"):
         check_prediction(settings.prediction, encoder, stored.processor)
 
 
