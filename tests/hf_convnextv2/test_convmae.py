@@ -262,6 +262,15 @@ def test_eager_attention_computes_the_same(model_class, monkeypatch):
         assert_close(actual, wanted)
 
 
+def test_eager_attention_alone_has_gradients_of_gradients_on_a_cpu():
+    attention = small_model(ConvMAEModel).double().encoder.stages[2].layers[0].attn
+    tokens = torch.randn(1, 3, 16, dtype=torch.double, requires_grad=True)
+    with pytest.raises(RuntimeError, match=r"derivative for .* is not implemented"):
+        torch.autograd.gradgradcheck(attention, tokens)
+    attention.config._attn_implementation = "eager"
+    assert torch.autograd.gradgradcheck(attention, tokens)
+
+
 @pytest.mark.parametrize("name", ["flash_attention_9", "flash_attention_2", "flex_attention", "paged|eager", "written"])
 def test_attention_that_these_models_do_not_have_is_refused(name, tmp_path):
     """Those of Transformers, and one that a user has registered with it."""

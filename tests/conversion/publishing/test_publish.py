@@ -198,12 +198,12 @@ def test_a_published_classifier_answers_as_before_without_this_package(tmp_path,
 LOAD_PRETRAINED = """
 import sys, torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForPreTraining
-name, batch, output, needs_code = sys.argv[1:]
+name, batch, output, encoder, needs_code = sys.argv[1:]
 batch, trust = torch.load(batch), {"trust_remote_code": True} if needs_code == "True" else {}
 config = AutoConfig.from_pretrained(name, trust_remote_code=True)
 model = AutoModelForPreTraining.from_pretrained(name, trust_remote_code=True)
 AutoImageProcessor.from_pretrained(name)
-encoder = AutoModel.from_pretrained(name + "-encoder", **trust)
+encoder = AutoModel.from_pretrained(encoder, **trust)
 try:
     AutoModelForPreTraining.from_pretrained(name, trust_remote_code=False)
 except ValueError as error:
@@ -223,17 +223,18 @@ print(type(config).__name__, type(model).__module__.split(".")[0], type(encoder)
 @torch.no_grad()
 @EACH_FAMILY
 def test_a_published_pretraining_model_carries_its_code_and_its_encoder_what_it_needs(tmp_path, hub, family):
-    """ConvMAE's code comes along unasked; ConvNeXt V2's encoder is one of Transformers."""
+    """ConvMAE's code comes along unasked, and has the encoder; ConvNeXt V2's is one of Transformers, without code."""
     pretrained = pretrained_of(family, tmp_path / "pretrain")
     flags = () if family.needs_code else ("--with_code",)
     run(hub, tmp_path / "home", "-m", "conversion.publish", pretrained, "--repo_id", "name", *flags)
-    assert set(hub.repos) == {"me/name", "me/name-encoder"}
+    encoder = "me/name" if family.needs_code else "me/name-encoder"
+    assert set(hub.repos) == {"me/name", encoder}
     model = type(family.create_pretraining()).from_pretrained(pretrained)
     num_cells = (64 // model.config.cell_size) ** 2
     batch = {"pixel_values": torch.randn(2, 3, 64, 64), "noise": torch.rand(2, num_cells)}
     torch.save(batch, tmp_path / "batch.pt")
     home = tmp_path / "other"
-    arguments = ("me/name", tmp_path / "batch.pt", tmp_path / "outputs.pt", family.needs_code)
+    arguments = ("me/name", tmp_path / "batch.pt", tmp_path / "outputs.pt", encoder, family.needs_code)
     printed = elsewhere(hub, home, LOAD_PRETRAINED, *arguments)
     assert printed.split()[:2] == [type(model.config).__name__, "transformers_modules"]
     assert printed.split()[2].startswith(family.module)
@@ -245,11 +246,14 @@ def test_a_published_pretraining_model_carries_its_code_and_its_encoder_what_it_
     torch.testing.assert_close(found["features"], features, rtol=0, atol=1e-4)
 
     cards = {name: hub.files(name)["README.md"].decode() for name in hub.repos}
-    assert "https://huggingface.co/me/name-encoder" in cards["me/name"]
-    assert "https://huggingface.co/me/name)" in cards["me/name-encoder"]
+    if not family.needs_code:
+        assert f"https://huggingface.co/{encoder}" in cards["me/name"]
+        assert "https://huggingface.co/me/name)" in cards[encoder]
     assert "trust_remote_code=True" in cards["me/name"]
     assert "auto_map" not in json.loads((pretrained / "config.json").read_text())
-    assert any(name.endswith(".py") for name in hub.files("me/name-encoder")) == family.needs_code
+    assert any(name.endswith(".py") for name in hub.files(encoder)) == family.needs_code
+    if family.needs_code:
+        return
     # A classifier made of it must not point to code that its own repository lacks.
     (tmp_path / "cloned").mkdir()
     for name, content in hub.files("me/name").items():
