@@ -96,7 +96,7 @@ def segmentation_loader(
 def check_prediction(prediction: SegmentPredictionSettings, encoder: Any, processor: Any) -> None:
     """Raise if windows, or the images that the processor makes at the least scale, are smaller than the stride."""
     image_size = min(side for side in dict(processor.size).values() if side)
-    stride, least = encoder.strides[-1], min(prediction.eval_scales)
+    stride, least = max(encoder.last_strides), min(prediction.eval_scales)
     window, rule = prediction.eval_window, f"be at least {stride} pixels, the stride of the encoder"
     check("eval_window", window, window is None or window >= stride, rule)
     rule = f"leave images of {image_size} pixels at least {stride}"
