@@ -139,13 +139,13 @@ def sensitivities(
         directions: `(D, C, S, S)`, of the predicted pixels. The unit vectors give the exact sum of squared derivatives;
             D of random signs give D times an unbiased estimate.
     """
-    pixel_values = pixel_values.clone().requires_grad_()
+    pixel_values = pixel_values.detach().clone().requires_grad_()
     num_images, _, height, width = pixel_values.shape
     side = model.config.cell_size
     logits = model(pixel_values, noise=noise, return_loss=False).logits[:num_images]
     top, left = cell[0] * side, cell[1] * side
     predicted = model.unpatchify(logits, (height, width))[..., top : top + side, left : left + side]
-    energy = torch.zeros(num_images, height, width, device=pixel_values.device)
+    energy = torch.zeros_like(pixel_values[:, 0])
     for direction in directions:
         (gradient,) = torch.autograd.grad((predicted * direction).sum(), pixel_values, retain_graph=True)
         energy += gradient.square().sum(dim=1)

@@ -86,7 +86,7 @@ class Diversity:
         for model in found["models"]:
             values = {row["block"]: row[WIDE] for row in model["blocks"]}
             least = min(values, key=lambda name: values[name])
-            first, last = list(values.values())[0], list(values.values())[-1]
+            first, last = (model["blocks"][index][WIDE] for index in (0, -1))
             lines.append(
                 f"- {model['model']}: {first:.3f} in the first block, {last:.3f} in the last one, "
                 f"least {values[least]:.3f} in block {least}"
