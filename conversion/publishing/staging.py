@@ -143,7 +143,8 @@ def stage(folder: Path, target: Path, publication: Publication) -> Path:
     card = _card(folder, publication)
     files = {file for pattern in UPLOADED for file in folder.glob(pattern)}
     files |= {file for file in folder.glob("*.png") if f"({file.name})" in card}
-    link_files(files, target)
+    for parent in {file.parent for file in files}:
+        link_files((file for file in files if file.parent == parent), target / parent.relative_to(folder))
     (target / CARD).write_text(card, encoding="utf-8")
     if publication.onnx is not None:
         stage_onnx(publication.onnx, target)
@@ -170,7 +171,8 @@ def code_files(model_type: str) -> list[Path]:
 def is_ours(name: str) -> bool:
     """Whether a file of a repository is one that a publication writes, under this name."""
     is_code = any(name == file.name for model_type in CODE for file in code_files(model_type))
-    return is_code or is_onnx(name) or any(fnmatch(name, pattern) and "/" not in name for pattern in UPLOADED)
+    is_made = any(fnmatch(name, pattern) and name.count("/") == pattern.count("/") for pattern in UPLOADED)
+    return is_code or is_onnx(name) or is_made
 
 
 def stage_encoder(folder: Path, target: Path, repo_id: str, model: Publication) -> Path:

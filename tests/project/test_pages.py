@@ -19,6 +19,7 @@ from docs.hooks import SCRIPTS, help_of, read_help
 from spaces import app as spaces_app
 from spaces import publish as spaces_publish
 from tests.readme import PAGES, README, ROOT, blocks, commands
+from training.settings.analysis import AnalyzeSettings
 from training.settings.command_line import parse_settings
 from training.settings.comparison import CompareSettings
 from training.settings.embedding import EmbedSettings, NearestSettings
@@ -40,6 +41,7 @@ SETTINGS |= {
     "embed": EmbedSettings,
     "nearest": NearestSettings,
     "compare": CompareSettings,
+    "analyze": AnalyzeSettings,
 }
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MODULES = {"benchmarks.gpu": gpu_settings, "conversion.convert": convert, "conversion.publish": publish}

@@ -20,6 +20,11 @@ PICTURES = {
     CONFUSION_MATRIX: "True class against predicted class, evaluation images",
     MOST_CONFUSED: "Classes that were taken for another most often, evaluation images",
     PREDICTIONS: "Evaluation images: what is true, and the prediction",
+    # By training/analyze.py, with the folder `analysis` as its output.
+    "analysis/diversity.png": "Feature diversity: mean cosine distance of the channels of each block",
+    "analysis/activations.png": "A photograph, and its activation maps: each small square is a channel",
+    "analysis/context.png": "What the reconstruction of a hidden cell (outlined) depends on",
+    "analysis/layers.png": "Linear probe and nearest neighbours on the frozen features of each block",
 }
 
 

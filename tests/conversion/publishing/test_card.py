@@ -16,6 +16,8 @@ from conversion.publishing import licenses
 from conversion.publishing.card import write_card
 from conversion.publishing.hub_ids import is_hub_id
 from conversion.publishing.licenses import inherited_license, settle_license
+from conversion.publishing.publication import Publication
+from conversion.publishing.staging import is_ours, stage
 from hf_convnextv2 import (
     ConvMAEConfig,
     ConvMAEForImageClassification,
@@ -251,6 +253,20 @@ def test_pictures_appear_only_if_they_exist(tmp_path):
     (tmp_path / "loss_curves.png").touch()
     card = save_pretraining(tmp_path, Settings(), {})
     assert "(loss_curves.png)" in card and "reconstructions.png" not in card
+
+
+def test_pictures_of_an_analysis_go_into_the_card_and_along_with_it(tmp_path):
+    (tmp_path / "run/analysis").mkdir(parents=True)
+    for name in ("analysis/context.png", "analysis/mine.png", "analysis/README.md", "loss_curves.png"):
+        (tmp_path / "run" / name).write_text(name)
+    save_pretraining(tmp_path / "run", Settings(), {})
+    staged = stage(tmp_path / "run", tmp_path / "staged", Publication("me/name"))
+    card = (staged / "README.md").read_text()
+    assert "](analysis/context.png)" in card and "](loss_curves.png)" in card and "mine.png" not in card
+    assert [file.name for file in (staged / "analysis").iterdir()] == ["context.png"]
+    assert (staged / "analysis/context.png").read_text() == "analysis/context.png"
+    assert is_ours("analysis/context.png") and is_ours("analysis/layers.png"), "else a new version would leave old ones"
+    assert not is_ours("analysis/mine.png") and not is_ours("other/loss_curves.png") and not is_ours("context.png")
 
 
 def test_recipe_shows_what_is_in_force(tmp_path):
