@@ -211,6 +211,7 @@ def test_every_command_is_one_that_is_there(page, tmp_path, monkeypatch):
         "out/pretrain/checkpoint-5000",
     ):
         (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "photo.jpg").touch()
     monkeypatch.chdir(tmp_path)
     for words in typed(page):
         assert words[0] in KNOWN and KNOWN[words[0]](words), shlex.join(words)

@@ -140,8 +140,8 @@ def test_channels_are_spread_evenly_and_each_is_drawn_in_its_own_square():
     assert spread(5, 64) == [0, 1, 2, 3, 4] and spread(128, 4) == [0, 32, 64, 96]
     maps = np.arange(7, dtype=float)[:, None, None] * np.ones((7, 10, 20))
     picture = in_a_square(maps)
-    assert picture.shape == (3 * 11 - 1, 3 * 22 - 2)
+    assert picture.shape == (3 * 11 - 1, 3 * 21 - 1)
     for channel in range(7):
         row, column = divmod(channel, 3)
-        assert (picture[row * 11 : row * 11 + 10, column * 22 : column * 22 + 20] == channel).all()
-    assert np.isnan(picture[10]).all() and np.isnan(picture[:, 20:22]).all() and np.isnan(picture[22:, 22:]).all()
+        assert (picture[row * 11 : row * 11 + 10, column * 21 : column * 21 + 20] == channel).all()
+    assert np.isnan(picture[10]).all() and np.isnan(picture[:, 20]).all() and np.isnan(picture[22:, 21:]).all()
