@@ -21,7 +21,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from conversion.analyses import CAPTIONS, RECORD
 from conversion.files import atomic_path, write_json
+from conversion.model_folder import weight_digests
 from training.analysis.activations import Activations
 from training.analysis.context import Context, can_reconstruct
 from training.analysis.diversity import Diversity
@@ -30,7 +32,7 @@ from training.analysis.subject import Subject, newest_model
 from training.models.creation import with_background
 from training.prediction.models import config_of_model
 from training.run.accelerator import create_plain_accelerator
-from training.settings.analysis import ACTIVATIONS, CONTEXT, DIVERSITY, RECORD
+from training.settings.analysis import ACTIVATIONS, CONTEXT, DIVERSITY
 from training.settings.checks import check
 from training.settings.model import ModelSettings
 from training.settings.run import ProcessSettings
@@ -56,7 +58,7 @@ def main(settings: AnalyzeSettings) -> str:
             write_json(folder / f"{analysis.name}.json", found[analysis.name])
             analysis.save_picture(found[analysis.name], folder / f"{analysis.name}.png")
         (folder / "README.md").write_text(page(run, chosen, text), encoding="utf-8")
-        write_json(folder / RECORD, settings.values())
+        write_json(folder / RECORD, settings.values() | {"weights": weights_of(settings.model)})
         if output.is_dir() and settings.output.overwrite:
             shutil.rmtree(output)
     print(f"{text}\n\nMade in {output}: {', '.join(sorted(path.name for path in output.iterdir()))}", flush=True)
@@ -76,9 +78,14 @@ def create(name: str, subject: Subject, run: str) -> Any:
     return {ACTIVATIONS: Activations, CONTEXT: Context}.get(name, Layers)(subject)
 
 
+def weights_of(model: ModelSettings) -> dict[str, str]:
+    """The SHA-256 of the files with the weights, by name; none of a model on the Hub."""
+    return weight_digests(Path(model.model_name_or_path or "").expanduser())
+
+
 def page(run: str, analyses: list[Any], text: str) -> str:
     """README.md."""
-    pictures = [f"![{analysis.caption}]({analysis.name}.png)" for analysis in analyses]
+    pictures = [f"![{CAPTIONS[analysis.name]}]({analysis.name}.png)" for analysis in analyses]
     return "\n\n".join([f"# What is in {run}", text, *pictures]) + "\n"
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ import transformers
 from PIL import Image as Pictures
 from sklearn.neighbors import KNeighborsClassifier
 
+from conversion.publishing.publication import Publication
+from conversion.publishing.staging import stage
 from hf_convnextv2 import (
     ConvMAEConfig,
     ConvMAEForImageClassification,
@@ -283,6 +286,15 @@ def test_what_does_not_fit_is_refused_before_any_work(models, images, tmp_path, 
         fcmae, images, output, compared_with=[str(tmp_path / "vit")]
     )
     assert not output.exists()
+
+
+def test_an_analysis_beside_the_weights_is_published_with_them(models, images, tmp_path):
+    shutil.copytree(models / "fcmae", tmp_path / "run")
+    analyzed(tmp_path / "run", images, tmp_path / "run/analysis", max_images=3)
+    staged = stage(tmp_path / "run", tmp_path / "staged", Publication("me/name"))
+    published = {f"analysis/{name}.png" for name in ALL}
+    assert {file.relative_to(staged).as_posix() for file in (staged / "analysis").iterdir()} == published
+    assert all(f"]({name})" in (staged / "README.md").read_text() for name in published)
 
 
 def write_flat(folder):

@@ -19,7 +19,6 @@ class Activations:
     """The widest features of some blocks, those of the MLP, for one photograph."""
 
     name = ACTIVATIONS
-    caption = "A photograph, and its activation maps: each small square is a channel"
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject

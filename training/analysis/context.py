@@ -32,7 +32,6 @@ class Context:
     """The shares of the visible cells in what the reconstruction of a hidden one depends on."""
 
     name = CONTEXT
-    caption = "What the reconstruction of a hidden cell (outlined) depends on: the share of each visible cell"
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
@@ -40,7 +39,7 @@ class Context:
         rule = f"hold a pre-training model that predicts pixels for context, but holds a {what_is(stored)}"
         check("model_name_or_path", subject.settings.model.model_name_or_path, can_reconstruct(stored), rule)
         self.photograph = subject.photograph
-        self.model = load_pretraining_model(subject.settings.model).to(self.photograph.device)
+        self.model = load_pretraining_model(subject.settings.model, self.photograph.device)
         size, side = self.photograph.shape[-2:], self.model.config.cell_size
         fits = not any(length % side for length in size)
         check("image_size", tuple(size), fits, f"be a multiple of {side}, the size of a cell")
@@ -114,10 +113,10 @@ def can_reconstruct(stored: dict[str, Any]) -> bool:
     return stored.get("model_type") in BY_MODEL_TYPE and is_pretraining and has_pixels
 
 
-def load_pretraining_model(settings: ModelSettings) -> MaskedPreTrainingModel:
+def load_pretraining_model(settings: ModelSettings, device: torch.device) -> MaskedPreTrainingModel:
     """The model with its decoder, ready to be evaluated."""
-    model = load_weights(chosen_family(settings).pretraining, settings, False, NOTHING)
-    return model.eval().requires_grad_(False)
+    model: Any = load_weights(chosen_family(settings).pretraining, settings, False, NOTHING)
+    return model.to(device).eval().requires_grad_(False)
 
 
 def noise_that_hides(cell: tuple[int, int], grid: tuple[int, int], seed: int) -> Tensor:

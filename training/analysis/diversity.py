@@ -37,7 +37,6 @@ class Diversity:
     """The diversity of all blocks of the models."""
 
     name = DIVERSITY
-    caption = "Mean cosine distance of the channels of each block"
 
     def __init__(self, subject: Subject, run: str) -> None:
         """`run`: the folder whose checkpoints are measured, if that is asked for."""

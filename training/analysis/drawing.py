@@ -16,6 +16,7 @@ from training.evaluation.pictures import COLORS, HIDDEN_GRAY, as_pictures, drawa
 
 SIDE = 3.2  # inches of a panel
 CLIPPED = (1, 99)  # percentiles that are drawn as black and as white, so that a few outliers do not hide the rest
+PANELS_IN_ROW = 5  # of activation maps
 MOST_TICKS = 18  # names of blocks on an axis
 WIDE_TITLE, OUTPUT_TITLE = "channels of the MLP, after GRN or GELU", "channels of the output"
 
@@ -30,18 +31,20 @@ def save_diversity(models: Sequence[Mapping[str, Any]], output: Path) -> None:
             values = [block[key] for block in model["blocks"]]
             depth = np.linspace(0, 1, len(values)) if len(values) > 1 else [0.5]
             axes.plot(depth, values, label=short_name(model), color=color, marker="o", markersize=3, linewidth=1.4)
-        axes.set(title=title, xlabel="depth of the block (0: the first, 1: the last)", ylim=(0, None))
+        axes.axhline(0.5, color="0.6", linestyle=":", label="orthogonal")
+        axes.set(title=title, xlabel="depth of the block (0: the first, 1: the last)")
         soften(axes)
     panels[0].set_ylabel("mean cosine distance of the channels")
+    panels[0].set_ylim(0, 1.05 * max(axes.dataLim.y1 for axes in panels))
     panels[1].legend(frameon=False, fontsize=8)
     save_figure(figure, output)
 
 
 def colors_of(models: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """A colour for each model: checkpoints go from dark to light by their step."""
-    if any(model["step"] is not None for model in models):
+    """A colour for each model: checkpoints, and many models, go from dark to light in their order."""
+    if len(models) > len(COLORS) or any(model["step"] is not None for model in models):
         return [colormaps["viridis"](share) for share in np.linspace(0, 0.9, len(models))]
-    return [COLORS[index % len(COLORS)] for index in range(len(models))]
+    return list(COLORS[: len(models)])
 
 
 def short_name(model: Mapping[str, Any]) -> str:
@@ -53,18 +56,18 @@ def save_activations(
     photograph: Tensor, processor: Any, titles: Sequence[str], maps: Sequence[np.ndarray], output: Path
 ) -> None:
     """Draw the photograph `(1, C, H, W)`, and the maps `(channels, h, w)` of each block as a square of small maps."""
-    figure = Figure(figsize=(SIDE * (1 + len(maps)), SIDE + 0.3), layout="constrained")
-    first, *others = figure.subplots(1, 1 + len(maps))
-    first.imshow(as_picture(photograph, processor))
-    first.set_title("the photograph", fontsize=8)
-    for axes, title, channels in zip(others, titles, maps, strict=True):
-        low, high = np.percentile(channels, CLIPPED)
-        axes.imshow(
-            in_a_square(channels), cmap="viridis", vmin=low, vmax=max(high, low + 1e-12), interpolation="nearest"
-        )
-        axes.set_title(title, fontsize=8)
-    for axes in (first, *others):
+    columns, rows = min(1 + len(maps), PANELS_IN_ROW), math.ceil((1 + len(maps)) / PANELS_IN_ROW)
+    figure = Figure(figsize=(SIDE * columns, (SIDE + 0.3) * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in panels:
         axes.axis("off")
+    panels[0].imshow(as_picture(photograph, processor))
+    panels[0].set_title("the photograph", fontsize=8)
+    for axes, title, channels in zip(panels[1:], titles, maps, strict=False):
+        low, high = np.percentile(channels, CLIPPED)
+        grid, high = in_a_square(channels), max(high, low + 1e-12)
+        axes.imshow(grid, cmap="viridis", vmin=low, vmax=high, interpolation="nearest")
+        axes.set_title(title, fontsize=8)
     save_figure(figure, output)
 
 

@@ -46,7 +46,6 @@ class Layers:
     """The accuracies of methods without fine-tuning on the pooled outputs of blocks."""
 
     name = LAYERS
-    caption = "Balanced accuracy of a linear probe and of nearest neighbours on the frozen features of each block"
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject

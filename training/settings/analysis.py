@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from conversion.analyses import CAPTIONS, RECORD
 from training.settings.checks import check, check_at_least, may_be_there
 from training.settings.embedding import POOLINGS
 from training.settings.fields import REQUIRED, operation, recipe
@@ -10,10 +11,8 @@ from training.settings.model import ModelSettings
 from training.settings.prediction import PredictDataSettings, check_outside
 from training.settings.scripts import Settings
 
-DIVERSITY, ACTIVATIONS, CONTEXT, LAYERS = "diversity", "activations", "context", "layers"
-ANALYSES = (DIVERSITY, ACTIVATIONS, CONTEXT, LAYERS)
+DIVERSITY, ACTIVATIONS, CONTEXT, LAYERS = ANALYSES = tuple(CAPTIONS)
 ALL_BLOCKS = ["all"]
-RECORD = "analysis.json"  # in every folder that analyze.py has written
 
 
 @dataclass(kw_only=True)

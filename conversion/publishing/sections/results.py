@@ -6,11 +6,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from conversion.analyses import ANALYSIS, CAPTIONS, RECORD
 from conversion.checkpoints import Checkpoint
 from conversion.families import PRETRAINING
 from conversion.files import read_csv, read_json
 from conversion.labels import IMAGENET_CLASSES
-from conversion.model_folder import CONFUSION_MATRIX, MOST_CONFUSED, PER_CLASS, PER_VALUE, PREDICTIONS, RESULTS
+from conversion.model_folder import (
+    CONFUSION_MATRIX,
+    MOST_CONFUSED,
+    PER_CLASS,
+    PER_VALUE,
+    PREDICTIONS,
+    RESULTS,
+    weight_digests,
+)
 from conversion.publishing.sections.model import ModelSection
 from conversion.publishing.wording import format_cell, format_number, format_value
 
@@ -20,12 +29,8 @@ PICTURES = {
     CONFUSION_MATRIX: "True class against predicted class, evaluation images",
     MOST_CONFUSED: "Classes that were taken for another most often, evaluation images",
     PREDICTIONS: "Evaluation images: what is true, and the prediction",
-    # By training/analyze.py, with the folder `analysis` as its output.
-    "analysis/diversity.png": "Feature diversity: mean cosine distance of the channels of each block",
-    "analysis/activations.png": "A photograph, and its activation maps: each small square is a channel",
-    "analysis/context.png": "What the reconstruction of a hidden cell (outlined) depends on",
-    "analysis/layers.png": "Linear probe and nearest neighbours on the frozen features of each block",
 }
+ANALYSES = {f"{ANALYSIS}/{name}.png": caption for name, caption in CAPTIONS.items()}
 
 
 def average_precisions(kind: str, infix: str = "") -> dict[str, str]:
@@ -138,7 +143,14 @@ class ResultsSection:
     @property
     def pictures(self) -> list[tuple[str, str]]:
         """The pictures that are there, and what they show."""
-        return [(file, caption) for file, caption in PICTURES.items() if (self.folder / file).exists()]
+        known = {**PICTURES, **analyses_of(self.folder)}
+        return [(file, caption) for file, caption in known.items() if (self.folder / file).exists()]
+
+
+def analyses_of(folder: Path) -> dict[str, str]:
+    """Pictures that an analysis of the weights in the folder may have, and what they show; none if it is of others."""
+    analysed = read_json(folder / ANALYSIS / RECORD).get("weights")
+    return ANALYSES if analysed and analysed == weight_digests(folder) else {}
 
 
 def is_figure(value: Any) -> bool:
