@@ -16,7 +16,13 @@ from training.data.problems import labelled_samples
 from training.data.samples import eval_loader
 from training.data.sources import array_dtype
 from training.data.transforms import EvaluationTransform
-from training.evaluation.features import extract_features, knn_scores, linear_probe_scores
+from training.evaluation.features import (
+    Embed,
+    extract_features,
+    knn_scores,
+    linear_probe_scores,
+    mean_of_last_map,
+)
 from training.evaluation.loop import logits_of, pass_over
 from training.models.families import chosen_family
 from training.models.loading import FEATURES
@@ -39,7 +45,13 @@ def features_of(model: ModelSettings, images: Mapping[str, Dataset], num_workers
     Images are prepared by the model's own image processor. Their columns are `image` and `label`.
     """
     encoder = load_weights(chosen_family(model).model, model, False, FEATURES)
-    processor = load_processor(model, None, encoder)
+    return features_by(encoder, load_processor(model, None, encoder), images, num_workers)
+
+
+def features_by(
+    encoder: Any, processor: Any, images: Mapping[str, Dataset], num_workers: int = 0, embed: Embed = mean_of_last_map
+) -> Features:
+    """The frozen features of an encoder, as `embed` makes them, and the labels, of the images of each split."""
     encoder.config.id2label = dict(enumerate(next(iter(images.values())).features["label"].names))
     encoder.config.problem_type = SINGLE_LABEL
     accelerator = Accelerator()
@@ -48,7 +60,7 @@ def features_of(model: ModelSettings, images: Mapping[str, Dataset], num_workers
     for split, part in images.items():
         loader = loader_of(part, encoder, processor, num_workers)
         with PASSES:
-            found[split] = extract_features(accelerator, encoder, accelerator.prepare(loader))
+            found[split] = extract_features(accelerator, encoder, accelerator.prepare(loader), embed)
     return found
 
 

@@ -1,5 +1,6 @@
 """Frozen features of images, and their evaluation without fine-tuning: k nearest neighbours and a linear probe."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,17 +15,25 @@ from torch.utils.data import DataLoader
 
 from training.evaluation.metrics import TopAccuracy
 
+Embed = Callable[[nn.Module, Tensor], Tensor]
 QUERIES = 1024  # images whose similarities to all training images are in memory at a time
 
 
+def mean_of_last_map(model: nn.Module, pixel_values: Tensor) -> Tensor:
+    """The features `(B, C)` of images `(B, num_channels, height, width)` by which encoders are compared."""
+    return model(pixel_values).last_hidden_state.mean(dim=(2, 3))
+
+
 @torch.no_grad()
-def extract_features(accelerator: Accelerator, model: nn.Module, loader: DataLoader[Any]) -> tuple[Tensor, Tensor]:
-    """The mean of the last feature map `(N, C)` and the label `(N,)` of every image, in every process, on the CPU."""
+def extract_features(
+    accelerator: Accelerator, model: nn.Module, loader: DataLoader[Any], embed: Embed = mean_of_last_map
+) -> tuple[Tensor, Tensor]:
+    """The features `(N, D)` that `embed` makes, and the label `(N,)`, of every image, in every process, on the CPU."""
     model.eval()
     features, labels = [], []
     for batch in loader:
         with accelerator.autocast():
-            pooled = model(batch["pixel_values"].to(accelerator.device)).last_hidden_state.mean(dim=(2, 3)).float()
+            pooled = embed(model, batch["pixel_values"].to(accelerator.device)).float()
         gathered: Any = accelerator.gather_for_metrics((pooled, batch["labels"].to(accelerator.device)))
         features.append(gathered[0].cpu())
         labels.append(gathered[1].cpu())
