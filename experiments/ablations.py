@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     with only_one(output) as lock:
         keep_apart(output, {"pretrain_steps": length.pretraining, "finetune_steps": length.finetuning})
-        if not (output / "data/labelled/test.parquet").is_file():
+        if not (output / "data/unlabelled/train.parquet").is_file():  # the last one
             write_solar_cells(output / "data", TEST_SHARE)
         torch.set_num_threads(max(torch.get_num_threads() // options.jobs, 1))
         photographs = {split: photographs_of(output, split) for split in ("train", "test")}

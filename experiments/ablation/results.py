@@ -1,4 +1,4 @@
-"""The results of the ablations: a row for each arm and seed, the primary contrasts, intervals of the others, collapse."""
+"""The results of the ablations: a row for each arm and seed, the contrasts and intervals, and what shows collapse."""
 
 from collections.abc import Sequence
 from itertools import chain

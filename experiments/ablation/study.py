@@ -193,7 +193,7 @@ class Ablations:
         return self.length.finetuning + (self.steps_in_time_of_pretraining() if arm.same_time else 0)
 
     def steps_in_time_of_pretraining(self) -> int:
-        """The fine-tuning steps of V2 that take as long as its pre-training, by the logs of both: once for all seeds."""
+        """The fine-tuning steps of V2 that take as long as its pre-training, by logs of both, once for all seeds."""
         file = self.output / "steps.json"
         if not read_json(file):
             seed = min(seed for seed in BLOCKS["E1"].seeds if self.row_of(Case(V2_RANDOM, seed)))

@@ -98,7 +98,7 @@ def test_after_the_block_models_are_ours_again():
         with pytest.raises(KeyError), replaced(name):
             assert BY_NAME[CONVNEXTV2] is BY_MODEL_TYPE["convnextv2_fcmae"] is not before[0][CONVNEXTV2]
             raise KeyError
-        assert (BY_NAME, BY_MODEL_TYPE) == before
+        assert before == (BY_NAME, BY_MODEL_TYPE)
 
 
 def test_the_dense_encoder_computes_on_zeros_and_differs_from_the_sparse_one():
