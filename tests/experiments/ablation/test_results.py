@@ -29,7 +29,7 @@ def write_arm(study, arm, seeds=SEEDS):
     for seed in seeds:
         case, answers = Case(arm, seed), answers_of(arm, seed)
         store_answers(study.answers_file(case), {"fine-tuned": answers})
-        right = float(np.mean([(answers == LABELS)[LABELS == label].mean() for label in (0, 1)]))
+        right = float(np.mean([(answers == LABELS)[label == LABELS].mean() for label in (0, 1)]))
         study.row_file(case).parent.mkdir(exist_ok=True)
         row = {"arm": arm, "seed": seed, "figures": {"fine-tuned": right, "linear probe": 0.5}, "settings": {}}
         study.row_file(case).write_text(json.dumps(row))
