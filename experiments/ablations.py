@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from conversion.files import write_json
+from conversion.files import read_json, write_json
 from experiments.ablation.arms import BLOCKS, FINETUNING_STEPS, PRETRAINING_STEPS
 from experiments.ablation.estimate import estimate, listed, runs_of
 from experiments.ablation.results import results_of, table
@@ -33,7 +33,7 @@ GATE = "G"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Print the estimate, run what is left, and write the results after every row."""
+    """Print the estimate, run what is left, and write the results after every block."""
     options = parse_options(arguments)
     output, length = Path(options.output_dir), Length(options.pretrain_steps, options.finetune_steps)
     blocks = list(dict.fromkeys([GATE, *options.blocks]))
@@ -54,10 +54,10 @@ def main(arguments: list[str] | None = None) -> None:
         study = Ablations(output, photographs, length, runner)
         results = Path(options.results or output / "ablations.json")
         with stopping_runs(runner.is_over):
-            study.run(blocks, options.seeds, lambda: write_json(results, results_of(study)))
-        found = results_of(study)
-        write_json(results, found)
-    print(f"{table(found['rows'])}\n\nResults in {results}", flush=True)
+            for block in blocks:
+                study.run(block, options.seeds)
+                write_json(results, results_of(study))
+    print(f"{table(read_json(results)['rows'])}\n\nResults in {results}", flush=True)
 
 
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:

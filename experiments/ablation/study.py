@@ -1,7 +1,7 @@
 """The runs of the ablations: pre-trainings, then an answer of each arm and seed, each kept in a file of its own."""
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -105,15 +105,12 @@ class Ablations:
     runner: Runner
     computing: Any = field(default_factory=Lock)  # one thread of this process at a time; runs go on beside it
 
-    def run(self, blocks: Sequence[str], seeds: Sequence[int] | None, after_row: Callable[[], object]) -> None:
-        """Do all that is not done yet, block by block."""
-        for name in blocks:
-            cases = cases_of([name], seeds)
-            wanted = [case for case in cases if not self.row_of(case)]
-            self.runner.side_by_side(partial(self.pretrain, *each) for each in pretrainings_of(wanted))
-            for same_time in (False, True):  # their time is known then
-                rows = [case for case in wanted if case.arm.same_time == same_time]
-                self.runner.side_by_side(partial(self.make_row, case, after_row) for case in rows)
+    def run(self, block: str, seeds: Sequence[int] | None = None) -> None:
+        """Do all of a block that is not done yet."""
+        wanted = [case for case in cases_of([block], seeds) if not self.row_of(case)]
+        self.runner.side_by_side(partial(self.pretrain, *each) for each in pretrainings_of(wanted))
+        for same_time in (False, True):  # the time is known then
+            self.runner.side_by_side(partial(self.make_row, case) for case in wanted if case.arm.same_time == same_time)
 
     # Pre-training
 
@@ -146,7 +143,7 @@ class Ablations:
 
     # Fine-tuning and frozen features
 
-    def make_row(self, case: Case, after_row: Callable[[], object]) -> None:
+    def make_row(self, case: Case) -> None:
         """Fine-tune and evaluate a case, and keep its figures with the settings that made them."""
         arm, rate = case.arm, self.rate_of(case)
         start = self.start_of(case)
@@ -165,7 +162,6 @@ class Ablations:
             store_answers(self.answers_file(case), answers)
             row = {"arm": case.key, "seed": case.seed, "figures": figures, "settings": settings}
             write_json(make_parent(self.row_file(case)), row)
-            after_row()
         remove_checkpoints(folder)
 
     def rate_of(self, case: Case) -> float:

@@ -153,7 +153,7 @@ def settings() -> list[Row]:
             "pre-training": name,
             "flags": " ".join(f"`{flag}`" for flag in each.flags),
             "replaced": each.replacement or "",
-            "steps": f"{600 * each.length:,}",
+            "steps": f"{Length().of_pretraining(name):,}",
         }
         for name, each in PRETRAININGS.items()
     ]
