@@ -72,14 +72,17 @@ def scores_of(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, int], float]:
     return {(row["arm"], row["seed"]): row["figures"][FINETUNED] for row in rows}
 
 
-def answers_of(study: Ablations, first: str, other: str, seeds: Sequence[int]) -> tuple[np.ndarray, ...]:
+def answers_of(
+    study: Ablations, first: str, other: str, seeds: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The labels `(N,)`, and the predicted classes `(S, N)` of two arms after fine-tuning."""
     labels = np.array(study.photographs["test"]["label"][:])
-    answers = [
-        np.stack([stored_answers(study.answers_file(Case(arm, seed)))[FINETUNED] for seed in seeds])
-        for arm in (first, other)
-    ]
-    return labels, *answers
+    return labels, by_seed(study, first, seeds), by_seed(study, other, seeds)
+
+
+def by_seed(study: Ablations, arm: str, seeds: Sequence[int]) -> np.ndarray:
+    """The predicted classes `(S, N)` of an arm after fine-tuning, a row for each seed."""
+    return np.stack([stored_answers(study.answers_file(Case(arm, seed)))[FINETUNED] for seed in seeds])
 
 
 def collapses(study: Ablations) -> list[dict[str, Any]]:

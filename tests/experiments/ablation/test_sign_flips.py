@@ -66,12 +66,14 @@ def test_the_interval_is_that_of_a_bootstrap_over_seeds_and_images_together():
     assert found.gain == pytest.approx(means[0] - means[1])
 
 
-def test_seeds_that_differ_widen_the_interval():
-    alike, other = answers(0.8, 0)[:1].repeat(8, 0), answers(0.7, 1)[:1].repeat(8, 0)
-    mixed = np.concatenate([alike[:4], other[:4]])
-    widths = [found.high - found.low for found in (joint_interval(LABELS, rows, other) for rows in (alike, mixed))]
-    assert widths[1] > widths[0]
-    assert joint_interval(LABELS, alike, alike) == (0, 0, 0)
+def test_where_all_images_agree_the_interval_is_that_of_the_seeds_alone():
+    gains, wrong = np.array([0, 1, 1, 0, -1, 1, 0, 1]), 1 - LABELS
+    first = np.stack([LABELS if gain > 0 else wrong for gain in gains])
+    other = np.stack([LABELS if gain < 0 else wrong for gain in gains])
+    found = joint_interval(LABELS, first, other)
+    means = np.random.default_rng(1).choice(gains, (100_000, 8)).mean(axis=1)
+    assert found == pytest.approx((gains.mean(), *np.percentile(means, [2.5, 97.5])))
+    assert joint_interval(LABELS, first, first) == (0, 0, 0)
 
 
 def test_resamples_in_parts_are_as_many_as_asked_for(monkeypatch):
