@@ -98,7 +98,7 @@ def rates(results: Path = RESULTS) -> list[Row]:
 
 def collapse(results: Path = RESULTS) -> list[Row]:
     """Diversity and dead channels over the pre-trainings that collapse is looked for in."""
-    rows = read(results).get("collapse", [])
+    rows = [row for row in read(results).get("collapse", []) if row["seed"] != GATE_SEED]
     return [
         row for name in COLLAPSE_OF for row in collapse_rows(name, [row for row in rows if row["pretraining"] == name])
     ]
