@@ -109,8 +109,7 @@ class ConvMAEAttention(nn.Module):
 
     def _attend(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """`(B, T, 3 * C)` to `(B, T, C)`; query, key and value are `(B, heads, T, C / heads)`."""
-        width = x.shape[-1] // (3 * self.num_heads)  # of a head, which no tensor without images tells
-        query, key, value = x.unflatten(-1, (3, self.num_heads, width)).permute(2, 0, 3, 1, 4)
+        query, key, value = x.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         name = self.config._attn_implementation or "sdpa"  # also set after the model has been created
         check_attention(name)
         return ATTENTION[name](query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
