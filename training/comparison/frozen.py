@@ -1,7 +1,7 @@
 """Methods without fine-tuning, on the frozen features of a model or on simple statistics of the pixels."""
 
 from collections.abc import Iterator, Mapping
-from threading import Lock
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -34,8 +34,9 @@ from training.settings.model import ModelSettings
 PROBE, NEIGHBOURS = "linear probe", "20 nearest neighbours"
 NUM_NEIGHBOURS, TEMPERATURE, STRENGTH = 20, 0.07, 1.0  # as validate.py has them by default
 NUM_BINS = 16
-# Accelerate keeps one current loader for a whole process, and drops rows of the batch that is the last one of it.
-PASSES = Lock()
+# Accelerate keeps one current loader for a whole process, and drops rows of the batch that is the last one of it. To
+# load a model, Transformers replaces a method of all models: of two loads at a time, one puts back the replacement.
+PASSES = RLock()
 Features = dict[str, tuple[Tensor, Tensor]]  # by split: features (N, C) and labels (N,)
 
 
@@ -44,8 +45,9 @@ def features_of(model: ModelSettings, images: Mapping[str, Dataset], num_workers
 
     Images are prepared by the model's own image processor. Their columns are `image` and `label`.
     """
-    encoder = load_weights(chosen_family(model).model, model, False, FEATURES)
-    return features_by(encoder, load_processor(model, None, encoder), images, num_workers)
+    with PASSES:
+        encoder = load_weights(chosen_family(model).model, model, False, FEATURES)
+        return features_by(encoder, load_processor(model, None, encoder), images, num_workers)
 
 
 def features_by(
@@ -67,7 +69,8 @@ def features_by(
 def predicted_classes(folder: str, images: Dataset, num_workers: int = 0) -> np.ndarray:
     """The classes `(N,)` that a fine-tuned classifier predicts, of images with the columns `image` and `label`."""
     settings, accelerator = ModelSettings(model_name_or_path=folder), Accelerator()
-    model: Any = load_classifier(settings, use_ema=False)
+    with PASSES:
+        model: Any = load_classifier(settings, use_ema=False)
     loader = loader_of(images, model, load_processor(settings, None, model), num_workers)
     model.to(accelerator.device)
     found: list[Tensor] = []
