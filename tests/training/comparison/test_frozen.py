@@ -78,13 +78,18 @@ def test_models_are_loaded_one_at_a_time(ask, tmp_path, monkeypatch):
     """Of two at a time, the one that ends last leaves Transformers' `tie_weights` without effect for all models."""
     save_classifier(tmp_path)
     before, stock = PreTrainedModel.tie_weights, PreTrainedModel._load_pretrained_model
+    loading, most = [], []
 
     def slowly(*args, **kwargs):
-        time.sleep(0.05)  # lets the other threads go on
-        return stock(*args, **kwargs)
+        loading.append(None)
+        most.append(len(loading))
+        time.sleep(0.1)  # lets the other threads go on
+        try:
+            return stock(*args, **kwargs)
+        finally:
+            loading.pop()
 
-    def answer(count):
-        time.sleep(count / 50)
+    def answer(_):
         if ask == "classes":
             return predicted_classes(str(tmp_path), photographs(1))
         return features_of(ModelSettings(model_name_or_path=str(tmp_path)), {"train": photographs(1)})
@@ -93,7 +98,7 @@ def test_models_are_loaded_one_at_a_time(ask, tmp_path, monkeypatch):
     try:
         with ThreadPoolExecutor(3) as pool:
             list(pool.map(answer, range(3)))
-        assert PreTrainedModel.tie_weights is before
+        assert most == [1, 1, 1] and PreTrainedModel.tie_weights is before
     finally:
         PreTrainedModel.tie_weights = before
 
