@@ -208,15 +208,6 @@ def exported_agreement() -> list[Row]:
     return found
 
 
-def exported_speed() -> list[Row]:
-    """A row for each contender, a column for each model and batch: times Transformers' eager model."""
-    found: dict[str, Row] = {}
-    for row in read("exported_speed"):
-        each = found.setdefault(row["contender"], {"": row["contender"]})
-        each[f"{row['size']}, {row['batch']}"] = f"{row['times Transformers']['median']:.2f}"
-    return list(found.values())
-
-
 TABLES: dict[str, Callable[[], list[Row]]] = {
     "overview": overview,
     "loaded": loaded,
@@ -232,5 +223,4 @@ TABLES: dict[str, Callable[[], list[Row]]] = {
     "mask_rcnn_phases": mask_rcnn_phases,
     "convmae": convmae,
     "exported_agreement": exported_agreement,
-    "exported_speed": exported_speed,
 }
