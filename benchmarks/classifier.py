@@ -1,8 +1,10 @@
 """Eager inference and training step of the classifier against Transformers' own and timm's.
 
     python -m benchmarks.classifier --cases atto:16 tiny:8 --device cuda --dtype bfloat16
+    python -m benchmarks.classifier --blocks V1 --output docs/benchmarks/classifier_v1.json
 
-"of the bound" is the time of the matrix products and convolutions alone, divided by the time of the whole call.
+"blocks" are those of ConvNeXt V2, or V1's with LayerScale and without GRN, which Transformers and timm have as
+`convnext`. "of the bound" is the time of the matrix products and convolutions alone, divided by that of the whole call.
 """
 
 from statistics import median
@@ -22,20 +24,21 @@ def main() -> None:
         whats=["inference", "training", "checkpointing"],
         device="cpu",
         dtype="float32",
+        blocks="V2",
     )
     rows: list[Row] = []
     for size, batch_size in (case.split(":") for case in args.cases):
         for what in args.whats:
-            settings = (int(batch_size), args.image_size, args.device, args.dtype)
+            settings = (int(batch_size), args.image_size, args.device, args.dtype, False, args.blocks)
             rows.append(apart(compare, size, what, settings, args.rounds))
             print(rows[-1], flush=True)
     report(rows, args.output)
 
 
-def compare(size: str, what: str, settings: tuple[int, int, str, str], rounds: int) -> Row:
+def compare(size: str, what: str, settings: tuple[int, int, str, str, bool, str], rounds: int) -> Row:
     """Compare with the other libraries. They run without checkpointing, so that its row shows its saving and its cost.
 
-    `settings`: batch size, image size, device and dtype.
+    `settings`: batch size, image size, device, dtype, whether compiled, and blocks.
     """
     cases = {library: (library, size, what, *settings) for library in LIBRARIES}
     if what == "checkpointing":

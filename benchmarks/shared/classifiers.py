@@ -11,18 +11,23 @@ from benchmarks.shared.measure import Call
 from hf_convnextv2 import ConvNextV2Config, ConvNextV2ForImageClassification
 
 
-def create_model(library: str, size: str) -> nn.Module:
-    """A classifier of 1,000 classes with GRN switched on by non-zero weights: "ours", "transformers" or "timm"."""
+def create_model(library: str, size: str, blocks: str = "V2") -> nn.Module:
+    """A classifier of 1,000 classes with GRN switched on by non-zero weights: "ours", "transformers" or "timm".
+
+    blocks: those of ConvNeXt "V2" or "V1", which has LayerScale and no GRN.
+    """
     torch.manual_seed(0)
-    config = ConvNextV2Config.from_size(size, num_labels=1000)
+    v1: dict[str, Any] = {"use_grn": False, "layer_scale_init_value": 1e-6} if blocks == "V1" else {}
+    config = ConvNextV2Config.from_size(size, num_labels=1000, **v1)
     model: Any
     if library == "timm":
         import timm  # imported here: the GPU's benchmarks run without it
 
-        model = timm.create_model(f"convnextv2_{size}", num_classes=1000)
+        model = timm.create_model(f"{'convnext' if v1 else 'convnextv2'}_{size}", num_classes=1000)
     elif library == "transformers":
-        stock_config = transformers.ConvNextV2Config.from_dict(config.to_dict())
-        model = transformers.ConvNextV2ForImageClassification(stock_config)
+        name = "ConvNext" if v1 else "ConvNextV2"
+        stock_config = getattr(transformers, f"{name}Config").from_dict(config.to_dict())
+        model = getattr(transformers, f"{name}ForImageClassification")(stock_config)
     else:
         model = ConvNextV2ForImageClassification(config)
     wake_grn(model)
@@ -45,9 +50,10 @@ def prepare(
     device: str = "cpu",
     dtype: str = "float32",
     compiled: bool = False,
+    blocks: str = "V2",
 ) -> Call:
     """A call of "inference", of a "training" step without its optimizer, or of one with "checkpointing"."""
-    model = create_model(library, size).to(device, getattr(torch, dtype))
+    model = create_model(library, size, blocks).to(device, getattr(torch, dtype))
     model.train(what != "inference")
     if what == "checkpointing":
         model.gradient_checkpointing_enable()  # type: ignore[operator]
