@@ -235,5 +235,5 @@ def test_pooled_features_of_a_convmae_have_gradients_and_stay_in_float32(cells):
     assert output.pooled_features.dtype == torch.float32
     output.pooled_features.sum().backward()
     assert all(parameter.grad is not None for parameter in model.convmae.encoder.parameters())
-    with pytest.raises(ValueError, match="`pooled_cells` .*'none'.* must be 'visible', 'all' or None"):
+    with pytest.raises(ValueError, match=r"`pooled_cells` .*'none'.* must be 'visible', 'all' or None"):
         model(torch.randn(2, 3, 64, 64), pooled_cells="none")

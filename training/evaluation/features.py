@@ -13,18 +13,21 @@ from torch.nn.functional import normalize, one_hot
 from torch.utils.data import DataLoader
 
 from training.evaluation.metrics import TopAccuracy
+from training.prediction.pooling import PooledMaps
 
 QUERIES = 1024  # images whose similarities to all training images are in memory at a time
 
 
 @torch.no_grad()
-def extract_features(accelerator: Accelerator, model: nn.Module, loader: DataLoader[Any]) -> tuple[Tensor, Tensor]:
-    """The mean of the last feature map `(N, C)` and the label `(N,)` of every image, in every process, on the CPU."""
+def extract_features(
+    accelerator: Accelerator, model: nn.Module, loader: DataLoader[Any], read: PooledMaps
+) -> tuple[Tensor, Tensor]:
+    """The features `(N, D)` and the label `(N,)` of every image, in every process, on the CPU."""
     model.eval()
     features, labels = [], []
     for batch in loader:
         with accelerator.autocast():
-            pooled = model(batch["pixel_values"].to(accelerator.device)).last_hidden_state.mean(dim=(2, 3)).float()
+            pooled = read(model, batch["pixel_values"].to(accelerator.device))
         gathered: Any = accelerator.gather_for_metrics((pooled, batch["labels"].to(accelerator.device)))
         features.append(gathered[0].cpu())
         labels.append(gathered[1].cpu())

@@ -48,6 +48,7 @@ from training.settings.model import (
     SegmenterSettings,
     TrainedModelSettings,
 )
+from training.settings.pooling import ReadingSettings
 from training.settings.regularizer import RegularizerSettings
 from training.settings.run import CheckpointSettings, HubSettings, ProcessSettings, RunSettings
 
@@ -270,6 +271,7 @@ class ValidateSettings(Settings):
     objects: ObjectSettings
     model: ModelSettings
     evaluation: ProtocolSettings
+    reading: ReadingSettings
     prediction: SegmentPredictionSettings
     shown: ShownSettings
     processes: ProcessSettings
