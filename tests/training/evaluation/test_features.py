@@ -112,10 +112,8 @@ def test_more_components_than_the_features_vary_in_are_refused():
     labels = torch.zeros(50, dtype=torch.long)
     splits = {"train": (correlated(50, 0), labels), "test": (correlated(9, 1), labels[:9])}
     assert whitened(splits, None) is splits
-    assert {split: tuple(x.shape) for split, (x, _) in whitened(splits, 4).items()} == {
-        "train": (50, 4),
-        "test": (9, 4),
-    }
+    shapes = {split: tuple(features.shape) for split, (features, _) in whitened(splits, 4).items()}
+    assert shapes == {"train": (50, 4), "test": (9, 4)}
     message = message_of(lambda: whitened(splits, 5))
     assert message.startswith("`whitened_components` (=5) must be at most 4, the directions in which")
 
