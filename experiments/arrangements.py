@@ -54,7 +54,6 @@ REFERENCE, COMBINED, LENGTH = "reference", "combined", "length"
 AXES: dict[str, Arrangements] = {
     "crops": {
         "crops of 0.3 and more": changed("--crop_scale", "0.3", "1.0"),
-        "crops of 0.6 and more": changed("--crop_scale", "0.6", "1.0"),
         "two crops of an image": changed(*crops(2)),
     },
     "targets": {
@@ -70,7 +69,6 @@ AXES: dict[str, Arrangements] = {
     "masks": {
         "cells of 32, 0.4 hidden": changed("--mask_ratio=0.4"),
         "cells of 32, 0.75 hidden": changed("--mask_ratio=0.75"),
-        "cells of 16, 0.4 hidden": Arrangement(Arm(CELLS_OF_16, ("--mask_ratio=0.4",))),
         "cells of 16, 0.6 hidden": Arrangement(Arm(CELLS_OF_16)),
         "cells of 16, 0.75 hidden": Arrangement(Arm(CELLS_OF_16, ("--mask_ratio=0.75",))),
     },

@@ -38,7 +38,7 @@ from experiments.arrangements import (
     combine,
 )
 from experiments.label_efficiency import RECIPE, finetune, photographs_of, pretrain, save_untrained
-from experiments.readings import READINGS, best_reading, pooled_stages, read_every_way, scores_of
+from experiments.readings import READINGS, best_reading, mean_scores, pooled_stages, read_every_way, scores_of
 from experiments.rows import Row, Rows
 from experiments.search import write_validation_part
 from experiments.solar_cells import normalization_flags, scratch_flags
@@ -51,7 +51,7 @@ from training.comparison.summary import case_name
 OUTPUT = Path("docs/benchmarks/payoff_search.json")
 SHARES, READING_SHARES, FINETUNED_SHARE = (0.05, 0.1, 0.25, 1.0), (0.1, 1.0), 0.1
 DRAWS, FINETUNED_DRAWS = (0, 1, 2), (0, 1)
-FINETUNED = "fine-tuned"
+FINETUNED, NOT_KNOWN = "fine-tuned", "the best of each axis"
 KEYS = ("arrangement", "epochs", "seed")
 # For the estimate of `--dry_run`, on one core: images of 96 pixels that a model of the size atto takes in a second in
 # FCMAE and in fine-tuning, and seconds that a run needs to start, and all readings of frozen features.
@@ -120,8 +120,17 @@ class Search:
         )
 
     def runs(self, part: str) -> list[Run]:
-        """The runs of a part; those of `combined` and `length` follow from the rows of the others."""
-        return runs_of(part, self.options, self.scores())
+        """The runs of a part; those of `combined` and `length` follow from the rows of the others.
+
+        Raises:
+            SystemExit: if there are no rows for them to follow from.
+        """
+        scores = self.scores()
+        if part in (COMBINED, LENGTH) and PIXELS not in scores:
+            raise SystemExit(
+                f"`parts` (={part}) must come after {REFERENCE} and the axes: {self.rows.file} has no rows."
+            )
+        return runs_of(part, self.options, scores)
 
     def scores(self) -> dict[str, float]:
         """The mean score over the seeds of each arrangement, in the time of an axis."""
@@ -207,22 +216,20 @@ class Search:
 
 
 def runs_of(part: str, options: argparse.Namespace, scores: dict[str, float]) -> list[Run]:
-    """The runs of a part; `scores` are those of arrangements that have been tried."""
+    """The runs of a part; `scores` are those of arrangements that have been tried, in the time of an axis."""
     arrangements: dict[str, Arrangement | None] = {}
-    lengths = [options.epochs]
     if part == REFERENCE:
         arrangements = {PIXELS: KNOWN[PIXELS], HALF: KNOWN[HALF], UNTRAINED: None}
     elif part in AXES:
         arrangements = dict(AXES[part])
+    elif part == COMBINED:
+        arrangements = combined(scores)
     else:
-        best = best_of_each(scores)
-        name = " + ".join(best) or PIXELS
-        arrangements = {name: combine(best) if best else KNOWN[PIXELS]}
-        if part == LENGTH:
-            leading = max(scores, key=lambda name: scores[name] if name != UNTRAINED else 0.0)
-            known = {**KNOWN, **arrangements}
-            arrangements = {PIXELS: KNOWN[PIXELS], leading: known[leading] or KNOWN[PIXELS]}
-            lengths = options.lengths
+        known = {**KNOWN, **combined(scores)}
+        tried = {name: scores.get(name, 0.0) for name in known if name not in (PIXELS, HALF)}
+        best = max(tried, key=lambda name: tried[name]) if scores else NOT_KNOWN
+        arrangements = {PIXELS: KNOWN[PIXELS], best: known[best]}
+    lengths = options.lengths if part == LENGTH else [options.epochs]
     return [
         Run(part, name, length, seed, found)
         for length in lengths
@@ -231,10 +238,16 @@ def runs_of(part: str, options: argparse.Namespace, scores: dict[str, float]) ->
     ]
 
 
+def combined(scores: dict[str, float]) -> dict[str, Arrangement | None]:
+    """The best of each axis put together, by its name; if only one axis is better than the pixels, nothing is new."""
+    if not scores:
+        return {NOT_KNOWN: KNOWN[PIXELS]}
+    best = best_of_each(scores)
+    return {" + ".join(best): combine(best)} if len(best) > 1 else {}
+
+
 def score_of(found: Row) -> float:
     """The mean of three balanced accuracies: of both methods on frozen features, over the shares, and fine-tuned."""
-    from experiments.readings import mean_scores
-
     return mean([*mean_scores(found["frozen"]).values(), mean(found[FINETUNED].values())])
 
 
@@ -249,26 +262,18 @@ def side_by_side(jobs: int, tasks: list[Callable[[], None]]) -> None:
 
 
 def plan(options: argparse.Namespace) -> str:
-    """The runs and the hours that they take, as text: arrangements of equal time need no measurement to be known."""
-    rows, total = Rows(Path(options.output), KEYS), 0.0
+    """The runs and the hours that they take, as text: runs of equal time need no measured speed for an estimate."""
+    rows, lines, total = Rows(Path(options.output), KEYS), [], 0.0
     scores = {row["arrangement"]: row["score"] for row in rows.rows if row["epochs"] == options.epochs}
-    lines = []
-    for part in options.parts:
-        runs = runs_of(part, options, {PIXELS: 0.0, **scores})
-        names = {LENGTH: f"{PIXELS}, and the best", COMBINED: "the best of each axis"}
-        for run in runs:
-            done = rows.find(**run.key) is not None
-            hours = 0.0 if done else seconds_of(run) / 3600
-            total += hours
-            known = names[part] if part in names and not scores else run.name
-            lines.append(
-                f"  {part:12} {known}, {run.epochs:g} epochs, seed {run.seed}: {'done' if done else f'{hours:.2f} h'}"
-            )
-        if part == LENGTH and len({run.name for run in runs}) == 1:  # before anything is known, the best is another one
-            total += sum(seconds_of(run) for run in runs) / 3600
-            lines.append(f"  {part:12} as long again, for the best")
-    hours = total / options.jobs
-    return "\n".join([*lines, f"{total:.1f} hours of one core, {hours:.1f} with `--jobs {options.jobs}`"])
+    for run in [run for part in options.parts for run in runs_of(part, options, scores)]:
+        done = rows.find(**run.key) is not None
+        hours = 0.0 if done else seconds_of(run) / 3600
+        total += hours
+        name = f"{run.name}, {run.epochs:g} epochs, seed {run.seed}"
+        lines.append(f"  {run.part:12} {name}: {'done' if done else f'{hours:.2f} h'}")
+    return "\n".join(
+        [*lines, f"{total:.1f} hours of one core, {total / options.jobs:.1f} with `--jobs {options.jobs}`"]
+    )
 
 
 def seconds_of(run: Run) -> float:

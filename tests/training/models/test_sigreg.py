@@ -108,7 +108,7 @@ def test_the_loss_is_the_models_and_the_weighted_parts():
     agreement = ((pooled[:4] - pooled[4:]) / 2).square().mean()
     sigreg = epps_pulley(pooled @ random_directions(6, 256, 5, 7)).mean()
     assert loss.item() == pytest.approx((2 + 0.1 * sigreg + 3 * agreement).item(), rel=1e-5)
-    assert {name: float(parts[name]) for name in ("pixel_loss", "sigreg_loss", "invariance_loss")} == pytest.approx(
+    assert {name: parts[name].item() for name in ("pixel_loss", "sigreg_loss", "invariance_loss")} == pytest.approx(
         {"pixel_loss": 2.0, "sigreg_loss": float(sigreg), "invariance_loss": float(agreement)}, rel=1e-5
     )
 
