@@ -55,7 +55,7 @@ FINETUNED, NOT_KNOWN = "fine-tuned", "the best of each axis"
 KEYS = ("arrangement", "epochs", "seed")
 # For the estimate of `--dry_run`, on one core: images of 96 pixels that a model of the size atto takes in a second in
 # FCMAE and in fine-tuning, and seconds that a run needs to start, and all readings of frozen features.
-PRETRAINED_RATE, FINETUNED_RATE, START, READ = 87, 33, 12, 150
+PRETRAINED_RATE, FINETUNED_RATE, START, READ = 87, 33, 12, 60
 NUM_TRAIN = 1377  # photographs
 
 
@@ -271,9 +271,11 @@ def plan(options: argparse.Namespace) -> str:
         total += hours
         name = f"{run.name}, {run.epochs:g} epochs, seed {run.seed}"
         lines.append(f"  {run.part:12} {name}: {'done' if done else f'{hours:.2f} h'}")
-    return "\n".join(
-        [*lines, f"{total:.1f} hours of one core, {total / options.jobs:.1f} with `--jobs {options.jobs}`"]
-    )
+    return "\n".join([*lines, in_words(total, options.jobs)])
+
+
+def in_words(hours: float, jobs: int) -> str:
+    return f"{hours:.1f} hours of one core, {hours / jobs:.1f} with `--jobs {jobs}`"
 
 
 def seconds_of(run: Run) -> float:

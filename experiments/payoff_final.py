@@ -1,4 +1,4 @@
-"""What the arrangement that the search has chosen gains on held-out images: solar cells, and a set without a part in it.
+"""What the chosen arrangement gains on held-out images: solar cells, and a set that had no part in the search.
 
     python -m experiments.payoff_final --dry_run
     python -m experiments.payoff_final --jobs 2
@@ -25,7 +25,16 @@ from conversion.files import read_json
 from experiments.arms import BATCH_SIZE, UNTRAINED, Arm
 from experiments.arrangements import HALF, KNOWN, PIXELS, Arrangement
 from experiments.label_efficiency import RECIPE, finetune, frozen_scores, photographs_of, pretrain, save_untrained
-from experiments.payoff import FINETUNED, FINETUNED_RATE, OUTPUT, PRETRAINED_RATE, READ, START, side_by_side
+from experiments.payoff import (
+    FINETUNED,
+    FINETUNED_RATE,
+    OUTPUT,
+    PRETRAINED_RATE,
+    READ,
+    START,
+    in_words,
+    side_by_side,
+)
 from experiments.readings import READINGS, USUAL, pooled_stages
 from experiments.rows import Row, Rows
 from experiments.solar_cells import RECIPES, scratch_flags
@@ -101,9 +110,7 @@ def starts_of(chosen: dict[str, Any] | None, file: str) -> dict[str, Start]:
         SystemExit: if nothing has been chosen.
     """
     if chosen is None:
-        raise SystemExit(
-            f"`search` (={file}) must hold what `python -m experiments.payoff` has chosen: run that first."
-        )
+        raise SystemExit(f"`search` (={file}) must hold a choice. Run `python -m experiments.payoff` first.")
     recipe = yaml.safe_load((RECIPES / f"{RECIPE}.yaml").read_text())
     shape, flags = tuple(chosen["model"]), tuple(flag for flag in chosen["flags"] if "teacher_name" not in flag)
     after = Arrangement(Arm(pretraining=flags), chosen["share"], chosen["teacher"])
@@ -232,15 +239,13 @@ def plan(starts: dict[str, Start], options: argparse.Namespace) -> str:
                 total += hours
                 left = f"{hours:.2f} h" if shares else "done"
                 lines.append(f"  {photographs:8} {name}, seed {seed}, {len(shares)} of {len(drawn)} shares: {left}")
-    return "\n".join(
-        [*lines, f"{total:.1f} hours of one core, {total / options.jobs:.1f} with `--jobs {options.jobs}`"]
-    )
+    return "\n".join([*lines, in_words(total, options.jobs)])
 
 
 def seconds_of(start: Start, num_images: int, shares: list[float]) -> float:
     """An estimate for one core: pre-training, with the frozen teacher if there is one, features and fine-tuning."""
     images = sum(32 * finetuning_steps(round(share * num_images)) for share in shares)
-    seconds = READ / 4 + images / FINETUNED_RATE + START * len(shares)
+    seconds = READ + images / FINETUNED_RATE + START * len(shares)
     has_teacher = start.arrangement is not None and start.arrangement.teacher is not None
     return seconds + num_images * start.seconds_per_image * (2 if has_teacher else 1)
 
