@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
+from threading import Event
 
 import torch
 from datasets import Dataset
@@ -55,7 +56,7 @@ FINETUNED, NOT_KNOWN = "fine-tuned", "the best of each axis"
 KEYS = ("arrangement", "epochs", "seed")
 # For the estimate of `--dry_run`, on one core: images of 96 pixels that a model of the size atto takes in a second in
 # FCMAE and in fine-tuning, and seconds that a run needs to start, and all readings of frozen features.
-PRETRAINED_RATE, FINETUNED_RATE, START, READ = 87, 33, 12, 60
+PRETRAINED_RATE, FINETUNED_RATE, START, READ = 87, 33, 20, 30
 NUM_TRAIN = 1377  # photographs
 
 
@@ -253,12 +254,20 @@ def score_of(found: Row) -> float:
 
 def side_by_side(jobs: int, tasks: list[Callable[[], None]]) -> None:
     """Call all, so many at a time; after an error no further one begins."""
-    pool = ThreadPoolExecutor(jobs)
-    try:
-        for done in [pool.submit(task) for task in tasks]:
+    is_over = Event()
+
+    def call(task: Callable[[], None]) -> None:
+        if is_over.is_set():
+            return
+        try:
+            task()
+        except BaseException:
+            is_over.set()
+            raise
+
+    with ThreadPoolExecutor(jobs) as pool:
+        for done in [pool.submit(call, task) for task in tasks]:
             done.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def plan(options: argparse.Namespace) -> str:
