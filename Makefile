@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-dense study study-views study-families space test verify bench gpu style docs
+.PHONY: demo demo-dense study study-views study-families payoff space test verify bench gpu style docs
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -37,6 +37,10 @@ study-views: $(VENV)/demo
 
 study-families: $(VENV)/demo
 	$(BIN)/python -m experiments.views --compare families --photographs solar
+
+payoff: $(VENV)/demo
+	$(BIN)/python -m experiments.payoff --jobs 2
+	$(BIN)/python -m experiments.payoff_final --jobs 2
 
 $(VENV)/space: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable '.[space]'
