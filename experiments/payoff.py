@@ -88,11 +88,15 @@ def main() -> None:
     if not (output / "data/labelled/test.parquet").is_file():
         write_validation_part(output)
     search = Search(output, options, Rows(Path(options.output), KEYS))
-    for stage in (REFERENCE,), tuple(AXES), (COMBINED,), (LENGTH,):
+    untrained: list[Run] = []  # of the stage before, whose models have the shapes
+    for stage in (REFERENCE,), tuple(AXES), (COMBINED,), (LENGTH,), ():
         parts = [part for part in stage if part in options.parts]
         runs = [run for part in parts for run in search.runs(part)]
-        search.measure(runs)
-        side_by_side(options.jobs, [lambda run=run: search.row_of(run) for run in runs])
+        trained = [run for run in runs if run.arrangement is not None]
+        search.measure(trained)
+        side_by_side(options.jobs, [lambda run=run: search.row_of(run) for run in (*trained, *untrained)])
+        untrained = [run for run in runs if run.arrangement is None]
+        search.save_untrained(untrained)
     search.conclude()
 
 
@@ -124,13 +128,11 @@ class Search:
         """The runs of a part; those of `combined` and `length` follow from the rows of the others.
 
         Raises:
-            SystemExit: if there are no rows for them to follow from.
+            SystemExit: if the reference has not been trained, which all others need.
         """
         scores = self.scores()
-        if part in (COMBINED, LENGTH) and PIXELS not in scores:
-            raise SystemExit(
-                f"`parts` (={part}) must come after {REFERENCE} and the axes: {self.rows.file} has no rows."
-            )
+        if part != REFERENCE and not {PIXELS, HALF} <= scores.keys():
+            raise SystemExit(f"`parts` (={part}) must come after {REFERENCE}, of which {self.rows.file} has no rows.")
         return runs_of(part, self.options, scores)
 
     def scores(self) -> dict[str, float]:
@@ -167,6 +169,11 @@ class Search:
         """The folder of a model."""
         return pretrained_folder(self.output, f"{name} {epochs:g}", seed)
 
+    def save_untrained(self, runs: Iterable[Run]) -> None:
+        """The models without pre-training. One after the other: a seed is that of the whole process."""
+        for run in runs:
+            save_untrained(self.folder(PIXELS, run.epochs, run.seed), self.folder(*run.key.values()), run.seed)
+
     def row_of(self, run: Run) -> None:
         """Train a model, score it and write its row, unless there is one."""
         if self.rows.find(**run.key) is not None:
@@ -175,7 +182,6 @@ class Search:
         row: Row = {"part": run.part, **run.key}
         if arrangement is None:
             start = scratch_flags(RECIPE)
-            save_untrained(self.folder(PIXELS, run.epochs, run.seed), folder, run.seed)
         else:
             steps, flags = self.steps(run), self.flags_of(arrangement, run.seed)
             length = [f"--max_train_steps={steps}", f"--warmup_steps={steps // 9}", f"--seed={run.seed}"]

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -253,10 +254,30 @@ def test_the_search_never_sees_a_held_out_photograph(monkeypatch, tmp_path):
     assert max(row[1] for row in runs.seen if len(row) == 2) >= HELD_OUT
 
 
-def test_parts_that_follow_from_others_come_after_them(monkeypatch, tmp_path):
+@pytest.mark.parametrize("part", ["targets", "combined"])
+def test_parts_come_after_the_reference(part, monkeypatch, tmp_path):
+    runs = Runs(monkeypatch, payoff)
+    with pytest.raises(SystemExit, match=rf"`parts` \(={part}\) must come after reference"):
+        searched(monkeypatch, tmp_path, "--parts", part)
+    assert not runs.pretrained
+    searched(monkeypatch, tmp_path, "--parts", "reference")
+    searched(monkeypatch, tmp_path, "--parts", part)
+
+
+def test_random_weights_have_their_shape_from_a_model_that_has_been_trained(monkeypatch, tmp_path):
+    """Side by side, the reference is still being trained when half of it is done."""
     Runs(monkeypatch, payoff)
-    with pytest.raises(SystemExit, match=r"`parts` \(=combined\) must come after reference and the axes"):
-        searched(monkeypatch, tmp_path, "--parts", "combined")
+    done = []
+
+    def pretrain(output, folder, flags, jobs):
+        time.sleep(0.0 if "half" in folder.name else 0.3)
+        done.append(folder.name)
+
+    monkeypatch.setattr(payoff, "pretrain", pretrain)
+    monkeypatch.setattr(payoff, "save_untrained", lambda shape, folder, seed: done.append((shape.name, folder.name)))
+    found = searched(monkeypatch, tmp_path, "--parts", "reference", "--jobs", "2")
+    assert done[-1] == ("pixels_50-0", "no_pre-training_50-0") and "pixels_50-0" in done
+    assert len(found["rows"]) == 3
 
 
 def test_a_dry_run_writes_nothing_and_counts_the_hours(monkeypatch, tmp_path, capsys):
