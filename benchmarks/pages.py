@@ -1,4 +1,4 @@
-"""Writes the tables in docs/ whose figures are computed, or measured by the benchmarks and the search of what pays.
+"""Writes the tables in docs/ whose figures are computed, or measured by the benchmarks and the studies.
 
 python -m benchmarks.pages
 """
@@ -13,9 +13,11 @@ from benchmarks.at_scale import arithmetic
 from benchmarks.shared import measured_tables
 from benchmarks.shared.measure import Row
 from experiments import payoff_tables
+from experiments.ablation import tables as ablation_tables
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = [DOCS / f"{name}.md" for name in ("benchmarks", "convmae", "detection", "payoff", "scale", "segmentation")]
+NAMES = ("ablations", "benchmarks", "convmae", "detection", "exporting", "payoff", "scale", "segmentation")
+PAGES = [DOCS / f"{name}.md" for name in NAMES]
 AT_SCALE = DOCS / "benchmarks/scale.json"
 COMPUTED = {**arithmetic.TABLES, **payoff_tables.PLANNED}
 TABLE = re.compile(r"(<!-- (computed|measured): (\w+) -->\n).*?(<!-- end -->)", re.S)
@@ -32,7 +34,7 @@ def filled(page: str) -> str:
     measured: dict[str, Callable[[], list[Row]]] = {
         name: lambda rows=part["rows"]: rows for name, part in parts.items()
     }
-    measured |= {**measured_tables.TABLES, **payoff_tables.MEASURED}
+    measured |= {**measured_tables.TABLES, **ablation_tables.TABLES, **payoff_tables.MEASURED}
     tables = {"computed": COMPUTED, "measured": measured}
     return TABLE.sub(lambda found: f"{found[1]}\n{as_table(tables[found[2]][found[3]]())}\n{found[4]}", page)
 

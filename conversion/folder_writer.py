@@ -105,7 +105,12 @@ def write_pt(file: Path, stored: dict[str, Tensor], weights: ModelWeights, layou
     if layout.name == "official-fcmae":
         stored = {name: t.flatten(0, 2) if ".grn." in name else t for name, t in stored.items()}
     if weights.family is CONVMAE and weights.kind == "encoder":
-        stored = {name: t for name, t in stored.items() if not name.startswith("fc_norm.")}
+        norm = [name for name in stored if name.startswith("fc_norm.")]
+        stored = {name: t for name, t in stored.items() if name not in norm}
+        if norm:
+            weights.notes.append(
+                f"model.pt: without {', '.join(norm)}, which main_finetune.py starts anew; model.safetensors has them"
+            )
     # A part of a larger tensor would bring all of it into the file.
     parts = {name: t.clone() for name, t in stored.items() if t.untyped_storage().nbytes() != t.nbytes}
     torch.save({"model": {**stored, **parts}}, file)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = ("pretrain", "finetune", "segment", "detect", "validate", "predict", "embed", "nearest", "compare")
+SCRIPTS = ("pretrain", "finetune", "segment", "detect", "validate", "predict", "embed", "nearest", "compare", "analyze")
 COPIES = {"changelog.md": "CHANGELOG.md", "model_card.md": "MODEL_CARD.md"}
 SETTING = re.compile(r"  --(?P<name>\w+)(?: (?P<value>\S.*?))?(?:  +(?P<help>\S.*))?")
 

@@ -22,7 +22,7 @@ TEST_SHARE = 0.25
 STORED_SIZE = 160  # pixels: decoding the original 300 would take longer than training on it
 
 
-def write_solar_cells(folder: Path) -> dict[str, int]:
+def write_solar_cells(folder: Path, test_share: float = TEST_SHARE) -> dict[str, int]:
     """Write `unlabelled/train.parquet` and `labelled/{train,test}.parquet`; return how many images each part has.
 
     The split is the same every time and keeps the shares of every defect probability and cell type. Pre-training gets
@@ -33,7 +33,7 @@ def write_solar_cells(folder: Path) -> dict[str, int]:
 
     pictures, probabilities, types = load_dataset()
     strata = [f"{probability:.2f} {kind}" for probability, kind in zip(probabilities, types, strict=True)]
-    train, test = train_test_split(np.arange(len(pictures)), test_size=TEST_SHARE, random_state=0, stratify=strata)
+    train, test = train_test_split(np.arange(len(pictures)), test_size=test_share, random_state=0, stratify=strata)
     encoded = [{"bytes": _as_png(picture), "path": None} for picture in pictures]
     labels = (probabilities >= DEFECTIVE_FROM).astype(int).tolist()
     labelled = Features({"image": Image(), "label": ClassLabel(names=list(CLASS_NAMES))})

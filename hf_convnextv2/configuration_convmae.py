@@ -258,6 +258,11 @@ class ConvMAEConfig(BackboneConfigMixin, PreTrainingConfig):
         return math.prod(self.patch_sizes)
 
     @property
+    def last_strides(self) -> tuple[int, int]:
+        """Pixels from row to row, and from column to column, of the last map; no smaller image has one."""
+        return self.target_size, self.target_size
+
+    @property
     def strides(self) -> tuple[int, ...]:
         """Pixels from row to row of the map of each stage."""
         return tuple(math.prod(self.patch_sizes[: index + 1]) for index in range(NUM_STAGES))

@@ -108,6 +108,11 @@ class ConvNextV2Config(CheckedConfig, StockConvNextV2Config):
         return height if height == width else (height, width)
 
     @property
+    def last_strides(self) -> tuple[int, int]:
+        """Pixels from row to row, and from column to column, of the last map; no smaller image has one."""
+        return height_and_width(self.cell_size)
+
+    @property
     def strides(self) -> tuple[int, ...]:
         """Pixels from row to row of the map of each stage."""
         return tuple(self.patch_sides[0] * 2**stage for stage in range(len(self.depths)))

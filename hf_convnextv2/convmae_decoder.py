@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .configuration_convmae import ConvMAEConfig
 from .convmae_layers import ConvMAELayer
 from .fusion import StageFusion
+from .layers import call
 from .packing import PackedCells, to_rows, unpack
 from .position_embeddings import PositionEmbeddings
 from .prediction_heads import PredictionHeads
@@ -56,9 +57,9 @@ class ConvMAEDecoder(PredictionHeads):
         encoded = self.norm(self.fusion(maps[-1], maps).permute(0, 2, 3, 1))  # (N, k, k, C)
         x = unpack(self.embed(encoded).permute(0, 3, 1, 2), cells[-1])  # (K * B, D, h, w)
         num_views, _, height, width = x.shape
-        x = torch.where(masked.view(-1, 1), self.mask_token[0], to_rows(x))
-        x = x + self.position_embeddings(height, width)[0].repeat(num_views, 1)
+        tokens = to_rows(x).view(num_views, height * width, -1)
+        x = torch.where(masked[..., None], self.mask_token, tokens) + self.position_embeddings(height, width)
         for layer in self.layers:
-            x = layer(x, ((num_views, height * width),))
+            x = call(layer, x)
         decoded = self.layernorm(x).view(num_views, height, width, -1)
         return self._predict(encoded, images, decoded)

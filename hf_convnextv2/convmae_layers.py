@@ -2,11 +2,12 @@
 
 The same blocks compute dense images and packed visible cells (`cells`, see packing.py): N images of a dense map, or
 visible cells of all images; C channels, H W height and width at the current stride (k k in a cell). Between stages a
-map is (N, C, H, W) in channels-last memory. In the transformer a token is a row, (C,); R are the rows of all views: a
-view is an image, or a set of its visible cells.
+map is (N, C, H, W) in channels-last memory. In the transformer a token is a row, (C,). A view is an image, a window of
+one, or a set of its visible cells. Views of one size are (B, T, C), T tokens of each; packed ones may differ in size,
+and are R rows, (R, C), beside `groups` that say which rows are of which view.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,7 +33,7 @@ def drop_path_layer(rate: float) -> nn.Module:
 
 
 class ConvMAEMLP(nn.Module):
-    """Linear, activation, linear, on rows."""
+    """Linear, activation, linear, on each row."""
 
     def __init__(self, config: ConvMAEConfig, dim: int):
         super().__init__()
@@ -71,8 +72,24 @@ class ConvMAEConvLayer(GradientCheckpointingLayer):
         return x.permute(0, 3, 1, 2)
 
 
+def eager_attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+    """`scaled_dot_product_attention` of `(B, heads, T, C / heads)` in single steps."""
+    logits = query * query.shape[-1] ** -0.5 @ key.mT
+    return (logits if attn_mask is None else logits + attn_mask).softmax(dim=-1) @ value
+
+
+# By `attn_implementation`.
+ATTENTION: dict[str, Callable[..., Tensor]] = {"sdpa": F.scaled_dot_product_attention, "eager": eager_attention}
+
+
+def check_attention(name: str) -> None:
+    """Raise a `ValueError` unless attention is implemented under this name."""
+    if name not in ATTENTION:
+        raise ValueError(f"`attn_implementation` (={name!r}) must be one of {', '.join(ATTENTION)} for a ConvMAE.")
+
+
 class ConvMAEAttention(nn.Module):
-    """Self-attention among the tokens of a view: PyTorch's own, or written out where `eager` is asked for."""
+    """Self-attention among the tokens of a view, as `attn_implementation` says: PyTorch's own, or written out."""
 
     def __init__(self, config: ConvMAEConfig, dim: int, num_heads: int):
         super().__init__()
@@ -80,26 +97,22 @@ class ConvMAEAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, groups: Groups, mask: Tensor | None = None) -> Tensor:
-        """Rows `(R, C)` to the same shape; `groups` says of which views they are.
+    def forward(self, x: Tensor, groups: Groups | None = None, mask: Tensor | None = None) -> Tensor:
+        """Views `(B, T, C)`, or with `groups` rows `(R, C)`, to the same shape.
 
         `mask` is added to the logits of all views, or of each: `(heads, T, T)` or `(B, heads, T, T)`.
         """
-        return self.proj(join_rows([self._attend(part, mask) for part in split_rows(self.qkv(x), groups)]))
+        x = self.qkv(x)
+        if groups is None:
+            return self.proj(self._attend(x, mask))
+        return self.proj(join_rows([self._attend(part, mask) for part in split_rows(x, groups)]))
 
     def _attend(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """`(B, T, 3 * C)` to `(B, T, C)`."""
-        query, key, value = x.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (B, heads, T, C / heads)
-        attend = F.scaled_dot_product_attention
-        if self.config._attn_implementation == "eager":
-            attend = eager_attention
-        return attend(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
-
-
-def eager_attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None) -> Tensor:
-    """`scaled_dot_product_attention` of `(B, heads, T, C / heads)` in single steps."""
-    logits = query * query.shape[-1] ** -0.5 @ key.mT
-    return (logits if attn_mask is None else logits + attn_mask).softmax(dim=-1) @ value
+        """`(B, T, 3 * C)` to `(B, T, C)`; query, key and value are `(B, heads, T, C / heads)`."""
+        query, key, value = x.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        name = self.config._attn_implementation or "sdpa"  # also set after the model has been created
+        check_attention(name)
+        return ATTENTION[name](query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
 class ConvMAELayer(GradientCheckpointingLayer):
@@ -113,9 +126,9 @@ class ConvMAELayer(GradientCheckpointingLayer):
         self.mlp = ConvMAEMLP(config, dim)
         self.drop_path = drop_path_layer(drop_path)
 
-    def forward(self, x: Tensor, groups: Groups, mask: Tensor | None = None) -> Tensor:
-        """Rows `(R, C)` to the same shape; `mask` as in attention."""
-        x = x + call(self.drop_path, self.attn(self.norm1(x), groups, mask), groups)
+    def forward(self, x: Tensor, groups: Groups | None = None, mask: Tensor | None = None) -> Tensor:
+        """Views `(B, T, C)`, or with `groups` rows `(R, C)`, to the same shape; `mask` as in attention."""
+        x = x + call(self.drop_path, call(self.attn, self.norm1(x), groups, mask), groups)
         return x + call(self.drop_path, self.mlp(self.norm2(x)), groups)
 
 
@@ -193,32 +206,31 @@ class ConvMAETransformerStage(nn.Module):
         num_maps, dim, height, width = features.shape
         x = self.proj(to_rows(features))
         if cells is None:
-            x = x + self.position_embeddings(height, width)[0].repeat(num_maps, 1)
-            x = self._transform(x, num_maps, height, width)
+            x = x.view(num_maps, height * width, dim) + self.position_embeddings(height, width)
+            x = self._transform(x, height, width)
         else:
             groups, (_, rows, columns) = cells.row_groups, cells.canvas
             table = self.position_embeddings(rows, columns)[0]
             x = x + table.index_select(0, cells.to_canvas % (rows * columns))
             for layer in self.layers:
-                x = layer(x, groups)
+                x = call(layer, x, groups)
         return x.view(num_maps, height, width, dim).permute(0, 3, 1, 2)
 
-    def _transform(self, x: Tensor, num_images: int, height: int, width: int) -> Tensor:
-        """The blocks on the rows of whole images, `(N * H * W, C)`."""
-        images: Groups = ((num_images, height * width),)
+    def _transform(self, x: Tensor, height: int, width: int) -> Tensor:
+        """The blocks on whole images, `(N, H * W, C)`."""
         bias = None if self.global_bias is None else self.global_bias(height, width).to(x.dtype)
         if not any(self.is_windowed):
             for layer in self.layers:
-                x = layer(x, images, bias)
+                x = call(layer, x, None, bias)
             return x
-        windows = locate_windows(self.window_size, num_images, height, width, x.device)
+        windows = locate_windows(self.window_size, x.shape[0], height, width, x.device)
         mask = self._mask_of(windows, x)
         is_split = False
         for layer, is_windowed in zip(self.layers, self.is_windowed, strict=True):
             if is_windowed != is_split:
                 x = windows.split(x) if is_windowed else windows.join(x)
                 is_split = is_windowed
-            x = layer(x, windows.groups, mask) if is_windowed else layer(x, images, bias)
+            x = call(layer, x, None, mask if is_windowed else bias)
         return windows.join(x) if is_split else x
 
     def _mask_of(self, windows: Windows, like: Tensor) -> Tensor | None:

@@ -23,18 +23,18 @@ from .input_checks import check_pixel_values
 from .packing import KERNEL_SIZE, PackedCells
 
 
-def call(module: nn.Module, x: Tensor, cells: PackedCells | Groups | None) -> Tensor:
-    """`module(x, cells)`, or `module(x)` without cells, so that a module put in the place of ours may take a map alone.
+def call(module: nn.Module, x: Tensor, *more: PackedCells | Groups | Tensor | None) -> Tensor:
+    """`module(x, *more)`, or `module(x)` if all of `more` is None: a module in the place of ours may take x alone.
 
     `nn.Identity` and `nn.Sequential` do to packed cells what they do to a map.
     """
-    if cells is None or type(module) is nn.Identity:
+    if all(value is None for value in more) or type(module) is nn.Identity:
         return module(x)
     if is_plain(module, nn.Sequential):
         for part in module.children():
-            x = call(part, x, cells)
+            x = call(part, x, *more)
         return x
-    return module(x, cells)
+    return module(x, *more)
 
 
 class ConvNextV2LayerNorm(nn.LayerNorm):

@@ -17,7 +17,7 @@ from transformers.utils.generic import ModelOutput, can_return_tuple
 from .cell_mask import CellMask, divide_cells, drawn_mask, given_mask, random_masking
 from .feature_targets import check_feature_targets, feature_loss
 from .input_checks import check_pixel_values, refuse_unknown_keywords
-from .masking import masked_mean, patchify, unpatchify
+from .masking import check_images, check_patches, masked_mean, patchify, unpatchify
 from .packing import PackedCells, VisibleCells, in_whole_images, pack, take_cells, unpack
 from .pixel_targets import paint_cells, pixel_errors
 from .precision import at_least_float32
@@ -74,15 +74,24 @@ class MaskedPreTrainingModel(ImageEncoderPreTrainedModel):
         raise NotImplementedError
 
     def patchify(self, pixel_values: Tensor) -> Tensor:
-        """Images `(B, num_channels, H, W)` as patches `(B, T, P * P * num_channels)`."""
-        return patchify(pixel_values, self.config.target_size)
+        """Images `(B, num_channels, H, W)` as patches `(B, T, P * P * num_channels)`.
+
+        Raises:
+            ValueError: for another number of channels, and for sides that are no multiples of a patch.
+        """
+        check_images(pixel_values, self.config.target_size, self.config.num_channels)
+        return self._patches(pixel_values)
 
     def unpatchify(self, logits: Tensor, original_image_size: tuple[int, int] | None = None) -> Tensor:
         """Patches `(B, T, P * P * num_channels)` as images of `original_image_size` (height, width).
 
         Default: `config.image_size`.
+
+        Raises:
+            ValueError: if images of this size have another number of patches, or patches another number of pixels.
         """
         height, width = height_and_width(original_image_size or self.config.image_size)
+        check_patches(logits, self.config.target_size, self.config.num_channels, height, width)
         return unpatchify(logits, self.config.target_size, height, width)
 
     def random_masking(self, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,7 +117,7 @@ class MaskedPreTrainingModel(ImageEncoderPreTrainedModel):
 
     def forward_loss(self, pixel_values: Tensor, logits: Tensor, masked: Tensor) -> Tensor:
         """Mean squared error on hidden patches: over the pixels of a patch, then over the patches of all views."""
-        cells = self.patchify(pixel_values.to(at_least_float32(pixel_values.dtype)))
+        cells = self._patches(pixel_values.to(at_least_float32(pixel_values.dtype)))
         errors = pixel_errors(logits, cells, self.config.norm_pix_loss)
         return masked_mean(errors, masked)
 
@@ -225,6 +234,10 @@ class MaskedPreTrainingModel(ImageEncoderPreTrainedModel):
         """Rows and columns of cells of an image."""
         side = self.config.cell_size
         check_pixel_values(pixel_values, self.config.num_channels, side)
+        if pixel_values.shape[0] == 0:
+            raise ValueError(
+                f"`pixel_values` (of shape {tuple(pixel_values.shape)}) must hold an image in pre-training."
+            )
         height, width = pixel_values.shape[-2:]
         if height % side or width % side:
             raise ValueError(
@@ -237,6 +250,10 @@ class MaskedPreTrainingModel(ImageEncoderPreTrainedModel):
     def _masked_patches(self, mask: CellMask) -> Tensor:
         """`(K * B, T)`: the patches of the hidden cells."""
         return divide_cells(mask.masked, mask.grid, self.config.cell_size // self.config.target_size)
+
+    def _patches(self, pixel_values: Tensor) -> Tensor:
+        """As `patchify`, of images that `forward` has checked."""
+        return patchify(pixel_values, self.config.target_size)
 
     @property
     def _mask_ratio(self) -> float:

@@ -50,6 +50,30 @@ def visible_ids(masked: Tensor, num_visible: int) -> Tensor:
     return masked.to(torch.uint8).argsort(dim=1, stable=True)[:, :num_visible]
 
 
+def check_images(pixel_values: Tensor, patch_size: int, num_channels: int) -> None:
+    """Raise a `ValueError` unless these are images `(B, C, H, W)` that whole patches fill."""
+    shape = tuple(pixel_values.shape)
+    if len(shape) != 4 or shape[1] != num_channels or shape[2] % patch_size or shape[3] % patch_size:
+        raise ValueError(
+            f"`pixel_values` (of shape {shape}) must be (batch, `num_channels` (={num_channels}), height, width), with "
+            f"sides that are multiples of {patch_size}, the size of a patch."
+        )
+
+
+def check_patches(patches: Tensor, patch_size: int, num_channels: int, height: int, width: int) -> None:
+    """Raise a `ValueError` unless these are the patches `(B, L, P * P * C)` of images of this size."""
+    if height % patch_size or width % patch_size:
+        raise ValueError(
+            f"`original_image_size` (={(height, width)}) must be multiples of {patch_size}, the size of a patch."
+        )
+    expected = (height // patch_size * (width // patch_size), patch_size**2 * num_channels)
+    if patches.ndim != 3 or tuple(patches.shape[1:]) != expected:
+        raise ValueError(
+            f"`logits` (of shape {tuple(patches.shape)}) must be (batch, {expected[0]}, {expected[1]}), the patches of "
+            f"images of {height} x {width} pixels. Give the images' height and width as `original_image_size`."
+        )
+
+
 def patchify(pixel_values: Tensor, patch_size: int) -> Tensor:
     """Images `(B, C, H, W)` as cells `(B, L, P * P * C)`, each in the order row, column, channel."""
     batch, channels, height, width = pixel_values.shape

@@ -5,14 +5,14 @@ modeling_convmae_pretraining.py.
 """
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from transformers import initialization as init
 
 from .configuration_convmae import ConvMAEConfig
-from .convmae_layers import ConvMAEConvStage, ConvMAEEmbeddings, ConvMAETransformerStage
+from .convmae_layers import ConvMAEConvStage, ConvMAEEmbeddings, ConvMAETransformerStage, check_attention
 from .encoder_models import (
     ImageEncoderBackbone,
     ImageEncoderForImageClassification,
@@ -41,6 +41,22 @@ class ConvMAEPreTrainedModel(ImageEncoderPreTrainedModel):
     adapted_settings: ClassVar[tuple[str, ...]] = ("num_channels", "image_size")
     # Pre-training has none: they start at zero, which changes nothing.
     _keys_to_ignore_on_load_missing = [POSITION_BIASES]  # noqa: RUF012
+
+    def __init__(self, config: ConvMAEConfig, *args: Any, **kwargs: Any):
+        # By its type too: a model whose code comes from the Hub may get the configuration of this package.
+        if not isinstance(config, ConvMAEConfig) and getattr(config, "model_type", None) != ConvMAEConfig.model_type:
+            name = type(self).__name__
+            raise TypeError(
+                f"`config` (a {type(config).__name__}) must be a ConvMAEConfig for {name}. Stored weights are loaded "
+                f"with `{name}.from_pretrained(...)`."
+            )
+        super().__init__(config, *args, **kwargs)
+
+    def get_correct_attn_implementation(self, requested_attention: str | None, is_init_check: bool = False) -> str:
+        """As in Transformers, which knows of more implementations than there are here."""
+        name = super().get_correct_attn_implementation(requested_attention, is_init_check)
+        check_attention(name)
+        return name
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

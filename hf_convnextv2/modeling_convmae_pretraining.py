@@ -53,8 +53,8 @@ class ConvMAEForPreTraining(MaskedPreTrainingModel, ConvMAEPreTrainedModel):
     output_class: ClassVar[type[MaskedAutoencoderOutput]] = ConvMAEForPreTrainingOutput
 
     def __init__(self, config: ConvMAEConfig):
-        _refuse_settings_of_whole_images(config)
         super().__init__(config)
+        _refuse_settings_of_whole_images(config)
         self.convmae = ConvMAEModel(config, add_pooling_layer=False, learned_positions=False)
         self.decoder = ConvMAEDecoder(config)
         self.post_init()

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .shared_config import height_and_width
+from .sizes import is_certain
 
 COMPUTED_ELSEWHERE = 1e-6  # how far sines of another library may differ
 
@@ -47,9 +48,7 @@ class PositionEmbeddings(nn.Module):
 
     def forward(self, height: int, width: int) -> Tensor:
         """`(1, H * W, D)`; never a view of the parameter, on which `torch.utils.flop_counter` fails."""
-        # An exported program in which they are symbols would be one for all grids but this: it interpolates always.
-        is_known = isinstance(height, int) and isinstance(width, int)
-        if is_known and (height, width) == self.grid:
+        if is_certain(height == self.grid[0], width == self.grid[1]):
             return self.weight
         if not self.learned:
             return sincos_table(height, width, self.weight.shape[2]).to(self.weight)[None]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .groups import Groups
+from .sizes import is_certain
 
 
 class RelativePositionBias(nn.Module):
@@ -41,9 +41,7 @@ class RelativePositionBias(nn.Module):
     def _table_of(self, height: int, width: int) -> Tensor:
         """`(heads, 2 * H - 1, 2 * W - 1)`."""
         table = self.relative_position_bias_table.T.unflatten(1, _num_differences(*self.grid))
-        # An exported program in which they are symbols would be one for all grids but this: it interpolates always.
-        is_known = isinstance(height, int) and isinstance(width, int)
-        if is_known and (height, width) == self.grid:
+        if is_certain(height == self.grid[0], width == self.grid[1]):
             return table
         size = _num_differences(height, width)
         return F.interpolate(table[None], size=size, mode="bicubic", align_corners=False)[0]
@@ -66,21 +64,23 @@ class Windows(NamedTuple):
     to_windows: for each row of windows, the row of images that it is; beyond the edge, of the token nearest to it.
     to_images: for each row of images, the row of windows.
     beyond: `(windows, 1, 1, T)`, which tokens of windows lie beyond the edge; None where all lie in images.
-    groups: each window as a view of its own, all of the first image before those of the next.
+    windows, images: how many there are of each, all windows of the first image before those of the next, and tokens of
+        one.
     """
 
     to_windows: Tensor
     to_images: Tensor
     beyond: Tensor | None
-    groups: Groups
+    windows: tuple[int, int]
+    images: tuple[int, int]
 
     def split(self, x: Tensor) -> Tensor:
-        """Rows of images as rows of windows."""
-        return x.index_select(0, self.to_windows)
+        """Images `(N, H * W, C)` as windows `(windows, T, C)`."""
+        return x.flatten(0, 1).index_select(0, self.to_windows).view(*self.windows, x.shape[2])
 
     def join(self, x: Tensor) -> Tensor:
-        """Rows of windows as rows of images."""
-        return x.index_select(0, self.to_images)
+        """Windows `(windows, T, C)` as images `(N, H * W, C)`."""
+        return x.flatten(0, 1).index_select(0, self.to_images).view(*self.images, x.shape[2])
 
     def mask(self, bias: Tensor | None, like: Tensor) -> Tensor | None:
         """What is added to the logits, if anything: `bias (heads, T, T)` of a window, and -inf beyond the edge."""
@@ -107,8 +107,7 @@ def locate_windows(side: int, num_images: int, height: int, width: int, device: 
     image, row_of, column_of = pixel // (height * width), pixel // width % height, pixel % width
     window_of = (image * down + row_of // side) * across + column_of // side
     to_images = window_of * num_tokens + row_of % side * side + column_of % side
-    # An exported program in which they are symbols is one for all sizes: it masks always.
-    is_known = isinstance(height, int) and isinstance(width, int)
-    fits = is_known and height % side == 0 and width % side == 0
+    fits = is_certain(height % side == 0, width % side == 0)
     beyond = None if fits else ((row >= height) | (column >= width)).view(-1, 1, 1, num_tokens)
-    return Windows(to_windows, to_images, beyond, ((num_images * down * across, num_tokens),))
+    windows, images = (num_images * down * across, num_tokens), (num_images, height * width)
+    return Windows(to_windows, to_images, beyond, windows, images)

@@ -60,7 +60,7 @@ def main(settings: CompareSettings) -> str:
         write_images(images, output / "data")
         torch.set_num_threads(max(torch.get_num_threads() // settings.run.jobs, 1))
         comparison = Comparison(settings, images, starts, output, Times(output), lock)
-        with stopping_runs(comparison.is_over):
+        with stopping_runs(comparison.runner.is_over):
             comparison.run()
         text = write_report(comparison)
     print(f"{text}\n\nMade in {output}: README.md, comparison.png, compare.json", flush=True)

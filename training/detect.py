@@ -26,6 +26,7 @@ from training.evaluation.detection import DetectionEvaluator
 from training.evaluation.detection_figures import save_figures, table_in_words
 from training.evaluation.detection_protocol import detection_loader
 from training.models.architecture import encoder_config
+from training.models.backbone import num_channels_of
 from training.models.batch_norm import synchronise_batch_norm
 from training.models.creation import image_size_of, with_background
 from training.models.detection import (
@@ -41,6 +42,7 @@ from training.models.optimizer import decayed_parameters
 from training.run.evaluation import PeriodicEvaluation
 from training.run.sharding import refuse_sharding
 from training.run.training_run import TrainingRun
+from training.settings.augmentation import check_distortion
 
 
 def main(settings: DetectSettings) -> None:
@@ -50,6 +52,7 @@ def main(settings: DetectSettings) -> None:
         if rcnn:
             refuse_sharding(run.accelerator)
         with run.main_process_first():
+            check_distortion(settings.augmentation.photometric_distortion, num_channels_of(settings.model))
             names = class_names_of(settings.data, settings.model.num_labels)
         model = synchronise_batch_norm(create_detector(settings.model, names), run.accelerator)
         encoder = encoder_config(model.config)

@@ -36,6 +36,7 @@ from training.models.segmentation import SEGMENTERS, create_segmentation_process
 from training.run.evaluation import PeriodicEvaluation
 from training.run.sharding import refuse_sharding
 from training.run.training_run import TrainingRun
+from training.settings.augmentation import check_distortion
 
 
 def main(settings: SegmentSettings) -> None:
@@ -45,6 +46,7 @@ def main(settings: SegmentSettings) -> None:
             refuse_sharding(run.accelerator)
         with run.main_process_first():
             num_channels = num_channels_of(settings.model)
+            check_distortion(settings.augmentation.photometric_distortion, num_channels)
             names = class_names_of(settings.data, settings.model.num_labels, num_channels)
         model = synchronise_batch_norm(create_segmenter(settings.model, names), run.accelerator)
         encoder: Any = model.config.backbone_config

@@ -1,4 +1,4 @@
-"""The tables of measured figures in docs/benchmarks.md and the pages on dense tasks and ConvMAE."""
+"""The tables of measured figures in docs/benchmarks.md and the pages on dense tasks, ConvMAE and exported files."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -192,6 +192,31 @@ def convmae() -> list[Row]:
     return found
 
 
+RUNTIMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO", "torch": "torch.export", "executorch": "ExecuTorch"}
+
+
+def exported_agreement() -> list[Row]:
+    """A row for each file: the largest difference at any size of images, and the least agreement."""
+    found = []
+    for row in read("exported_agreement"):
+        shown: Row = {"Model": row["size"], "File": f"{RUNTIMES[row['format']]}, {row['dtype']}"}
+        differences = [row[name] for name in row if name.startswith("difference, ")]
+        agreement = [row[name] for name in row if name.startswith("top-1, ")]
+        shown["Largest difference"] = max(differences, key=float)
+        shown["Same class"] = f"{100 * min(agreement):.1f} %".replace("100.0", "100")
+        found.append(shown | {"Size": f"{row['MB']:.1f} MB", "Export": f"{row['s to export']:.0f} s"})
+    return found
+
+
+def exported_speed() -> list[Row]:
+    """A row for each contender, a column for each model and batch: times Transformers' eager model."""
+    found: dict[str, Row] = {}
+    for row in read("exported_speed"):
+        each = found.setdefault(row["contender"], {"": row["contender"]})
+        each[f"{row['size']}, {row['batch']}"] = f"{row['times Transformers']['median']:.2f}"
+    return list(found.values())
+
+
 TABLES: dict[str, Callable[[], list[Row]]] = {
     "overview": overview,
     "loaded": loaded,
@@ -206,4 +231,6 @@ TABLES: dict[str, Callable[[], list[Row]]] = {
     "upernet_phases": upernet_phases,
     "mask_rcnn_phases": mask_rcnn_phases,
     "convmae": convmae,
+    "exported_agreement": exported_agreement,
+    "exported_speed": exported_speed,
 }

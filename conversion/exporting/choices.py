@@ -8,7 +8,7 @@ TASKS = (CLASSIFICATION, FEATURES, BACKBONE, SEGMENTATION, RECONSTRUCTION)
 LAYERS = {
     "stem": ("patch_embeddings",),
     "depthwise": ("dwconv", ".attn.weight"),
-    "downsampling": ("downsampling_layer",),
+    "downsampling": ("downsampling_layer", ".patch_embed.proj"),
     "up": ("pwconv1", "fc1"),
     "down": ("pwconv2", "fc2"),
     "head": ("classifier.",),

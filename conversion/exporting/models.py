@@ -73,7 +73,8 @@ class Subject:
     """A model to export.
 
     task: one of `choices.TASKS`.
-    cell: of how many pixels, down and across, the sides of its images are multiples.
+    cell: of how many pixels, down and across, the sides of its images are multiples: what is hidden together where
+        pre-training is exported, else one position of the last map.
     """
 
     name: str
@@ -145,7 +146,7 @@ def load_subject(name: str, task: str | None) -> Subject:
     with registered():
         model = classes[task].from_pretrained(name, dtype=torch.float32).eval()
     own = getattr(model.config, "backbone_config", None) or model.config
-    cell = height_and_width(own.cell_size)
+    cell = height_and_width(own.cell_size) if task == RECONSTRUCTION else own.last_strides
     sides = height_and_width(own.image_size or DEFAULT_SIZE)
     rounded = tuple(max(1, side // unit) * unit for side, unit in zip(sides, cell, strict=True))
     return Subject(name, task, model, cell, (rounded[0], rounded[1]), own.num_channels)

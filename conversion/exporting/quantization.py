@@ -20,22 +20,21 @@ from conversion.exporting.programs import Program, calibration_inputs, quiet
 def quantise(format: str, subject: Subject, program: Program, images: list[Tensor], float_layers: list[str]) -> Program:
     """The float32 program in int8, calibrated with images `(1, C, height, width)`."""
     calibration = calibration_inputs(subject, images)
-    parts = [part for name in float_layers for part in LAYERS[name]]
     with quiet():
         if format == "onnx":
-            return program._replace(program=_quantise_onnx(program.program, calibration, parts))
+            return program._replace(program=_quantise_onnx(program.program, calibration, float_layers))
         layers = openvino_layers(program.program, subject.model)
-        return program._replace(program=_quantise_openvino(program.program, calibration, _chosen(layers, parts)))
+        return program._replace(program=_quantise_openvino(program.program, calibration, _chosen(layers, float_layers)))
 
 
-def _quantise_onnx(model: Any, calibration: list[dict[str, Tensor]], parts: list[str]) -> Any:
+def _quantise_onnx(model: Any, calibration: list[dict[str, Tensor]], float_layers: list[str]) -> Any:
     from onnxruntime.quantization import QuantType
     from transformers.exporters.quantizers.quantizer_onnxruntime import OnnxRuntimeQuantizer, OnnxRuntimeStaticConfig
 
     layers = {node.name: layer for node in model.graph if (layer := layer_of(node)) is not None}
     config = OnnxRuntimeStaticConfig(
         op_types_to_quantize=["Conv", "MatMul", "Gemm"],
-        nodes_to_quantize=sorted(set(layers) - set(_chosen(layers, parts))),
+        nodes_to_quantize=sorted(set(layers) - set(_chosen(layers, float_layers))),
         per_channel=True,
         activation_type=QuantType.QUInt8,  # signed ones took 2.5 times as long on a processor with VNNI
         weight_type=QuantType.QInt8,
@@ -56,9 +55,21 @@ def _quantise_openvino(model: Any, calibration: list[dict[str, Tensor]], left_ou
     return NNCFOpenVINOQuantizer(config, calibration).quantize(model, calibration[0], ExportFormat.OPENVINO)
 
 
-def _chosen(layers: dict[str, str], parts: list[str]) -> list[str]:
-    """The nodes whose parameters have one of these parts in their names."""
-    return [node for node, layer in layers.items() if any(part in layer for part in parts)]
+def _chosen(layers: dict[str, str], float_layers: list[str]) -> list[str]:
+    """The nodes of the layers that are left out; raises a `ValueError` for a layer that no node is of."""
+    nodes = {name: [node for node, layer in layers.items() if _is_of(layer, name)] for name in float_layers}
+    unknown = [name for name in float_layers if not nodes[name]]
+    if unknown:
+        known = [name for name in LAYERS if any(_is_of(layer, name) for layer in layers.values())]
+        raise ValueError(
+            f"`--float_layers` (={' '.join(unknown)}) must be layers that the model has: {', '.join(known)}."
+        )
+    return [node for name in float_layers for node in nodes[name]]
+
+
+def _is_of(layer: str, name: str) -> bool:
+    """Whether a parameter is one of the layers that have this name on the command line."""
+    return any(part in layer for part in LAYERS[name])
 
 
 def openvino_layers(program: Any, model: nn.Module) -> dict[str, str]:

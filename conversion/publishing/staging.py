@@ -13,6 +13,7 @@ import transformers
 from transformers.dynamic_module_utils import get_relative_import_files
 
 import hf_convnextv2
+from conversion.analyses import ANALYSIS
 from conversion.checkpoint_reader import read_checkpoint
 from conversion.convert import convert
 from conversion.detectors import DETECTORS, RCNN
@@ -35,7 +36,7 @@ from conversion.publishing.contents import read_contents
 from conversion.publishing.licenses import read_license
 from conversion.publishing.onnx_files import is_onnx, settings_of_transformers_js, stage_onnx
 from conversion.publishing.publication import Publication
-from conversion.publishing.sections.results import PICTURES
+from conversion.publishing.sections.results import ANALYSES, PICTURES, analyses_of
 from conversion.segmenters import SEGMENTERS, convnextv2_supported
 from hf_convnextv2 import ConvMAEConfig
 from hf_convnextv2.configuration_convnextv2 import FCMAE_MODEL_TYPE, V1_MODEL_TYPE
@@ -141,9 +142,12 @@ def stage(folder: Path, target: Path, publication: Publication) -> Path:
     model_type = str(config.get("model_type"))
     publication = replace(publication, with_code=publication.with_code or model_type in NEEDS_CODE)
     card = _card(folder, publication)
-    files = {file for pattern in UPLOADED for file in folder.glob(pattern)}
+    files = {file for pattern in (*UPLOADED, *analyses_of(folder)) for file in folder.glob(pattern)}
+    if (folder / ANALYSIS).is_dir() and not analyses_of(folder):
+        print(f"Left out: {folder / ANALYSIS}, which is no analysis of these weights.", flush=True)
     files |= {file for file in folder.glob("*.png") if f"({file.name})" in card}
-    link_files(files, target)
+    for parent in {file.parent for file in files}:
+        link_files((file for file in files if file.parent == parent), target / parent.relative_to(folder))
     (target / CARD).write_text(card, encoding="utf-8")
     if publication.onnx is not None:
         stage_onnx(publication.onnx, target)
@@ -170,7 +174,8 @@ def code_files(model_type: str) -> list[Path]:
 def is_ours(name: str) -> bool:
     """Whether a file of a repository is one that a publication writes, under this name."""
     is_code = any(name == file.name for model_type in CODE for file in code_files(model_type))
-    return is_code or is_onnx(name) or any(fnmatch(name, pattern) and "/" not in name for pattern in UPLOADED)
+    is_made = any(fnmatch(name, pattern) and "/" not in name for pattern in UPLOADED)
+    return is_code or is_made or is_onnx(name) or name in ANALYSES
 
 
 def stage_encoder(folder: Path, target: Path, repo_id: str, model: Publication) -> Path:

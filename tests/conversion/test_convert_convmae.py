@@ -110,7 +110,9 @@ def test_an_encoder_is_stored_as_the_official_fine_tuning_reads_it(tmp_path, cap
     model.save_pretrained(tmp_path / "encoder")
     create_image_processor(model.config).save_pretrained(tmp_path / "encoder")
     missing = {"fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias"}
-    assert run(tmp_path / "encoder", tmp_path / "trained", "--to", "official", "--with_pt", capsys=capsys)[0] == 0
+    code, printed = run(tmp_path / "encoder", tmp_path / "trained", "--to", "official", "--with_pt", capsys=capsys)
+    assert code == 0 and "model.pt: without fc_norm.weight, fc_norm.bias, which main_finetune.py starts anew" in printed
+    assert "without fc_norm.weight" in (tmp_path / "trained/README.md").read_text()
     for_scripts = torch.load(tmp_path / "trained/model.pt", weights_only=True)["model"]
     assert for_scripts.keys() == CLASSIFIER.keys() - missing
     assert "fc_norm.weight" in load_file(tmp_path / "trained/model.safetensors")
@@ -126,8 +128,9 @@ def test_an_encoder_without_a_norm_gets_one_that_changes_nothing_and_loses_it_ag
     assert code == 0 and "added: `layernorm`" in printed
     _, report = ConvMAEBackbone.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert all("hidden_states_norms" in name for name in report["missing_keys"])
-    for to in ("official", "easycv"):
-        assert run(tmp_path / "ours", tmp_path / to, "--to", to, capsys=capsys)[0] == 0
+    for to, flags in (("official", ["--with_pt"]), ("easycv", [])):
+        code, printed = run(tmp_path / "ours", tmp_path / to, "--to", to, *flags, capsys=capsys)
+        assert code == 0 and "without fc_norm" not in printed  # it is in none of the files
         assert load_file(tmp_path / to / "model.safetensors").keys() == stored.keys()
 
 

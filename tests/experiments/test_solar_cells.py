@@ -50,3 +50,8 @@ def test_split_keeps_the_shares_and_labels_follow_the_probability(parts):
         }
         assert part["label"] == [int(PROBABILITIES[i] >= 0.5) for i in indices(part)]
     assert train.features["label"].names == ["functional", "defective"]
+
+
+def test_the_share_that_is_held_out_can_be_chosen(parts, tmp_path):
+    counts = write_solar_cells(tmp_path / "half", 0.5)
+    assert counts["train"] == counts["test"] == 48 and counts["train_defective"] == counts["test_defective"] == 16

@@ -18,7 +18,7 @@ from hf_convnextv2 import (
     ConvNextV2ForImageClassification,
 )
 from hf_convnextv2.configuration_convmae import CONVMAE_SIZES
-from hf_convnextv2.convmae_layers import ConvMAELayer
+from hf_convnextv2.convmae_layers import ATTENTION, ConvMAELayer
 from hf_convnextv2.layers import ConvNextV2DropPath
 from hf_convnextv2.position_embeddings import PositionEmbeddings
 from tests.small_models import assert_close, awake, difference, small_config, small_convmae_config
@@ -257,9 +257,56 @@ def test_eager_attention_computes_the_same(model_class, monkeypatch):
     model, inputs = small_model(model_class, **settings), make_inputs(model_class)
     expected = tensors(model(**inputs))
     model.set_attn_implementation("eager")
-    monkeypatch.setattr(F, "scaled_dot_product_attention", None)
+    monkeypatch.setitem(ATTENTION, "sdpa", None)
     for actual, wanted in zip(tensors(model(**inputs)), expected, strict=True):
         assert_close(actual, wanted)
+
+
+def test_eager_attention_alone_has_gradients_of_gradients_on_a_cpu():
+    attention = small_model(ConvMAEModel).double().encoder.stages[2].layers[0].attn
+    tokens = torch.randn(1, 3, 16, dtype=torch.double, requires_grad=True)
+    with pytest.raises(RuntimeError, match=r"derivative for .* is not implemented"):
+        torch.autograd.gradgradcheck(attention, tokens)
+    attention.config._attn_implementation = "eager"
+    assert torch.autograd.gradgradcheck(attention, tokens)
+
+
+@pytest.mark.parametrize("name", ["flash_attention_9", "flash_attention_2", "flex_attention", "paged|eager", "written"])
+def test_attention_that_these_models_do_not_have_is_refused(name, tmp_path):
+    """Those of Transformers, and one that a user has registered with it."""
+    transformers.AttentionInterface.register("written", lambda *_: pytest.fail("attends"))
+    model, x = small_model(ConvMAEModel), torch.randn(1, 3, 64, 64)
+    model.save_pretrained(tmp_path)
+    try:
+        with pytest.raises((ValueError, ImportError), match=r"attn_implementation|[Aa]ttention"):
+            ConvMAEModel.from_pretrained(tmp_path, attn_implementation=name)
+        with pytest.raises((ValueError, ImportError), match=r"attn_implementation|[Aa]ttention"):
+            model.set_attn_implementation(name)
+        model.config._attn_implementation_internal = name  # as whoever goes round the check
+        with pytest.raises(ValueError, match=r"`attn_implementation` .* must be one of sdpa, eager for a ConvMAE"):
+            model(x)
+    finally:
+        del transformers.AttentionInterface._global_mapping["written"]
+
+
+@MODELS
+def test_a_batch_without_images_gives_no_maps_or_is_refused(model_class):
+    model, x = small_model(model_class), torch.randn(0, 3, 64, 96)
+    if model_class is ConvMAEForPreTraining:
+        with pytest.raises(ValueError, match=r"`pixel_values` \(of shape \(0, 3, 64, 96\)\) must hold an image"):
+            model(x)
+        return
+    one = tensors(model(torch.randn(1, 3, 64, 96)))
+    found = tensors(model(x))
+    assert [tensor.shape for tensor in found] == [(0, *tensor.shape[1:]) for tensor in one]
+    sum(tensor.sum() for tensor in found).backward()
+
+
+@MODELS
+@pytest.mark.parametrize("config", [None, {}, small_config()], ids=lambda config: type(config).__name__)
+def test_another_configuration_is_refused(model_class, config):
+    with pytest.raises(TypeError, match=rf"`config` \(a {type(config).__name__}\) must be a ConvMAEConfig for ConvMAE"):
+        model_class(config)
 
 
 def test_a_fresh_model_predicts_no_better_than_the_mean():

@@ -175,12 +175,16 @@ def test_windows_compile_as_one_graph(size):
     assert_close(compiled(x).feature_maps[0], model(x).feature_maps[0])
 
 
-def test_an_exported_program_takes_other_numbers_and_heights_of_images():
-    model = small_model(ConvMAEForImageClassification, window_size=3)
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("settings", [{}, {"window_size": 3}], ids=["images", "windows"])
+def test_an_exported_program_takes_other_numbers_and_heights_of_images(settings, strict):
+    """Also the model's own size, 64 x 48, for which positions and biases are stored, and those that windows divide."""
+    biases = {"use_relative_position_bias": bool(settings)}
+    model = small_model(ConvMAEForImageClassification, image_size=(64, 48), depths=[1, 1, 2], **settings, **biases)
     sizes = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC}
-    example = {"pixel_values": torch.randn(2, 3, 64, 48)}
-    program = torch.export.export(model, (), example, dynamic_shapes={"pixel_values": sizes}, strict=False).module()
-    for batch, height in ((3, 32), (5, 71), (2, 96)):
+    example = {"pixel_values": torch.randn(2, 3, 80, 48)}
+    program = torch.export.export(model, (), example, dynamic_shapes={"pixel_values": sizes}, strict=strict).module()
+    for batch, height in ((3, 64), (3, 32), (5, 71), (2, 96)):
         x = torch.randn(batch, 3, height, 48)
         assert_close(program(pixel_values=x).logits, model(x).logits)
 

@@ -4,7 +4,9 @@ import pytest
 import torch
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
+from hf_convnextv2 import ConvMAEForPreTraining, ConvNextV2ForPreTraining
 from hf_convnextv2.masking import count_visible, patchify, rank_cells, unpatchify, visible_ids
+from tests.small_models import small_convmae_config, small_fcmae_config
 
 
 @pytest.mark.parametrize(
@@ -64,3 +66,40 @@ def test_patchify_agrees_with_the_mae_of_transformers():
     )  # fmt: skip
     x = torch.randn(2, 3, 32, 32)
     assert torch.equal(patchify(x, 8), ViTMAEForPreTraining(config).patchify(x))
+
+
+@pytest.fixture(scope="module", params=["fcmae", "convmae"])
+def model(request):
+    """A pre-training model with patches of 32 pixels for images of 64."""
+    if request.param == "fcmae":
+        return ConvNextV2ForPreTraining(small_fcmae_config())
+    return ConvMAEForPreTraining(small_convmae_config(patch_sizes=[4, 2, 4]))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 64, 80), (2, 3, 48, 64), (2, 4, 64, 64), (3, 64, 64)])
+def test_images_that_whole_patches_do_not_fill_are_refused(model, shape):
+    with pytest.raises(ValueError, match=rf"`pixel_values` \(of shape \({shape[0]}, .*\)\) must be .* multiples of 32"):
+        model.patchify(torch.randn(shape))
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ((2, 6, 3072), None),  # of an image of 64 x 96 pixels, not of 64 x 64
+        ((2, 6, 3072), (96, 96)),
+        ((2, 2, 3072), (64, 64)),
+        ((2, 4, 1024), None),
+        ((2, 16, 768), None),  # as many numbers as there should be
+        ((4, 3072), None),
+    ],
+)
+def test_patches_of_other_images_are_refused(model, shape, size):
+    with pytest.raises(
+        ValueError, match=r"`logits` \(of shape .*\) must be \(batch, \d, 3072\), the patches of images"
+    ):
+        model.unpatchify(torch.randn(shape), size)
+
+
+def test_images_of_a_size_that_whole_patches_do_not_fill_have_no_patches(model):
+    with pytest.raises(ValueError, match=r"`original_image_size` \(=\(64, 80\)\) must be multiples of 32"):
+        model.unpatchify(torch.randn(2, 4, 3072), (64, 80))

@@ -1,4 +1,7 @@
-"""Changed models: adapters on convolutions, and layers replaced or wrapped, compute what stock's do so changed."""
+"""Changed models: adapters on convolutions, and layers replaced or wrapped, compute what stock's do so changed.
+
+ConvMAE has no stock: there, a hook on a layer changes what comes out of it as the module in its place does.
+"""
 
 import copy
 
@@ -8,8 +11,20 @@ import torch
 import transformers
 from torch import nn
 
-from hf_convnextv2 import ConvNextV2ForImageClassification, ConvNextV2ForPreTraining
-from tests.small_models import assert_close, awake, difference, small_config, small_fcmae_config
+from hf_convnextv2 import (
+    ConvMAEForImageClassification,
+    ConvMAEForPreTraining,
+    ConvNextV2ForImageClassification,
+    ConvNextV2ForPreTraining,
+)
+from tests.small_models import (
+    assert_close,
+    awake,
+    difference,
+    small_config,
+    small_convmae_config,
+    small_fcmae_config,
+)
 
 TWO_STAGES = {"depths": [1, 2], "hidden_sizes": [8, 16]}  # cells of 8 pixels
 STAGE = "convnextv2.encoder.stages.1"
@@ -204,20 +219,89 @@ def test_an_adapter_on_a_convolution_computes_what_it_does_in_stock(originals, p
     assert all(p.grad is not None and p.grad.isfinite().all() for p in packed.parameters() if p.requires_grad)
 
 
-@pytest.mark.parametrize("place", ["block", "GRN", "dwconv", "act", "downsampling", "stem"])
-def test_a_sequence_around_a_layer_leaves_packed_cells_as_they_are(pretraining, place):
-    model, noise = copy.deepcopy(pretraining), torch.rand(2, 6)
-    replace(model, PLACES[place], lambda inner: nn.Sequential(inner, nn.Identity()))
-    found, expected = (m(images(), noise=noise).logits for m in (model, pretraining))
+@pytest.fixture(scope="module")
+def families(pretraining):
+    """Pre-training models by family; both see six cells of the images."""
+    return {
+        "convnextv2": pretraining,
+        "convmae": awake(ConvMAEForPreTraining(small_convmae_config(patch_sizes=[2, 2, 2], num_visible_sets=4))),
+    }
+
+
+TOKENS = "convmae.encoder.stages.2"
+TRANSFORMER = {
+    "block of the transformer": f"{TOKENS}.layers.1",
+    "attention": f"{TOKENS}.layers.1.attn",
+    "MLP": f"{TOKENS}.layers.1.mlp",
+}
+IN_CONVMAE = {
+    **TRANSFORMER,
+    "block of convolutions": "convmae.encoder.stages.1.layers.0",
+    "stage": TOKENS,
+    "convolution": "convmae.encoder.stages.1.layers.0.attn",
+    "embeddings between stages": f"{TOKENS}.patch_embed",
+    "block of the decoder": "decoder.layers.0",
+}
+SEQUENCES = [
+    *(("convnextv2", PLACES[place]) for place in ("block", "GRN", "dwconv", "act", "downsampling", "stem")),
+    *(("convmae", place) for place in IN_CONVMAE.values()),
+]
+
+
+@pytest.mark.parametrize(("family", "place"), SEQUENCES)
+def test_a_sequence_around_a_layer_leaves_packed_cells_as_they_are(families, family, place):
+    model, noise = copy.deepcopy(families[family]), torch.rand(2, 6)
+    replace(model, place, lambda inner: nn.Sequential(inner, nn.Identity()))
+    found, expected = (m(images(), noise=noise).logits for m in (model, families[family]))
     assert_close(found, expected)
 
 
-def test_an_identity_in_place_of_a_layer_takes_packed_cells(pretraining):
-    model, noise = copy.deepcopy(pretraining), torch.rand(2, 6)
-    replace(model, f"{STAGE}.layers.1", WRAPPED["identity"])
-    fewer = copy.deepcopy(pretraining)
-    del fewer.convnextv2.encoder.stages[1].layers[1]
+@pytest.mark.parametrize(
+    ("family", "blocks"),
+    [
+        ("convnextv2", f"{STAGE}.layers"),
+        ("convmae", f"{TOKENS}.layers"),
+        ("convmae", "convmae.encoder.stages.1.layers"),
+    ],
+)
+def test_an_identity_in_place_of_a_layer_takes_packed_cells(families, family, blocks):
+    model, noise = copy.deepcopy(families[family]), torch.rand(2, 6)
+    replace(model, f"{blocks}.1", WRAPPED["identity"])
+    fewer = copy.deepcopy(families[family])
+    del fewer.get_submodule(blocks)[1]
     assert torch.equal(model(images(), noise=noise).logits, fewer(images(), noise=noise).logits)
+
+
+def check_wrapped(model, place, inputs):
+    """A wrapper that takes one tensor does what a hook does, and not nothing; what it was given comes back."""
+    hooked, wrapped = copy.deepcopy(model), copy.deepcopy(model)
+    hooked.get_submodule(place).register_forward_hook(lambda _, args, output: output.sin())
+    replace(wrapped, place, Wrapper)
+    seen = []
+    wrapped.get_submodule(place).register_forward_pre_hook(lambda _, args: seen.append([each.shape for each in args]))
+    found, expected = wrapped(**inputs).logits, hooked(**inputs).logits
+    assert_close(found, expected)
+    assert difference(found.detach(), model(**inputs).logits.detach()) > 1e-4
+    found.square().sum().backward()
+    return seen
+
+
+WINDOWS = {"window_size": 1, "window_block_indices": [1]}  # which fit into images of any size
+
+
+@pytest.mark.parametrize("settings", [{}, WINDOWS], ids=["images", "windows"])
+@pytest.mark.parametrize("place", [place for place in IN_CONVMAE if "decoder" not in place])
+def test_a_layer_of_convmae_is_replaced_by_one_that_takes_one_tensor(place, settings):
+    model = awake(ConvMAEForImageClassification(small_convmae_config(patch_sizes=[2, 2, 2], **settings)))
+    seen = check_wrapped(model, IN_CONVMAE[place], {"pixel_values": images()})
+    if place in TRANSFORMER:
+        assert seen == [[(12, 1, 16) if settings else (2, 6, 16)]]  # views, tokens of each, channels
+
+
+@pytest.mark.parametrize("place", ["decoder.layers.0", "decoder.layers.0.attn"])
+def test_a_layer_of_the_decoder_is_replaced_by_one_that_takes_one_tensor(families, place):
+    seen = check_wrapped(families["convmae"], place, {"pixel_values": images(), "noise": torch.rand(2, 6)})
+    assert seen == [[(8, 6, 16)]]
 
 
 def test_channels_of_a_stem_that_is_no_convolution_cannot_be_adapted(originals):

@@ -186,6 +186,7 @@ def as_arguments(words: list[str]) -> list[str]:
 def test_the_pages_with_commands_that_run_are_these():
     expected = {"README", "quickstart", "devices", "evaluating", "views", "paper", "converting", "publishing"}
     expected |= {"segmentation", "detection", "predicting", "embedding", "convmae", "comparing", "labels", "spaces"}
+    expected |= {"analysis"}
     assert {page.stem for page in WITH_RUNS} == expected and len(runs(README)) == 3
     left_out = {word for page in PAGES for command in commands(page) for word in command.split() if "/" in word}
     assert all(any(word.endswith(name) for word in left_out) for name in ELSEWHERE)
@@ -209,6 +210,7 @@ def test_every_command_of_a_page_runs_as_it_is_typed_one_after_the_other(page, t
         printed += done.stdout
     for folder in made:
         result = "compare.json" if folder == "out/compare" else "model.safetensors"
+        result = "analysis.json" if page.stem == "analysis" else result
         assert (tmp_path / folder / result).is_file() and (tmp_path / folder / "README.md").is_file()
     if page == README:
         assert "Evaluating on split `test` of path/to/labelled" in printed

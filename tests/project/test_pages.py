@@ -19,6 +19,7 @@ from docs.hooks import SCRIPTS, help_of, read_help
 from spaces import app as spaces_app
 from spaces import publish as spaces_publish
 from tests.readme import PAGES, README, ROOT, blocks, commands
+from training.settings.analysis import AnalyzeSettings
 from training.settings.command_line import parse_settings
 from training.settings.comparison import CompareSettings
 from training.settings.embedding import EmbedSettings, NearestSettings
@@ -40,6 +41,7 @@ SETTINGS |= {
     "embed": EmbedSettings,
     "nearest": NearestSettings,
     "compare": CompareSettings,
+    "analyze": AnalyzeSettings,
 }
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MODULES = {"benchmarks.gpu": gpu_settings, "conversion.convert": convert, "conversion.publish": publish}
@@ -209,6 +211,7 @@ def test_every_command_is_one_that_is_there(page, tmp_path, monkeypatch):
         "out/pretrain/checkpoint-5000",
     ):
         (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "photo.jpg").touch()
     monkeypatch.chdir(tmp_path)
     for words in typed(page):
         assert words[0] in KNOWN and KNOWN[words[0]](words), shlex.join(words)

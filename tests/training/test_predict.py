@@ -307,7 +307,7 @@ def test_masks_of_earlier_images_go_when_they_are_replaced_but_no_other_file(seg
 def test_windows_smaller_than_a_cell_are_refused_before_the_first_image(segmenter, images, tmp_path, monkeypatch):
     monkeypatch.setattr(answers.MaskAnswers, "__call__", lambda *_: pytest.fail("predicts"))
     message = message_of(lambda: predicted(segmenter, images, tmp_path / "a.csv", eval_window=15))
-    assert message == "`eval_window` (=15) must be at least 16 pixels, a cell of the encoder."
+    assert message == "`eval_window` (=15) must be at least 16 pixels, the stride of the encoder."
     message = message_of(lambda: predicted(segmenter, images, tmp_path / "a.csv", eval_scales=[1.0, 0.4]))
     assert "`eval_scales` (=0.4) must leave images of 32 pixels at least 16" in message
     assert not (tmp_path / "a.csv.partial").exists()

@@ -109,7 +109,7 @@ def test_a_recipe_of_ade20k_has_the_settings_of_paper_and_first_version(name):
     found += (config.layer_decay, config.layer_decay_type, config.drop_path_rate, config.decoder_hidden_size)
     assert (*found, config.auxiliary_loss_weight, config.image_size) == ADE20K[name]
     assert (config.lr_scheduler_type, config.num_labels, config.reduce_labels) == ("polynomial", 150, True)
-    assert config.eval_scales == [0.75, 0.875, 1.0, 1.125, 1.25]
+    assert (config.eval_scales, config.eval_flip) == ([0.75, 0.875, 1.0, 1.125, 1.25], True)
     size = name.removeprefix("segment_ade20k_")
     assert f"Expected: {PUBLISHED_MIOU[size]} mIoU" in (FOLDER / f"recipes/{name}.yaml").read_text()
 
@@ -120,6 +120,7 @@ def test_the_recipe_of_ade20k_for_convmae_has_the_settings_of_its_official_code(
     found = (config.learning_rate, config.layer_decay, config.drop_path_rate, config.decoder_hidden_size, images)
     assert found == (1e-4, 0.75, 0.2, 768, 16)
     assert (config.model_type, config.model_size, config.eval_window) == ("convmae", "base", 512)
+    assert (config.eval_scales, config.eval_flip) == ([1.0], False)
     assert "Expected: 51.7 mIoU" in (FOLDER / "recipes/segment_ade20k_convmae_base.yaml").read_text()
 
 
@@ -127,10 +128,10 @@ def test_the_recipe_of_ade20k_for_convmae_has_the_settings_of_its_official_code(
 # all of it: learning rate, images in a step, epochs, divided by 10 after, weight decay, layer decay and its kind, drop
 # path, factors on the size.
 COCO = {
-    "detect_coco_tiny": (1e-4, 16, 36, [27, 33], 0.05, 0.95, "group", 0.4, [0.6, 1.0]),
-    "detect_coco_base": (1e-4, 32, 36, [27, 33], 0.05, 0.95, "group", 0.3, [0.1, 2.0]),
-    "detect_coco_large": (1e-4, 32, 36, [27, 33], 0.05, 0.95, "group", 0.4, [0.1, 2.0]),
-    "detect_coco_huge": (1e-4, 32, 36, [27, 33], 0.05, 0.95, "group", 0.5, [0.1, 2.0]),
+    "detect_coco_tiny": (1e-4, 16, 36, [27, 33], 0.05, 0.95, "group_v1", 0.4, [0.6, 1.0]),
+    "detect_coco_base": (1e-4, 32, 36, [27, 33], 0.05, 0.95, "group_v1", 0.3, [0.1, 2.0]),
+    "detect_coco_large": (1e-4, 32, 36, [27, 33], 0.05, 0.95, "group_v1", 0.4, [0.1, 2.0]),
+    "detect_coco_huge": (1e-4, 32, 36, [27, 33], 0.05, 0.95, "group_v1", 0.5, [0.1, 2.0]),
 }
 PUBLISHED_AP = {"base": ("52.9", "46.6"), "large": ("54.4", "47.7"), "huge": ("55.7", "48.9"), "tiny": ("46.2", "41.7")}
 
@@ -296,9 +297,9 @@ def test_a_recipe_takes_two_steps_at_a_tiny_size(name, images, tmp_path):
 # downsampling and blocks, then norm and head.
 
 
-def groups_of(depths, long_ids):
+def groups_of(depths, long_ids, groups=12):
     """Layer ids of `group`: stem; downsampling; blocks, the third stage's being given; norm and head."""
-    return 0, [None, 2, 3, 12], [[1] * depths[0], [2] * depths[1], long_ids, [12] * depths[3]], 13
+    return 0, [None, 2, 3, groups], [[1] * depths[0], [2] * depths[1], long_ids, [groups] * depths[3]], groups + 1
 
 
 def singles_of(depths):
@@ -318,13 +319,17 @@ LAYERS = {
     ("atto", "group"): groups_of([2, 2, 6, 2], [3, 3, 3, 4, 4, 4]),
     ("tiny", "group"): groups_of([3, 3, 9, 3], [3, 3, 3, 4, 4, 4, 5, 5, 5]),
     ("base", "group"): groups_of([3, 3, 27, 3], [3 + block // 3 for block in range(27)]),
+    ("tiny", "group_v1"): groups_of([3, 3, 9, 3], [3, 3, 3, 4, 4, 4, 5, 5, 5], groups=6),
+    ("base", "group_v1"): groups_of([3, 3, 27, 3], [3 + block // 3 for block in range(27)]),
+    ("huge", "group_v1"): groups_of([3, 3, 27, 3], [3 + block // 3 for block in range(27)]),
 }
 
 
 @pytest.mark.parametrize(("size", "kind"), LAYERS)
 def test_layer_wise_rates_are_those_of_the_reference_tables(size, kind):
     stem, downsampling, blocks, last = LAYERS[size, kind]
-    assert last == 13 if kind == "group" else last == {"atto": 13, "tiny": 19, "base": 37}[size]
+    expected = {"single": {"atto": 13, "tiny": 19, "base": 37}, "group_v1": {"tiny": 7}}
+    assert last == expected.get(kind, {}).get(size, 13)
     depths = list(ConvNextV2Config.from_size(size).depths)
     assert size in SIZES and [len(stage) for stage in blocks] == depths
     scale = layer_scale(depths, 0.6, kind)
@@ -337,6 +342,26 @@ def test_layer_wise_rates_are_those_of_the_reference_tables(size, kind):
             rates[f"{encoder}.{stage}.downsampling_layer.1.weight"] = downsampling[stage]
     for name, layer in rates.items():
         assert scale(name) == pytest.approx(0.6 ** (last - layer)), name
+
+
+# 0.95 ** (7 - layer) of tiny's 6 groups in ConvNeXt's first version, and ** (13 - layer) of base's 12.
+@pytest.mark.parametrize(
+    ("size", "rates"),
+    [
+        ("tiny", (0.698337, 0.735092, 0.773781, 0.814506, 0.857375, 0.9025, 0.95)),
+        ("base", (0.513342, 0.540360, 0.568800, 0.598737, 0.630249, 0.663420, 0.95)),
+    ],
+)
+def test_the_recipes_of_coco_have_the_rates_of_the_first_version(size, rates):
+    optimizer = resolved(f"detect_coco_{size}").optimizer
+    scale = layer_scale(list(SIZES[size][0]), optimizer.layer_decay, optimizer.layer_decay_type)
+    stages = "backbone.encoder.stages"
+    names = ["backbone.embeddings.patch_embeddings.weight", f"{stages}.0.layers.2.dwconv.weight"]
+    names += [f"{stages}.1.layers.0.dwconv.weight", *(f"{stages}.2.layers.{i}.dwconv.weight" for i in (0, 3, 6))]
+    names += [f"{stages}.3.downsampling_layer.1.weight"]
+    assert [scale(name) for name in names] == pytest.approx(rates, abs=1e-6)
+    for head in ("backbone.hidden_states_norms.stage1.weight", "roi_heads.box_head.fc6.weight"):
+        assert scale(head) == 1
 
 
 @pytest.mark.parametrize("path", sorted((FOLDER / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)

@@ -28,6 +28,7 @@ from transformers import AutoModelForImageClassification, AutoModelForObjectDete
 from hf_convnextv2 import (
     ConvNextV2ForImageClassification,
     ConvNextV2ForPreTraining,
+    ConvNextV2Model,
     create_image_processor,
 )
 from hf_convnextv2.modeling_rcnn import ConvNextV2RCNNForObjectDetection
@@ -61,6 +62,7 @@ from training.models.families import BY_NAME
 from training.models.segmentation import create_segmenter
 from training.models.teachers import AverageTeacher
 from training.run.checkpoints import averaged_weights, digest_of, read_state
+from training.settings.augmentation import check_distortion
 from training.settings.model import NOT_RCNN
 from training.settings.scripts import (
     DetectSettings,
@@ -262,6 +264,21 @@ def test_layers_that_a_convmae_does_not_have_are_refused_before_the_images_are_r
     assert "18 files cannot be " in message and "`--skip_bad_images` skips such files:" in message
     message = message_of(lambda: started(layer_decay_type="single", skip_bad_images=True, max_bad_images=99, **fields))
     assert "must hold images" in message
+
+
+@pytest.mark.parametrize("num_channels", [1, 2, 4, 8])
+@pytest.mark.parametrize(("run", "kind"), [(segment_run, "masked folder"), (detect_run, "objects folder")])
+def test_colours_of_images_without_colours_are_not_changed(run, kind, num_channels, data, tmp_path):
+    """The weights say how many channels there are; nothing is read or trained before."""
+    ConvNextV2Model(small_config(num_channels=num_channels)).save_pretrained(tmp_path / "model")
+    weights, folder = {"model_name_or_path": str(tmp_path / "model")}, shutil.copytree(data[kind], tmp_path / "data")
+    for file in [*folder.rglob("*.png"), *folder.rglob("*.jpg"), *folder.rglob("*.jsonl")]:
+        file.write_bytes(b"damaged")
+    for fields in (weights, {"num_channels": num_channels}):
+        message = message_of(lambda: run(tmp_path / "out", folder, photometric_distortion=0.5, **fields))  # noqa: B023
+        assert message.startswith(f"`photometric_distortion` (=0.5) must be 0 for images of {num_channels} channel")
+    check_distortion(0.0, num_channels)  # the controls
+    check_distortion(0.5, 3)
 
 
 @pytest.mark.parametrize("family", WRITE_TINY)

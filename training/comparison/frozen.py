@@ -16,7 +16,7 @@ from training.data.problems import labelled_samples
 from training.data.samples import eval_loader
 from training.data.sources import array_dtype
 from training.data.transforms import EvaluationTransform
-from training.evaluation.features import extract_features, knn_scores, linear_probe_scores
+from training.evaluation.features import Embed, extract_features, knn_scores, linear_probe_scores
 from training.evaluation.loop import logits_of, pass_over
 from training.evaluation.whitening import Features, whitened
 from training.models.families import chosen_family
@@ -45,17 +45,25 @@ def features_of(
     """
     reading = reading or ReadingSettings()
     encoder = load_weights(chosen_family(model).model, model, False, FEATURES)
-    processor = load_processor(model, None, encoder)
+    embed = PooledMaps(reading, len(encoder.encoder.stages))
+    found = features_by(encoder, load_processor(model, None, encoder), images, num_workers, embed)
+    return whitened(found, reading.whitened_components)
+
+
+def features_by(
+    encoder: Any, processor: Any, images: Mapping[str, Dataset], num_workers: int, embed: Embed
+) -> Features:
+    """The frozen features of an encoder, as `embed` makes them, and the labels, of the images of each split."""
     encoder.config.id2label = dict(enumerate(next(iter(images.values())).features["label"].names))
     encoder.config.problem_type = SINGLE_LABEL
-    accelerator, read = Accelerator(), PooledMaps(reading, len(encoder.encoder.stages))
+    accelerator = Accelerator()
     encoder.to(accelerator.device)
     found = {}
     for split, part in images.items():
         loader = loader_of(part, encoder, processor, num_workers)
         with PASSES:
-            found[split] = extract_features(accelerator, encoder, accelerator.prepare(loader), read)
-    return whitened(found, reading.whitened_components)
+            found[split] = extract_features(accelerator, encoder, accelerator.prepare(loader), embed)
+    return found
 
 
 def predicted_classes(folder: str, images: Dataset, num_workers: int = 0) -> np.ndarray:

@@ -16,12 +16,13 @@ from conversion.model_folder import RESULTS
 TRAINING = Path(__file__).resolve().parents[1]
 
 
-def launch(script: str, recipe: str | Path, *flags: str, at_a_time: int = 1, lock: int | None = None) -> float:
-    """Run `training/{script}.py` with a recipe through `accelerate launch`; return the seconds that it took.
+def launch(script: str | Path, recipe: str | Path, *flags: str, at_a_time: int = 1, lock: int | None = None) -> float:
+    """Run a script with a recipe through `accelerate launch`; return the seconds that it took.
 
     The cores are divided among `at_a_time` runs. A run that fails ends this program too, after printing its reason.
 
     Args:
+        script: the name of a script of `training`, or the path of another one.
         recipe: the name of a recipe of `training/recipes`, or the path of another one.
         lock: a file descriptor that the run keeps open. With it, a signal of the terminal does not reach the run.
     """
@@ -34,7 +35,7 @@ def launch(script: str, recipe: str | Path, *flags: str, at_a_time: int = 1, loc
     return time.perf_counter() - started
 
 
-def measure(script: str, recipe: str | Path, *flags: str, at_a_time: int = 1) -> dict[str, Any]:
+def measure(script: str | Path, recipe: str | Path, *flags: str, at_a_time: int = 1) -> dict[str, Any]:
     """What a dry run of the script measures: its plan, the seconds of a step and more, see `--dry_run`."""
     command = arguments(script, recipe, *flags, "--dry_run=true", "--json=true", at_a_time=at_a_time)
     done = subprocess.run(launcher(command), stdout=subprocess.PIPE, text=True)
@@ -43,12 +44,13 @@ def measure(script: str, recipe: str | Path, *flags: str, at_a_time: int = 1) ->
     return json.loads(done.stdout[done.stdout.index("{") :])
 
 
-def arguments(script: str, recipe: str | Path, *flags: str, at_a_time: int = 1) -> list[str]:
+def arguments(script: str | Path, recipe: str | Path, *flags: str, at_a_time: int = 1) -> list[str]:
     """What follows `accelerate launch`."""
+    script = script if isinstance(script, Path) else TRAINING / f"{script}.py"
     recipe = recipe if isinstance(recipe, Path) else TRAINING / f"recipes/{recipe}.yaml"
     # By default, `accelerate launch` uses one core only on a machine without a GPU.
     threads = ["--num_cpu_threads_per_process", str(max((os.cpu_count() or 1) // at_a_time, 1))]
-    return [*threads, os.path.relpath(TRAINING / f"{script}.py"), "--config", os.path.relpath(recipe), *flags]
+    return [*threads, os.path.relpath(script), "--config", os.path.relpath(recipe), *flags]
 
 
 def launcher(command: Sequence[str]) -> list[str]:

@@ -1,13 +1,10 @@
 """The runs of a comparison: pre-training for each seed, then answers for each start, share of the labels and seed."""
 
-import sys
-import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from threading import Event, Lock
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,12 +14,12 @@ from transformers import AutoModelForPreTraining, PreTrainedConfig
 from training.comparison import frozen
 from training.comparison.drawing import draw, finetuning_steps
 from training.comparison.images import Labelled
-from training.comparison.launching import is_finished, launch
+from training.comparison.launching import is_finished
 from training.comparison.records import Times, store_answers, stored_answers
+from training.comparison.runner import Runner
 from training.comparison.starts import Start, flags_of, recipe_of
 from training.comparison.subsets import write_subset
 from training.comparison.summary import FINETUNED, case_name
-from training.console.signals import STOPPED
 from training.models.creation import create_processor, load_arguments
 from training.models.families import chosen_family
 from training.settings.comparison import FINE_TUNING, NEIGHBOURS, PROBE, CompareSettings
@@ -55,8 +52,11 @@ class Comparison:
     times: Times
     lock: int | None = None
     computing: Any = field(default_factory=Lock)  # one thread of this process at a time; runs go on beside it
-    is_over: Event = field(default_factory=Event)  # set by a stop or an error: no further run begins
     features: dict[str, frozen.Features] = field(default_factory=dict)
+    runner: Runner = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.runner = Runner(self.output, self.times, self.settings.run.jobs, self.lock)
 
     def classifier_folder(self, start: Start, case: Case) -> Path:
         """Where a fine-tuned classifier is."""
@@ -75,21 +75,9 @@ class Comparison:
                 for seed in seeds:  # one after the other: a seed is that of the whole process
                     self.save_untrained(start, seed)
         trained = [(start, seed) for seed in seeds for start in self.starts if start.pretraining is not None]
-        self.side_by_side(partial(self.pretrain, start, seed) for start, seed in trained)
+        self.runner.side_by_side(partial(self.pretrain, start, seed) for start, seed in trained)
         answers = [partial(self.answer, start, case) for case in self.cases for start in self.starts]
-        self.side_by_side([*answers, *(partial(self.answer_by_pixels, case) for case in self.cases)])
-
-    def side_by_side(self, tasks: Iterable[Callable[[], None]]) -> None:
-        """Call all, as many at a time as the settings say. After an error or a stop, no further one begins."""
-        pool = ThreadPoolExecutor(self.settings.run.jobs)
-        try:
-            for done in [pool.submit(task) for task in tasks]:
-                done.result()
-        except BaseException:
-            self.is_over.set()
-            raise
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        self.runner.side_by_side([*answers, *(partial(self.answer_by_pixels, case) for case in self.cases)])
 
     def save_untrained(self, start: Start, seed: int) -> None:
         """Write random weights, for their frozen features."""
@@ -105,7 +93,8 @@ class Comparison:
         folder = self.folder_of(start, seed)
         if not is_finished(folder):
             data = unlabelled_flags(self.settings, self.output / "data/unlabelled")
-            self.launch("pretrain", folder, *data, *pretraining_flags(self.settings, start, seed))
+            recipe = recipe_of(self.settings, "pretrain")
+            self.runner.launch("pretrain", recipe, folder, *data, *pretraining_flags(self.settings, start, seed))
 
     def answer(self, start: Start, case: Case) -> None:
         """Let a start answer the held-out images, by every method that has not done so."""
@@ -158,29 +147,14 @@ class Comparison:
                 subset = write_subset(self.output, self.images.train, chosen, str(case))
             weights = [] if start.pretraining is None else [f"--model_name_or_path={self.folder_of(start, case.seed)}"]
             flags = finetuning_flags(self.settings, start, case.seed, len(chosen))
-            self.launch("finetune", folder, f"--dataset_name={subset}", *weights, *flags)
+            recipe = recipe_of(self.settings, "finetune")
+            self.runner.launch("finetune", recipe, folder, f"--dataset_name={subset}", *weights, *flags)
         return folder
 
     def seconds_of(self, folders: Iterable[Path]) -> list[float]:
         """The times of those runs that there were."""
         names = (folder.relative_to(self.output).as_posix() for folder in folders if folder.is_relative_to(self.output))
         return [self.times.seconds[name] for name in names if name in self.times.seconds]
-
-    def launch(self, task: str, folder: Path, *flags: str) -> None:
-        """Run a script, and note the time that it took."""
-        if self.is_over.is_set():
-            sys.exit(STOPPED)
-        recipe, started = recipe_of(self.settings, task), time.perf_counter()
-        flags = (*flags, f"--output_dir={folder}", "--resume_from_checkpoint=latest")
-        try:
-            launch(task, recipe, *flags, at_a_time=self.settings.run.jobs, lock=self.lock)
-        except SystemExit as error:
-            if self.is_over.is_set():
-                raise
-            reason = f"{task}.py in {folder} ended with exit code {error.code}; it has said why above"
-            raise ChildProcessError(f"{reason}. The same command goes on.") from error
-        finally:
-            self.times.add(folder.relative_to(self.output).as_posix(), time.perf_counter() - started)
 
     def features_of(self, start: Start, seed: int) -> frozen.Features:
         """The frozen features of a start; stored weights have the same ones for all seeds."""

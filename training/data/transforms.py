@@ -48,6 +48,20 @@ def finetuning_transform(augmentation: FinetuneAugmentationSettings, image_size:
     return v2.Compose(steps)
 
 
+class RandomShorterSide:
+    """Resizes images so that their shorter side is exactly one of `sizes`, drawn at random.
+
+    torchvision's `RandomShortestSize` rounds down, which may leave a pixel less than the crop needs.
+    """
+
+    def __init__(self, sizes: list[int]) -> None:
+        self.sizes = sizes
+
+    def __call__(self, *images: Tensor) -> Any:
+        size = self.sizes[int(torch.randint(len(self.sizes), ()))]
+        return v2.Resize(size, InterpolationMode.BILINEAR, antialias=True)(*images)
+
+
 class SegmentationTransform:
     """Random scale, crop and flip of an image and its labels, then changes of the image's colours and normalisation.
 
@@ -60,7 +74,7 @@ class SegmentationTransform:
         sizes = list(range(smallest, largest + 1))  # of the shorter side
         self.geometry = v2.Compose(
             [
-                v2.RandomShortestSize(sizes, interpolation=InterpolationMode.BILINEAR, antialias=True),
+                RandomShorterSide(sizes),
                 v2.RandomCrop(image_size),
                 v2.RandomHorizontalFlip(augmentation.horizontal_flip),
             ]

@@ -1,5 +1,6 @@
 """Frozen features of images, and their evaluation without fine-tuning: k nearest neighbours and a linear probe."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,21 +14,21 @@ from torch.nn.functional import normalize, one_hot
 from torch.utils.data import DataLoader
 
 from training.evaluation.metrics import TopAccuracy
-from training.prediction.pooling import PooledMaps
 
+Embed = Callable[[nn.Module, Tensor], Tensor]  # a model and images (B, C, H, W) to features (B, D) in float32
 QUERIES = 1024  # images whose similarities to all training images are in memory at a time
 
 
 @torch.no_grad()
 def extract_features(
-    accelerator: Accelerator, model: nn.Module, loader: DataLoader[Any], read: PooledMaps
+    accelerator: Accelerator, model: nn.Module, loader: DataLoader[Any], embed: Embed
 ) -> tuple[Tensor, Tensor]:
-    """The features `(N, D)` and the label `(N,)` of every image, in every process, on the CPU."""
+    """The features `(N, D)` that `embed` makes, and the label `(N,)`, of every image, in every process, on the CPU."""
     model.eval()
     features, labels = [], []
     for batch in loader:
         with accelerator.autocast():
-            pooled = read(model, batch["pixel_values"].to(accelerator.device))
+            pooled = embed(model, batch["pixel_values"].to(accelerator.device))
         gathered: Any = accelerator.gather_for_metrics((pooled, batch["labels"].to(accelerator.device)))
         features.append(gathered[0].cpu())
         labels.append(gathered[1].cpu())

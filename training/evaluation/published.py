@@ -7,13 +7,15 @@ from scipy.stats import binomtest
 
 from conversion.checkpoints import Checkpoint, checkpoint_table, find_repository
 from conversion.model_folder import read_provenance
+from hf_convnextv2.configuration_convmae import CONVMAE_SIZES, ConvMAEConfig
 from hf_convnextv2.configuration_convnextv2 import SIZES
 from training.settings.evaluation import SegmentPredictionSettings
 
 NAMES = {"eval_accuracy": "top-1", "eval_accuracy_top5": "top-5"}
-# Mean IoU of UPerNet on ADE20K in %, averaged over scales: the paper's Table 7 and the repository of ConvNeXt.
+# Mean IoU of UPerNet on ADE20K in %: the paper's Table 7 and the repositories of ConvNeXt and ConvMAE.
 UPERNET_ON_ADE20K = {
     "tiny": {"ConvNeXt, ImageNet-1k": 46.7},
+    "ConvMAE base": {"ConvMAE": 51.7},
     "base": {
         "ConvNeXt, ImageNet-1k": 49.9,
         "ConvNeXt, ImageNet-22k, 640 pixels": 53.1,
@@ -27,8 +29,9 @@ UPERNET_ON_ADE20K = {
     },
     "huge": {"ConvNeXt V2, FCMAE": 55.0, "ConvNeXt V2, FCMAE, ImageNet-22k, 640 pixels": 57.0},
 }
-# Box and mask AP of Mask R-CNN on COCO in %: the paper's Table 6 and the repository of ConvNeXt.
+# Box and mask AP of Mask R-CNN on COCO in %: the paper's Table 6 and the repositories of ConvNeXt and ConvMAE.
 MASK_RCNN_ON_COCO = {
+    "ConvMAE base": {"ConvMAE": (53.2, 47.1)},
     "tiny": {"ConvNeXt": (46.2, 41.7)},
     "base": {"ConvNeXt V2, supervised": (51.0, 45.6), "ConvNeXt V2, FCMAE": (52.9, 46.6)},
     "large": {"ConvNeXt V2, supervised": (51.5, 45.8), "ConvNeXt V2, FCMAE": (54.4, 47.7)},
@@ -82,11 +85,24 @@ def segmentation_comparison(results: dict[str, float], config: Any, prediction: 
     published = UPERNET_ON_ADE20K.get(size, {}) if is_upernet else {}
     if not published:
         return ""
-    scales = "one scale" if len(prediction.eval_scales) == 1 else f"{len(prediction.eval_scales)} scales"
-    rows = {f"measured, {int(results['eval_samples']):,} images, {scales}": 100 * results["eval_mean_iou"]}
-    rows |= {f"{source}, several scales": value for source, value in published.items()}
-    lines = [f"{f'mean IoU in % (published: UPerNet, size {size}, ADE20K)':64}"]
-    return "\n".join([line.rstrip() for line in lines] + [f"{name:64}{value:8.2f}" for name, value in rows.items()])
+    rows = {
+        f"measured, {int(results['eval_samples']):,} images, {in_words(prediction)}": 100 * results["eval_mean_iou"]
+    }
+    how = (
+        "one scale, sliding windows"
+        if isinstance(config.backbone_config, ConvMAEConfig)
+        else "several scales, mirrored"
+    )
+    rows |= {f"{source}, {how}": value for source, value in published.items()}
+    head = f"mean IoU in % (published: UPerNet, size {size}, ADE20K)"
+    return "\n".join([head, *(f"{name:72}{value:8.2f}" for name, value in rows.items())])
+
+
+def in_words(prediction: SegmentPredictionSettings) -> str:
+    """How a segmentation model was evaluated, in the words for published figures."""
+    count = len(prediction.eval_scales)
+    windows = ", sliding windows" if prediction.eval_window else ""
+    return f"{'one scale' if count == 1 else f'{count} scales'}{windows}{', mirrored' if prediction.eval_flip else ''}"
 
 
 def detection_comparison(results: dict[str, float], config: Any) -> str:
@@ -105,6 +121,11 @@ def detection_comparison(results: dict[str, float], config: Any) -> str:
 
 
 def size_of(encoder: Any) -> str:
-    """The name of an encoder's size; empty if it is none of the published ones."""
+    """The name of an encoder's size, after that of a family other than ConvNeXt; empty if it has none."""
     shape = (tuple(encoder.depths), tuple(encoder.hidden_sizes))
-    return next((size for size, (depths, widths) in SIZES.items() if (tuple(depths), tuple(widths)) == shape), "")
+    if isinstance(encoder, ConvMAEConfig):
+        configs = {f"ConvMAE {name}": ConvMAEConfig.from_size(name) for name in CONVMAE_SIZES}
+        shapes = {name: (config.depths, config.hidden_sizes) for name, config in configs.items()}
+    else:
+        shapes = SIZES
+    return next((name for name, (depths, widths) in shapes.items() if (tuple(depths), tuple(widths)) == shape), "")

@@ -9,7 +9,6 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from hf_convnextv2.shared_config import height_and_width
 from training.data.folders.masks import NAMES, names_in
 from training.data.labels import class_list, unnamed_classes
 from training.data.samples import eval_loader
@@ -95,13 +94,13 @@ def segmentation_loader(
 
 
 def check_prediction(prediction: SegmentPredictionSettings, encoder: Any, processor: Any) -> None:
-    """Raise if the windows, or the images that the processor makes at the least scale, are smaller than a cell."""
+    """Raise if windows, or the images that the processor makes at the least scale, are smaller than the stride."""
     image_size = min(side for side in dict(processor.size).values() if side)
-    height, width = height_and_width(getattr(encoder, "cell_size", 1))
-    cell, least = max(height, width), min(prediction.eval_scales)
-    window, rule = prediction.eval_window, f"be at least {cell} pixels, a cell of the encoder"
-    check("eval_window", window, window is None or window >= cell, rule)
-    check("eval_scales", least, int(least * image_size) >= cell, f"leave images of {image_size} pixels at least {cell}")
+    stride, least = max(encoder.last_strides), min(prediction.eval_scales)
+    window, rule = prediction.eval_window, f"be at least {stride} pixels, the stride of the encoder"
+    check("eval_window", window, window is None or window >= stride, rule)
+    rule = f"leave images of {image_size} pixels at least {stride}"
+    check("eval_scales", least, int(least * image_size) >= stride, rule)
 
 
 def check_names(data: MaskedDataSettings, names: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from torch import Tensor, nn
 from transformers import (
     AutoModelForObjectDetection,
     ConditionalDetrImageProcessor,
@@ -56,4 +57,17 @@ def create_detr(settings: DetectorSettings, backbone: Backbone, labels: dict[str
     own = backbone_of(model)
     kept = {name: value for name, value in backbone.state_dict().items() if name in own.state_dict()}
     own.load_state_dict(kept)
+    if kind in HYBRID:
+        model.register_forward_hook(keep_denoising_gradient)
     return model
+
+
+def keep_denoising_gradient(model: nn.Module, inputs: tuple[Any, ...], outputs: Any) -> None:
+    """A forward hook that adds 0 times the embeddings of noisy classes to the loss.
+
+    In a batch without objects, Transformers leaves them out. They have no gradient then, and DDP fails because it waits
+    for that of each parameter.
+    """
+    if outputs.loss is not None:
+        embeddings: Tensor = model.model.denoising_class_embed.weight  # type: ignore[assignment,union-attr]
+        outputs.loss = outputs.loss + 0 * embeddings.sum()

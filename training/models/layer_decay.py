@@ -3,12 +3,12 @@
 import re
 from collections.abc import Callable
 from math import ceil
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from training.settings.checks import check
+from training.settings.learning import DecayType
 
 GROUPS_OF_BASE = 12
-DecayType = Literal["single", "group", "stage"]
 STEM = re.compile(r"(?:^|\.)embeddings\.")  # of the encoder; a decoder may have `query_embeddings`
 STAGE = re.compile(r"encoder\.stages\.(\d+)\.(?:downsampling_layer|layers\.(\d+))\.")
 CONVMAE_STAGE = re.compile(r"encoder\.stages\.(\d+)\.(?:layers\.(\d+)\.)?")
@@ -28,6 +28,8 @@ def layer_id(name: str, depths: list[int], decay_type: DecayType) -> int:
     group (used by the paper for Base and Large): the stem, each stage, and every three blocks of the third stage are a
     layer. As in the official code, the last stage and the head have the indices 12 and 13 in smaller models too, so
     that their lower layers learn as slowly as those of the larger models.
+    group_v1 (used by ConvNeXt's first version for detection): the same layers, but with the next indices for the last
+    stage and the head: 6 and 7 in a model of tiny's depths, and 12 and 13 from 27 blocks in the third stage on.
     stage (used by ConvNeXt's first version for UPerNet): all downsampling layers have the index 0, a stage is a layer,
     and the head comes after as many layers as `group` would count.
     """
@@ -52,10 +54,8 @@ def last_layer_id(depths: list[int], decay_type: DecayType) -> int:
     """The index of the final norm and the head, whose learning rate is not reduced."""
     if decay_type == "single":
         return sum(depths) + 1
-    groups = ceil(depths[-2] / 3) if len(depths) > 1 else 0
-    if decay_type == "stage":
-        return len(depths) + groups
-    return max(GROUPS_OF_BASE + 1, len(depths) + groups)
+    last = len(depths) + (ceil(depths[-2] / 3) if len(depths) > 1 else 0)
+    return max(GROUPS_OF_BASE + 1, last) if decay_type == "group" else last
 
 
 def find_block(name: str) -> tuple[int | None, int | None]:

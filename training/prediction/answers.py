@@ -23,6 +23,7 @@ from training.evaluation.loop import logits_of
 from training.evaluation.segmentation import SegmentationEvaluator
 from training.evaluation.segmentation_protocol import check_prediction
 from training.models.detection import detect_with
+from training.models.families import EncoderConfig
 from training.prediction.batches import Batch, Sample
 from training.prediction.images import Images
 from training.prediction.label_answers import MultiLabelAnswers, ValueAnswers
@@ -66,7 +67,7 @@ def check_fits(stored: StoredModel, settings: PredictSettings) -> None:
     fits = kind == "segmentation model" or output.masks_dir is None
     check("masks_dir", output.masks_dir, fits, f"not be given for a {kind}")
     encoder = getattr(stored.model.config, "backbone_config", None)
-    if kind == "segmentation model" and hasattr(encoder, "cell_size"):
+    if kind == "segmentation model" and isinstance(encoder, EncoderConfig):
         check_prediction(settings.prediction, encoder, stored.processor)
 
 

@@ -1,5 +1,6 @@
 """Pools maps to vectors: each of `(B, C, H, W)` to `(B, C)`."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -30,6 +31,12 @@ def gem_pool(maps: Tensor, exponent: float) -> Tensor:
     return largest[..., 0, 0] * powers.mean((-2, -1)) ** (1 / exponent)
 
 
+def pools_of(settings: PoolingSettings) -> list[Callable[[Tensor], Tensor]]:
+    """The ways to pool a map that are set, in their order; none where maps are wanted as they are."""
+    known = {"mean": mean_pool, "max": max_pool, "gem": partial(gem_pool, exponent=settings.gem_exponent)}
+    return [known[name] for name in settings.pooling if name in known]
+
+
 class PooledMaps:
     """Computes the maps of some stages of an encoder, and pools them."""
 
@@ -37,8 +44,7 @@ class PooledMaps:
         self.stages = settings.stages or [num_stages]
         rule = f"be between 1 and {num_stages}, the stages of the encoder"
         check("stages", self.stages, all(1 <= stage <= num_stages for stage in self.stages), rule)
-        known = {"mean": mean_pool, "max": max_pool, "gem": partial(gem_pool, exponent=settings.gem_exponent)}
-        self.pools = [known[name] for name in settings.pooling if name in known]
+        self.pools = pools_of(settings)
 
     def __call__(self, model: Any, pixel_values: Tensor) -> Tensor:
         """The features `(B, D)` of images: in the order of the stages, those of each in the order of `pooling`."""

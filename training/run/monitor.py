@@ -10,9 +10,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from training.data.samples import Batch
+from training.evaluation.diversity import block_diversity
 from training.evaluation.pictures import save_reconstructions
-from training.models.families import PreTrainingModel, family_of
-from training.models.hooks import hooked
+from training.models.families import PreTrainingModel
 from training.run.sharding import gathered
 from training.run.trackers import show_picture
 
@@ -62,7 +62,6 @@ class Monitor:
             save_reconstructions(model, outputs, self.images["pixel_values"], mean, std, file)
 
 
-@torch.no_grad()
 def feature_diversity(model: PreTrainingModel, pixel_values: Tensor) -> list[float]:
     """Mean cosine distance between the channels of each stage's last block, on whole images (paper, section 3.1).
 
@@ -70,25 +69,9 @@ def feature_diversity(model: PreTrainingModel, pixel_values: Tensor) -> list[flo
     orthogonal on average, and goes towards 0 if they all become the same, as in a feature collapse.
     """
     encoder: Any = model.base_model
-    modules = [family_of(model.config).wide_layer(stage.layers[-1]) for stage in encoder.encoder.stages]
-    found: list[float] = []
-
-    def measure(features: Tensor) -> None:
-        positions = features.reshape(
-            len(pixel_values), -1, features.shape[-1]
-        )  # a transformer's are rows of all images
-        found.append(cosine_distance(positions))
-
-    with gathered(model), hooked(modules, measure):
-        encoder(pixel_values)
-    return found
-
-
-def cosine_distance(features: Tensor) -> float:
-    """Mean of (1 - cosine) / 2 over all pairs of channels and over the images of features `(B, ..., C)`."""
-    channels = nn.functional.normalize(features.float().flatten(1, -2), dim=1)  # (B, positions, C)
-    # The mean of the products of all pairs is the squared norm of the mean channel.
-    return ((1 - channels.mean(dim=2).square().sum(dim=1)) / 2).mean().item()
+    blocks = [stage.layers[-1] for stage in encoder.encoder.stages]
+    with gathered(model):
+        return [distances.mean().item() for distances in block_diversity(encoder, blocks, pixel_values)]
 
 
 @contextmanager

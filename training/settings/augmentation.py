@@ -81,6 +81,12 @@ class DetectAugmentationSettings:
         check("scale_range", self.scale_range, ordered, "be two numbers, 0 < smallest <= largest")
 
 
+def check_distortion(share: float, num_channels: int) -> None:
+    """Raise if the colours of images that have none are to be changed."""
+    rule = f"be 0 for images of {num_channels} channel{'s' * (num_channels > 1)}: only three channels are colours"
+    check("photometric_distortion", share, not share or num_channels == 3, rule)
+
+
 @dataclass(kw_only=True)
 class FinetuneAugmentationSettings(AugmentationSettings):
     """Augmentation and label regularisation of fine-tuning."""

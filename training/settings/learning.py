@@ -6,6 +6,12 @@ from typing import Literal
 from training.settings.checks import check, check_at_least, check_below_one, check_finite, check_positive
 from training.settings.fields import recipe
 
+DecayType = Literal["single", "group", "group_v1", "stage"]
+LAYERS = (
+    "what counts as a layer: one block (single), three (group; group_v1: with fewer layers in small models, as in"
+    " ConvNeXt's first version), or a whole stage (stage)"
+)
+
 
 @dataclass(kw_only=True)
 class ScheduleSettings:
@@ -95,9 +101,9 @@ class FinetuneOptimizerSettings(OptimizerSettings):
     """AdamW, layer-wise learning rates and weight averaging."""
 
     layer_decay: float = recipe(1.0, "factor on the learning rate from one layer to the one below it")
-    layer_decay_type: Literal["single", "group", "stage"] = recipe(
+    layer_decay_type: DecayType = recipe(
         "single",
-        "what counts as a layer: one block (single), three (group), or a whole stage (stage)",
+        LAYERS,
         unused_with=("layer_decay", (1.0,)),
     )
 
@@ -110,8 +116,8 @@ class FinetuneOptimizerSettings(OptimizerSettings):
 class SegmentOptimizerSettings(FinetuneOptimizerSettings):
     """AdamW, layer-wise learning rates and weight averaging in segmentation."""
 
-    layer_decay_type: Literal["single", "group", "stage"] = recipe(
+    layer_decay_type: DecayType = recipe(
         "stage",
-        "what counts as a layer: one block (single), three (group), or a whole stage (stage)",
+        LAYERS,
         unused_with=("layer_decay", (1.0,)),
     )

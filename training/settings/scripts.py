@@ -230,7 +230,6 @@ class SegmentSettings(TrainingSettings):
     hub: HubSettings
 
     def check(self) -> None:
-        check_distortion(self.augmentation.photometric_distortion, self.model.num_channels)
         batch, is_upernet = self.data.per_device_train_batch_size, self.model.architecture == "upernet"
         rule = "be at least 2, as UPerNet's batch normalisation needs it"
         check("per_device_train_batch_size", batch, batch > 1 or not is_upernet, rule)
@@ -250,15 +249,6 @@ class DetectSettings(TrainingSettings):
     run: RunSettings
     checkpoints: CheckpointSettings
     hub: HubSettings
-
-    def check(self) -> None:
-        check_distortion(self.augmentation.photometric_distortion, self.model.num_channels)
-
-
-def check_distortion(share: float, num_channels: int | None) -> None:
-    """Raise if the colours of images that have none are to be changed."""
-    rule = "be 0 unless images have 3 channels"
-    check("photometric_distortion", share, not share or num_channels in (None, 3), rule)
 
 
 class ValidateSettings(Settings):

@@ -109,8 +109,7 @@ class ModelSection:
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of the last map."""
-        stride = self.config.target_size if self.family is CONVMAE else self.config.cell_size
-        stride_down, stride_across = height_and_width(stride)
+        stride_down, stride_across = self.config.last_strides
         return self.height // stride_down, self.width // stride_across
 
     @property

@@ -6,11 +6,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from conversion.analyses import ANALYSIS, CAPTIONS, RECORD
 from conversion.checkpoints import Checkpoint
 from conversion.families import PRETRAINING
 from conversion.files import read_csv, read_json
 from conversion.labels import IMAGENET_CLASSES
-from conversion.model_folder import CONFUSION_MATRIX, MOST_CONFUSED, PER_CLASS, PER_VALUE, PREDICTIONS, RESULTS
+from conversion.model_folder import (
+    CONFUSION_MATRIX,
+    MOST_CONFUSED,
+    PER_CLASS,
+    PER_VALUE,
+    PREDICTIONS,
+    RESULTS,
+    weight_digests,
+)
 from conversion.publishing.sections.model import ModelSection
 from conversion.publishing.wording import format_cell, format_number, format_value
 
@@ -21,6 +30,7 @@ PICTURES = {
     MOST_CONFUSED: "Classes that were taken for another most often, evaluation images",
     PREDICTIONS: "Evaluation images: what is true, and the prediction",
 }
+ANALYSES = {f"{ANALYSIS}/{name}.png": caption for name, caption in CAPTIONS.items()}
 
 
 def average_precisions(kind: str, infix: str = "") -> dict[str, str]:
@@ -133,7 +143,14 @@ class ResultsSection:
     @property
     def pictures(self) -> list[tuple[str, str]]:
         """The pictures that are there, and what they show."""
-        return [(file, caption) for file, caption in PICTURES.items() if (self.folder / file).exists()]
+        known = {**PICTURES, **analyses_of(self.folder)}
+        return [(file, caption) for file, caption in known.items() if (self.folder / file).exists()]
+
+
+def analyses_of(folder: Path) -> dict[str, str]:
+    """Pictures that an analysis of the weights in the folder may have, and what they show; none if it is of others."""
+    analysed = read_json(folder / ANALYSIS / RECORD).get("weights")
+    return ANALYSES if analysed and analysed == weight_digests(folder) else {}
 
 
 def is_figure(value: Any) -> bool:

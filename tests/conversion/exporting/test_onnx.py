@@ -247,13 +247,51 @@ def test_convmae(tmp_path, photographs, task):
         assert_close(outputs_of(tmp_path / "out/onnx/model.onnx", **inputs)["logits"], model(**inputs).logits)
 
 
-@pytest.mark.parametrize(("layers", "kept"), [(["depthwise", "head"], 3), (["up", "down"], 4)])
-def test_layers_that_int8_leaves_out_keep_their_weights(tmp_path, labelled, layers, kept):
-    folder = save(tmp_path / "model", awake(ConvNextV2ForImageClassification(small_config(**SHORT))))
+def create_short_classifier(family):
+    """Two blocks of convolutions, which have three layers each in ConvNeXt V2, and five in ConvMAE."""
+    if family == "convnextv2":
+        return ConvNextV2ForImageClassification(small_config(**SHORT))
+    return ConvMAEForImageClassification(small_convmae_config(depths=[1, 1, 1]))
+
+
+# Beside the blocks of convolutions: stem, downsampling once or twice and head; in ConvMAE, four layers of the block of
+# the transformer and one before it.
+@pytest.mark.parametrize(
+    ("family", "layers", "kept", "total"),
+    [
+        ("convnextv2", ["depthwise", "head"], 3, 9),
+        ("convnextv2", ["up", "down"], 4, 9),
+        ("convnextv2", ["stem", "downsampling"], 2, 9),
+        ("convmae", ["depthwise", "head"], 3, 19),
+        ("convmae", ["up", "down"], 6, 19),
+        ("convmae", ["stem", "downsampling"], 3, 19),
+    ],
+)
+def test_layers_that_int8_leaves_out_keep_their_weights(tmp_path, labelled, family, layers, kept, total):
+    folder = save(tmp_path / "model", awake(create_short_classifier(family)))
     export(folder, tmp_path / "out", dtype=["int8"], calibration_images=labelled, float_layers=layers)
     graph = onnx.load(tmp_path / "out/onnx/model_quantized.onnx").graph
     stored = {value.name: value.data_type for value in graph.initializer}
-    weights = [stored.get(node.input[1]) for node in graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
-    # Of two blocks with three layers each, stem, downsampling and head; the others are read from int8.
-    assert len(weights) == 9 and weights.count(onnx.TensorProto.FLOAT) == kept and weights.count(None) == 9 - kept
+    read = {name: node.input[0] for node in graph.node for name in node.output if node.op_type == "DequantizeLinear"}
+    products = [node.input[1] for node in graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
+    types = [stored.get(read.get(name, name)) for name in products]
+    weights = [each for each in types if each is not None]  # two activations are multiplied in attention
+    counts = {each: weights.count(each) for each in set(weights)}
+    assert counts == {onnx.TensorProto.FLOAT: kept, onnx.TensorProto.INT8: total - kept}
     assert Record.read(tmp_path / "out").files["int8"].calibration == {"images": 36, "float_layers": layers}
+
+
+def test_a_layer_that_a_model_lacks_cannot_be_left_out_of_int8(tmp_path, labelled):
+    folder = save(tmp_path / "model", awake(create_short_classifier("convmae")))
+    with pytest.raises(
+        ValueError, match=r"`--float_layers` \(=head\) must be layers that the model has: stem, .*, down"
+    ):
+        export(
+            folder,
+            tmp_path / "out",
+            task="features",
+            dtype=["int8"],
+            calibration_images=labelled,
+            float_layers=["stem", "head"],
+        )
+    assert not (tmp_path / "out").exists()

@@ -11,8 +11,15 @@ from PIL import Image
 from conversion import export
 from conversion.exporting import checks, images, precision
 from conversion.exporting.images import photograph
-from hf_convnextv2 import ConvNextV2ForImageClassification, ConvNextV2Model, create_image_processor
-from tests.small_models import small_config
+from conversion.exporting.models import load_subject
+from hf_convnextv2 import (
+    ConvMAEForImageClassification,
+    ConvMAEForPreTraining,
+    ConvNextV2ForImageClassification,
+    ConvNextV2Model,
+    create_image_processor,
+)
+from tests.small_models import small_config, small_convmae_config
 from training.models.detection import create_detector
 from training.settings.model import DetectorSettings
 
@@ -194,3 +201,15 @@ def test_without_scikit_learn_a_picture_is_drawn_and_said_to_be(monkeypatch):
     picture, name = photograph(None)
     assert picture.size == (640, 427) and "drawn here" in name
     assert len(picture.resize((64, 64)).getcolors(4096) or []) > 1000, "a flat picture would hide differences"
+
+
+def test_images_are_multiples_of_the_stride_and_in_pre_training_of_what_is_hidden_together(tmp_path):
+    config = small_convmae_config(image_size=80, cell_size=32)
+    for model_class in (ConvMAEForImageClassification, ConvMAEForPreTraining):
+        model_class(config).save_pretrained(tmp_path / model_class.__name__)
+    subject = load_subject(str(tmp_path / "ConvMAEForImageClassification"), None)
+    assert (subject.cell, subject.image_size) == ((16, 16), (80, 80))
+    subject = load_subject(str(tmp_path / "ConvMAEForPreTraining"), None)
+    assert (subject.cell, subject.image_size) == ((32, 32), (64, 64))
+    subject = load_subject(str(tmp_path / "ConvMAEForPreTraining"), "features")
+    assert (subject.cell, subject.image_size) == ((16, 16), (80, 80))

@@ -1,5 +1,6 @@
 """Model cards: valid front matter, measured figures only, code that runs, nothing of this machine."""
 
+import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass, field
@@ -16,6 +17,8 @@ from conversion.publishing import licenses
 from conversion.publishing.card import write_card
 from conversion.publishing.hub_ids import is_hub_id
 from conversion.publishing.licenses import inherited_license, settle_license
+from conversion.publishing.publication import Publication
+from conversion.publishing.staging import is_ours, stage
 from hf_convnextv2 import (
     ConvMAEConfig,
     ConvMAEForImageClassification,
@@ -251,6 +254,41 @@ def test_pictures_appear_only_if_they_exist(tmp_path):
     (tmp_path / "loss_curves.png").touch()
     card = save_pretraining(tmp_path, Settings(), {})
     assert "(loss_curves.png)" in card and "reconstructions.png" not in card
+
+
+def leave_analysis(folder: Path) -> None:
+    (folder / "analysis").mkdir(parents=True)
+    for name in ("analysis/context.png", "analysis/mine.png", "analysis/README.md", "loss_curves.png"):
+        (folder / name).write_text(name)
+
+
+def note_weights(folder: Path) -> None:
+    """Have the analysis name the weights in the folder as its own."""
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    (folder / "analysis/analysis.json").write_text(json.dumps({"weights": {"model.safetensors": digest}}))
+
+
+def test_pictures_of_an_analysis_go_into_the_card_and_along_with_it(tmp_path):
+    leave_analysis(tmp_path / "run")
+    save_pretraining(tmp_path / "run", Settings(), {})
+    note_weights(tmp_path / "run")
+    staged = stage(tmp_path / "run", tmp_path / "staged", Publication("me/name"))
+    card = (staged / "README.md").read_text()
+    assert "](analysis/context.png)" in card and "](loss_curves.png)" in card and "mine.png" not in card
+    assert [file.name for file in (staged / "analysis").iterdir()] == ["context.png"]
+    assert (staged / "analysis/context.png").read_text() == "analysis/context.png"
+    assert is_ours("analysis/context.png") and is_ours("analysis/layers.png"), "else a new version would leave old ones"
+    assert not is_ours("analysis/mine.png") and not is_ours("other/loss_curves.png") and not is_ours("context.png")
+
+
+def test_pictures_of_an_analysis_of_other_weights_stay_behind(tmp_path, capsys):
+    leave_analysis(tmp_path / "run")
+    save_pretraining(tmp_path / "run", Settings(), {})
+    note_weights(tmp_path / "run")
+    save_pretraining(tmp_path / "run", Settings(), {})  # a new run into the same folder
+    staged = stage(tmp_path / "run", tmp_path / "staged", Publication("me/name"))
+    assert "analysis/" not in (staged / "README.md").read_text() and not (staged / "analysis").exists()
+    assert "no analysis of these weights" in capsys.readouterr().out
 
 
 def test_recipe_shows_what_is_in_force(tmp_path):

@@ -3,7 +3,10 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import skimage.data
@@ -40,17 +43,57 @@ def hub():
         yield server
 
 
+NAMES = {"id2label": {i: f"class {i}" for i in range(5)}, "label2id": None}
+
+
+@dataclass(frozen=True)
+class Family:
+    """Small models of a family, and what is published of them: with code if Transformers has no such models."""
+
+    create_classifier: Callable[[], Any]
+    create_pretraining: Callable[[], Any]
+    needs_code: bool
+    module: str  # where its classes come from, elsewhere
+    stages: tuple[str, str]  # of a backbone
+
+
+FAMILIES = {
+    "convnextv2": Family(
+        lambda: ConvNextV2ForImageClassification(small_config(**NAMES)),
+        lambda: ConvNextV2ForPreTraining(small_fcmae_config()),
+        needs_code=False,
+        module="transformers.models.convnextv2.modeling_convnextv2",
+        stages=("stage2", "stage4"),
+    ),
+    "convmae": Family(
+        lambda: ConvMAEForImageClassification(small_convmae_config(**NAMES)),
+        lambda: ConvMAEForPreTraining(small_convmae_config()),
+        needs_code=True,
+        module="transformers_modules.",
+        stages=("stage1", "stage3"),
+    ),
+}
+EACH_FAMILY = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES.keys())
+
+
+def classifier_of(family: Family, folder: Path) -> Path:
+    """The folder that a fine-tuning run leaves, with what does not belong on the Hub."""
+    return leave_run(folder, awake(family.create_classifier()), "finetune")
+
+
+def pretrained_of(family: Family, folder: Path) -> Path:
+    """The folder that a pre-training run leaves."""
+    return leave_run(folder, awake(family.create_pretraining()), "pretrain")
+
+
 @pytest.fixture
 def classifier(tmp_path) -> Path:
-    """The folder that a fine-tuning run leaves, with what does not belong on the Hub."""
-    config = small_config(id2label={i: f"class {i}" for i in range(5)}, label2id=None)
-    return leave_run(tmp_path / "classifier", awake(ConvNextV2ForImageClassification(config)), "finetune")
+    return classifier_of(FAMILIES["convnextv2"], tmp_path / "classifier")
 
 
 @pytest.fixture
 def pretrained(tmp_path) -> Path:
-    """The folder that a pre-training run leaves."""
-    return leave_run(tmp_path / "pretrain", awake(ConvNextV2ForPreTraining(small_fcmae_config())), "pretrain")
+    return pretrained_of(FAMILIES["convnextv2"], tmp_path / "pretrain")
 
 
 def leave_run(folder: Path, model, run: str) -> Path:
@@ -102,13 +145,14 @@ LOAD_CLASSIFIER = """
 import sys, torch
 from PIL import Image
 from transformers import AutoBackbone, AutoImageProcessor, AutoModelForImageClassification, pipeline
-name, photograph, output = sys.argv[1:]
+name, photograph, output, needs_code, *stages = sys.argv[1:]
+trust = {"trust_remote_code": True} if needs_code == "True" else {}
 processor = AutoImageProcessor.from_pretrained(name)
 pixel_values = processor(Image.open(photograph), return_tensors="pt").pixel_values
 with torch.no_grad():
-    model = AutoModelForImageClassification.from_pretrained(name)
-    backbone = AutoBackbone.from_pretrained(name, out_features=["stage2", "stage4"])
-    answers = pipeline("image-classification", model=name)(photograph)
+    model = AutoModelForImageClassification.from_pretrained(name, **trust)
+    backbone = AutoBackbone.from_pretrained(name, out_features=stages, **trust)
+    answers = pipeline("image-classification", model=name, **trust)(photograph)
     maps = backbone(pixel_values).feature_maps
     found = {"pixel_values": pixel_values, "logits": model(pixel_values).logits, "maps": maps, "answers": answers}
 torch.save(found, output)
@@ -117,27 +161,33 @@ print(type(model).__module__, type(backbone).__module__)
 
 
 @torch.no_grad()
-def test_a_published_classifier_answers_as_before_without_this_package(tmp_path, hub, classifier):
+@EACH_FAMILY
+def test_a_published_classifier_answers_as_before_without_this_package(tmp_path, hub, family):
+    classifier = classifier_of(family, tmp_path / "classifier")
     printed = run(hub, tmp_path / "home", "-m", "conversion.publish", classifier, "--repo_id", "me/name")
     assert "Published: " in printed
     assert [commit.message for commit in hub.repos["me/name"].commits[1:]] == ["Upload model"]
     files = hub.files("me/name")
-    assert set(files) == {
+    code = {name for name in files if name.endswith(".py")}
+    assert bool(code) == family.needs_code == ("trust_remote_code=True" in files["README.md"].decode())
+    assert set(files) - code == {
         ".gitattributes", "README.md", "all_results.json", "config.json", "loss_curves.png", "metrics.jsonl",
         "model.safetensors", "preprocessor_config.json",
     }  # fmt: skip
-    for name in ("model.safetensors", "config.json", "loss_curves.png"):
+    for name in ("model.safetensors", "loss_curves.png", *([] if family.needs_code else ["config.json"])):
         assert files[name] == (classifier / name).read_bytes()
     photograph = tmp_path / "chelsea.png"
     Image.fromarray(skimage.data.chelsea()).save(photograph)
-    printed = elsewhere(hub, tmp_path / "other", LOAD_CLASSIFIER, "me/name", photograph, tmp_path / "answers.pt")
-    assert printed.split() == ["transformers.models.convnextv2.modeling_convnextv2"] * 2
+    arguments = ("me/name", photograph, tmp_path / "answers.pt", family.needs_code, *family.stages)
+    printed = elsewhere(hub, tmp_path / "other", LOAD_CLASSIFIER, *arguments)
+    assert [name.startswith(family.module) for name in printed.split()] == [True, True]
     answers = torch.load(tmp_path / "answers.pt")
-    model = ConvNextV2ForImageClassification.from_pretrained(classifier)
+    model = type(family.create_classifier()).from_pretrained(classifier)
     outputs = model(answers["pixel_values"], output_hidden_states=True)
     torch.testing.assert_close(answers["logits"], outputs.logits, rtol=0, atol=1e-5)
     norm = torch.nn.functional.layer_norm
-    for map, hidden in zip(answers["maps"], (outputs.hidden_states[2], outputs.hidden_states[4]), strict=True):
+    numbers = [int(stage.removeprefix("stage")) for stage in family.stages]
+    for map, hidden in zip(answers["maps"], (outputs.hidden_states[number] for number in numbers), strict=True):
         expected = norm(hidden.permute(0, 2, 3, 1), hidden.shape[1:2], eps=1e-6).permute(0, 3, 1, 2)
         torch.testing.assert_close(map, expected, rtol=0, atol=1e-4)
     scores = dict(zip((f"class {i}" for i in range(5)), outputs.logits[0].softmax(-1).tolist(), strict=True))
@@ -148,12 +198,12 @@ def test_a_published_classifier_answers_as_before_without_this_package(tmp_path,
 LOAD_PRETRAINED = """
 import sys, torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForPreTraining
-name, batch, output = sys.argv[1:]
-batch = torch.load(batch)
+name, batch, output, encoder, needs_code = sys.argv[1:]
+batch, trust = torch.load(batch), {"trust_remote_code": True} if needs_code == "True" else {}
 config = AutoConfig.from_pretrained(name, trust_remote_code=True)
 model = AutoModelForPreTraining.from_pretrained(name, trust_remote_code=True)
 AutoImageProcessor.from_pretrained(name)
-encoder = AutoModel.from_pretrained(name + "-encoder")
+encoder = AutoModel.from_pretrained(encoder, **trust)
 try:
     AutoModelForPreTraining.from_pretrained(name, trust_remote_code=False)
 except ValueError as error:
@@ -171,73 +221,45 @@ print(type(config).__name__, type(model).__module__.split(".")[0], type(encoder)
 
 
 @torch.no_grad()
-def test_a_published_pretraining_model_carries_its_code_and_its_encoder_needs_none(tmp_path, hub, pretrained):
-    run(hub, tmp_path / "home", "-m", "conversion.publish", pretrained, "--repo_id", "name", "--with_code")
-    assert set(hub.repos) == {"me/name", "me/name-encoder"}
-    model = ConvNextV2ForPreTraining.from_pretrained(pretrained)
-    batch = {"pixel_values": torch.randn(2, 3, 64, 64), "noise": torch.rand(2, 4)}
+@EACH_FAMILY
+def test_a_published_pretraining_model_carries_its_code_and_its_encoder_what_it_needs(tmp_path, hub, family):
+    """ConvMAE's code comes along unasked, and has the encoder; ConvNeXt V2's is one of Transformers, without code."""
+    pretrained = pretrained_of(family, tmp_path / "pretrain")
+    flags = () if family.needs_code else ("--with_code",)
+    run(hub, tmp_path / "home", "-m", "conversion.publish", pretrained, "--repo_id", "name", *flags)
+    encoder = "me/name" if family.needs_code else "me/name-encoder"
+    assert set(hub.repos) == {"me/name", encoder}
+    model = type(family.create_pretraining()).from_pretrained(pretrained)
+    num_cells = (64 // model.config.cell_size) ** 2
+    batch = {"pixel_values": torch.randn(2, 3, 64, 64), "noise": torch.rand(2, num_cells)}
     torch.save(batch, tmp_path / "batch.pt")
     home = tmp_path / "other"
-    printed = elsewhere(hub, home, LOAD_PRETRAINED, "me/name", tmp_path / "batch.pt", tmp_path / "outputs.pt")
-    assert printed.split()[:2] == ["ConvNextV2FCMAEConfig", "transformers_modules"]
-    assert printed.split()[2] == "transformers.models.convnextv2.modeling_convnextv2"
+    arguments = ("me/name", tmp_path / "batch.pt", tmp_path / "outputs.pt", encoder, family.needs_code)
+    printed = elsewhere(hub, home, LOAD_PRETRAINED, *arguments)
+    assert printed.split()[:2] == [type(model.config).__name__, "transformers_modules"]
+    assert printed.split()[2].startswith(family.module)
     found, expected = torch.load(tmp_path / "outputs.pt"), model(**batch)
     torch.testing.assert_close(found["loss"], expected.loss, rtol=0, atol=1e-6)
     torch.testing.assert_close(found["logits"], expected.logits, rtol=0, atol=1e-5)
     torch.testing.assert_close(torch.load(home / "loss.pt"), expected.loss, rtol=0, atol=1e-6)
-    features = model.convnextv2(batch["pixel_values"]).last_hidden_state
+    features = model.base_model(batch["pixel_values"]).last_hidden_state
     torch.testing.assert_close(found["features"], features, rtol=0, atol=1e-4)
 
     cards = {name: hub.files(name)["README.md"].decode() for name in hub.repos}
-    assert "https://huggingface.co/me/name-encoder" in cards["me/name"]
-    assert "https://huggingface.co/me/name)" in cards["me/name-encoder"]
+    if not family.needs_code:
+        assert f"https://huggingface.co/{encoder}" in cards["me/name"]
+        assert "https://huggingface.co/me/name)" in cards[encoder]
     assert "trust_remote_code=True" in cards["me/name"]
     assert "auto_map" not in json.loads((pretrained / "config.json").read_text())
-    assert not any(name.endswith(".py") for name in hub.files("me/name-encoder"))
+    assert any(name.endswith(".py") for name in hub.files(encoder)) == family.needs_code
+    if family.needs_code:
+        return
     # A classifier made of it must not point to code that its own repository lacks.
     (tmp_path / "cloned").mkdir()
     for name, content in hub.files("me/name").items():
         (tmp_path / "cloned" / name).write_bytes(content)
-    fine_tuned = ConvNextV2ForImageClassification.from_pretrained(tmp_path / "cloned")
+    fine_tuned = type(family.create_classifier()).from_pretrained(tmp_path / "cloned")
     assert not hasattr(fine_tuned.config, "auto_map")
-
-
-LOAD_CONVMAE = """
-import sys, torch
-from transformers import AutoModel, AutoModelForImageClassification, AutoModelForPreTraining, pipeline
-name, batch, output = sys.argv[1:]
-batch, trust = torch.load(batch), {"trust_remote_code": True}
-with torch.no_grad():
-    losses = AutoModelForPreTraining.from_pretrained(name, **trust)(**batch).loss
-    classifier = AutoModelForImageClassification.from_pretrained(name + "-classifier", **trust)
-    encoder = AutoModel.from_pretrained(name, **trust)
-    found = {"loss": losses, "logits": classifier(batch["pixel_values"]).logits}
-    found["map"] = encoder(batch["pixel_values"]).last_hidden_state
-torch.save(found, output)
-pipeline("image-classification", model=name + "-classifier", **trust)
-print(type(classifier).__module__.split(".")[0])
-"""
-
-
-@torch.no_grad()
-def test_published_convmae_models_carry_their_code_unasked(tmp_path, hub):
-    model = awake(ConvMAEForPreTraining(small_convmae_config()))
-    folder = leave_run(tmp_path / "pretrain", model, "pretrain")
-    classifier = awake(ConvMAEForImageClassification.from_pretrained(folder))
-    finetuned = leave_run(tmp_path / "classifier", classifier, "finetune")
-    assert (check_folder(folder), check_folder(finetuned)) == ("convmae", "classifier")
-    staged = stage(folder, tmp_path / "name", Publication("me/name"))
-    card = (stage(finetuned, tmp_path / "name-classifier", Publication("me/name-classifier")) / "README.md").read_text()
-    batch = {"pixel_values": torch.randn(2, 3, 64, 64), "noise": torch.rand(2, 16)}
-    torch.save(batch, tmp_path / "batch.pt")
-    outputs = tmp_path / "outputs.pt"
-    printed = elsewhere(hub, tmp_path / "other", LOAD_CONVMAE, staged, tmp_path / "batch.pt", outputs)
-    assert printed.split() == ["transformers_modules"]
-    found, pixel_values = torch.load(outputs), batch["pixel_values"]
-    torch.testing.assert_close(found["loss"], model(**batch).loss, rtol=0, atol=1e-6)
-    torch.testing.assert_close(found["logits"], classifier(pixel_values).logits, rtol=0, atol=1e-5)
-    torch.testing.assert_close(found["map"], model.convmae(pixel_values).last_hidden_state, rtol=0, atol=1e-5)
-    assert "trust_remote_code=True" in card
 
 
 @pytest.mark.parametrize("kind", ["incomplete", "another size"])

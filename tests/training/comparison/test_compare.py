@@ -23,8 +23,8 @@ from tests.photographs import (
     write_tiny_convmae,
 )
 from training import compare, finetune, pretrain
-from training.comparison import plan, runs
-from training.comparison.runs import Comparison
+from training.comparison import plan, runner
+from training.comparison.runner import Runner
 from training.comparison.starts import create_starts
 from training.settings.command_line import parse_settings
 from training.settings.comparison import CompareSettings
@@ -52,8 +52,8 @@ def launched(monkeypatch):
         forget_accelerate()
         found.append(next(flag for flag in flags if flag.startswith("--output_dir=")).rpartition("compare/")[2])
 
-    monkeypatch.setattr(runs, "launch", launch)
-    monkeypatch.setattr(Comparison, "side_by_side", lambda self, tasks: [task() for task in tasks])
+    monkeypatch.setattr(runner, "launch", launch)
+    monkeypatch.setattr(Runner, "side_by_side", lambda self, tasks: [task() for task in tasks])
     return found
 
 
@@ -79,19 +79,19 @@ def settings(tmp_path, images):
 def test_a_comparison_is_taken_up_after_a_stop_and_its_figures_are_those_of_pipelines(
     settings, launched, monkeypatch, tmp_path
 ):
-    output, launch = tmp_path / "compare", runs.launch
+    output, launch = tmp_path / "compare", runner.launch
 
     def stopped(task, *flags, **options):
         if len(launched) == 4:
             raise KeyboardInterrupt
         launch(task, *flags, **options)
 
-    monkeypatch.setattr(runs, "launch", stopped)
+    monkeypatch.setattr(runner, "launch", stopped)
     with pytest.raises(KeyboardInterrupt):
         compare.main(settings())
     assert launched == ["pretrain/fcmae-0", "pretrain/fcmae-1", "runs/0.5-0-random", "runs/0.5-0-fcmae"]
     assert not (output / "compare.json").exists()
-    monkeypatch.setattr(runs, "launch", launch)
+    monkeypatch.setattr(runner, "launch", launch)
     text = compare.main(settings())
     cases = ("0.5-0", "0.5-1", "1-0", "1-1")
     assert len(launched) == len(set(launched)) == 10

@@ -12,11 +12,18 @@ from PIL import Image
 from transformers import AutoModelForImageClassification, ConvNextImageProcessor, Mask2FormerConfig, UperNetConfig
 
 from conversion.convert import main as convert
-from hf_convnextv2 import ConvNextV2Config, ConvNextV2ForImageClassification, create_image_processor
+from hf_convnextv2 import ConvMAEConfig, ConvNextV2Config, ConvNextV2ForImageClassification, create_image_processor
+from hf_convnextv2.configuration_rcnn import ConvNextV2RCNNConfig
 from tests.hub_server import HubServer
 from tests.photographs import CLASSES, write_folder
 from tests.small_models import awake, small_config
-from training.evaluation.published import comparison, intervals, known_checkpoint, segmentation_comparison
+from training.evaluation.published import (
+    comparison,
+    detection_comparison,
+    intervals,
+    known_checkpoint,
+    segmentation_comparison,
+)
 from training.settings.evaluation import SegmentPredictionSettings
 
 CHECKOUT = Path(__file__).parents[3]
@@ -64,11 +71,27 @@ def test_published_mean_ious_of_the_size_stand_beside_that_of_150_classes():
     table = segmentation_comparison(results, upernet("base"), SegmentPredictionSettings()).splitlines()
     assert table[0] == "mean IoU in % (published: UPerNet, size base, ADE20K)"
     assert "measured, 2,000 images, one scale" in table[1] and table[1].split()[-1] == "50.56"
-    found = {row[:64].rstrip(): float(row[64:]) for row in table[2:]}  # the paper's Table 7
-    assert found["ConvNeXt V2, supervised, several scales"] == 50.5
-    assert found["ConvNeXt V2, FCMAE, several scales"] == 52.1
-    several = SegmentPredictionSettings(eval_scales=[0.5, 1.0, 1.5])
-    assert "2,000 images, 3 scales" in segmentation_comparison(results, upernet("huge"), several)
+    found = {row[:72].rstrip(): float(row[72:]) for row in table[2:]}  # the paper's Table 7
+    assert found["ConvNeXt V2, supervised, several scales, mirrored"] == 50.5
+    assert found["ConvNeXt V2, FCMAE, several scales, mirrored"] == 52.1
+    several = SegmentPredictionSettings(eval_scales=[0.5, 1.0, 1.5], eval_flip=True)
+    table = segmentation_comparison(results, upernet("huge"), several).splitlines()
+    assert "2,000 images, 3 scales, mirrored" in table[1] and len({len(row) for row in table[1:]}) == 1
+
+
+def test_published_figures_of_convmae_stand_beside_those_of_its_base_size():
+    backbone = ConvMAEConfig.from_size("base", out_features=["stage1", "stage2", "stage3"])
+    windows, results = SegmentPredictionSettings(eval_window=512), {"eval_mean_iou": 0.5, "eval_samples": 2000}
+    config = UperNetConfig(backbone_config=backbone, num_labels=150)
+    table = [row.split() for row in segmentation_comparison(results, config, windows).splitlines()]
+    assert " ".join(table[0]) == "mean IoU in % (published: UPerNet, size ConvMAE base, ADE20K)"
+    assert " ".join(table[1]) == "measured, 2,000 images, one scale, sliding windows 50.00"
+    assert [" ".join(row) for row in table[2:]] == ["ConvMAE, one scale, sliding windows 51.70"]
+    detector = ConvNextV2RCNNConfig(backbone_config=backbone, num_labels=80, anchor_sizes=[32, 64, 128, 256])
+    found = {"eval_map": 0.5, "eval_map_mask": 0.4, "eval_samples": 5000}
+    assert detection_comparison(found, detector).splitlines()[2].split() == ["ConvMAE", "53.20", "47.10"]
+    for other in (ConvMAEConfig.from_size("small"), ConvMAEConfig(depths=[2, 2, 10])):  # the controls
+        assert not segmentation_comparison(results, UperNetConfig(backbone_config=other, num_labels=150), windows)
 
 
 def test_other_classes_sizes_and_models_have_no_published_mean_iou():

@@ -6,12 +6,15 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 from torch.nn import functional as F
+from transformers import SegformerImageProcessor
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
-from tests.photographs import fresh_accelerate
+from hf_convnextv2 import ConvMAEConfig, ConvNextV2Config
+from tests.photographs import fresh_accelerate, message_of
 from training.evaluation.segmentation import SegmentationEvaluator, collate_pairs, mean_figures, spans
 from training.evaluation.segmentation_figures import class_colors, class_table, table_in_words
-from training.settings.evaluation import SegmentEvaluationSettings
+from training.evaluation.segmentation_protocol import check_prediction
+from training.settings.evaluation import SegmentEvaluationSettings, SegmentPredictionSettings
 
 __all__ = ["fresh_accelerate"]
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
@@ -148,3 +151,21 @@ def test_the_table_names_each_class_with_its_shares():
 def test_classes_have_colours_of_their_own(count):
     colors = class_colors(count)
     assert len(np.unique(colors, axis=0)) == count + 1
+
+
+@pytest.mark.parametrize(
+    ("encoder", "stride"),
+    [(ConvMAEConfig(cell_size=32), 16), (ConvMAEConfig(patch_sizes=[2, 2, 2]), 8), (ConvNextV2Config(), 32)],
+)
+def test_windows_and_scales_may_be_as_small_as_the_stride_of_the_encoder(encoder, stride):
+    """A ConvMAE's pre-training may hide cells of several tokens, which says nothing about its maps."""
+    processor = SegformerImageProcessor(size={"shortest_edge": 2 * stride})
+
+    def checked(**fields):
+        check_prediction(SegmentPredictionSettings(**fields), encoder, processor)
+
+    checked(eval_window=stride, eval_scales=[0.5, 1.0])
+    message = message_of(lambda: checked(eval_window=stride - 1))
+    assert message == f"`eval_window` (={stride - 1}) must be at least {stride} pixels, the stride of the encoder."
+    message = message_of(lambda: checked(eval_scales=[0.4]))
+    assert message == f"`eval_scales` (=0.4) must leave images of {2 * stride} pixels at least {stride}."

@@ -1,37 +1,17 @@
-"""What a run shows of itself: the diversity of features by the paper's formula, pictures, trackers that may fail."""
+"""What a run shows of itself: the diversity of features by the paper's formula, and what a look leaves unchanged."""
 
 import pytest
 import torch
 from accelerate import Accelerator
-from torch.nn.functional import cosine_similarity
 from torch.testing import assert_close
 
 from hf_convnextv2 import ConvMAEForPreTraining, ConvNextV2FCMAEConfig, ConvNextV2ForPreTraining
 from tests.photographs import forget_accelerate
 from tests.small_models import awake, small_convmae_config
-from training.run.monitor import cosine_distance, evaluating, feature_diversity
+from tests.training.evaluation.test_diversity import written_out
+from training.run.monitor import evaluating, feature_diversity
 
 SIZES = {"hidden_sizes": [8, 16], "depths": [1, 2], "decoder_hidden_size": 16, "image_size": 32}
-
-
-def written_out(features):
-    """The paper's formula, channel by channel, of `(B, H, W, C)`."""
-    distances = []
-    for image in features:
-        channels = image.flatten(0, 1).T
-        pairs = [(1 - cosine_similarity(a, b, dim=0)) / 2 for a in channels for b in channels]
-        distances.append(torch.stack(pairs).mean())
-    return torch.stack(distances).mean()
-
-
-def test_the_distance_is_the_papers_formula():
-    features = torch.randn(2, 3, 4, 6)
-    assert_close(torch.tensor(cosine_distance(features)), written_out(features))
-
-
-def test_channels_that_are_all_the_same_have_no_distance_and_random_ones_a_half():
-    assert cosine_distance(torch.randn(2, 8, 8, 1).expand(-1, -1, -1, 50)) == pytest.approx(0, abs=1e-6)
-    assert cosine_distance(torch.randn(2, 40, 40, 200)) == pytest.approx(0.5, abs=0.01)
 
 
 def test_diversity_is_that_of_the_last_block_of_each_stage_and_leaves_the_model_as_it_was():

@@ -1,6 +1,7 @@
 """Masks of objects, as COCO has them: polygons, run lengths, or an image of the mask; all become run lengths."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
@@ -172,6 +173,12 @@ def is_array(value: Sequence[Any], size: tuple[int, int]) -> bool:
 
 def of_pixels(value: Any, size: tuple[int, int], name: str) -> RunLengths:
     """The run lengths of an image or array `(H, W)` that is 0 where the object is not."""
+    path = path_of(value)
+    if path is not None and is_relative(path):
+        raise BadObjectsError(
+            f"the mask {shown(path)} of {name} must be a whole path: the folder that it begins in is not known. It is "
+            "that of metadata.jsonl, if just one such file lies above the image."
+        )
     try:
         pixels = decode_mask(value, name)
     except BadMaskError as error:
@@ -179,6 +186,18 @@ def of_pixels(value: Any, size: tuple[int, int], name: str) -> RunLengths:
     if pixels.shape != tuple(size):
         refuse_size(f"the mask of {name}", pixels.shape, size)
     return coco.encode(np.asfortranarray(pixels != 0, dtype=np.uint8))
+
+
+def path_of(value: Any) -> str | None:
+    """The path of a mask that is stored in a file; None for any other, also for JSON text."""
+    if isinstance(value, Mapping):
+        value = value.get("path") if value.get("bytes") is None else None
+    return value if isinstance(value, str) and value[:1] not in ("[", "{") else None
+
+
+def is_relative(path: str) -> bool:
+    """Whether a path does not begin at the root of a file system, and is no address."""
+    return not os.path.isabs(path) and "://" not in path
 
 
 def refuse_size(mask: str, found: Sequence[int], size: tuple[int, int]) -> None:

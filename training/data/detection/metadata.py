@@ -1,11 +1,15 @@
-"""The classes in files metadata.jsonl, where they cannot be read because some are names and others numbers."""
+"""What `datasets` does not do with files metadata.jsonl: paths of masks, and classes of several kinds."""
 
 import json
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
-from training.data.detection.columns import BadObjectsError, columns_of
+from datasets import Dataset, Image, IterableDataset, LargeList, List, Value
+
+from training.data.detection.columns import KEYS, BadObjectsError, columns_of
+from training.data.detection.masks import is_relative, path_of
 from training.settings.checks import check
 
 
@@ -43,3 +47,60 @@ def classes_of(objects: Any, name: str) -> list[Any]:
         return [label for label in columns_of(objects, name).get("category", []) if label is not None]
     except BadObjectsError:
         return []
+
+
+def with_whole_paths(source: Dataset | IterableDataset, files: Sequence[str], column: str) -> Dataset | IterableDataset:
+    """The source with relative paths of masks joined to the folder of the metadata file, as the paths of images are.
+
+    Paths of an image that lies below several of the metadata files stay as they are.
+    """
+    if source.features is None or not can_hold_paths(source.features.get(column)):
+        return source
+    source = source.cast_column("image", Image(decode=False))
+    whole = partial(joined, column=column, folders=[os.path.dirname(file) for file in files])
+    return source.map(whole, features=source.features)
+
+
+def can_hold_paths(objects: Any) -> bool:
+    """Whether the masks in a column of this type can be paths: text, or a dict as `datasets` stores an image."""
+    parts = without_lists(objects)
+    masks = (
+        [without_lists(parts[key]) for key in KEYS["segmentation"] if key in parts] if isinstance(parts, dict) else []
+    )
+    is_text = [isinstance(mask, Value) and mask.dtype in ("string", "large_string") for mask in masks]
+    return any(is_text) or any(isinstance(mask, dict) and "path" in mask for mask in masks)
+
+
+def without_lists(feature: Any) -> Any:
+    """The type of the entries of lists, which may be in lists themselves."""
+    while isinstance(feature, List | LargeList):
+        feature = feature.feature
+    return feature
+
+
+def joined(row: dict[str, Any], column: str, folders: Sequence[str]) -> dict[str, Any]:
+    """The objects of a row with whole paths of their masks, if the image lies below one of the folders alone."""
+    above = [folder for folder in folders if str(row["image"]["path"]).startswith(os.path.join(folder, ""))]
+    return {column: joined_objects(row[column], above[0]) if len(above) == 1 else row[column]}
+
+
+def joined_objects(objects: Any, folder: str) -> Any:
+    """Objects, in any form, with the paths of their masks joined to a folder."""
+    if isinstance(objects, list):
+        return [joined_objects(each, folder) for each in objects]
+    if not isinstance(objects, dict):
+        return objects
+    return {
+        key: joined_masks(value, folder) if key in KEYS["segmentation"] else value for key, value in objects.items()
+    }
+
+
+def joined_masks(value: Any, folder: str) -> Any:
+    """A mask or a list of masks with paths joined to a folder; anything else as it is."""
+    if isinstance(value, list):
+        return [joined_masks(each, folder) for each in value]
+    path = path_of(value)
+    if path is None or not is_relative(path):
+        return value
+    whole = os.path.join(folder, path)
+    return {**value, "path": whole} if isinstance(value, dict) else whole

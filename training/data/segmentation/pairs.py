@@ -4,6 +4,7 @@
 # (pyarrow.compute creates its functions at import, where pyright does not see them)
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from training.data.checking.columns import Check, check_column
 from training.data.checking.images import check_images, image_notes, refuse_bad_images
 from training.data.folders.listing import show
-from training.data.folders.masks import names_in
+from training.data.folders.masks import NAMES, names_in
 from training.data.labels import unnamed_classes
 from training.data.overview import print_overview
 from training.data.samples import AnnotatedSamples, name_of, sample_fields
@@ -73,11 +74,16 @@ def class_names_of(data: SegmentDataSettings, num_labels: int | None, num_channe
 
     They are those of id2label.json in a local folder, else `LABEL_0` and so on: `num_labels` of them, by default as
     many as `mask_values`, or as the training masks hold.
+
+    Raises:
+        ValueError: if there is only one class, which any model would predict without a loss.
     """
     names = names_in(data.dataset_name)
     if names is not None:
         fits = num_labels in (None, len(names))
         check("num_labels", num_labels, fits, f"be {len(names)}, the classes in id2label.json")
+        rule = "name two classes or more, such as a background and an object: with one, every prediction is right"
+        check(NAMES, Path(data.dataset_name) / NAMES, len(names) > 1, rule)
         return names
     count = num_labels or (len(data.mask_values) if data.mask_values else None) or largest_class(data, num_channels) + 1
     return unnamed_classes(count)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from hf_convnextv2 import ConvNextV2Config
 from tests.photographs import message_of, quick_datasets, write_masked_folder, write_masked_parquet
 from training.data.segmentation.masks import MaskReader, class_numbers, decode_mask
 from training.data.segmentation.pairs import class_names_of, load_pairs, segmentation_samples
@@ -394,6 +395,33 @@ def test_crops_hold_no_padding_even_of_small_and_long_images(tmp_path):
     for row in rows:
         labels = samples(row, "x", 0, 0)["labels"]
         assert labels.shape == (32, 32) and labels.max() < 3
+
+
+def test_a_single_class_is_refused_because_every_prediction_is_right(folder):
+    for mask in folder.rglob("masks/*.png"):
+        changed(mask, lambda numbers: numbers * 0)
+    (folder / "id2label.json").write_text('{"0": "sky"}')
+    message = message_of(lambda: class_names_of(settings(folder), None, 3))
+    assert message.startswith(f"`id2label.json` (={folder / 'id2label.json'}) must name two classes or more")
+    assert "background" in message and "every prediction is right" in message
+    (folder / "id2label.json").unlink()
+    assert "must hold two classes or more" in message_of(lambda: class_names_of(settings(folder), None, 3))
+    (folder / "id2label.json").write_text('{"0": "ground", "1": "sky"}')  # the control
+    assert class_names_of(settings(folder), None, 3) == ["ground", "sky"]
+
+
+def test_images_of_any_size_leave_room_for_the_crop_at_a_scale_of_one():
+    model = SegmenterSettings(image_size=32)
+    processor = create_segmentation_processor(model, None, ConvNextV2Config(image_size=32), "upernet")
+    transform = SegmentationTransform(SegmentAugmentationSettings(scale_range=[1.0, 1.0]), 32, processor)
+    rounded_down = []
+    for short in range(1, 130):
+        for height, width in ((short, short), (short, 2 * short + 1), (2 * short + 1, short)):
+            image, labels = transform(torch.zeros((3, height, width)), torch.ones((height, width), dtype=torch.int64))
+            assert image.shape == (3, 32, 32) and labels.shape == (32, 32) and labels.all()
+        if int(short * (32 / short)) < 32:
+            rounded_down.append(short)
+    assert rounded_down[:2] == [49, 98]  # the control: sides that a factor rounded down leaves too small
 
 
 def test_colours_change_without_the_labels(folder):

@@ -1,0 +1,130 @@
+"""The results of the ablations: a row for each arm and seed, the contrasts and intervals, and what shows collapse."""
+
+from collections.abc import Sequence
+from itertools import chain
+from statistics import mean
+from typing import Any
+
+import numpy as np
+
+from conversion.files import read_json
+from experiments.ablation.arms import ARMS, BLOCKS, PRETRAININGS, PRIMARY, V1, V2
+from experiments.ablation.collapse import DEAD, DIVERSITY, mean_of
+from experiments.ablation.sign_flips import holm, joint_interval, sign_flip_p
+from experiments.ablation.study import Ablations, Case, cases_of
+from training.comparison.intervals import difference
+from training.comparison.records import stored_answers
+from training.comparison.summary import FINETUNED
+
+LEVEL = 0.05  # of the corrected p-values
+LESS_DIVERSE, MORE_DEAD = 0.1, 0.1  # of V1 than of V2, for collapse to be shown
+COLLAPSE = {"ordinary": (V1, V2), "ten times": (f"{V1}_long", f"{V2}_long")}
+
+
+def results_of(study: Ablations) -> dict[str, Any]:
+    """Everything that is done, for the JSON file that docs/ablations.md is filled from."""
+    rows = [row for case in cases_of(list(BLOCKS)) if (row := study.row_of(case))]
+    steps = {"pre-training": study.length.pretraining, "fine-tuning": study.length.finetuning}
+    return {
+        "steps": steps | {"fine-tuning, same time": read_json(study.output / "steps.json").get("steps")},
+        "images": {split: len(part) for split, part in study.photographs.items()},
+        "hours of runs": sum(study.runner.times.seconds.values()) / 3600,
+        "rows": rows,
+        "contrasts": contrasts(study, rows),
+        "intervals": intervals(study, rows),
+        "collapse": collapses(study),
+        "collapse shown": {name: collapse_shown(study, *pair) for name, pair in COLLAPSE.items()},
+    }
+
+
+def contrasts(study: Ablations, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The primary contrasts: p-values as soon as all seeds are there, corrected ones as soon as all contrasts are."""
+    scores, found = scores_of(rows), []
+    for contrast in PRIMARY:
+        row: dict[str, Any] = {"first": contrast.first, "other": contrast.other, "p": None}
+        seeds = BLOCKS["E1"].seeds
+        if all((arm, seed) in scores for arm in (contrast.first, contrast.other) for seed in seeds):
+            gains = [scores[contrast.first, seed] - scores[contrast.other, seed] for seed in seeds]
+            row |= {"seeds": list(seeds), "gains": gains, "p": sign_flip_p(gains)}
+            row |= joint_interval(*answers_of(study, contrast.first, contrast.other, seeds))._asdict()
+        found.append(row)
+    known = all(row["p"] is not None for row in found)
+    corrected = holm([row["p"] for row in found]) if known else [None] * len(found)
+    for row, value in zip(found, corrected, strict=True):
+        row |= {"p corrected": value, "resolved": None if value is None else value <= LEVEL}
+    return found
+
+
+def intervals(study: Ablations, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each arm of the ordinary length minus V2 from FCMAE, on the seeds that both have: no claims."""
+    scores, found = scores_of(rows), []
+    for arm in ARMS:
+        pretraining = ARMS[arm].pretraining
+        seeds = [seed for key, seed in scores if key == arm and (V2, seed) in scores]
+        if arm != V2 and seeds and (pretraining is None or PRETRAININGS[pretraining].length == 1):
+            row = {"arm": arm, "reference": V2, "seeds": seeds}
+            found.append({**row, **difference(*answers_of(study, arm, V2, seeds))._asdict()})
+    return found
+
+
+def scores_of(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, int], float]:
+    """The balanced accuracies after fine-tuning, by arm and seed."""
+    return {(row["arm"], row["seed"]): row["figures"][FINETUNED] for row in rows}
+
+
+def answers_of(
+    study: Ablations, first: str, other: str, seeds: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The labels `(N,)`, and the predicted classes `(S, N)` of two arms after fine-tuning."""
+    labels = np.array(study.photographs["test"]["label"][:])
+    return labels, by_seed(study, first, seeds), by_seed(study, other, seeds)
+
+
+def by_seed(study: Ablations, arm: str, seeds: Sequence[int]) -> np.ndarray:
+    """The predicted classes `(S, N)` of an arm after fine-tuning, a row for each seed."""
+    return np.stack([stored_answers(study.answers_file(Case(arm, seed)))[FINETUNED] for seed in seeds])
+
+
+def collapses(study: Ablations) -> list[dict[str, Any]]:
+    """Diversity and share of dead channels of each block, at quarters of each pre-training."""
+    return [
+        {"pretraining": name, "seed": seed, "step": int(step), **rounded(figures)}
+        for name, seed in pretrainings_done(study)
+        for step, figures in read_json(study.collapse_file(name, seed)).items()
+    ]
+
+
+def pretrainings_done(study: Ablations) -> list[tuple[str, int]]:
+    seeds = sorted(set(chain.from_iterable(block.seeds for block in BLOCKS.values())))
+    return [(name, seed) for name in PRETRAININGS for seed in seeds if study.collapse_file(name, seed).is_file()]
+
+
+def rounded(figures: dict[str, list[float]]) -> dict[str, list[float]]:
+    return {name: [round(value, 4) for value in values] for name, values in figures.items()}
+
+
+def collapse_shown(study: Ablations, v1: str, v2: str) -> bool | None:
+    """Whether the pre-training of V1 ends collapsed, beside that of V2 of the same seed, for every seed.
+
+    Its channels are less diverse by `LESS_DIVERSE`, or its share of dead channels is higher by `MORE_DEAD`, in the mean
+    over the blocks. `None` where a pre-training is missing.
+    """
+    seeds = BLOCKS["L"].seeds if v1 != V1 else BLOCKS["E1"].seeds
+    found = []
+    for seed in seeds:
+        last = [list(read_json(study.collapse_file(name, seed)).values())[-1:] for name in (v1, v2)]
+        if not all(last):
+            return None
+        found.append([figures[0] for figures in last])
+    less = [mean_of(of_v2, DIVERSITY) - mean_of(of_v1, DIVERSITY) >= LESS_DIVERSE for of_v1, of_v2 in found]
+    more = [mean_of(of_v1, DEAD) - mean_of(of_v2, DEAD) >= MORE_DEAD for of_v1, of_v2 in found]
+    return all(less) or all(more)
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Means of the balanced accuracies of each arm, in %, as Markdown: what the study prints."""
+    lines = ["| arm | seeds | fine-tuned |", "|---|---:|---:|"]
+    for key in dict.fromkeys(row["arm"] for row in rows):
+        values = [row["figures"][FINETUNED] for row in rows if row["arm"] == key]
+        lines.append(f"| {key} | {len(values)} | {100 * mean(values):.1f} |")
+    return "\n".join(lines)

@@ -1,0 +1,306 @@
+"""The runs of the ablations: pre-trainings, then an answer of each arm and seed, each kept in a file of its own."""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from statistics import median
+from threading import Lock
+from typing import Any, NamedTuple
+
+import numpy as np
+from datasets import Dataset
+
+from conversion.files import read_json, write_json
+from experiments.ablation import collapse
+from experiments.ablation.arms import (
+    ARMS,
+    BLOCKS,
+    FINETUNING_STEPS,
+    GATE,
+    GATE_SEED,
+    PRETRAINING_STEPS,
+    PRETRAININGS,
+    RATES,
+    SHARE,
+    V2,
+    V2_RANDOM,
+    Arm,
+)
+from experiments.ablation.replacements import replaced
+from experiments.ablation.surgery import write_changed
+from experiments.solar_cells import scratch_flags
+from training.comparison.drawing import draw
+from training.comparison.frozen import features_of, frozen_answers, predicted_classes
+from training.comparison.intervals import balanced_mean
+from training.comparison.launching import is_finished
+from training.comparison.records import store_answers
+from training.comparison.runner import Runner
+from training.comparison.subsets import write_parquet, write_subset
+from training.comparison.summary import FINETUNED, case_name
+from training.evaluation.pictures import read_metrics, series
+from training.settings.model import ModelSettings
+
+PRETRAINING, FINETUNING = "pretrain_demo", "finetune_demo"  # recipes
+PRETRAINING_BATCH, FINETUNING_BATCH = 64, 32  # theirs
+SCRIPT = Path(__file__).with_name("script.py")
+QUARTERS = 4  # of a pre-training, at which collapse is looked for
+COMMON = ("--with_tracking=false", "--check_images=false")
+
+
+@dataclass(frozen=True)
+class Length:
+    """Optimizer steps of an ordinary pre-training and of fine-tuning."""
+
+    pretraining: int = PRETRAINING_STEPS
+    finetuning: int = FINETUNING_STEPS
+
+    def of_pretraining(self, name: str) -> int:
+        """The steps of one of `PRETRAININGS`."""
+        return self.pretraining * PRETRAININGS[name].length
+
+    def quarter(self, name: str) -> int:
+        return max(1, self.of_pretraining(name) // QUARTERS)
+
+
+class Case(NamedTuple):
+    """An arm, or a start at a learning rate of block G, and a seed."""
+
+    key: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.key}-{self.seed}"
+
+    @property
+    def arm(self) -> Arm:
+        return GATE[self.key].arm if self.is_gate else ARMS[self.key]
+
+    @property
+    def is_gate(self) -> bool:
+        return self.key in GATE
+
+
+def cases_of(blocks: Sequence[str], seeds: Sequence[int] | None = None) -> list[Case]:
+    """The cases of blocks, each once; of those seeds alone, if they are given. Block G has a seed of its own."""
+    found = [Case(key, seed) for name in blocks for key in BLOCKS[name].arms for seed in BLOCKS[name].seeds]
+    wanted = [case for case in found if seeds is None or case.is_gate or case.seed in seeds]
+    return list(dict.fromkeys(wanted))
+
+
+def pretrainings_of(cases: Sequence[Case]) -> list[tuple[str, int]]:
+    """The pre-trainings that cases begin with, each once."""
+    found = [(case.arm.pretraining, case.seed) for case in cases]
+    return list(dict.fromkeys((name, seed) for name, seed in found if name is not None))
+
+
+@dataclass
+class Ablations:
+    """The folder of the study, and what runs in it. `photographs` are those of `train` and `test`."""
+
+    output: Path
+    photographs: dict[str, Dataset]
+    length: Length
+    runner: Runner
+    computing: Any = field(default_factory=Lock)  # one thread of this process at a time; runs go on beside it
+
+    def run(self, block: str, seeds: Sequence[int] | None = None) -> None:
+        """Do all of a block that is not done yet."""
+        wanted = [case for case in cases_of([block], seeds) if not self.row_of(case)]
+        self.runner.side_by_side(partial(self.pretrain, *each) for each in pretrainings_of(wanted))
+        for same_time in (False, True):  # the time is known then
+            self.runner.side_by_side(partial(self.make_row, case) for case in wanted if case.arm.same_time == same_time)
+
+    # Pre-training
+
+    def pretrain(self, name: str, seed: int) -> None:
+        """Pre-train, and measure at quarters of the run whether features collapse, unless this is done."""
+        folder, kept = self.pretrained(name, seed), self.collapse_file(name, seed)
+        if not is_finished(folder):
+            replacement = PRETRAININGS[name].replacement
+            flags = [f"--dataset_name={self.output}/data/unlabelled", *pretraining_flags(name, seed, self.length)]
+            self.launch("pretrain", replacement, PRETRAINING, folder, *flags)
+        if not kept.is_file():
+            with self.computing, replaced(PRETRAININGS[name].encoder):
+                write_json(make_parent(kept), dict(self.collapse_figures(name, seed)))
+        remove_checkpoints(folder)
+
+    def collapse_figures(self, name: str, seed: int) -> Iterator[tuple[str, dict[str, list[float]]]]:
+        """Of initial weights, of the checkpoints after a quarter and a half, and of the final model, by step."""
+        folder, images, quarter = self.pretrained(name, seed), self.photographs["test"], self.length.quarter(name)
+        yield "0", collapse.figures_of(folder, images, seed)
+        for step in (quarter, 2 * quarter):
+            if (checkpoint := folder / f"checkpoint-{step}").is_dir():
+                yield str(step), collapse.figures_of(checkpoint, images)
+        yield str(self.length.of_pretraining(name)), collapse.figures_of(folder, images)
+
+    def pretrained(self, name: str, seed: int) -> Path:
+        return self.output / "pretrain" / f"{name}-{seed}"
+
+    def collapse_file(self, name: str, seed: int) -> Path:
+        return self.output / "collapse" / f"{name}-{seed}.json"
+
+    # Fine-tuning and frozen features
+
+    def make_row(self, case: Case) -> None:
+        """Fine-tune and evaluate a case, and keep its figures with the settings that made them."""
+        arm, rate = case.arm, self.rate_of(case)
+        start = self.start_of(case)
+        flags = finetuning_flags(arm, case.seed, rate, self.steps_of(arm))
+        folder = self.finetune(case, start, flags)
+        with self.computing:
+            answers = self.answers(case, start, folder)
+            labels = np.array(self.images_of(case)["test"]["label"][:])
+            figures = {name: balanced_mean(labels, (found == labels).astype(float)) for name, found in answers.items()}
+            settings: dict[str, Any] = {"learning_rate": rate, "fine-tuning": flags, "change": arm.change}
+            if arm.pretraining is not None:
+                log = read_metrics(self.pretrained(arm.pretraining, case.seed) / "metrics.jsonl")
+                figures["pre-training loss"] = series(log, "loss")[1][-1]
+                settings["pretraining"] = pretraining_flags(arm.pretraining, case.seed, self.length)
+                settings["replacement"] = PRETRAININGS[arm.pretraining].replacement
+            store_answers(self.answers_file(case), answers)
+            row = {"arm": case.key, "seed": case.seed, "figures": figures, "settings": settings}
+            write_json(make_parent(self.row_file(case)), row)
+        remove_checkpoints(folder)
+
+    def rate_of(self, case: Case) -> float:
+        """The learning rate of fine-tuning: of block G its own, else the one that was better there."""
+        if case.is_gate:
+            return GATE[case.key].rate
+        found = {rate: self.row_of(Case(f"{case.arm.start}-{rate:g}", GATE_SEED)) for rate in RATES}
+        if not all(found.values()):
+            raise ValueError("`blocks` must begin with G, which chooses the learning rates of all others.")
+        return max(RATES, key=lambda rate: found[rate]["figures"][FINETUNED])
+
+    def start_of(self, case: Case) -> Path | None:
+        """The folder that fine-tuning starts from; `None` for random weights."""
+        arm = case.arm
+        if arm.pretraining is None:
+            return None
+        pretrained = self.pretrained(arm.pretraining, case.seed)
+        if arm.change is None:
+            return pretrained
+        with self.computing:
+            return write_changed(pretrained, arm.change, self.output / "changed" / f"{arm.pretraining}-{case}")
+
+    def steps_of(self, arm: Arm) -> int:
+        """The steps of fine-tuning, with those that the first arm's pre-training would take if they count."""
+        return self.length.finetuning + (self.steps_in_time_of_pretraining() if arm.same_time else 0)
+
+    def steps_in_time_of_pretraining(self) -> int:
+        """The fine-tuning steps of V2 that take as long as its pre-training, by logs of both, once for all seeds."""
+        file = self.output / "steps.json"
+        if not read_json(file):
+            seed = min(seed for seed in BLOCKS["E1"].seeds if self.row_of(Case(V2_RANDOM, seed)))
+            seconds = {
+                "pretraining": PRETRAINING_BATCH / images_per_second(self.pretrained(V2, seed)),
+                "fine-tuning": FINETUNING_BATCH / images_per_second(self.classifier(Case(V2_RANDOM, seed))),
+            }
+            steps = round(self.length.pretraining * seconds["pretraining"] / seconds["fine-tuning"])
+            write_json(file, {"steps": steps, "seconds of a step": seconds})
+        return read_json(file)["steps"]
+
+    def finetune(self, case: Case, start: Path | None, flags: Sequence[str]) -> Path:
+        """The folder of the classifier of a case."""
+        folder = self.classifier(case)
+        if not is_finished(folder):
+            with self.computing:
+                subset = self.subset(case)
+            weights = [] if start is None else [f"--model_name_or_path={start}"]
+            self.launch("finetune", encoder_of(case), FINETUNING, folder, f"--dataset_name={subset}", *weights, *flags)
+        return folder
+
+    def classifier(self, case: Case) -> Path:
+        return self.output / "finetune" / str(case)
+
+    def answers(self, case: Case, start: Path | None, folder: Path) -> dict[str, np.ndarray]:
+        """The predicted classes `(N,)` of the held-out images, by method."""
+        images, found = self.images_of(case), {}
+        with replaced(encoder_of(case)):
+            found[FINETUNED] = predicted_classes(str(folder), images["test"])
+            if start is not None and not case.is_gate:
+                features = features_of(ModelSettings(model_name_or_path=str(start)), self.photographs)
+                found |= frozen_answers(features, self.drawn(case.seed), case.seed)
+        return found
+
+    def drawn(self, seed: int) -> np.ndarray:
+        """The training images whose labels the arms of a seed get."""
+        return draw(self.photographs["train"]["label"][:], SHARE, seed)
+
+    def images_of(self, case: Case) -> dict[str, Dataset]:
+        """The images that a case is fine-tuned on, and those that are held out: in block G other training images."""
+        train, chosen = self.photographs["train"], self.drawn(case.seed)
+        rest = np.setdiff1d(np.arange(len(train)), chosen)
+        return {"train": train.select(chosen), "test": train.select(rest) if case.is_gate else self.photographs["test"]}
+
+    def subset(self, case: Case) -> Path:
+        """The data set of the images of a case."""
+        if not case.is_gate:
+            return write_subset(
+                self.output, self.photographs["train"], self.drawn(case.seed), case_name(SHARE, case.seed)
+            )
+        folder = self.output / "subsets" / "validation"
+        if not (folder / "train.parquet").is_file():
+            for split, images in sorted(self.images_of(case).items()):  # the training images last
+                write_parquet(images, folder / f"{split}.parquet")
+        return folder
+
+    def row_file(self, case: Case) -> Path:
+        return self.output / "rows" / f"{case}.json"
+
+    def row_of(self, case: Case) -> dict[str, Any]:
+        """The row of a case; empty where it is not done."""
+        return read_json(self.row_file(case))
+
+    def answers_file(self, case: Case) -> Path:
+        return self.output / "answers" / f"{case}.json"
+
+    def launch(self, task: str, replacement: str | None, recipe: str, folder: Path, *flags: str) -> None:
+        """Run an ordinary script, or with a replaced module by the script beside this file."""
+        script = task if replacement is None else SCRIPT
+        own = () if replacement is None else (f"--task={task}", f"--replacement={replacement}")
+        self.runner.launch(script, recipe, folder, *own, *flags)
+
+
+def encoder_of(case: Case) -> str | None:
+    """What is replaced in the encoder that a case fine-tunes."""
+    return None if case.arm.pretraining is None else PRETRAININGS[case.arm.pretraining].encoder
+
+
+def pretraining_flags(name: str, seed: int, length: Length) -> list[str]:
+    """The flags of a pre-training, without its images and its folder."""
+    steps = length.of_pretraining(name)
+    counts = {"max_train_steps": steps, "warmup_steps": steps // 9, "seed": seed, "logging_steps": logging_steps(steps)}
+    counts |= {"checkpointing_steps": length.quarter(name)}
+    return [*PRETRAININGS[name].flags, *(f"--{key}={value}" for key, value in counts.items()), *COMMON]
+
+
+def finetuning_flags(arm: Arm, seed: int, rate: float, steps: int) -> list[str]:
+    """The flags of fine-tuning, without its images, its folder and its start."""
+    fresh = [] if arm.pretraining is not None else [*scratch_flags(PRETRAINING), *arm.model]
+    counts = {"max_train_steps": steps, "warmup_steps": steps // 8, "eval_steps": steps, "seed": seed}
+    counts |= {"logging_steps": logging_steps(steps)}
+    flags = (f"--{key}={value}" for key, value in counts.items())
+    return [*fresh, f"--learning_rate={rate:g}", *flags, *COMMON]
+
+
+def logging_steps(steps: int) -> int:
+    """The recipes' 10, or less in a short run: its speed is read from the log."""
+    return max(1, min(10, steps // 4))
+
+
+def images_per_second(run: Path) -> float:
+    """The median of the logged speeds."""
+    return median(series(read_metrics(run / "metrics.jsonl"), "images_per_second")[1])
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Of a run that is over: they are three times as large as its model."""
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+
+
+def make_parent(file: Path) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file

@@ -1,0 +1,124 @@
+"""The results and their tables: computed from written files, and plain about what is not there."""
+
+import json
+
+import numpy as np
+import pytest
+from datasets import Dataset
+
+from experiments.ablation import tables
+from experiments.ablation.arms import BLOCKS, GATE, PRIMARY, SEEDS
+from experiments.ablation.results import results_of
+from experiments.ablation.study import Ablations, Case, Length
+from training.comparison.records import Times, store_answers
+from training.comparison.runner import Runner
+
+LABELS = np.array([0, 1] * 60)
+RIGHT = {"v2_fcmae": 0.85, "v2_random": 0.65, "v1_fcmae": 0.85, "dense": 0.7, "grn_dropped": 0.6, "grn_added": 0.7}
+
+
+def answers_of(arm, seed):
+    """So many right answers, in every second seed one more, of V1 one less; of other images in each arm and seed."""
+    number = round(120 * (1 - RIGHT[arm])) + (seed % 2 if arm == "v1_fcmae" else -(seed % 2))
+    wrong = np.random.default_rng([seed, len(arm)]).permutation(120)[:number]
+    answers = LABELS.copy()
+    answers[wrong] = 1 - answers[wrong]
+    return answers
+
+
+def write_arm(study, arm, seeds=SEEDS):
+    for seed in seeds:
+        case, answers = Case(arm, seed), answers_of(arm, seed)
+        store_answers(study.answers_file(case), {"fine-tuned": answers})
+        right = float(np.mean([(answers == LABELS)[label == LABELS].mean() for label in (0, 1)]))
+        study.row_file(case).parent.mkdir(exist_ok=True)
+        row = {"arm": arm, "seed": seed, "figures": {"fine-tuned": right, "linear probe": 0.5}, "settings": {}}
+        study.row_file(case).write_text(json.dumps(row))
+
+
+def write_collapse(study, name, diversity, dead, seeds=SEEDS):
+    for seed in seeds:
+        file = study.collapse_file(name, seed)
+        file.parent.mkdir(exist_ok=True)
+        steps = {"0": [0.5, 0.5], "600": [diversity, diversity + 0.02]}
+        file.write_text(json.dumps({step: {"diversity": d, "dead channels": [dead, 0.0]} for step, d in steps.items()}))
+
+
+@pytest.fixture
+def study(tmp_path):
+    return Ablations(
+        tmp_path, {"test": Dataset.from_dict({"label": LABELS})}, Length(), Runner(tmp_path, Times(tmp_path), 1)
+    )
+
+
+def test_contrasts_wait_for_all_seeds_and_holm_for_all_contrasts(study):
+    for contrast in PRIMARY[1:]:
+        write_arm(study, contrast.other)
+    write_arm(study, "v2_fcmae")
+    write_arm(study, "v2_random", SEEDS[:7])
+    found = {row["other"]: row for row in results_of(study)["contrasts"]}
+    assert found["v2_random"]["p"] is None and found["dense"]["p"] == 2 / 256
+    assert {row["p corrected"] for row in found.values()} == {row["resolved"] for row in found.values()} == {None}
+
+    write_arm(study, "v2_random")
+    found = {row["other"]: row for row in results_of(study)["contrasts"]}
+    assert found["v2_random"]["gain"] == pytest.approx(np.mean(found["v2_random"]["gains"]))
+    assert found["v2_random"]["low"] < 0.2 < found["v2_random"]["high"]
+    resolved = {other: row["resolved"] for other, row in found.items()}
+    assert resolved == {"v2_random": True, "v1_fcmae": False, "dense": True, "grn_dropped": True, "grn_added": True}
+    assert found["dense"]["p corrected"] == 5 * 2 / 256
+
+
+def test_collapse_is_shown_if_every_seed_has_it(study):
+    write_collapse(study, "v2_fcmae", 0.45, 0.0)
+    assert results_of(study)["collapse shown"] == {"ordinary": None, "ten times": None}
+    write_collapse(study, "v1_fcmae", 0.36, 0.1)
+    assert results_of(study)["collapse shown"]["ordinary"] is False
+    write_collapse(study, "v1_fcmae", 0.34, 0.0)
+    assert results_of(study)["collapse shown"]["ordinary"] is True
+    write_collapse(study, "v1_fcmae", 0.45, 0.21)  # one of two blocks: 10 % and more in the mean
+    assert results_of(study)["collapse shown"]["ordinary"] is True
+    write_collapse(study, "v1_fcmae", 0.45, 0.0, [7])
+    assert results_of(study)["collapse shown"]["ordinary"] is False
+    write_collapse(study, "v1_fcmae_long", 0.2, 0.0, [0])
+    write_collapse(study, "v2_fcmae_long", 0.4, 0.0, [0])
+    assert results_of(study)["collapse shown"]["ten times"] is True
+
+
+def test_tables_are_computed_from_the_file(study, tmp_path):
+    for arm in RIGHT:
+        write_arm(study, arm)
+    write_collapse(study, "v2_fcmae", 0.45, 0.1)
+    results = tmp_path / "ablations.json"
+    results.write_text(json.dumps(results_of(study)))
+    rows = {row["contrast"]: row for row in tables.contrasts(results)}
+    first = rows["FCMAE against random weights"]
+    assert (first["paper"], first["here"], first["p"], first["p, Holm"]) == ("+0.3", "+20.0", "0.008", "0.039")
+    assert first["conclusion"] == "higher" and first["95 % interval"].startswith("+")
+    assert rows["V2 against V1, both from FCMAE"]["conclusion"] == "not resolved"
+    by_arm = {row["arm"]: row for row in tables.arms("E1", results)}
+    scores = [np.mean(answers_of("v1_fcmae", seed) == LABELS) for seed in SEEDS]
+    assert by_arm["V1, FCMAE"]["seeds"] == "8 of 8" and by_arm["V1, FCMAE"]["linear probe"] == "50.0 ± 0.0"
+    assert float(by_arm["V1, FCMAE"]["fine-tuned"].split(" ±")[0]) == pytest.approx(100 * np.mean(scores), abs=0.5)
+    assert by_arm["V1, FCMAE"]["minus V2, FCMAE"].startswith("-") and by_arm["V2, FCMAE"]["minus V2, FCMAE"] == ""
+    assert by_arm["V1, random weights"]["fine-tuned"] == tables.NOT_RUN
+    three = {row["arm"]: row["seeds"] for row in tables.arms("E3", results)}
+    assert three["V2, FCMAE"] == "3 of 3" and three["LRN in GRN's place"] == "0 of 3"
+    found = [row for row in tables.collapse(results) if row["pre-training"] == "V2, FCMAE"]
+    assert [row["step"] for row in found] == ["0", "600"]
+    assert (found[1]["distance, mean"], found[1]["least block"]) == ("0.460", "0.450")
+    assert (found[1]["dead, mean"], found[1]["worst block"]) == ("5.0 %", "10.0 %")
+
+
+def test_without_results_every_table_says_that_nothing_was_run(tmp_path):
+    missing = tmp_path / "none.json"
+    given = [tables.contrasts, tables.rates, tables.collapse, tables.verdicts]
+    given += [lambda file, block=block: tables.arms(block, file) for block in BLOCKS if block != "G"]
+    for table in given:
+        assert all(tables.NOT_RUN in row.values() for row in table(missing))
+    assert len(tables.rates(missing)) == len(GATE) // 2
+
+
+def test_an_effect_in_the_other_direction_is_lower():
+    assert tables.conclusion({"resolved": True, "gain": -0.1}) == "lower"
+    assert tables.conclusion({"resolved": None, "gain": 0.1}).startswith("open")

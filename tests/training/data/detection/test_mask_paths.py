@@ -1,0 +1,66 @@
+"""Masks of objects that metadata files name by their paths."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.photographs import message_of, quick_datasets
+from training.data.detection.rows import load_objects, object_reader
+from training.settings.data import DetectDataSettings
+
+__all__ = ["quick_datasets"]
+pytestmark = pytest.mark.usefixtures("quick_datasets")
+BOX = [5, 10, 20, 10]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """`train/1.jpg` with two objects whose masks are images in `masks`, and the same name in the working directory."""
+    for root in (tmp_path / "data/train", tmp_path / "elsewhere"):
+        (root / "parts").mkdir(parents=True)
+        for name in ("1", "2"):
+            mask = np.zeros((48, 48), np.uint8)
+            mask[10:20, 5:25] = 255 if root.name == "train" else 0  # an empty mask is refused
+            Image.fromarray(mask).save(root / f"parts/{name}.gif")
+    Image.fromarray(np.full((48, 48, 3), 128, np.uint8)).save(tmp_path / "data/train/1.jpg")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    return tmp_path / "data"
+
+
+def write(folder, objects, name="1.jpg"):
+    folder.mkdir(exist_ok=True)
+    (folder / "metadata.jsonl").write_text(json.dumps({"file_name": name, "objects": objects}))
+
+
+def masks_in(folder, **fields):
+    data = DetectDataSettings(dataset_name=str(folder), num_workers=0, **fields)
+    (row,) = load_objects(data, "train", None, 3, ["cell"], True)
+    masks = object_reader(data, ["cell"], True)(row["objects"], (48, 48), "x").masks
+    assert masks is not None
+    return masks
+
+
+def of_lists(*paths):
+    return {"bbox": [BOX, BOX], "category": [0, 0], "mask": list(paths)}
+
+
+def of_dicts(*paths):
+    return [{"bbox": BOX, "label": 0, "segmentation": path} for path in paths]
+
+
+@pytest.mark.parametrize("written", [of_lists, of_dicts])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_paths_begin_in_the_folder_of_the_metadata_file(written, streaming, folder):
+    write(folder / "train", written("parts/1.gif", str(folder / "train/parts/2.gif")))
+    masks = masks_in(folder, streaming=streaming)
+    assert masks.shape == (2, 48, 48) and masks.sum(dim=(1, 2)).tolist() == [200, 200]
+
+
+def test_a_path_whose_folder_is_not_known_is_refused(folder):
+    write(folder / "train", of_lists("parts/1.gif", "parts/2.gif"))
+    write(folder / "train/deeper", of_lists("parts/1.gif", "parts/2.gif"), name="2.jpg")
+    Image.fromarray(np.full((48, 48, 3), 128, np.uint8)).save(folder / "train/deeper/2.jpg")
+    message = message_of(lambda: masks_in(folder))
+    assert "the mask 'parts/1.gif' of object 0 of " in message and "must be a whole path" in message

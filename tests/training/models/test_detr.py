@@ -1,0 +1,35 @@
+"""Transformers' own detectors on a backbone of this package."""
+
+import pytest
+import torch
+from torch.nn.modules.module import Module
+
+from training.models.detection import create_detector
+from training.models.detr import HYBRID
+from training.settings.model import DetectorSettings
+
+
+def loss_and_gradients(model: Module, count: int) -> tuple[float, set[str]]:
+    """The loss of two images with `count` objects each, and the names of the parameters that get a gradient."""
+    torch.manual_seed(1)  # of the noise
+    images = torch.randn((2, 3, 64, 64), generator=torch.Generator().manual_seed(0))
+    label = {"class_labels": torch.zeros(count, dtype=torch.int64), "boxes": torch.full((count, 4), 0.3)}
+    model.zero_grad(set_to_none=True)
+    loss = model(pixel_values=images, labels=[label, label]).loss
+    loss.backward()
+    return loss.item(), {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+@pytest.mark.parametrize("architecture", HYBRID)
+def test_every_parameter_has_a_gradient_in_a_batch_without_objects_as_ddp_needs(architecture):
+    model = create_detector(DetectorSettings(image_size=64, architecture=architecture, decoder_hidden_size=32), ["a"])
+    model.train()
+    for module in model.modules():  # the same statistics and paths in each call
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 0.0
+    ours = {count: loss_and_gradients(model, count) for count in (2, 0)}
+    assert ours[0][1] == ours[2][1] == {name for name, weight in model.named_parameters() if weight.requires_grad}
+    model._forward_hooks.clear()  # Transformers' own
+    stock = {count: loss_and_gradients(model, count) for count in (2, 0)}
+    assert [loss for loss, _ in ours.values()] == [loss for loss, _ in stock.values()]
+    assert ours[0][1] - stock[0][1] == {"model.denoising_class_embed.weight"}  # the control
