@@ -61,7 +61,7 @@ def outputs_seen(blocks: Sequence[Block], num_images: int, look: Callable[[Tenso
     """Within the block, call `look` with the output `(B, N, C)` of each of the blocks, as they compute `num_images`."""
 
     def see(features: Tensor) -> None:
-        is_map = features.ndim == 4  # (B, C, H, W); a transformer's are rows of all images
+        is_map = features.ndim == 4  # (B, C, H, W); a transformer's tokens are (B, T, C), or (B * windows, T, C)
         look(features.flatten(2).mT if is_map else by_image(features, num_images))
 
     with hooked([block.module for block in blocks], see):

@@ -1,7 +1,7 @@
 """Methods without fine-tuning, on the frozen features of a model or on simple statistics of the pixels."""
 
 from collections.abc import Iterator, Mapping
-from threading import Lock
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -31,8 +31,9 @@ from training.settings.pooling import ReadingSettings
 PROBE, NEIGHBOURS = "linear probe", "20 nearest neighbours"
 NUM_NEIGHBOURS, TEMPERATURE, STRENGTH = 20, 0.07, 1.0  # as validate.py has them by default
 NUM_BINS = 16
-# Accelerate keeps one current loader for a whole process, and drops rows of the batch that is the last one of it.
-PASSES = Lock()
+# Accelerate keeps one current loader for a whole process, and drops rows of the batch that is the last one of it. To
+# load a model, Transformers replaces a method of all models: of two loads at a time, one puts back the replacement.
+PASSES = RLock()
 
 
 def features_of(
@@ -44,9 +45,10 @@ def features_of(
     the images of the split `train`.
     """
     reading = reading or ReadingSettings()
-    encoder = load_weights(chosen_family(model).model, model, False, FEATURES)
-    embed = PooledMaps(reading, len(encoder.encoder.stages))
-    found = features_by(encoder, load_processor(model, None, encoder), images, num_workers, embed)
+    with PASSES:
+        encoder = load_weights(chosen_family(model).model, model, False, FEATURES)
+        embed = PooledMaps(reading, len(encoder.encoder.stages))
+        found = features_by(encoder, load_processor(model, None, encoder), images, num_workers, embed)
     return whitened(found, reading.whitened_components)
 
 
@@ -69,7 +71,8 @@ def features_by(
 def predicted_classes(folder: str, images: Dataset, num_workers: int = 0) -> np.ndarray:
     """The classes `(N,)` that a fine-tuned classifier predicts, of images with the columns `image` and `label`."""
     settings, accelerator = ModelSettings(model_name_or_path=folder), Accelerator()
-    model: Any = load_classifier(settings, use_ema=False)
+    with PASSES:
+        model: Any = load_classifier(settings, use_ema=False)
     loader = loader_of(images, model, load_processor(settings, None, model), num_workers)
     model.to(accelerator.device)
     found: list[Tensor] = []

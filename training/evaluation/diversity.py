@@ -31,7 +31,7 @@ def wide_layers(encoder: Any, blocks: Sequence[nn.Module]) -> list[nn.Module]:
 
 
 def by_image(features: Tensor, num_images: int) -> Tensor:
-    """Widest features `(B, N, C)`: a block of convolutions has maps `(B, H, W, C)`, a transformer's rows `(R, C)`."""
+    """Features `(B, N, C)` of maps `(B, H, W, C)`, or of tokens `(B, T, C)` or `(B * windows, T, C)`."""
     return features.reshape(num_images, -1, features.shape[-1])
 
 

@@ -60,11 +60,8 @@ class AverageTeacher(nn.Module):
 
 
 def as_map(features: Tensor, shape: torch.Size) -> Tensor:
-    """The features of a block as a map of this shape, `(B, F, h, w)`; a transformer's are rows, `(B * h * w, F)`."""
-    if features.ndim == 4:
-        return features
-    batch_size, _, height, width = shape
-    return features.unflatten(0, (batch_size, height, width)).permute(0, 3, 1, 2)
+    """The features of a block as a map of this shape, `(B, F, h, w)`; a transformer's are tokens, `(B, h * w, F)`."""
+    return features if features.ndim == 4 else features.mT.unflatten(2, shape[2:])
 
 
 class FrozenTeacher(nn.Module):

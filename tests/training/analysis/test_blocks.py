@@ -87,7 +87,7 @@ def test_a_position_of_a_transformers_map_is_its_token():
     handle = block[0].module.mlp.act.register_forward_hook(lambda *seen: rows.append(seen[2]))
     (maps,) = maps_of_blocks(model, block, photograph)
     handle.remove()
-    assert maps.shape == (64, 4, 6) and torch.equal(maps[:, 2, 5], rows[0][2 * 6 + 5])
+    assert maps.shape == (64, 4, 6) and torch.equal(maps[:, 2, 5], rows[0][0, 2 * 6 + 5])
 
 
 @pytest.mark.parametrize("kind", ["convnextv2", "v1", "convmae"])

@@ -55,6 +55,8 @@ def test_a_comparison_that_is_killed_and_stopped_gives_what_an_unbroken_one_give
     process = start(tmp_path, "broken")
     wait_for_steps(process, broken / "pretrain/fcmae-0", 12)
     family = psutil.Process(process.pid).children(recursive=True)
+    for child in family:
+        child.suspend()  # else the run might end before the next command looks
     process.kill()
     again = start(tmp_path, "broken")
     said = again.communicate(timeout=600)[0]
@@ -62,6 +64,7 @@ def test_a_comparison_that_is_killed_and_stopped_gives_what_an_unbroken_one_give
     for child in family:
         child.kill()
     psutil.wait_procs(family, timeout=60)
+    process.communicate(timeout=60)
 
     process = start(tmp_path, "broken")
     wait_for_steps(process, broken / "runs/1-0-random", 7)

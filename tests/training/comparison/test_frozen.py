@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 from torch.nn.modules.module import register_module_forward_pre_hook
+from transformers import PreTrainedModel
 
 from hf_convnextv2 import ConvNextV2ForImageClassification, create_image_processor
 from tests.photographs import CLASSES, cut, quick_datasets
@@ -70,6 +71,36 @@ def test_models_that_answer_side_by_side_answer_every_image(tmp_path, monkeypatc
             assert [len(found) for found in classes] == [3, 9, 15, 27]
     finally:
         slowly.remove()
+
+
+@pytest.mark.parametrize("ask", ["features", "classes"])
+def test_models_are_loaded_one_at_a_time(ask, tmp_path, monkeypatch):
+    """Of two at a time, the one that ends last leaves Transformers' `tie_weights` without effect for all models."""
+    save_classifier(tmp_path)
+    before, stock = PreTrainedModel.tie_weights, PreTrainedModel._load_pretrained_model
+    loading, most = [], []
+
+    def slowly(*args, **kwargs):
+        loading.append(None)
+        most.append(len(loading))
+        time.sleep(0.1)  # lets the other threads go on
+        try:
+            return stock(*args, **kwargs)
+        finally:
+            loading.pop()
+
+    def answer(_):
+        if ask == "classes":
+            return predicted_classes(str(tmp_path), photographs(1))
+        return features_of(ModelSettings(model_name_or_path=str(tmp_path)), {"train": photographs(1)})
+
+    monkeypatch.setattr(PreTrainedModel, "_load_pretrained_model", staticmethod(slowly))
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            list(pool.map(answer, range(3)))
+        assert most == [1, 1, 1] and PreTrainedModel.tie_weights is before
+    finally:
+        PreTrainedModel.tie_weights = before
 
 
 def test_answers_are_those_of_scikit_learn_on_the_chosen_images():
