@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-dense study study-views study-families ablations space test verify bench gpu style docs
+.PHONY: demo demo-dense study study-views study-families ablations payoff space test verify bench gpu style docs
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -44,6 +44,10 @@ BLOCKS := G E1 E2 E3 E4 E5 L
 ablations: $(VENV)/demo
 	$(BIN)/python -m experiments.ablations --blocks $(BLOCKS) --results docs/benchmarks/ablations.json
 	$(BIN)/python -m benchmarks.pages
+
+payoff: $(VENV)/demo
+	$(BIN)/python -m experiments.payoff --jobs 2
+	$(BIN)/python -m experiments.payoff_final --jobs 2
 
 $(VENV)/space: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable '.[space]'

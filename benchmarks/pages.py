@@ -1,4 +1,4 @@
-"""Writes the tables in docs/ whose figures are computed, or measured by the benchmarks and the ablations.
+"""Writes the tables in docs/ whose figures are computed, or measured by the benchmarks and the studies.
 
 python -m benchmarks.pages
 """
@@ -12,12 +12,14 @@ from typing import Any
 from benchmarks.at_scale import arithmetic
 from benchmarks.shared import measured_tables
 from benchmarks.shared.measure import Row
+from experiments import payoff_tables
 from experiments.ablation import tables as ablation_tables
 
 DOCS = Path(__file__).parents[1] / "docs"
-NAMES = ("ablations", "benchmarks", "convmae", "detection", "exporting", "scale", "segmentation")
+NAMES = ("ablations", "benchmarks", "convmae", "detection", "exporting", "payoff", "scale", "segmentation")
 PAGES = [DOCS / f"{name}.md" for name in NAMES]
 AT_SCALE = DOCS / "benchmarks/scale.json"
+COMPUTED = {**arithmetic.TABLES, **payoff_tables.PLANNED}
 TABLE = re.compile(r"(<!-- (computed|measured): (\w+) -->\n).*?(<!-- end -->)", re.S)
 
 
@@ -32,7 +34,8 @@ def filled(page: str) -> str:
     measured: dict[str, Callable[[], list[Row]]] = {
         name: lambda rows=part["rows"]: rows for name, part in parts.items()
     }
-    tables = {"computed": arithmetic.TABLES, "measured": measured | measured_tables.TABLES | ablation_tables.TABLES}
+    measured |= {**measured_tables.TABLES, **ablation_tables.TABLES, **payoff_tables.MEASURED}
+    tables = {"computed": COMPUTED, "measured": measured}
     return TABLE.sub(lambda found: f"{found[1]}\n{as_table(tables[found[2]][found[3]]())}\n{found[4]}", page)
 
 

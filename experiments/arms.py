@@ -41,7 +41,8 @@ class Arm:
 
     @property
     def images_in_step(self) -> int:
-        return BATCH_SIZE // NUM_VIEWS if set(ON_VIEWS) <= set(self.flags) else BATCH_SIZE
+        given = [flag.split("=")[1] for flag in self.flags if flag.startswith("--per_device_train_batch_size=")]
+        return int(given[-1]) if given else BATCH_SIZE
 
 
 Arms = dict[str, Arm]  # by name; the first one's time is that of all

@@ -11,6 +11,7 @@ import argparse
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -63,8 +64,10 @@ def main() -> None:
 
 def write_validation_part(output: Path) -> None:
     """Write the study's training photographs in two parts, under the names that the study's functions read."""
-    write_solar_cells(output / "all/data")
-    photographs = photographs_of(output / "all", "train")
+    output.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=output) as whole:  # with it go the held-out photographs, which no search may see
+        write_solar_cells(Path(whole) / "data")
+        photographs = photographs_of(Path(whole), "train")
     parts = train_test_split(
         np.arange(len(photographs)), test_size=VALIDATION_SHARE, random_state=0, stratify=photographs["label"]
     )

@@ -18,7 +18,7 @@ from .cell_mask import CellMask, divide_cells, drawn_mask, given_mask, random_ma
 from .feature_targets import check_feature_targets, feature_loss
 from .input_checks import check_pixel_values, refuse_unknown_keywords
 from .masking import check_images, check_patches, masked_mean, patchify, unpatchify
-from .packing import PackedCells, VisibleCells, in_whole_images, pack, take_cells
+from .packing import PackedCells, VisibleCells, in_whole_images, pack, take_cells, unpack
 from .pixel_targets import paint_cells, pixel_errors
 from .precision import at_least_float32
 from .prediction_heads import PredictionHeads
@@ -53,6 +53,7 @@ class MaskedAutoencoderOutput(ModelOutput):
     feature_logits: Tensor | None = None
     pixel_loss: Tensor | None = None
     feature_loss: Tensor | None = None
+    pooled_features: Tensor | None = None
 
 
 class MaskedPreTrainingModel(ImageEncoderPreTrainedModel):
@@ -134,6 +135,7 @@ class MaskedPreTrainingModel(ImageEncoderPreTrainedModel):
         feature_targets: Tensor | None = None,
         output_hidden_states: bool | int | list[int] | None = None,
         return_loss: bool = True,
+        pooled_cells: str | None = None,
         **kwargs: Any,
     ) -> MaskedAutoencoderOutput:
         """Images `(B, num_channels, height, width)`, sides multiples of the cell, to the loss of their reconstruction.
@@ -147,6 +149,8 @@ class MaskedPreTrainingModel(ImageEncoderPreTrainedModel):
                 features; without them the loss is None.
             output_hidden_states: True for all maps, or the numbers of some, of which the stem's is 0.
             return_loss: False leaves the losses out.
+            pooled_cells: "visible" returns the mean of the last stage's features of the cells that each view sees,
+                `pooled_features (K * B, C)`; "all" that of whole images `(B, C)`, which are encoded a second time.
 
         Raises:
             ValueError: for a wrong shape, both `noise` and `bool_masked_pos`, a mask without a visible or a hidden
@@ -161,14 +165,26 @@ class MaskedPreTrainingModel(ImageEncoderPreTrainedModel):
         encoded = self.forward_encoder(pixel_values, mask.visible, mask.grid, output_hidden_states=bool(asked))
         logits, features = self.decoder(encoded.maps, encoded.cells, encoded.images, masked)
         losses = self._losses(pixel_values, logits, features, feature_targets, masked) if return_loss else {}
+        pooled = None if pooled_cells is None else self._pool(pooled_cells, pixel_values, encoded, masked)
         return self.output_class(
             logits=logits,
             mask=masked.to(pixel_values.dtype),
             ids_restore=mask.ids_restore,
             hidden_states=self._select_maps(encoded.hidden_states, asked),
             feature_logits=features,
+            pooled_features=pooled,
             **losses,
         )
+
+    def _pool(self, cells: str, pixel_values: Tensor, encoded: EncodedCells, masked: Tensor) -> Tensor:
+        """The mean of the last stage's features over the visible cells of each view, or over all cells of images."""
+        if cells not in ("visible", "all"):
+            raise ValueError(f"`pooled_cells` (={cells!r}) must be 'visible', 'all' or None.")
+        dtype = at_least_float32(encoded.maps[-1].dtype)
+        if cells == "all":
+            return self.base_model(pixel_values).last_hidden_state.mean((2, 3), dtype=dtype)
+        visible = (~masked).mean(dim=1, keepdim=True, dtype=dtype)  # a share of the map, which is 0 elsewhere
+        return unpack(encoded.maps[-1], encoded.cells[-1]).mean((2, 3), dtype=dtype) / visible
 
     def _losses(
         self,

@@ -37,6 +37,7 @@ class ConvMAEForPreTrainingOutput(MaskedAutoencoderOutput):
         feature_logits: predicted features, of hidden tokens `(K * B, T, F)` (meaningless in visible ones), or of
             visible tokens `(B, T, F)` (zeros in hidden ones).
         pixel_loss, feature_loss: the parts of `loss` where features are predicted.
+        pooled_features: if asked for, `(K * B, C)` of the visible cells of each view, or `(B, C)` of whole images.
     """
 
 

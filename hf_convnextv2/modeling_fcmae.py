@@ -31,6 +31,7 @@ class ConvNextV2ForPreTrainingOutput(MaskedAutoencoderOutput):
         feature_logits: predicted features, of hidden cells `(K * B, L, F)` (meaningless in visible ones), or of visible
             cells `(B, L, F)` (zeros in hidden ones).
         pixel_loss, feature_loss: the parts of `loss` where features are predicted.
+        pooled_features: if asked for, `(K * B, C)` of the visible cells of each view, or `(B, C)` of whole images.
     """
 
 

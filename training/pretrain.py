@@ -18,13 +18,14 @@ from functools import partial
 from typing import Any
 
 from hf_convnextv2.masking import complementary_set_sizes, count_visible
-from training.data.samples import Collator, Samples, first_samples, load_mixture, make_samples
+from training.data.samples import Collator, CropsCollator, Samples, first_samples, load_mixture, make_samples
 from training.data.sources import Source, num_examples
 from training.data.transforms import enough_for_crops, pretraining_transform
 from training.models.creation import create_processor, image_size_of, load_arguments, with_background
 from training.models.families import Family, PreTrainingModel, chosen_family
 from training.models.loading import PRETRAINING, load_pretrained, model_named
 from training.models.optimizer import decayed_parameters
+from training.models.sigreg import PARTS, Regularizer
 from training.models.teachers import FrozenTeacher, Targets, create_average_teacher
 from training.run.monitor import Monitor
 from training.run.training_run import TrainingRun
@@ -34,6 +35,7 @@ from training.settings.data import PretrainDataSettings
 from training.settings.families import check_family
 from training.settings.masked_autoencoder import MaskedAutoencoderSettings, TargetSettings
 from training.settings.model import TrainedModelSettings
+from training.settings.regularizer import RegularizerSettings
 
 AUTOENCODER_SETTINGS = ("num_visible_sets", "cell_size", "fusion_stages")
 AUTOENCODER_SETTINGS += ("decoder_hidden_size", "decoder_num_hidden_layers", "decoder_num_attention_heads")
@@ -55,13 +57,16 @@ def main(settings: PretrainSettings) -> None:
         samples = create_samples(data, settings.augmentation, sources[0], model, processor)
 
         known_samples = num_examples(sources, data.train_split, data.max_train_samples)
-        plan = run.make_plan(known_samples, model.config.num_visible_sets)
+        num_crops, images = settings.augmentation.num_crops, settings.data.per_device_train_batch_size
+        plan = run.make_plan(known_samples, model.config.num_visible_sets * num_crops)
         teacher = frozen or create_average_teacher(model, settings.targets, plan.max_steps, run.accelerator)
         targets = Targets(teacher, run.accelerator, model.config, settings.targets, processor)
         decayed = decayed_parameters(model, settings.optimizer.decay_grn_and_mask_token)
         run.prepare(model, processor, decayed, teacher=teacher)
-        parts = LOSS_PARTS if model.config.target_type == "pixel+feature" else ()
-        run.begin(data, sources, samples, Collator(), data.mixture_weights or [1], loss_parts=parts)
+        regularizer = Regularizer(settings.regularizer, run.accelerator, settings.data.seed)
+        parts = loss_parts(model.config.target_type, settings.regularizer)
+        collate = Collator() if num_crops == 1 else CropsCollator()
+        run.begin(data, sources, samples, collate, data.mixture_weights or [1], loss_parts=parts)
         shown = partial(first_samples, sources[0], samples, data, NUM_RECONSTRUCTIONS)
         monitor = Monitor(run.accelerator, model, shown, processor)
         if not run.is_dry:
@@ -70,8 +75,8 @@ def main(settings: PretrainSettings) -> None:
         interval = settings.autoencoder.reconstruction_steps or math.ceil(plan.max_steps / NUM_PICTURES)
         for step in run.steps():
             for batch in run.batches():
-                outputs = run.model(**targets(batch))
-                run.backward(outputs.loss, outputs)
+                outputs = run.model(**targets(batch), **regularizer.asked)
+                run.backward(*regularizer(outputs, images, step))
             run.update()
             if run.is_due(interval):
                 run.write(partial(monitor, run.folder, step))
@@ -79,6 +84,13 @@ def main(settings: PretrainSettings) -> None:
         final = run.final_model(type(model))
         run.finish(final, {}, lambda folder: monitor.save_picture(final, folder / "reconstructions.png"))
         run.say(f"Pre-trained model in {run.folder}")
+
+
+def loss_parts(target_type: str, settings: RegularizerSettings) -> list[str]:
+    """The parts of the loss that are logged, if it has several."""
+    of_targets = [part for part in LOSS_PARTS if part.removesuffix("_loss") in target_type.split("+")]
+    found = [*of_targets, *(PARTS if settings.is_on else ())]
+    return found if len(found) > 1 else []
 
 
 def create_frozen_teacher(settings: TargetSettings) -> FrozenTeacher | None:
@@ -162,7 +174,8 @@ def create_samples(
     """The transform from rows of the sources to images with noise for their masks."""
     size = image_size_of(model.config)
     transform, enough = pretraining_transform(augmentation, size, processor), enough_for_crops(augmentation, size)
-    return make_samples(data, source, model.config.num_channels, transform, num_cells=num_cells(model), enough=enough)
+    fields: dict[str, Any] = {"num_cells": num_cells(model), "num_crops": augmentation.num_crops, "enough": enough}
+    return make_samples(data, source, model.config.num_channels, transform, **fields)
 
 
 if __name__ == "__main__":

@@ -42,11 +42,13 @@ from training.evaluation.features import extract_features, knn_scores, linear_pr
 from training.evaluation.outcome import Outcome
 from training.evaluation.published import comparison, intervals, known_checkpoint
 from training.evaluation.segmentation_protocol import evaluate_segmentation
+from training.evaluation.whitening import whitened
 from training.models.creation import with_background
 from training.models.detection import create_detection_processor
 from training.models.families import chosen_family
 from training.models.loading import FEATURES, model_named
 from training.models.segmentation import SEGMENTERS, create_segmentation_processor
+from training.prediction.pooling import PooledMaps
 from training.run.accelerator import create_plain_accelerator
 from training.run.stored_models import (
     check_precision,
@@ -163,14 +165,16 @@ def evaluate_features(accelerator: Accelerator, settings: ValidateSettings) -> O
     problem_type_of(sources[0], [column], SINGLE_LABEL)
     names = resolve_labels(sources[0], column, None)
     model.config.id2label, model.config.problem_type = dict(enumerate(names)), SINGLE_LABEL
-    prepared = accelerator.prepare(model)
+    reading, prepared = settings.reading, accelerator.prepare(model)
+    read = PooledMaps(reading, len(model.encoder.stages))
     extracted = []
     for source in sources:
         check_labels(source, column, names)
         samples = labelled_samples(data, source, model.config, EvaluationTransform(processor))
         loader = accelerator.prepare(eval_loader(source, samples, data))
-        extracted.append(extract_features(accelerator, prepared, loader))
-    (train, train_labels), (queries, labels) = extracted
+        extracted.append(extract_features(accelerator, prepared, loader, read))
+    splits = whitened(dict(zip(("train", "test"), extracted, strict=True)), reading.whitened_components)
+    (train, train_labels), (queries, labels) = splits.values()
     known = (train, train_labels, queries, len(names))
     results: dict[str, Any] = {"train_samples": len(train), "eval_samples": len(queries)}
     asked = protocols.protocols or ()

@@ -4,11 +4,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hf_convnextv2 import ConvNextV2FCMAEConfig, ConvNextV2ForImageClassification, ConvNextV2ForPreTraining
+from hf_convnextv2 import (
+    ConvMAEForPreTraining,
+    ConvNextV2FCMAEConfig,
+    ConvNextV2ForImageClassification,
+    ConvNextV2ForPreTraining,
+)
 from hf_convnextv2.feature_targets import feature_errors
 from hf_convnextv2.pixel_targets import pixel_errors
 from tests import masked_dense
-from tests.small_models import assert_close, awake, small_fcmae_config
+from tests.small_models import assert_close, awake, small_convmae_config, small_fcmae_config
 
 SETS = pytest.mark.parametrize("num_sets", [1, 3])
 LOSSES = {
@@ -194,3 +199,41 @@ def test_targets_of_another_shape_are_refused():
         model(x, noise=noise, feature_targets=torch.randn(2, 5, 3, 2))
     with pytest.raises(ValueError, match="`feature_targets` must be None with `target_type`"):
         small_model()(x, noise=noise, feature_targets=torch.randn(2, 5, 2, 3))
+
+
+# --- Pooled features --------------------------------------------------------------------------------------------------
+
+
+@SETS
+def test_pooled_features_are_the_mean_over_the_cells_that_a_view_sees(num_sets):
+    """Against dense maps with the other cells hidden, cell by cell; 6 cells in 3 sets, or 2 of 6 visible."""
+    model, (x, noise) = small_model(num_visible_sets=num_sets), images()
+    output = model(x, noise=noise, pooled_cells="visible")
+    assert output.pooled_features.shape == (num_sets * 2, 32)
+    for index, masked in enumerate(output.mask.bool()):
+        last = masked_dense.encode(model, x[index % 2][None], masked[None])[-1]
+        expected = last.flatten(2)[0, :, ~masked].mean(dim=1)
+        assert_close(output.pooled_features[index], expected)
+
+
+@SETS
+def test_pooled_features_of_all_cells_are_those_of_the_encoder_on_whole_images(num_sets):
+    model, (x, noise) = small_model(num_visible_sets=num_sets), images()
+    output = model(x, noise=noise, pooled_cells="all")
+    expected = model.convnextv2(x).last_hidden_state.mean((2, 3))
+    assert_close(output.pooled_features, expected)
+    assert model(x, noise=noise).pooled_features is None
+    assert torch.equal(output.loss, model(x, noise=noise).loss)
+
+
+@pytest.mark.parametrize("cells", ["visible", "all"])
+def test_pooled_features_of_a_convmae_have_gradients_and_stay_in_float32(cells):
+    model = awake(ConvMAEForPreTraining(small_convmae_config(num_visible_sets=2)))
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(torch.randn(2, 3, 64, 64), pooled_cells=cells)
+    assert output.pooled_features.shape == ({"visible": 4, "all": 2}[cells], 16)
+    assert output.pooled_features.dtype == torch.float32
+    output.pooled_features.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.convmae.encoder.parameters())
+    with pytest.raises(ValueError, match=r"`pooled_cells` .*'none'.* must be 'visible', 'all' or None"):
+        model(torch.randn(2, 3, 64, 64), pooled_cells="none")

@@ -513,40 +513,61 @@ def test_a_run_stopped_by_a_signal_and_resumed_is_the_run_in_one_go(
 VIEWS = {"num_visible_sets": 4, "mask_ratio": None, "fusion_stages": ["stage1"], "target_type": "pixel+feature"}
 
 
-@pytest.mark.parametrize("streaming", [False, True])
-@FAMILY
-def test_a_run_on_views_with_its_own_teacher_is_resumed_to_the_bit(
-    family, streaming, data, tiny, tmp_path, monkeypatch
+CROPS = {"num_crops": 2, "sigreg_weight": 0.05, "sigreg_directions": 8, "sigreg_cells": "all", "ema_decay": 0.0}
+PARTS = {"pixel_loss": 1, "feature_loss": 1}
+OBJECTIVES = {
+    "teacher": ({**VIEWS, "teacher_decay": [0.5, 0.9]}, PARTS),
+    "regulariser": (CROPS, {"pixel_loss": 1, "sigreg_loss": 0.05, "invariance_loss": 1}),
+    "both": ({**CROPS, **VIEWS, "sigreg_cells": "visible"}, {**PARTS, "sigreg_loss": 0.05, "invariance_loss": 1}),
+}
+# With all objectives, a family differs in what is encoded alone.
+RESUMED = [
+    pytest.param(objective, family, streaming, marks=[pytest.mark.slow] * (objective == "both" or streaming_is_slow))
+    for objective in OBJECTIVES
+    for family in WRITE_TINY
+    for streaming, streaming_is_slow in ((False, False), (True, objective != "teacher" and family == "convmae"))
+]
+
+
+@pytest.mark.parametrize(("objective", "family", "streaming"), RESUMED)
+def test_a_run_with_a_loss_of_several_parts_is_resumed_to_the_bit(
+    objective, family, streaming, data, tiny, tmp_path, monkeypatch
 ):
-    keywords = {
-        "dataset": data["parquet"],
-        "fcmae": tiny[family],
-        "streaming": streaming,
-        "teacher_decay": [0.5, 0.9],
-        **VIEWS,
-    }
+    fields, weights = OBJECTIVES[objective]
+    keywords = {"dataset": data["parquet"], "fcmae": tiny[family], "streaming": streaming, **fields}
     straight = pretrain_run(tmp_path / "straight", **keywords)
     with monkeypatch.context() as patched, pytest.raises(SystemExit):
         interrupt_after(patched, 4)
         pretrain_run(tmp_path / "stopped", **keywords)
     resumed = pretrain_run(tmp_path / "stopped", **keywords, resume_from_checkpoint="latest")
-    assert figures(resumed, "loss", "grad_norm") == figures(straight, "loss", "grad_norm")
+    columns = ("loss", "grad_norm", *weights)
+    assert figures(resumed, *columns) == figures(straight, *columns)
     assert_close(load_file(resumed / "model.safetensors"), load_file(straight / "model.safetensors"), rtol=0, atol=0)
-    for _, loss, pixels, features in figures(resumed, "loss", "pixel_loss", "feature_loss"):
-        assert loss == pytest.approx(pixels + features) and min(pixels, features) > 0
-    config = BY_NAME[family].pretraining.from_pretrained(resumed).config
+    for _, loss, *parts in figures(resumed, "loss", *weights):
+        expected = sum(weight * part for weight, part in zip(weights.values(), parts, strict=True))
+        assert loss == pytest.approx(expected) and min(parts) > 0
+
+
+@FAMILY
+def test_a_teacher_of_its_own_teaches(family, data, tiny, tmp_path):
+    keywords = {"dataset": data["parquet"], "fcmae": tiny[family], **VIEWS}
+    quick, slow = (
+        pretrain_run(tmp_path / str(decays[0]), **keywords, teacher_decay=decays)
+        for decays in ([0.5, 0.9], [0.999, 0.9999])
+    )
+    config = BY_NAME[family].pretraining.from_pretrained(quick).config
     assert (config.num_visible_sets, config.mask_ratio, config.target_type) == (4, 0.75, "pixel+feature")
-    slow = pretrain_run(tmp_path / "slow", **{**keywords, "teacher_decay": [0.999, 0.9999]})
-    assert figures(slow, "loss")[1:] != figures(straight, "loss")[1:]  # the teacher does teach
+    assert figures(slow, "loss")[1:] != figures(quick, "loss")[1:]
 
 
 def test_the_learning_rate_counts_views_and_an_epoch_images(data, fcmae, tmp_path):
     fields = {"learning_rate": None, "base_learning_rate": 1e-2, "warmup_steps": 0, "max_train_steps": 2}
     one = pretrain_run(tmp_path / "one", data["folder"], fcmae, **fields)
     four = pretrain_run(tmp_path / "four", data["folder"], fcmae, **fields, num_visible_sets=4, mask_ratio=None)
-    rates = [figures(folder, "learning_rate")[0][1] for folder in (one, four)]
-    assert rates[1] == pytest.approx(4 * rates[0]) and rates[0] == pytest.approx(1e-2 * 8 / 256)
-    assert read_metrics(one / "metrics.jsonl")[0]["epoch"] == read_metrics(four / "metrics.jsonl")[0]["epoch"]
+    crops = pretrain_run(tmp_path / "crops", data["folder"], fcmae, **fields, num_crops=2)
+    rates = [figures(folder, "learning_rate")[0][1] for folder in (one, four, crops)]
+    assert rates == pytest.approx([1e-2 * 8 / 256, 4e-2 * 8 / 256, 2e-2 * 8 / 256])
+    assert len({read_metrics(folder / "metrics.jsonl")[0]["epoch"] for folder in (one, four, crops)}) == 1
 
 
 def test_the_logged_learning_rate_is_that_of_the_head_which_no_layer_decay_reduces(data, tmp_path):

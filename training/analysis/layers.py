@@ -1,5 +1,6 @@
 """Frozen features of every layer: k nearest neighbours and a linear probe, by block and pooling, on labelled images."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,12 @@ from training.comparison.frozen import (
 from training.comparison.images import load_labelled
 from training.comparison.intervals import balanced_mean
 from training.console.bars import Phase
-from training.prediction.pooling import gem_pool, max_pool, mean_pool
+from training.prediction.pooling import pools_of
 from training.settings.analysis import LAYERS, AnalyzeSettings
 from training.settings.comparison import CompareDataSettings
-from training.settings.embedding import FeatureSettings
+from training.settings.pooling import PoolingSettings
 
 METHODS = (PROBE, NEIGHBOURS)
-POOLS = {"mean": mean_pool, "max": max_pool, "gem": partial(gem_pool, exponent=FeatureSettings().gem_exponent)}
 # Of the images, what both analyses of labelled and of other images share.
 SHARED = (
     "dataset_name",
@@ -57,7 +57,7 @@ class Layers:
         """The accuracies of every block, pooling and method, as layers.json has them."""
         model, processor = self.subject.encoder
         poolings, splits = self.subject.settings.layers.pooling, {"train": self.images.train, "test": self.images.test}
-        embed = partial(pooled_outputs, blocks=self.blocks, poolings=poolings)
+        embed = partial(pooled_outputs, blocks=self.blocks, pools=pools_of(PoolingSettings(pooling=poolings)))
         found = features_by(model, processor, splits, self.subject.settings.data.num_workers, embed)
         names = [(block.name, pooling) for block in self.blocks for pooling in poolings]
         rows = []
@@ -135,14 +135,16 @@ def labelled_data(settings: AnalyzeSettings) -> CompareDataSettings:
     return CompareDataSettings(**shared, **{name: getattr(layers, name) for name in names})
 
 
-def pooled_outputs(model: nn.Module, pixel_values: Tensor, blocks: list[Block], poolings: list[str]) -> Tensor:
+def pooled_outputs(
+    model: nn.Module, pixel_values: Tensor, blocks: list[Block], pools: list[Callable[[Tensor], Tensor]]
+) -> Tensor:
     """The outputs of the blocks, pooled in each way, one after the other: `(B, all of their features)`."""
     found: list[Tensor] = []
 
-    def pool(features: Tensor) -> None:
+    def see(features: Tensor) -> None:
         maps = features.float().mT[..., None]  # (B, C, N, 1)
-        found.extend(POOLS[name](maps) for name in poolings)
+        found.extend(pool(maps) for pool in pools)
 
-    with outputs_seen(blocks, len(pixel_values), pool):
+    with outputs_seen(blocks, len(pixel_values), see):
         model(pixel_values)
     return torch.cat(found, dim=1)

@@ -16,20 +16,17 @@ from training.data.problems import labelled_samples
 from training.data.samples import eval_loader
 from training.data.sources import array_dtype
 from training.data.transforms import EvaluationTransform
-from training.evaluation.features import (
-    Embed,
-    extract_features,
-    knn_scores,
-    linear_probe_scores,
-    mean_of_last_map,
-)
+from training.evaluation.features import Embed, extract_features, knn_scores, linear_probe_scores
 from training.evaluation.loop import logits_of, pass_over
+from training.evaluation.whitening import Features, whitened
 from training.models.families import chosen_family
 from training.models.loading import FEATURES
+from training.prediction.pooling import PooledMaps
 from training.run.stored_models import load_classifier, load_processor, load_weights
 from training.settings.data import ValidateDataSettings
 from training.settings.labels import SINGLE_LABEL
 from training.settings.model import ModelSettings
+from training.settings.pooling import ReadingSettings
 
 PROBE, NEIGHBOURS = "linear probe", "20 nearest neighbours"
 NUM_NEIGHBOURS, TEMPERATURE, STRENGTH = 20, 0.07, 1.0  # as validate.py has them by default
@@ -37,21 +34,26 @@ NUM_BINS = 16
 # Accelerate keeps one current loader for a whole process, and drops rows of the batch that is the last one of it. To
 # load a model, Transformers replaces a method of all models: of two loads at a time, one puts back the replacement.
 PASSES = RLock()
-Features = dict[str, tuple[Tensor, Tensor]]  # by split: features (N, C) and labels (N,)
 
 
-def features_of(model: ModelSettings, images: Mapping[str, Dataset], num_workers: int = 0) -> Features:
+def features_of(
+    model: ModelSettings, images: Mapping[str, Dataset], num_workers: int = 0, reading: ReadingSettings | None = None
+) -> Features:
     """The frozen features of a stored model, and the labels, of the images of each split.
 
-    Images are prepared by the model's own image processor. Their columns are `image` and `label`.
+    Images are prepared by the model's own image processor. Their columns are `image` and `label`. Whitening is that of
+    the images of the split `train`.
     """
+    reading = reading or ReadingSettings()
     with PASSES:
         encoder = load_weights(chosen_family(model).model, model, False, FEATURES)
-        return features_by(encoder, load_processor(model, None, encoder), images, num_workers)
+        embed = PooledMaps(reading, len(encoder.encoder.stages))
+        found = features_by(encoder, load_processor(model, None, encoder), images, num_workers, embed)
+    return whitened(found, reading.whitened_components)
 
 
 def features_by(
-    encoder: Any, processor: Any, images: Mapping[str, Dataset], num_workers: int = 0, embed: Embed = mean_of_last_map
+    encoder: Any, processor: Any, images: Mapping[str, Dataset], num_workers: int, embed: Embed
 ) -> Features:
     """The frozen features of an encoder, as `embed` makes them, and the labels, of the images of each split."""
     encoder.config.id2label = dict(enumerate(next(iter(images.values())).features["label"].names))

@@ -39,6 +39,7 @@ class Samples:
     transform: Transform
     seed: int = 0
     num_cells: int | None = None  # pre-training: draw mask noise (num_cells,)
+    num_crops: int = 1  # of more than one, pixels and noise have an axis for the crop in front
     label_reader: LabelReader | None = None
     enough: Enough | None = None  # larger images may be decoded smaller
     background: str = DEFAULT_BACKGROUND  # of transparent pixels
@@ -51,12 +52,16 @@ class Samples:
         image, is_transparent, _ = self.decode(row, name)
         sample: dict[str, Any] = {"seed": sample_seed(self.seed, *key), "is_transparent": is_transparent}
         with seeded(sample["seed"]):
-            sample["pixel_values"] = self.transform(image)
-            if self.num_cells is not None:
-                sample["noise"] = torch.rand(self.num_cells)
+            crops = [self.crop(image) for _ in range(self.num_crops)]
+        sample |= crops[0] if self.num_crops == 1 else default_collate(crops)
         if self.label_reader is not None:
             sample["labels"] = self.label_reader(row)
         return sample
+
+    def crop(self, image: Tensor) -> dict[str, Tensor]:
+        """What the transform makes of an image, with noise for its mask in pre-training."""
+        crop = {"pixel_values": self.transform(image)}
+        return crop if self.num_cells is None else {**crop, "noise": torch.rand(self.num_cells)}
 
     def decode(self, row: dict[str, Any], name: str) -> Decoded:
         """The image of a row."""
@@ -194,6 +199,13 @@ class Collator:
         return default_collate(samples)
 
 
+class CropsCollator(Collator):
+    """Collates samples of several crops to a batch of crops: the first ones of all images, then the second ones."""
+
+    def stack(self, samples: list[dict[str, Any]]) -> Batch:
+        return {name: value.transpose(0, 1).flatten(0, 1) for name, value in super().stack(samples).items()}
+
+
 def load_images(data: DataSettings, split: str, max_samples: int | None, num_channels: int) -> Source:
     """Load a split, check its images (map-style only), and print an overview.
 
@@ -246,7 +258,11 @@ def sample_fields(data: DataSettings, source: Source, num_channels: int) -> dict
 
 
 def first_samples(source: Source, samples: Samples, data: DataSettings, count: int) -> Batch:
-    """A batch of the first samples of a source, as the first epoch transforms them; it is shown in a picture."""
+    """A batch of the first samples of a source, as the first epoch transforms them; it is shown in a picture.
+
+    Of several crops of an image, it holds the first.
+    """
+    samples = replace(samples, num_crops=1)
     if isinstance(source, Dataset):
         dataset = MapSamples([source], samples)
         return Collator()([dataset[index] for index in range(min(count, len(dataset)))])

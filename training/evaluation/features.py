@@ -15,25 +15,20 @@ from torch.utils.data import DataLoader
 
 from training.evaluation.metrics import TopAccuracy
 
-Embed = Callable[[nn.Module, Tensor], Tensor]
+Embed = Callable[[nn.Module, Tensor], Tensor]  # a model and images (B, C, H, W) to features (B, D) in float32
 QUERIES = 1024  # images whose similarities to all training images are in memory at a time
-
-
-def mean_of_last_map(model: nn.Module, pixel_values: Tensor) -> Tensor:
-    """The features `(B, C)` of images `(B, num_channels, height, width)` by which encoders are compared."""
-    return model(pixel_values).last_hidden_state.mean(dim=(2, 3))
 
 
 @torch.no_grad()
 def extract_features(
-    accelerator: Accelerator, model: nn.Module, loader: DataLoader[Any], embed: Embed = mean_of_last_map
+    accelerator: Accelerator, model: nn.Module, loader: DataLoader[Any], embed: Embed
 ) -> tuple[Tensor, Tensor]:
     """The features `(N, D)` that `embed` makes, and the label `(N,)`, of every image, in every process, on the CPU."""
     model.eval()
     features, labels = [], []
     for batch in loader:
         with accelerator.autocast():
-            pooled = embed(model, batch["pixel_values"].to(accelerator.device)).float()
+            pooled = embed(model, batch["pixel_values"].to(accelerator.device))
         gathered: Any = accelerator.gather_for_metrics((pooled, batch["labels"].to(accelerator.device)))
         features.append(gathered[0].cpu())
         labels.append(gathered[1].cpu())

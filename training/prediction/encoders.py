@@ -2,8 +2,6 @@
 
 from typing import Any, NamedTuple
 
-from torch import Tensor
-
 from hf_convnextv2.shared_config import height_and_width
 from training.models.backbone import BACKBONE_NORMS, backbone_of
 from training.models.creation import create_processor, stored_processor
@@ -33,12 +31,6 @@ class StoredEncoder(NamedTuple):
     def num_stages(self) -> int:
         """The number of its stages."""
         return len(self.model.encoder.stages)
-
-
-def maps_of(model: Any, pixel_values: Tensor, stages: list[int]) -> list[Tensor]:
-    """The maps `(B, C, H, W)` after the stages, of which the first is 1, of images `(B, num_channels, h, w)`."""
-    maps = model(pixel_values, output_hidden_states=True).hidden_states
-    return [maps[stage] for stage in stages]
 
 
 def load_encoder(settings: ModelSettings, background: str | None) -> StoredEncoder:

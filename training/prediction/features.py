@@ -1,6 +1,5 @@
 """Computes the features of images: pooled maps of one or several stages of an encoder, or the maps themselves."""
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,9 @@ from torch.nn.functional import normalize
 
 from training.data.transforms import EvaluationTransform
 from training.prediction.batches import Batch
-from training.prediction.encoders import StoredEncoder, maps_of
+from training.prediction.encoders import StoredEncoder
 from training.prediction.parts import Answer
-from training.prediction.pooling import gem_pool, max_pool, mean_pool
-from training.settings.checks import check
+from training.prediction.pooling import PooledMaps
 from training.settings.embedding import FeatureSettings
 
 POOLED = "features"  # the column of pooled features; those of maps are `stage_3`, `stage_4` ...
@@ -30,13 +28,8 @@ class FeatureAnswers:
     stacks = True
 
     def __init__(self, encoder: StoredEncoder, settings: FeatureSettings) -> None:
-        last = encoder.num_stages
-        self.stages = settings.stages or [last]
-        rule = f"be between 1 and {last}, the stages of the encoder"
-        check("stages", self.stages, all(1 <= stage <= last for stage in self.stages), rule)
-        gem = partial(gem_pool, exponent=settings.gem_exponent)
-        known = {"mean": mean_pool, "max": max_pool, "gem": gem}
-        self.pools = [known[name] for name in settings.pooling] if settings.is_pooled else []
+        self.read = PooledMaps(settings, encoder.num_stages)
+        self.stages, self.is_pooled = self.read.stages, settings.is_pooled
         self.normalizes, self.dtype = settings.normalize, settings.dtype
         self.transform = EvaluationTransform(encoder.processor)
         self.shapes = self.shapes_of(encoder)
@@ -56,11 +49,10 @@ class FeatureAnswers:
 
     def embed(self, model: nn.Module, pixel_values: Tensor) -> dict[str, Tensor]:
         """The features by their column, `(B, D)` or `(B, C, H, W)`, of prepared images."""
-        maps = maps_of(model, pixel_values, self.stages)
-        columns = {f"stage_{stage}": each.float() for stage, each in zip(self.stages, maps, strict=True)}
-        if self.pools:
-            pooled = [pool(each) for each in columns.values() for pool in self.pools]
-            columns = {POOLED: torch.cat(pooled, dim=1)}
+        maps = self.read.maps(model, pixel_values)
+        columns = {f"stage_{stage}": each for stage, each in zip(self.stages, maps, strict=True)}
+        if self.is_pooled:
+            columns = {POOLED: self.read.pool(maps)}
         if self.normalizes:
             columns = {name: normalize(values, dim=1) for name, values in columns.items()}
         return {name: values.to(getattr(torch, self.dtype)) for name, values in columns.items()}

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from conversion.analyses import CAPTIONS, RECORD
 from training.settings.checks import check, check_at_least, may_be_there
-from training.settings.embedding import POOLINGS
 from training.settings.fields import REQUIRED, operation, recipe
 from training.settings.model import ModelSettings
+from training.settings.pooling import POOLINGS, PoolingSettings
 from training.settings.prediction import PredictDataSettings, check_outside
 from training.settings.scripts import Settings
 
@@ -96,9 +96,7 @@ class LayerSettings:
     pooling: list[str] = recipe(["mean", "max"], f"how maps are pooled: some of {', '.join(POOLINGS)}")
 
     def __post_init__(self) -> None:
-        known = bool(self.pooling) and set(self.pooling) <= set(POOLINGS)
-        check("pooling", self.pooling, known, f"be some of {', '.join(POOLINGS)}")
-        check("pooling", self.pooling, len(set(self.pooling)) == len(self.pooling), "name each only once")
+        PoolingSettings(pooling=self.pooling)  # which checks it
         check("train_val_split", self.train_val_split, 0 < self.train_val_split < 1, "be in (0, 1)")
 
 

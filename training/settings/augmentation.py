@@ -32,6 +32,13 @@ class PretrainAugmentationSettings(AugmentationSettings):
     crop_scale: list[float] = recipe(
         [0.2, 1.0], "smallest and largest share of the image area that a random crop covers"
     )
+    num_crops: int = recipe(
+        1, "random crops of each image in a batch, each with a mask of its own; an image is read once for all of them"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, ("num_crops",), 1)
 
 
 @dataclass(kw_only=True)

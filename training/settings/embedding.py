@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.settings.checks import check, check_at_least, check_finite
+from training.settings.checks import check, check_at_least
 from training.settings.fields import REQUIRED, operation, recipe
 from training.settings.model import ModelSettings
+from training.settings.pooling import POOLINGS, PoolingSettings
 from training.settings.prediction import PredictDataSettings, check_new, check_output_file, check_outside
 from training.settings.run import ProcessSettings
 from training.settings.scripts import Settings
 
-POOLINGS = ("mean", "max", "gem")
 UNPOOLED = ["none"]
 DTYPES = ("float32", "float16")
 PARQUET, NPY = ".parquet", ".npy"
@@ -19,29 +19,22 @@ PICTURES = (".png", ".jpg", ".pdf", ".svg")
 
 
 @dataclass(kw_only=True)
-class FeatureSettings:
+class FeatureSettings(PoolingSettings):
     """Features."""
 
-    stages: list[int] | None = recipe(
-        None, "stages of the encoder whose maps are used, e.g. 3 4; the first is 1 (default: the last)"
-    )
     pooling: list[str] = recipe(
         ["mean"], "mean, max or gem, or several of them, whose features are concatenated; none: the maps as they are"
     )
-    gem_exponent: float = recipe(3.0, "exponent of gem: 1 is the mean of positive values, large ones are near max")
     normalize: bool = recipe(False, "divide the features of an image, or of each position of a map, by their L2 norm")
     dtype: str = recipe("float32", f"number type in the file: {' or '.join(DTYPES)}")
 
     def __post_init__(self) -> None:
-        check_finite(self)
-        check_at_least(self, ("gem_exponent",), 1)
-        known = self.pooling == UNPOOLED or (bool(self.pooling) and set(self.pooling) <= set(POOLINGS))
-        check("pooling", self.pooling, known, f"be some of {', '.join(POOLINGS)}, or none")
+        super().__post_init__()
         check("dtype", self.dtype, self.dtype in DTYPES, f"be {' or '.join(DTYPES)}")
-        check("stages", self.stages, self.stages is None or bool(self.stages), "hold a number")
-        for name in ("pooling", "stages"):
-            values = getattr(self, name) or []
-            check(name, values, len(set(values)) == len(values), "name each only once")
+
+    def check_pooling(self) -> None:
+        known = not self.is_pooled or (bool(self.pooling) and set(self.pooling) <= set(POOLINGS))
+        check("pooling", self.pooling, known, f"be some of {', '.join(POOLINGS)}, or none")
 
     @property
     def is_pooled(self) -> bool:

@@ -48,6 +48,8 @@ from training.settings.model import (
     SegmenterSettings,
     TrainedModelSettings,
 )
+from training.settings.pooling import ReadingSettings
+from training.settings.regularizer import RegularizerSettings
 from training.settings.run import CheckpointSettings, HubSettings, ProcessSettings, RunSettings
 
 DEFAULT_PATCH_SIZE, DEFAULT_NUM_STAGES = 4, 4  # of a new model
@@ -157,6 +159,7 @@ class PretrainSettings(TrainingSettings):
     model: TrainedModelSettings
     autoencoder: MaskedAutoencoderSettings
     targets: TargetSettings
+    regularizer: RegularizerSettings
     augmentation: PretrainAugmentationSettings
     schedule: ScheduleSettings
     optimizer: PretrainOptimizerSettings
@@ -165,6 +168,7 @@ class PretrainSettings(TrainingSettings):
     hub: HubSettings
 
     def check(self) -> None:
+        self.check_views()
         model, size = self.model, self.model.image_size
         if model.model_type is None:  # as the weights say
             return
@@ -179,6 +183,14 @@ class PretrainSettings(TrainingSettings):
             cell, of_what = patch * 2 ** (num_stages - 1), "`patch_size` * 2 ** (`num_stages` - 1)"
         rule = f"be a multiple of {cell}, the size of a cell ({of_what})"
         check("image_size", size, size is None or (size >= cell and size % cell == 0), rule)
+
+    def check_views(self) -> None:
+        """Raise if the views of an image are to agree, but an image has only one."""
+        views, settings = self.augmentation.num_crops, self.regularizer
+        views *= (self.autoencoder.num_visible_sets or 1) if settings.sigreg_cells == "visible" else 1
+        fits = views > 1 or not settings.is_on or settings.invariance_weight == 0
+        rule = "be 2 or more with `sigreg_weight`, whose images need several views; or give `--invariance_weight 0`"
+        check("num_crops", self.augmentation.num_crops, fits, rule)
 
 
 class FinetuneSettings(TrainingSettings):
@@ -249,6 +261,7 @@ class ValidateSettings(Settings):
     objects: ObjectSettings
     model: ModelSettings
     evaluation: ProtocolSettings
+    reading: ReadingSettings
     prediction: SegmentPredictionSettings
     shown: ShownSettings
     processes: ProcessSettings

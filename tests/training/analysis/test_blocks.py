@@ -12,8 +12,10 @@ from training.analysis.activations import maps_of_blocks, spread
 from training.analysis.blocks import all_blocks, chosen_blocks, last_of_stages, outputs_seen
 from training.analysis.diversity import OUTPUT, WIDE, distances_in
 from training.analysis.drawing import in_a_square
-from training.analysis.layers import POOLS, pooled_outputs
+from training.analysis.layers import pooled_outputs
 from training.evaluation.diversity import cosine_distances
+from training.prediction.pooling import pools_of
+from training.settings.pooling import PoolingSettings
 
 
 @pytest.fixture(scope="module")
@@ -127,13 +129,12 @@ def test_a_collapsed_block_has_no_diversity_while_the_others_keep_theirs():
 def test_pooled_outputs_are_those_of_transformers_maps(both):
     model, stock = both
     pixel_values = torch.randn(3, 3, 64, 64)
-    blocks = chosen_blocks(model, ["2.1", "4.1"], [])
+    blocks, pools = chosen_blocks(model, ["2.1", "4.1"], []), pools_of(PoolingSettings(pooling=["mean", "max"]))
     with torch.no_grad():
-        found = pooled_outputs(model, pixel_values, blocks, ["mean", "max"])
+        found = pooled_outputs(model, pixel_values, blocks, pools)
         maps = stock(pixel_values, output_hidden_states=True).hidden_states
     expected = [pool for stage in (2, 4) for pool in (maps[stage].mean((2, 3)), maps[stage].flatten(2).max(2).values)]
     assert_close(found, torch.cat(expected, dim=1))
-    assert set(POOLS) == {"mean", "max", "gem"}
 
 
 def test_channels_are_spread_evenly_and_each_is_drawn_in_its_own_square():

@@ -21,7 +21,7 @@ from training.data.batches import TrainBatches
 from training.data.decoding import Enough, decode_image
 from training.data.label_readers import ClassReader
 from training.data.labels import check_labels, label_mapping, resolve_labels
-from training.data.samples import Collator, eval_loader, first_samples, load_images, make_samples
+from training.data.samples import Collator, CropsCollator, eval_loader, first_samples, load_images, make_samples
 from training.data.sampling import seeded
 from training.data.sources import load_source
 from training.data.transforms import (
@@ -52,11 +52,11 @@ def processor(num_channels=3):
 
 
 def pretraining_batches(config, rank=0, world=1, states=()):
-    source = load_images(config.data, "train", None, 3)
-    samples = make_samples(
-        config.data, source, 3, pretraining_transform(config.augmentation, 32, processor()), num_cells=16
-    )
-    return TrainBatches([source], samples, config.data, Collator(), rank, world, states)
+    source, num_crops = load_images(config.data, "train", None, 3), config.augmentation.num_crops
+    transform = pretraining_transform(config.augmentation, 32, processor())
+    samples = make_samples(config.data, source, 3, transform, num_cells=16, num_crops=num_crops)
+    collate = Collator() if num_crops == 1 else CropsCollator()
+    return TrainBatches([source], samples, config.data, collate, rank, world, states)
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +114,31 @@ def test_the_same_image_is_cropped_anew_in_each_epoch(parquet):
     batches = pretraining_batches(settings(dataset_name=parquet, per_device_train_batch_size=15))
     first, second = next(batches), next(batches)
     assert not set(first["noise"][:, 0].tolist()) & set(second["noise"][:, 0].tolist())
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_crops_of_a_batch_come_crop_after_crop_and_the_first_ones_are_those_of_a_batch_of_one(streaming, parquet):
+    of_one, of_three = (
+        next(pretraining_batches(settings(dataset_name=parquet, streaming=streaming, num_crops=n))) for n in (1, 3)
+    )
+    assert of_three["pixel_values"].shape == (12, 3, 32, 32) and of_three["noise"].shape == (12, 16)
+    for name in ("pixel_values", "noise"):
+        assert_close(of_three[name][:4], of_one[name], rtol=0, atol=0)
+        crops = of_three[name].unflatten(0, (3, 4))
+        assert not any(torch.equal(crops[i], crops[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+    # The control: crops of the whole image without a flip are the same three times, and have their own masks.
+    whole = settings(dataset_name=parquet, streaming=streaming, num_crops=3, crop_scale=[1.0, 1.0], horizontal_flip=0)
+    batch = next(pretraining_batches(whole))
+    crops, noise = (batch[name].unflatten(0, (3, 4)) for name in ("pixel_values", "noise"))
+    assert torch.equal(crops[0], crops[1]) and not torch.equal(noise[0], noise[1])
+
+
+def test_pictures_show_one_crop_of_an_image(folder):
+    config = settings(dataset_name=folder, num_crops=2)
+    source = load_images(config.data, "train", None, 3)
+    transform = pretraining_transform(config.augmentation, 32, processor())
+    samples = make_samples(config.data, source, 3, transform, num_cells=16, num_crops=2)
+    assert first_samples(source, samples, config.data, 5)["pixel_values"].shape == (5, 3, 32, 32)
 
 
 # Images

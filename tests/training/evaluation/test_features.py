@@ -8,9 +8,12 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch.testing import assert_close
 
 from hf_convnextv2 import ConvNextV2Model
-from tests.photographs import forget_accelerate
+from tests.photographs import forget_accelerate, message_of
 from tests.small_models import awake, small_config
 from training.evaluation.features import QUERIES, extract_features, knn_scores, linear_probe_scores, top_accuracies
+from training.evaluation.whitening import Whitening, whitened
+from training.prediction.pooling import PooledMaps
+from training.settings.pooling import PoolingSettings
 
 
 def clouds(count, seed):
@@ -64,12 +67,55 @@ def test_features_are_the_mean_of_the_last_map_before_any_norm():
     model = awake(ConvNextV2Model(small_config())).train()
     images, labels = torch.randn(5, 3, 64, 96), torch.tensor([3, 1, 4, 1, 5])
     loader = [{"pixel_values": images[part], "labels": labels[part]} for part in (slice(3), slice(3, 5))]
-    features, found = extract_features(Accelerator(cpu=True), model, loader)  # type: ignore[arg-type]
+    read = PooledMaps(PoolingSettings(), 4)
+    features, found = extract_features(Accelerator(cpu=True), model, loader, read)  # type: ignore[arg-type]
     forget_accelerate()
     last = model(images, output_hidden_states=True).hidden_states[-1]  # (5, C, 2, 3)
     expected = sum(last[:, :, row, column] for row in range(2) for column in range(3)) / 6
     assert_close(features, expected.detach(), rtol=1e-4, atol=1e-5)
     assert not model.training and torch.equal(found, labels)
+
+
+def test_features_of_several_stages_and_poolings_stand_one_after_the_other():
+    model, images = awake(ConvNextV2Model(small_config())), torch.randn(2, 3, 64, 64)
+    found = PooledMaps(PoolingSettings(stages=[4, 2], pooling=["max", "mean"]), 4)(model, images)
+    maps = model(images, output_hidden_states=True).hidden_states
+    expected = [pooled for stage in (4, 2) for pooled in (maps[stage].amax((2, 3)), maps[stage].mean((2, 3)))]
+    assert torch.equal(found, torch.cat(expected, dim=1)) and found.shape == (2, 2 * (32 + 16))
+    assert message_of(lambda: PooledMaps(PoolingSettings(stages=[5]), 4)).startswith("`stages` (=[5]) must be between")
+
+
+def correlated(count, seed):
+    random = np.random.default_rng(seed)
+    mixed = random.normal(size=(count, 4)) @ np.random.default_rng(9).normal(size=(4, 6)) + 3  # of rank 4 in 6
+    return torch.tensor(mixed, dtype=torch.float32)
+
+
+def test_whitening_is_that_of_the_covariance_of_the_training_images_alone():
+    train, queries = correlated(50, 0), correlated(20, 1)
+    values, vectors = np.linalg.eigh(np.cov(train.double().numpy().T))
+    largest = np.argsort(-values)[:3]
+    expected = (
+        (queries.double().numpy() - train.double().numpy().mean(0)) @ vectors[:, largest] / np.sqrt(values[largest])
+    )
+    whiten = Whitening(train, 3)
+    found = whiten(queries).numpy()
+    signs = np.sign((found * expected).sum(0))  # a direction has no sign of its own
+    np.testing.assert_allclose(found * signs, expected, rtol=1e-4, atol=1e-4)
+    assert_close(torch.cov(whiten(train).T), torch.eye(3), rtol=0, atol=1e-4)
+    # The control: with the queries in it, the projection would be another one.
+    other = np.abs(Whitening(torch.cat([train, queries]), 3)(queries).numpy())
+    assert not np.allclose(other, np.abs(found), atol=1e-2)
+
+
+def test_more_components_than_the_features_vary_in_are_refused():
+    labels = torch.zeros(50, dtype=torch.long)
+    splits = {"train": (correlated(50, 0), labels), "test": (correlated(9, 1), labels[:9])}
+    assert whitened(splits, None) is splits
+    shapes = {split: tuple(features.shape) for split, (features, _) in whitened(splits, 4).items()}
+    assert shapes == {"train": (50, 4), "test": (9, 4)}
+    message = message_of(lambda: whitened(splits, 5))
+    assert message.startswith("`whitened_components` (=5) must be at most 4, the directions in which")
 
 
 def test_top_accuracies_of_known_ranks():
