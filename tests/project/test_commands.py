@@ -186,7 +186,7 @@ def as_arguments(words: list[str]) -> list[str]:
 def test_the_pages_with_commands_that_run_are_these():
     expected = {"README", "quickstart", "devices", "evaluating", "views", "paper", "converting", "publishing"}
     expected |= {"segmentation", "detection", "predicting", "embedding", "convmae", "comparing", "labels", "spaces"}
-    expected |= {"analysis"}
+    expected |= {"analysis", "exporting"}
     assert {page.stem for page in WITH_RUNS} == expected and len(runs(README)) == 3
     left_out = {word for page in PAGES for command in commands(page) for word in command.split() if "/" in word}
     assert all(any(word.endswith(name) for word in left_out) for name in ELSEWHERE)
