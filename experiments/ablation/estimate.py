@@ -34,6 +34,12 @@ def runs_of(blocks: Sequence[str], length: Length, seeds: Sequence[int] | None =
     return list(found.values())
 
 
+def folders_of(cases: Sequence[Case]) -> set[Path]:
+    """The folders of the runs that cases need."""
+    pretrainings = {Path("pretrain", f"{name}-{seed}") for name, seed in pretrainings_of(cases)}
+    return pretrainings | {Path("finetune", str(case)) for case in cases}
+
+
 def finetuning_seconds(case: Case, length: Length) -> float:
     """Of fine-tuning and the answers."""
     pretraining = PRETRAININGS.get(case.arm.pretraining or "")
