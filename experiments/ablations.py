@@ -6,7 +6,7 @@
 
 Every arm and seed is a run of training/pretrain.py, a run of training/finetune.py and an evaluation on 1,312 held-out
 photographs. All blocks but G need the learning rates that G chooses: it comes first by itself. After a stop or a kill,
-the same command goes on; what is done is not done again. With the results file alone, it also goes on on another machine.
+the same command goes on, on another machine too if the results file is there; what is done is not done again.
 """
 
 import argparse
@@ -16,9 +16,10 @@ import torch
 
 from conversion.files import read_json
 from experiments.ablation.arms import BLOCKS, FINETUNING_STEPS, PRETRAINING_STEPS
+from experiments.ablation.cases import Length, cases_of
 from experiments.ablation.estimate import estimate, folders_of, listed, runs_of
 from experiments.ablation.results import results_of, table
-from experiments.ablation.study import Ablations, Length, cases_of, rows_of
+from experiments.ablation.study import Ablations, rows_of
 from experiments.ablation.tables import RESULTS
 from experiments.label_efficiency import photographs_of
 from experiments.solar_cells import write_solar_cells

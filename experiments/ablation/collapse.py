@@ -54,7 +54,7 @@ def figures_by_block(encoder: Any, pixel_values: Tensor) -> dict[str, list[float
 
 
 def figures_of(folder: Path, images: Dataset, seed: int | None = None) -> dict[str, list[float]]:
-    """`figures_by_block` of a stored pre-training model or checkpoint, on the first images; to four digits, as they are kept.
+    """`figures_by_block` of a stored pre-training model or checkpoint, on the first images, to four decimals.
 
     With a seed, of the same model at initial weights.
     """

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments.ablation.arms import BLOCKS, FINETUNING_SECONDS, PRETRAININGS
-from experiments.ablation.study import Case, Length, cases_of, pretrainings_of
+from experiments.ablation.cases import Case, Length, cases_of, pretrainings_of
 from training.run.dry_run import duration
 
 BESIDE = 40.0  # seconds of a run on one core beside its steps: its start, its evaluation, pictures and the answers

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from experiments.ablation.arms import ARMS, BLOCKS, PRETRAININGS, PRIMARY, V1, V2
+from experiments.ablation.cases import Case
 from experiments.ablation.collapse import DEAD, DIVERSITY, mean_of
 from experiments.ablation.sign_flips import holm, joint_interval, sign_flip_p
-from experiments.ablation.study import Ablations, Case, Row, as_classes
+from experiments.ablation.study import Ablations, Row, as_classes
 from training.comparison.intervals import difference
 from training.comparison.summary import FINETUNED
 

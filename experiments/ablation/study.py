@@ -1,7 +1,6 @@
-"""The runs of the ablations: pre-trainings, then each arm and seed, whose row in the results file is all that is kept.
+"""The runs of the ablations: pre-trainings, then each arm and seed, which becomes a row of the results file.
 
-Runs are in a folder of the machine. A row has what the page is computed from, so that the study goes on from the results
-file alone.
+A row has all that the page is computed from: the study goes on from the results file alone, without the runs.
 """
 
 import shlex
@@ -12,7 +11,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from statistics import median
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -20,22 +19,20 @@ from datasets import Dataset
 
 from conversion.files import read_json, write_json
 from experiments.ablation import collapse
-from experiments.ablation.arms import (
-    ARMS,
-    BLOCKS,
-    FINETUNING_STEPS,
-    GATE,
-    GATE_SEED,
-    PRETRAINING_STEPS,
-    PRETRAININGS,
-    RATES,
-    SHARE,
-    V2,
-    Arm,
+from experiments.ablation.arms import BLOCKS, GATE, GATE_SEED, PRETRAININGS, RATES, SHARE, V2, Arm
+from experiments.ablation.cases import (
+    FINETUNING,
+    PRETRAINING,
+    Case,
+    Length,
+    cases_of,
+    encoder_of,
+    finetuning_flags,
+    pretraining_flags,
+    pretrainings_of,
 )
 from experiments.ablation.replacements import replaced
 from experiments.ablation.surgery import write_changed
-from experiments.solar_cells import scratch_flags
 from training.comparison.drawing import draw
 from training.comparison.frozen import features_of, frozen_answers, predicted_classes
 from training.comparison.intervals import balanced_mean
@@ -47,59 +44,10 @@ from training.comparison.summary import FINETUNED, case_name
 from training.evaluation.pictures import read_metrics, series
 from training.settings.model import ModelSettings
 
-PRETRAINING, FINETUNING = "pretrain_demo", "finetune_demo"  # recipes
-PRETRAINING_BATCH, FINETUNING_BATCH = 64, 32  # theirs
+PRETRAINING_BATCH, FINETUNING_BATCH = 64, 32  # of the recipes
 SCRIPT = Path(__file__).with_name("script.py")
-QUARTERS = 4  # of a pre-training, at which collapse is looked for
 SAME_TIME = "fine-tuning, same time"  # steps that it has beside those of every arm
-COMMON = ("--with_tracking=false", "--check_images=false")
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Length:
-    """Optimizer steps of an ordinary pre-training and of fine-tuning."""
-
-    pretraining: int = PRETRAINING_STEPS
-    finetuning: int = FINETUNING_STEPS
-
-    def of_pretraining(self, name: str) -> int:
-        """The steps of one of `PRETRAININGS`."""
-        return self.pretraining * PRETRAININGS[name].length
-
-    def quarter(self, name: str) -> int:
-        return max(1, self.of_pretraining(name) // QUARTERS)
-
-
-class Case(NamedTuple):
-    """An arm, or a start at a learning rate of block G, and a seed."""
-
-    key: str
-    seed: int
-
-    def __str__(self) -> str:
-        return f"{self.key}-{self.seed}"
-
-    @property
-    def arm(self) -> Arm:
-        return GATE[self.key].arm if self.is_gate else ARMS[self.key]
-
-    @property
-    def is_gate(self) -> bool:
-        return self.key in GATE
-
-
-def cases_of(blocks: Sequence[str], seeds: Sequence[int] | None = None) -> list[Case]:
-    """The cases of blocks, each once; of those seeds alone, if they are given. Block G has a seed of its own."""
-    found = [Case(key, seed) for name in blocks for key in BLOCKS[name].arms for seed in BLOCKS[name].seeds]
-    wanted = [case for case in found if seeds is None or case.is_gate or case.seed in seeds]
-    return list(dict.fromkeys(wanted))
-
-
-def pretrainings_of(cases: Sequence[Case]) -> list[tuple[str, int]]:
-    """The pre-trainings that cases begin with, each once."""
-    found = [(case.arm.pretraining, case.seed) for case in cases]
-    return list(dict.fromkeys((name, seed) for name, seed in found if name is not None))
 
 
 def rows_of(results: dict[str, Any]) -> dict[Case, Row]:
@@ -203,7 +151,7 @@ class Ablations:
                 figures["pre-training loss"] = series(read_metrics(pretrained / "metrics.jsonl"), "loss")[1][-1]
                 seconds["pre-training"] = seconds_of_a_step(pretrained, PRETRAINING_BATCH)
             if case.key == arm.pretraining:  # of the arms that share it, the first
-                row["collapse"] = read_json(self.collapse_file(arm.pretraining, case.seed))
+                row["collapse"] = read_json(self.collapse_file(case.key, case.seed))
             self.rows[case] = row
             self.write()
         remove_checkpoints(folder)
@@ -231,10 +179,10 @@ class Ablations:
         """The learning rate of fine-tuning: of block G its own, else the one that was better there."""
         if case.is_gate:
             return GATE[case.key].rate
-        found = {rate: self.rows.get(Case(f"{case.arm.start}-{rate:g}", GATE_SEED)) for rate in RATES}
-        if not all(found.values()):
+        of_g = {rate: Case(f"{case.arm.start}-{rate:g}", GATE_SEED) for rate in RATES}
+        if any(each not in self.rows for each in of_g.values()):
             raise ValueError("`blocks` must begin with G, which chooses the learning rates of all others.")
-        return max(RATES, key=lambda rate: found[rate]["figures"][FINETUNED])
+        return max(RATES, key=lambda rate: self.rows[of_g[rate]]["figures"][FINETUNED])
 
     def start_of(self, case: Case) -> Path | None:
         """The folder that fine-tuning starts from; `None` for random weights."""
@@ -312,33 +260,6 @@ class Ablations:
         script = task if replacement is None else SCRIPT
         own = () if replacement is None else (f"--task={task}", f"--replacement={replacement}")
         self.runner.launch(script, recipe, folder, *own, *flags)
-
-
-def encoder_of(case: Case) -> str | None:
-    """What is replaced in the encoder that a case fine-tunes."""
-    return None if case.arm.pretraining is None else PRETRAININGS[case.arm.pretraining].encoder
-
-
-def pretraining_flags(name: str, seed: int, length: Length) -> list[str]:
-    """The flags of a pre-training, without its images and its folder."""
-    steps = length.of_pretraining(name)
-    counts = {"max_train_steps": steps, "warmup_steps": steps // 9, "seed": seed, "logging_steps": logging_steps(steps)}
-    counts |= {"checkpointing_steps": length.quarter(name)}
-    return [*PRETRAININGS[name].flags, *(f"--{key}={value}" for key, value in counts.items()), *COMMON]
-
-
-def finetuning_flags(arm: Arm, seed: int, rate: float, steps: int) -> list[str]:
-    """The flags of fine-tuning, without its images, its folder and its start."""
-    fresh = [] if arm.pretraining is not None else [*scratch_flags(PRETRAINING), *arm.model]
-    counts = {"max_train_steps": steps, "warmup_steps": steps // 8, "eval_steps": steps, "seed": seed}
-    counts |= {"logging_steps": logging_steps(steps)}
-    flags = (f"--{key}={value}" for key, value in counts.items())
-    return [*fresh, f"--learning_rate={rate:g}", *flags, *COMMON]
-
-
-def logging_steps(steps: int) -> int:
-    """The recipes' 10, or less in a short run: its speed is read from the log."""
-    return max(1, min(10, steps // 4))
 
 
 def as_text(classes: np.ndarray) -> str:

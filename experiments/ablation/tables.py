@@ -8,8 +8,8 @@ from typing import Any
 
 from conversion.files import read_json
 from experiments.ablation.arms import ARMS, BLOCKS, GATE, GATE_SEED, PRETRAININGS, PRIMARY
+from experiments.ablation.cases import Length
 from experiments.ablation.estimate import hours_of, runs_of
-from experiments.ablation.study import Length
 
 RESULTS = Path(__file__).parents[2] / "docs/benchmarks/ablations.json"
 NOT_RUN = "not yet run"

@@ -155,7 +155,7 @@ def test_rows_of_other_steps_or_of_an_unknown_arm_are_refused(run, launched, tmp
             run(flag, "4", blocks=["E2"])
     assert launched == []
     edit(tmp_path, lambda row: row.update(arm="gone") if row["arm"] == "dense" else None)
-    with pytest.raises(ValueError, match="gone-0 has photographs: .*, now None"):
+    with pytest.raises(ValueError, match=r"gone-0 has photographs: .*, now None"):
         run(blocks=["E2"])
 
 

@@ -6,13 +6,15 @@ from datasets import Dataset
 
 from experiments.ablation import tables
 from experiments.ablation.arms import BLOCKS, GATE, PRIMARY, SEEDS
+from experiments.ablation.cases import Case, Length
 from experiments.ablation.results import results_of
-from experiments.ablation.study import Ablations, Case, Length
+from experiments.ablation.study import Ablations
 from training.comparison.records import Times
 from training.comparison.runner import Runner
 
 LABELS = np.array([0, 1] * 60)
 RIGHT = {"v2_fcmae": 0.85, "v2_random": 0.65, "v1_fcmae": 0.85, "dense": 0.7, "grn_dropped": 0.6, "grn_added": 0.7}
+NO_COLLAPSE = {"0": {"diversity": [0.5, 0.5], "dead channels": [0.0, 0.0]}}
 
 
 def answers_of(arm, seed):
@@ -29,7 +31,7 @@ def add_arm(study, arm, seeds=SEEDS):
         answers = answers_of(arm, seed)
         right = float(np.mean([(answers == LABELS)[label == LABELS].mean() for label in (0, 1)]))
         row = {"arm": arm, "seed": seed, "figures": {"fine-tuned": right, "linear probe": 0.5}, "settings": {}}
-        study.rows[Case(arm, seed)] = row | {"answers": "".join(map(str, answers)), "collapse": {}}
+        study.rows[Case(arm, seed)] = row | {"answers": "".join(map(str, answers)), "collapse": NO_COLLAPSE}
 
 
 def add_collapse(study, name, diversity, dead, seeds=SEEDS):

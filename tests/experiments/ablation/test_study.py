@@ -16,12 +16,14 @@ from safetensors.torch import load_file
 from sklearn.metrics import balanced_accuracy_score
 
 from experiments import ablations
+from experiments.ablation import cases as cases_module
 from experiments.ablation import results as results_module
 from experiments.ablation import script
 from experiments.ablation import study as study_module
 from experiments.ablation.arms import ARMS, Block
+from experiments.ablation.cases import Case, Length
 from experiments.ablation.collapse import dead_channels, figures_by_block
-from experiments.ablation.study import Ablations, Case, Length
+from experiments.ablation.study import Ablations
 from experiments.ablation.surgery import add_grn, drop_grn, write_changed
 from hf_convnextv2 import ConvNextV2ForImageClassification, ConvNextV2ForPreTraining
 from tests.photographs import forget_accelerate, fresh_accelerate, quick_datasets
@@ -85,7 +87,7 @@ def launched(monkeypatch, tmp_path):
 
     monkeypatch.setattr(runner, "launch", launch)
     monkeypatch.setattr(Runner, "side_by_side", lambda self, tasks: [task() for task in tasks])
-    for module in (study_module, results_module):
+    for module in (cases_module, study_module, results_module):
         monkeypatch.setattr(module, "BLOCKS", BLOCKS)
     monkeypatch.setattr(study_module, "PRETRAINING", tmp_path / "pretrain.yaml")
     monkeypatch.setattr(study_module, "FINETUNING", tmp_path / "finetune.yaml")
@@ -101,7 +103,8 @@ def run(tmp_path, *flags):
 
 
 def test_a_killed_study_goes_on_and_its_rows_are_those_of_its_classifiers(launched, monkeypatch, tmp_path):
-    whole, answered, answers_of = runner.launch, {}, Ablations.answers
+    whole, answers_of = runner.launch, Ablations.answers
+    answered: dict = {}
 
     def answers(study, case, *given):
         answered[case] = answers_of(study, case, *given)
@@ -133,7 +136,11 @@ def test_a_killed_study_goes_on_and_its_rows_are_those_of_its_classifiers(launch
     labels = [n % 2 for n in range(10)]
     for row in found["rows"][2:]:
         answers = answered[row["arm"], 0]
-        assert row["answers"] == "".join(map(str, answers["fine-tuned"])) and set(answers) == {"fine-tuned", "linear probe", "20 nearest neighbours"}
+        assert row["answers"] == "".join(map(str, answers["fine-tuned"])) and set(answers) == {
+            "fine-tuned",
+            "linear probe",
+            "20 nearest neighbours",
+        }
         for method, classes in answers.items():
             assert row["figures"][method] == pytest.approx(balanced_accuracy_score(labels, classes))
         assert row["settings"]["replacement"] == ("batch_norm" if row["arm"] == "batch_norm" else None)
@@ -141,7 +148,7 @@ def test_a_killed_study_goes_on_and_its_rows_are_those_of_its_classifiers(launch
     best = max(found["rows"][:2], key=lambda row: row["figures"]["fine-tuned"])
     assert {row["settings"]["learning_rate"] for row in found["rows"][2:]} == {best["settings"]["learning_rate"]}
     collapse = {row["arm"]: list(row["collapse"]) for row in found["rows"] if "collapse" in row}
-    assert collapse == dict.fromkeys(("v2_fcmae", "batch_norm"), ["0", "1", "2", "4"])
+    assert collapse == {name: ["0", "1", "2", "4"] for name in ("v2_fcmae", "batch_norm")}
     assert not list(tmp_path.glob("study/*/*/checkpoint-*"))
 
     monkeypatch.setattr(study_module, "predicted_classes", lambda *_: pytest.fail("a finished row was computed again"))
