@@ -42,7 +42,7 @@ study-families: $(VENV)/demo
 BLOCKS := G E1 E2 E3 E4 E5 L
 
 ablations: $(VENV)/demo
-	$(BIN)/python -m experiments.ablations --blocks $(BLOCKS) --results docs/benchmarks/ablations.json
+	$(BIN)/python -m experiments.ablations --blocks $(BLOCKS)
 	$(BIN)/python -m benchmarks.pages
 
 payoff: $(VENV)/demo

@@ -6,7 +6,7 @@
 
 Every arm and seed is a run of training/pretrain.py, a run of training/finetune.py and an evaluation on 1,312 held-out
 photographs. All blocks but G need the learning rates that G chooses: it comes first by itself. After a stop or a kill,
-the same command goes on; what is done is not done again.
+the same command goes on, on another machine too if the results file is there; what is done is not done again.
 """
 
 import argparse
@@ -14,11 +14,13 @@ from pathlib import Path
 
 import torch
 
-from conversion.files import read_json, write_json
+from conversion.files import read_json
 from experiments.ablation.arms import BLOCKS, FINETUNING_STEPS, PRETRAINING_STEPS
-from experiments.ablation.estimate import estimate, listed, runs_of
+from experiments.ablation.cases import Length, cases_of
+from experiments.ablation.estimate import estimate, folders_of, listed, runs_of
 from experiments.ablation.results import results_of, table
-from experiments.ablation.study import Ablations, Length
+from experiments.ablation.study import Ablations, rows_of
+from experiments.ablation.tables import RESULTS
 from experiments.label_efficiency import photographs_of
 from experiments.solar_cells import write_solar_cells
 from training.comparison.launching import is_finished
@@ -33,12 +35,14 @@ GATE = "G"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Print the estimate, run what is left, and write the results after every block."""
+    """Print the estimate, run what is left, and write each row as it comes and the tests after every block."""
     options = parse_options(arguments)
     output, length = Path(options.output_dir), Length(options.pretrain_steps, options.finetune_steps)
     blocks = list(dict.fromkeys([GATE, *options.blocks]))
-    runs = runs_of(blocks, length, options.seeds)
-    done = {run.folder for run in runs if is_finished(output / run.folder)}
+    results, runs = Path(options.results), runs_of(blocks, length, options.seeds)
+    rows = rows_of(read_json(results))
+    needed = folders_of([case for case in cases_of(blocks, options.seeds) if case not in rows])
+    done = {run.folder for run in runs if run.folder not in needed or is_finished(output / run.folder)}
     if options.dry_run:
         print(listed(runs, done))
     print(estimate(runs, done, options.jobs), flush=True)
@@ -51,13 +55,13 @@ def main(arguments: list[str] | None = None) -> None:
         torch.set_num_threads(max(torch.get_num_threads() // options.jobs, 1))
         photographs = {split: photographs_of(output, split) for split in ("train", "test")}
         runner = Runner(output, Times(output), options.jobs, lock)
-        study = Ablations(output, photographs, length, runner)
-        results = Path(options.results or output / "ablations.json")
+        results.parent.mkdir(parents=True, exist_ok=True)
+        study = Ablations(output, results, photographs, length, runner)
         with stopping_runs(runner.is_over):
             for block in blocks:
                 study.run(block, options.seeds)
-                write_json(results, results_of(study))
-    print(f"{table(read_json(results)['rows'])}\n\nResults in {results}", flush=True)
+                study.write(**results_of(study))
+    print(f"{table(study.done())}\n\nResults in {results}", flush=True)
 
 
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -69,10 +73,14 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", help="of the blocks but G, these alone (default: all)")
     parser.add_argument("--dry_run", action="store_true", help="list the runs and their time, and run nothing")
     parser.add_argument("--output_dir", default="out/ablations")
-    parser.add_argument("--results", help="JSON file of the results (default: ablations.json in the output folder)")
+    parser.add_argument(
+        "--results",
+        default=RESULTS,
+        help="JSON file of the results, that the study goes on from (default: docs/benchmarks/ablations.json)",
+    )
     cores = usable_cores()
     parser.add_argument("--jobs", type=int, default=cores, help="runs at a time, which share the cores (default: all)")
-    steps = "optimizer steps of {}, for a trial (default: {})"
+    steps = "optimizer steps of {}, for a trial with --results of its own (default: {})"
     parser.add_argument(
         "--pretrain_steps",
         type=int,

@@ -54,7 +54,7 @@ def figures_by_block(encoder: Any, pixel_values: Tensor) -> dict[str, list[float
 
 
 def figures_of(folder: Path, images: Dataset, seed: int | None = None) -> dict[str, list[float]]:
-    """`figures_by_block` of a stored pre-training model or checkpoint, on the first images.
+    """`figures_by_block` of a stored pre-training model or checkpoint, on the first images, to four decimals.
 
     With a seed, of the same model at initial weights.
     """
@@ -67,7 +67,8 @@ def figures_of(folder: Path, images: Dataset, seed: int | None = None) -> dict[s
         encoder = family.pretraining(family.pretraining_config.from_pretrained(folder)).base_model
     processor = load_processor(settings, None, encoder)
     pictures = [picture.convert("RGB") for picture in images[:NUM_IMAGES]["image"]]
-    return figures_by_block(encoder, processor(pictures, return_tensors="pt")["pixel_values"])
+    found = figures_by_block(encoder, processor(pictures, return_tensors="pt")["pixel_values"])
+    return {name: [round(value, 4) for value in values] for name, values in found.items()}
 
 
 def mean_of(figures: dict[str, list[float]], name: str) -> float:

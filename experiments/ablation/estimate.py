@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments.ablation.arms import BLOCKS, FINETUNING_SECONDS, PRETRAININGS
-from experiments.ablation.study import Case, Length, cases_of, pretrainings_of
+from experiments.ablation.cases import Case, Length, cases_of, pretrainings_of
 from training.run.dry_run import duration
 
 BESIDE = 40.0  # seconds of a run on one core beside its steps: its start, its evaluation, pictures and the answers
@@ -32,6 +32,12 @@ def runs_of(blocks: Sequence[str], length: Length, seeds: Sequence[int] | None =
             folder = Path("finetune", str(case))
             found.setdefault(folder, Run(block, folder, finetuning_seconds(case, length)))
     return list(found.values())
+
+
+def folders_of(cases: Sequence[Case]) -> set[Path]:
+    """The folders of the runs that cases need."""
+    pretrainings = {Path("pretrain", f"{name}-{seed}") for name, seed in pretrainings_of(cases)}
+    return pretrainings | {Path("finetune", str(case)) for case in cases}
 
 
 def finetuning_seconds(case: Case, length: Length) -> float:

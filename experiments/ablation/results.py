@@ -1,19 +1,17 @@
 """The results of the ablations: a row for each arm and seed, the contrasts and intervals, and what shows collapse."""
 
 from collections.abc import Sequence
-from itertools import chain
 from statistics import mean
 from typing import Any
 
 import numpy as np
 
-from conversion.files import read_json
 from experiments.ablation.arms import ARMS, BLOCKS, PRETRAININGS, PRIMARY, V1, V2
+from experiments.ablation.cases import Case
 from experiments.ablation.collapse import DEAD, DIVERSITY, mean_of
 from experiments.ablation.sign_flips import holm, joint_interval, sign_flip_p
-from experiments.ablation.study import Ablations, Case, cases_of
+from experiments.ablation.study import Ablations, Row, as_classes
 from training.comparison.intervals import difference
-from training.comparison.records import stored_answers
 from training.comparison.summary import FINETUNED
 
 LEVEL = 0.05  # of the corrected p-values
@@ -22,22 +20,17 @@ COLLAPSE = {"ordinary": (V1, V2), "ten times": (f"{V1}_long", f"{V2}_long")}
 
 
 def results_of(study: Ablations) -> dict[str, Any]:
-    """Everything that is done, for the JSON file that docs/ablations.md is filled from."""
-    rows = [row for case in cases_of(list(BLOCKS)) if (row := study.row_of(case))]
-    steps = {"pre-training": study.length.pretraining, "fine-tuning": study.length.finetuning}
+    """What the results file has beside the rows, computed from them: docs/ablations.md is filled from there."""
+    rows = study.done()
     return {
-        "steps": steps | {"fine-tuning, same time": read_json(study.output / "steps.json").get("steps")},
         "images": {split: len(part) for split, part in study.photographs.items()},
-        "hours of runs": sum(study.runner.times.seconds.values()) / 3600,
-        "rows": rows,
         "contrasts": contrasts(study, rows),
         "intervals": intervals(study, rows),
-        "collapse": collapses(study),
         "collapse shown": {name: collapse_shown(study, *pair) for name, pair in COLLAPSE.items()},
     }
 
 
-def contrasts(study: Ablations, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def contrasts(study: Ablations, rows: Sequence[Row]) -> list[dict[str, Any]]:
     """The primary contrasts: p-values as soon as all seeds are there, corrected ones as soon as all contrasts are."""
     scores, found = scores_of(rows), []
     for contrast in PRIMARY:
@@ -55,7 +48,7 @@ def contrasts(study: Ablations, rows: Sequence[dict[str, Any]]) -> list[dict[str
     return found
 
 
-def intervals(study: Ablations, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def intervals(study: Ablations, rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Each arm of the ordinary length minus V2 from FCMAE, on the seeds that both have: no claims."""
     scores, found = scores_of(rows), []
     for arm in ARMS:
@@ -67,7 +60,7 @@ def intervals(study: Ablations, rows: Sequence[dict[str, Any]]) -> list[dict[str
     return found
 
 
-def scores_of(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, int], float]:
+def scores_of(rows: Sequence[Row]) -> dict[tuple[str, int], float]:
     """The balanced accuracies after fine-tuning, by arm and seed."""
     return {(row["arm"], row["seed"]): row["figures"][FINETUNED] for row in rows}
 
@@ -82,46 +75,28 @@ def answers_of(
 
 def by_seed(study: Ablations, arm: str, seeds: Sequence[int]) -> np.ndarray:
     """The predicted classes `(S, N)` of an arm after fine-tuning, a row for each seed."""
-    return np.stack([stored_answers(study.answers_file(Case(arm, seed)))[FINETUNED] for seed in seeds])
-
-
-def collapses(study: Ablations) -> list[dict[str, Any]]:
-    """Diversity and share of dead channels of each block, at quarters of each pre-training."""
-    return [
-        {"pretraining": name, "seed": seed, "step": int(step), **rounded(figures)}
-        for name, seed in pretrainings_done(study)
-        for step, figures in read_json(study.collapse_file(name, seed)).items()
-    ]
-
-
-def pretrainings_done(study: Ablations) -> list[tuple[str, int]]:
-    seeds = sorted(set(chain.from_iterable(block.seeds for block in BLOCKS.values())))
-    return [(name, seed) for name in PRETRAININGS for seed in seeds if study.collapse_file(name, seed).is_file()]
-
-
-def rounded(figures: dict[str, list[float]]) -> dict[str, list[float]]:
-    return {name: [round(value, 4) for value in values] for name, values in figures.items()}
+    return np.stack([as_classes(study.rows[Case(arm, seed)]["answers"]) for seed in seeds])
 
 
 def collapse_shown(study: Ablations, v1: str, v2: str) -> bool | None:
     """Whether the pre-training of V1 ends collapsed, beside that of V2 of the same seed, for every seed.
 
     Its channels are less diverse by `LESS_DIVERSE`, or its share of dead channels is higher by `MORE_DEAD`, in the mean
-    over the blocks. `None` where a pre-training is missing.
+    over the blocks. `None` where a row is missing.
     """
     seeds = BLOCKS["L"].seeds if v1 != V1 else BLOCKS["E1"].seeds
     found = []
     for seed in seeds:
-        last = [list(read_json(study.collapse_file(name, seed)).values())[-1:] for name in (v1, v2)]
-        if not all(last):
+        cases = [Case(name, seed) for name in (v1, v2)]
+        if any(case not in study.rows for case in cases):
             return None
-        found.append([figures[0] for figures in last])
+        found.append([list(study.rows[case]["collapse"].values())[-1] for case in cases])
     less = [mean_of(of_v2, DIVERSITY) - mean_of(of_v1, DIVERSITY) >= LESS_DIVERSE for of_v1, of_v2 in found]
     more = [mean_of(of_v1, DEAD) - mean_of(of_v2, DEAD) >= MORE_DEAD for of_v1, of_v2 in found]
     return all(less) or all(more)
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
+def table(rows: Sequence[Row]) -> str:
     """Means of the balanced accuracies of each arm, in %, as Markdown: what the study prints."""
     lines = ["| arm | seeds | fine-tuned |", "|---|---:|---:|"]
     for key in dict.fromkeys(row["arm"] for row in rows):

@@ -1,116 +1,108 @@
-"""The runs of the ablations: pre-trainings, then an answer of each arm and seed, each kept in a file of its own."""
+"""The runs of the ablations: pre-trainings, then each arm and seed, which becomes a row of the results file.
 
+A row has all that the page is computed from: the study goes on from the results file alone, without the runs.
+"""
+
+import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import median
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any
+from zlib import crc32
 
 import numpy as np
 from datasets import Dataset
 
 from conversion.files import read_json, write_json
 from experiments.ablation import collapse
-from experiments.ablation.arms import (
-    ARMS,
-    BLOCKS,
-    FINETUNING_STEPS,
-    GATE,
-    GATE_SEED,
-    PRETRAINING_STEPS,
-    PRETRAININGS,
-    RATES,
-    SHARE,
-    V2,
-    V2_RANDOM,
-    Arm,
+from experiments.ablation.arms import BLOCKS, GATE, GATE_SEED, PRETRAININGS, RATES, SHARE, V2, Arm
+from experiments.ablation.cases import (
+    FINETUNING,
+    PRETRAINING,
+    Case,
+    Length,
+    cases_of,
+    encoder_of,
+    finetuning_flags,
+    pretraining_flags,
+    pretrainings_of,
 )
 from experiments.ablation.replacements import replaced
 from experiments.ablation.surgery import write_changed
-from experiments.solar_cells import scratch_flags
 from training.comparison.drawing import draw
 from training.comparison.frozen import features_of, frozen_answers, predicted_classes
 from training.comparison.intervals import balanced_mean
 from training.comparison.launching import is_finished
-from training.comparison.records import store_answers
+from training.comparison.records import differing
 from training.comparison.runner import Runner
 from training.comparison.subsets import write_parquet, write_subset
 from training.comparison.summary import FINETUNED, case_name
 from training.evaluation.pictures import read_metrics, series
 from training.settings.model import ModelSettings
 
-PRETRAINING, FINETUNING = "pretrain_demo", "finetune_demo"  # recipes
-PRETRAINING_BATCH, FINETUNING_BATCH = 64, 32  # theirs
+PRETRAINING_BATCH, FINETUNING_BATCH = 64, 32  # of the recipes
 SCRIPT = Path(__file__).with_name("script.py")
-QUARTERS = 4  # of a pre-training, at which collapse is looked for
-COMMON = ("--with_tracking=false", "--check_images=false")
+SAME_TIME = "fine-tuning, same time"  # steps that it has beside those of every arm
+Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Length:
-    """Optimizer steps of an ordinary pre-training and of fine-tuning."""
-
-    pretraining: int = PRETRAINING_STEPS
-    finetuning: int = FINETUNING_STEPS
-
-    def of_pretraining(self, name: str) -> int:
-        """The steps of one of `PRETRAININGS`."""
-        return self.pretraining * PRETRAININGS[name].length
-
-    def quarter(self, name: str) -> int:
-        return max(1, self.of_pretraining(name) // QUARTERS)
-
-
-class Case(NamedTuple):
-    """An arm, or a start at a learning rate of block G, and a seed."""
-
-    key: str
-    seed: int
-
-    def __str__(self) -> str:
-        return f"{self.key}-{self.seed}"
-
-    @property
-    def arm(self) -> Arm:
-        return GATE[self.key].arm if self.is_gate else ARMS[self.key]
-
-    @property
-    def is_gate(self) -> bool:
-        return self.key in GATE
-
-
-def cases_of(blocks: Sequence[str], seeds: Sequence[int] | None = None) -> list[Case]:
-    """The cases of blocks, each once; of those seeds alone, if they are given. Block G has a seed of its own."""
-    found = [Case(key, seed) for name in blocks for key in BLOCKS[name].arms for seed in BLOCKS[name].seeds]
-    wanted = [case for case in found if seeds is None or case.is_gate or case.seed in seeds]
-    return list(dict.fromkeys(wanted))
-
-
-def pretrainings_of(cases: Sequence[Case]) -> list[tuple[str, int]]:
-    """The pre-trainings that cases begin with, each once."""
-    found = [(case.arm.pretraining, case.seed) for case in cases]
-    return list(dict.fromkeys((name, seed) for name, seed in found if name is not None))
+def rows_of(results: dict[str, Any]) -> dict[Case, Row]:
+    """The rows of results; none where these are empty."""
+    return {Case(row["arm"], row["seed"]): row for row in results.get("rows", [])}
 
 
 @dataclass
 class Ablations:
-    """The folder of the study, and what runs in it. `photographs` are those of `train` and `test`."""
+    """The results file of the study, and the folder of its runs. `photographs` are those of `train` and `test`."""
 
     output: Path
+    results: Path
     photographs: dict[str, Dataset]
     length: Length
     runner: Runner
     computing: Any = field(default_factory=Lock)  # one thread of this process at a time; runs go on beside it
 
+    def __post_init__(self) -> None:
+        self.known = read_json(self.results)
+        self.rows = rows_of(self.known)
+        steps = {"pre-training": self.length.pretraining, "fine-tuning": self.length.finetuning}
+        self.steps = self.known.get("steps", {}) | steps
+
     def run(self, block: str, seeds: Sequence[int] | None = None) -> None:
         """Do all of a block that is not done yet."""
-        wanted = [case for case in cases_of([block], seeds) if not self.row_of(case)]
+        self.check()
+        wanted = [case for case in cases_of([block], seeds) if case not in self.rows]
         self.runner.side_by_side(partial(self.pretrain, *each) for each in pretrainings_of(wanted))
         for same_time in (False, True):  # the time is known then
             self.runner.side_by_side(partial(self.make_row, case) for case in wanted if case.arm.same_time == same_time)
+
+    def check(self) -> None:
+        """Raise if the results file has a row of other settings: it is neither used nor overwritten.
+
+        Learning rates, and with them rows of all blocks but G, can be compared as soon as block G is done.
+        """
+        planned = set(cases_of(list(BLOCKS)))
+        rates_known = all(case in self.rows for case in cases_of(["G"]))
+        for case, row in self.rows.items():
+            if case.is_gate or rates_known:
+                expected = self.settings_of(case) if case in planned else {}
+                if changes := differing(row["settings"], expected):
+                    rule = f"must hold rows of these settings alone, but {case} has {'; '.join(changes)}"
+                    fix = "Name another file. Or, to run it anew, take out the row, and its runs in `output_dir`."
+                    raise ValueError(f"`results` (={self.results}) {rule}. {fix}")
+
+    def write(self, **computed: Any) -> None:
+        """Write the results file: the rows, and what was computed from them last."""
+        self.known |= computed
+        write_json(self.results, self.known | {"steps": self.steps, "rows": self.done()})
+
+    def done(self) -> list[Row]:
+        """The rows in the order of the plan, whatever run was over first."""
+        return [self.rows[case] for case in cases_of(list(BLOCKS)) if case in self.rows]
 
     # Pre-training
 
@@ -144,34 +136,53 @@ class Ablations:
     # Fine-tuning and frozen features
 
     def make_row(self, case: Case) -> None:
-        """Fine-tune and evaluate a case, and keep its figures with the settings that made them."""
-        arm, rate = case.arm, self.rate_of(case)
-        start = self.start_of(case)
-        flags = finetuning_flags(arm, case.seed, rate, self.steps_of(arm))
-        folder = self.finetune(case, start, flags)
+        """Fine-tune and evaluate a case, and write its row."""
+        arm, settings, start = case.arm, self.settings_of(case), self.start_of(case)
+        folder = self.finetune(case, start)
         with self.computing:
             answers = self.answers(case, start, folder)
             labels = np.array(self.images_of(case)["test"]["label"][:])
             figures = {name: balanced_mean(labels, (found == labels).astype(float)) for name, found in answers.items()}
-            settings: dict[str, Any] = {"learning_rate": rate, "fine-tuning": flags, "change": arm.change}
+            seconds = {"fine-tuning": seconds_of_a_step(folder, FINETUNING_BATCH)}
+            row: Row = {"arm": case.key, "seed": case.seed, "figures": figures, "settings": settings}
+            row |= {"seconds of a step": seconds, "answers": as_text(answers[FINETUNED])}
             if arm.pretraining is not None:
-                log = read_metrics(self.pretrained(arm.pretraining, case.seed) / "metrics.jsonl")
-                figures["pre-training loss"] = series(log, "loss")[1][-1]
-                settings["pretraining"] = pretraining_flags(arm.pretraining, case.seed, self.length)
-                settings["replacement"] = PRETRAININGS[arm.pretraining].replacement
-            store_answers(self.answers_file(case), answers)
-            row = {"arm": case.key, "seed": case.seed, "figures": figures, "settings": settings}
-            write_json(make_parent(self.row_file(case)), row)
+                pretrained = self.pretrained(arm.pretraining, case.seed)
+                figures["pre-training loss"] = series(read_metrics(pretrained / "metrics.jsonl"), "loss")[1][-1]
+                seconds["pre-training"] = seconds_of_a_step(pretrained, PRETRAINING_BATCH)
+            if case.key == arm.pretraining:  # of the arms that share it, the first
+                row["collapse"] = read_json(self.collapse_file(case.key, case.seed))
+            self.rows[case] = row
+            self.write()
         remove_checkpoints(folder)
+
+    def settings_of(self, case: Case) -> dict[str, Any]:
+        """What a row depends on; paths are not part of it."""
+        arm = case.arm
+        found = {"photographs": self.split, "learning_rate": self.rate_of(case), "change": arm.change}
+        found["fine-tuning"] = shlex.join(self.finetuning_flags(case))
+        if arm.pretraining is not None:
+            found["pretraining"] = shlex.join(pretraining_flags(arm.pretraining, case.seed, self.length))
+            found["replacement"] = PRETRAININGS[arm.pretraining].replacement
+        return found
+
+    @cached_property
+    def split(self) -> str:
+        """What tells a split of the photographs from another one: the numbers of images, and a checksum of labels."""
+        labels = [bytes(part["label"][:]) for _, part in sorted(self.photographs.items())]
+        return f"{' and '.join(str(len(part)) for part in labels)} images, labels {crc32(b''.join(labels)):08x}"
+
+    def finetuning_flags(self, case: Case) -> list[str]:
+        return finetuning_flags(case.arm, case.seed, self.rate_of(case), self.steps_of(case.arm))
 
     def rate_of(self, case: Case) -> float:
         """The learning rate of fine-tuning: of block G its own, else the one that was better there."""
         if case.is_gate:
             return GATE[case.key].rate
-        found = {rate: self.row_of(Case(f"{case.arm.start}-{rate:g}", GATE_SEED)) for rate in RATES}
-        if not all(found.values()):
+        of_g = {rate: Case(f"{case.arm.start}-{rate:g}", GATE_SEED) for rate in RATES}
+        if any(each not in self.rows for each in of_g.values()):
             raise ValueError("`blocks` must begin with G, which chooses the learning rates of all others.")
-        return max(RATES, key=lambda rate: found[rate]["figures"][FINETUNED])
+        return max(RATES, key=lambda rate: self.rows[of_g[rate]]["figures"][FINETUNED])
 
     def start_of(self, case: Case) -> Path | None:
         """The folder that fine-tuning starts from; `None` for random weights."""
@@ -190,20 +201,18 @@ class Ablations:
 
     def steps_in_time_of_pretraining(self) -> int:
         """The fine-tuning steps of V2 that take as long as its pre-training, by logs of both, once for all seeds."""
-        file = self.output / "steps.json"
-        if not read_json(file):
-            seed = min(seed for seed in BLOCKS["E1"].seeds if self.row_of(Case(V2_RANDOM, seed)))
-            seconds = {
-                "pretraining": PRETRAINING_BATCH / images_per_second(self.pretrained(V2, seed)),
-                "fine-tuning": FINETUNING_BATCH / images_per_second(self.classifier(Case(V2_RANDOM, seed))),
-            }
-            steps = round(self.length.pretraining * seconds["pretraining"] / seconds["fine-tuning"])
-            write_json(file, {"steps": steps, "seconds of a step": seconds})
-        return read_json(file)["steps"]
+        with self.computing:
+            if SAME_TIME not in self.steps:
+                # Of one row, and so of one machine: the study may have gone on elsewhere.
+                seconds = self.rows[min(case for case in self.rows if case.key == V2)]["seconds of a step"]
+                ratio = seconds["pre-training"] / seconds["fine-tuning"]
+                self.steps[SAME_TIME] = round(self.length.pretraining * ratio)
+                self.write()
+            return self.steps[SAME_TIME]
 
-    def finetune(self, case: Case, start: Path | None, flags: Sequence[str]) -> Path:
+    def finetune(self, case: Case, start: Path | None) -> Path:
         """The folder of the classifier of a case."""
-        folder = self.classifier(case)
+        folder, flags = self.classifier(case), self.finetuning_flags(case)
         if not is_finished(folder):
             with self.computing:
                 subset = self.subset(case)
@@ -246,16 +255,6 @@ class Ablations:
                 write_parquet(images, folder / f"{split}.parquet")
         return folder
 
-    def row_file(self, case: Case) -> Path:
-        return self.output / "rows" / f"{case}.json"
-
-    def row_of(self, case: Case) -> dict[str, Any]:
-        """The row of a case; empty where it is not done."""
-        return read_json(self.row_file(case))
-
-    def answers_file(self, case: Case) -> Path:
-        return self.output / "answers" / f"{case}.json"
-
     def launch(self, task: str, replacement: str | None, recipe: str, folder: Path, *flags: str) -> None:
         """Run an ordinary script, or with a replaced module by the script beside this file."""
         script = task if replacement is None else SCRIPT
@@ -263,36 +262,19 @@ class Ablations:
         self.runner.launch(script, recipe, folder, *own, *flags)
 
 
-def encoder_of(case: Case) -> str | None:
-    """What is replaced in the encoder that a case fine-tunes."""
-    return None if case.arm.pretraining is None else PRETRAININGS[case.arm.pretraining].encoder
+def as_text(classes: np.ndarray) -> str:
+    """Predicted classes `(N,)`, at most ten different ones, as a digit each."""
+    return "".join(map(str, classes.tolist()))
 
 
-def pretraining_flags(name: str, seed: int, length: Length) -> list[str]:
-    """The flags of a pre-training, without its images and its folder."""
-    steps = length.of_pretraining(name)
-    counts = {"max_train_steps": steps, "warmup_steps": steps // 9, "seed": seed, "logging_steps": logging_steps(steps)}
-    counts |= {"checkpointing_steps": length.quarter(name)}
-    return [*PRETRAININGS[name].flags, *(f"--{key}={value}" for key, value in counts.items()), *COMMON]
+def as_classes(text: str) -> np.ndarray:
+    """The predicted classes `(N,)` of `as_text`."""
+    return np.array([int(digit) for digit in text])
 
 
-def finetuning_flags(arm: Arm, seed: int, rate: float, steps: int) -> list[str]:
-    """The flags of fine-tuning, without its images, its folder and its start."""
-    fresh = [] if arm.pretraining is not None else [*scratch_flags(PRETRAINING), *arm.model]
-    counts = {"max_train_steps": steps, "warmup_steps": steps // 8, "eval_steps": steps, "seed": seed}
-    counts |= {"logging_steps": logging_steps(steps)}
-    flags = (f"--{key}={value}" for key, value in counts.items())
-    return [*fresh, f"--learning_rate={rate:g}", *flags, *COMMON]
-
-
-def logging_steps(steps: int) -> int:
-    """The recipes' 10, or less in a short run: its speed is read from the log."""
-    return max(1, min(10, steps // 4))
-
-
-def images_per_second(run: Path) -> float:
-    """The median of the logged speeds."""
-    return median(series(read_metrics(run / "metrics.jsonl"), "images_per_second")[1])
+def seconds_of_a_step(run: Path, batch: int) -> float:
+    """By the median of the logged speeds."""
+    return round(batch / median(series(read_metrics(run / "metrics.jsonl"), "images_per_second")[1]), 4)
 
 
 def remove_checkpoints(folder: Path) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 from conversion.files import read_json
 from experiments.ablation.arms import ARMS, BLOCKS, GATE, GATE_SEED, PRETRAININGS, PRIMARY
+from experiments.ablation.cases import Length
 from experiments.ablation.estimate import hours_of, runs_of
-from experiments.ablation.study import Length
 
 RESULTS = Path(__file__).parents[2] / "docs/benchmarks/ablations.json"
 NOT_RUN = "not yet run"
@@ -98,26 +98,28 @@ def rates(results: Path = RESULTS) -> list[Row]:
 
 def collapse(results: Path = RESULTS) -> list[Row]:
     """Diversity and dead channels over the pre-trainings that collapse is looked for in."""
-    rows = [row for row in read(results).get("collapse", []) if row["seed"] != GATE_SEED]
+    rows = read(results).get("rows", [])
     return [
-        row for name in COLLAPSE_OF for row in collapse_rows(name, [row for row in rows if row["pretraining"] == name])
+        shown
+        for name in COLLAPSE_OF
+        for shown in collapse_rows(name, [row["collapse"] for row in rows if row["arm"] == name])
     ]
 
 
-def collapse_rows(name: str, rows: list[Row]) -> list[Row]:
+def collapse_rows(name: str, figures_of_seeds: list[Row]) -> list[Row]:
     """A pre-training at each step that was looked at: means over the seeds, of all blocks and of the worst one."""
     shown: Row = {"pre-training": ARMS[name].title}
-    if not rows:
+    if not figures_of_seeds:
         return [shown | {"step": NOT_RUN, "distance, mean": "", "least block": "", "dead, mean": "", "worst block": ""}]
     found = []
-    for step in dict.fromkeys(row["step"] for row in rows):
-        at_step = [row for row in rows if row["step"] == step]
+    for step in dict.fromkeys(step for figures in figures_of_seeds for step in figures):
+        at_step = [figures[step] for figures in figures_of_seeds if step in figures]
         distances, dead = ([row[name] for row in at_step] for name in ("diversity", "dead channels"))
         figures = {"distance, mean": mean(map(mean, distances)), "least block": mean(map(min, distances))}
         shares = {"dead, mean": mean(map(mean, dead)), "worst block": mean(map(max, dead))}
         texts = {key: f"{value:.3f}" for key, value in figures.items()}
         texts |= {key: f"{100 * value:.1f} %" for key, value in shares.items()}
-        found.append(shown | {"step": f"{step:,}", **texts})
+        found.append(shown | {"step": f"{int(step):,}", **texts})
     return found
 
 

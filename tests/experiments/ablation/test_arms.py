@@ -16,9 +16,9 @@ from experiments.ablation.arms import (
     SEEDS,
     STARTS,
 )
+from experiments.ablation.cases import Case, Length, cases_of, finetuning_flags, pretraining_flags, pretrainings_of
 from experiments.ablation.estimate import estimate, runs_of
 from experiments.ablation.replacements import REPLACEMENTS
-from experiments.ablation.study import Case, Length, cases_of, finetuning_flags, pretraining_flags, pretrainings_of
 from experiments.solar_cells import RECIPES
 from hf_convnextv2.masking import count_visible
 from training.settings.command_line import parse_settings

@@ -1,20 +1,20 @@
 """The results and their tables: computed from written files, and plain about what is not there."""
 
-import json
-
 import numpy as np
 import pytest
 from datasets import Dataset
 
 from experiments.ablation import tables
 from experiments.ablation.arms import BLOCKS, GATE, PRIMARY, SEEDS
+from experiments.ablation.cases import Case, Length
 from experiments.ablation.results import results_of
-from experiments.ablation.study import Ablations, Case, Length
-from training.comparison.records import Times, store_answers
+from experiments.ablation.study import Ablations
+from training.comparison.records import Times
 from training.comparison.runner import Runner
 
 LABELS = np.array([0, 1] * 60)
 RIGHT = {"v2_fcmae": 0.85, "v2_random": 0.65, "v1_fcmae": 0.85, "dense": 0.7, "grn_dropped": 0.6, "grn_added": 0.7}
+NO_COLLAPSE = {"0": {"diversity": [0.5, 0.5], "dead channels": [0.0, 0.0]}}
 
 
 def answers_of(arm, seed):
@@ -26,41 +26,39 @@ def answers_of(arm, seed):
     return answers
 
 
-def write_arm(study, arm, seeds=SEEDS):
+def add_arm(study, arm, seeds=SEEDS):
     for seed in seeds:
-        case, answers = Case(arm, seed), answers_of(arm, seed)
-        store_answers(study.answers_file(case), {"fine-tuned": answers})
+        answers = answers_of(arm, seed)
         right = float(np.mean([(answers == LABELS)[label == LABELS].mean() for label in (0, 1)]))
-        study.row_file(case).parent.mkdir(exist_ok=True)
         row = {"arm": arm, "seed": seed, "figures": {"fine-tuned": right, "linear probe": 0.5}, "settings": {}}
-        study.row_file(case).write_text(json.dumps(row))
+        study.rows[Case(arm, seed)] = row | {"answers": "".join(map(str, answers)), "collapse": NO_COLLAPSE}
 
 
-def write_collapse(study, name, diversity, dead, seeds=SEEDS):
+def add_collapse(study, name, diversity, dead, seeds=SEEDS):
     for seed in seeds:
-        file = study.collapse_file(name, seed)
-        file.parent.mkdir(exist_ok=True)
+        found = study.rows.setdefault(Case(name, seed), {"arm": name, "seed": seed, "figures": {"fine-tuned": 0.5}})
+        found.setdefault("answers", "0" * len(LABELS))
         steps = {"0": [0.5, 0.5], "600": [diversity, diversity + 0.02]}
-        file.write_text(json.dumps({step: {"diversity": d, "dead channels": [dead, 0.0]} for step, d in steps.items()}))
+        found["collapse"] = {step: {"diversity": d, "dead channels": [dead, 0.0]} for step, d in steps.items()}
 
 
 @pytest.fixture
 def study(tmp_path):
-    return Ablations(
-        tmp_path, {"test": Dataset.from_dict({"label": LABELS})}, Length(), Runner(tmp_path, Times(tmp_path), 1)
-    )
+    photographs = {"test": Dataset.from_dict({"label": LABELS})}
+    runner = Runner(tmp_path, Times(tmp_path), 1)
+    return Ablations(tmp_path, tmp_path / "ablations.json", photographs, Length(), runner)
 
 
 def test_contrasts_wait_for_all_seeds_and_holm_for_all_contrasts(study):
     for contrast in PRIMARY[1:]:
-        write_arm(study, contrast.other)
-    write_arm(study, "v2_fcmae")
-    write_arm(study, "v2_random", SEEDS[:7])
+        add_arm(study, contrast.other)
+    add_arm(study, "v2_fcmae")
+    add_arm(study, "v2_random", SEEDS[:7])
     found = {row["other"]: row for row in results_of(study)["contrasts"]}
     assert found["v2_random"]["p"] is None and found["dense"]["p"] == 2 / 256
     assert {row["p corrected"] for row in found.values()} == {row["resolved"] for row in found.values()} == {None}
 
-    write_arm(study, "v2_random")
+    add_arm(study, "v2_random")
     found = {row["other"]: row for row in results_of(study)["contrasts"]}
     assert found["v2_random"]["gain"] == pytest.approx(np.mean(found["v2_random"]["gains"]))
     assert found["v2_random"]["low"] < 0.2 < found["v2_random"]["high"]
@@ -70,27 +68,27 @@ def test_contrasts_wait_for_all_seeds_and_holm_for_all_contrasts(study):
 
 
 def test_collapse_is_shown_if_every_seed_has_it(study):
-    write_collapse(study, "v2_fcmae", 0.45, 0.0)
+    add_collapse(study, "v2_fcmae", 0.45, 0.0)
     assert results_of(study)["collapse shown"] == {"ordinary": None, "ten times": None}
-    write_collapse(study, "v1_fcmae", 0.36, 0.1)
+    add_collapse(study, "v1_fcmae", 0.36, 0.1)
     assert results_of(study)["collapse shown"]["ordinary"] is False
-    write_collapse(study, "v1_fcmae", 0.34, 0.0)
+    add_collapse(study, "v1_fcmae", 0.34, 0.0)
     assert results_of(study)["collapse shown"]["ordinary"] is True
-    write_collapse(study, "v1_fcmae", 0.45, 0.21)  # one of two blocks: 10 % and more in the mean
+    add_collapse(study, "v1_fcmae", 0.45, 0.21)  # one of two blocks: 10 % and more in the mean
     assert results_of(study)["collapse shown"]["ordinary"] is True
-    write_collapse(study, "v1_fcmae", 0.45, 0.0, [7])
+    add_collapse(study, "v1_fcmae", 0.45, 0.0, [7])
     assert results_of(study)["collapse shown"]["ordinary"] is False
-    write_collapse(study, "v1_fcmae_long", 0.2, 0.0, [0])
-    write_collapse(study, "v2_fcmae_long", 0.4, 0.0, [0])
+    add_collapse(study, "v1_fcmae_long", 0.2, 0.0, [0])
+    add_collapse(study, "v2_fcmae_long", 0.4, 0.0, [0])
     assert results_of(study)["collapse shown"]["ten times"] is True
 
 
-def test_tables_are_computed_from_the_file(study, tmp_path):
+def test_tables_are_computed_from_the_file(study):
     for arm in RIGHT:
-        write_arm(study, arm)
-    write_collapse(study, "v2_fcmae", 0.45, 0.1)
-    results = tmp_path / "ablations.json"
-    results.write_text(json.dumps(results_of(study)))
+        add_arm(study, arm)
+    add_collapse(study, "v2_fcmae", 0.45, 0.1)
+    study.write(**results_of(study))
+    results = study.results
     rows = {row["contrast"]: row for row in tables.contrasts(results)}
     first = rows["FCMAE against random weights"]
     assert (first["paper"], first["here"], first["p"], first["p, Holm"]) == ("+0.3", "+20.0", "0.008", "0.039")

@@ -16,19 +16,20 @@ from safetensors.torch import load_file
 from sklearn.metrics import balanced_accuracy_score
 
 from experiments import ablations
+from experiments.ablation import cases as cases_module
 from experiments.ablation import results as results_module
 from experiments.ablation import script
 from experiments.ablation import study as study_module
 from experiments.ablation.arms import ARMS, Block
+from experiments.ablation.cases import Case, Length
 from experiments.ablation.collapse import dead_channels, figures_by_block
-from experiments.ablation.study import Ablations, Case, Length
+from experiments.ablation.study import Ablations
 from experiments.ablation.surgery import add_grn, drop_grn, write_changed
 from hf_convnextv2 import ConvNextV2ForImageClassification, ConvNextV2ForPreTraining
 from tests.photographs import forget_accelerate, fresh_accelerate, quick_datasets
 from tests.small_models import assert_close, awake, difference, small_fcmae_config
 from training import finetune, pretrain
 from training.comparison import runner
-from training.comparison.records import stored_answers
 from training.comparison.runner import Runner
 from training.evaluation.pictures import read_metrics
 from training.run.monitor import feature_diversity
@@ -86,7 +87,7 @@ def launched(monkeypatch, tmp_path):
 
     monkeypatch.setattr(runner, "launch", launch)
     monkeypatch.setattr(Runner, "side_by_side", lambda self, tasks: [task() for task in tasks])
-    for module in (study_module, results_module):
+    for module in (cases_module, study_module, results_module):
         monkeypatch.setattr(module, "BLOCKS", BLOCKS)
     monkeypatch.setattr(study_module, "PRETRAINING", tmp_path / "pretrain.yaml")
     monkeypatch.setattr(study_module, "FINETUNING", tmp_path / "finetune.yaml")
@@ -95,24 +96,31 @@ def launched(monkeypatch, tmp_path):
 
 
 def run(tmp_path, *flags):
-    given = ["--output_dir", str(tmp_path / "study"), "--blocks", "E1", "--jobs", "1"]
+    given = ["--output_dir", str(tmp_path / "study"), "--results", str(tmp_path / "ablations.json")]
+    given += ["--blocks", "E1", "--jobs", "1"]
     ablations.main([*given, "--pretrain_steps", "4", "--finetune_steps", "2", *flags])
-    return json.loads((tmp_path / "study/ablations.json").read_text())
+    return json.loads((tmp_path / "ablations.json").read_text())
 
 
 def test_a_killed_study_goes_on_and_its_rows_are_those_of_its_classifiers(launched, monkeypatch, tmp_path):
-    whole = runner.launch
+    whole, answers_of = runner.launch, Ablations.answers
+    answered: dict = {}
+
+    def answers(study, case, *given):
+        answered[case] = answers_of(study, case, *given)
+        return answered[case]
 
     def killed(*given, **options):
-        if len(launched) == 5:
+        if len(launched) == 6:
             raise KeyboardInterrupt
         whole(*given, **options)
 
+    monkeypatch.setattr(Ablations, "answers", answers)
     monkeypatch.setattr(runner, "launch", killed)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path)
-    before = json.loads((tmp_path / "study/ablations.json").read_text())
-    assert [row["arm"] for row in before["rows"]] == list(GATE)  # the file is written after each block
+    before = json.loads((tmp_path / "ablations.json").read_text())
+    assert [row["arm"] for row in before["rows"]] == [*GATE, "v2_fcmae"]  # the file is written after each row
     monkeypatch.setattr(runner, "launch", whole)
     found = run(tmp_path)
 
@@ -123,20 +131,25 @@ def test_a_killed_study_goes_on_and_its_rows_are_those_of_its_classifiers(launch
     assert sorted(launched) == sorted(expected)
     cases = [(row["arm"], row["seed"]) for row in found["rows"]]
     assert cases == [(GATE[0], 8), (GATE[1], 8), ("v2_fcmae", 0), ("batch_norm", 0), ("grn_dropped", 0)]
-    assert found["rows"][:2] == before["rows"]
+    assert found["rows"][:3] == before["rows"]
 
     labels = [n % 2 for n in range(10)]
     for row in found["rows"][2:]:
-        answers = stored_answers(tmp_path / f"study/answers/{row['arm']}-0.json")
-        assert set(answers) == {"fine-tuned", "linear probe", "20 nearest neighbours"}
+        answers = answered[row["arm"], 0]
+        assert row["answers"] == "".join(map(str, answers["fine-tuned"])) and set(answers) == {
+            "fine-tuned",
+            "linear probe",
+            "20 nearest neighbours",
+        }
         for method, classes in answers.items():
             assert row["figures"][method] == pytest.approx(balanced_accuracy_score(labels, classes))
         assert row["settings"]["replacement"] == ("batch_norm" if row["arm"] == "batch_norm" else None)
         assert "--max_train_steps=2" in row["settings"]["fine-tuning"]
     best = max(found["rows"][:2], key=lambda row: row["figures"]["fine-tuned"])
     assert {row["settings"]["learning_rate"] for row in found["rows"][2:]} == {best["settings"]["learning_rate"]}
-    steps = {row["step"] for row in found["collapse"] if row["pretraining"] == "batch_norm"}
-    assert steps == {0, 1, 2, 4} and not list(tmp_path.glob("study/*/*/checkpoint-*"))
+    collapse = {row["arm"]: list(row["collapse"]) for row in found["rows"] if "collapse" in row}
+    assert collapse == {name: ["0", "1", "2", "4"] for name in ("v2_fcmae", "batch_norm")}
+    assert not list(tmp_path.glob("study/*/*/checkpoint-*"))
 
     monkeypatch.setattr(study_module, "predicted_classes", lambda *_: pytest.fail("a finished row was computed again"))
     assert run(tmp_path)["rows"] == found["rows"] and len(launched) == len(expected)  # all is there
@@ -146,7 +159,7 @@ def test_block_g_is_measured_on_training_images_without_a_label(launched, tmp_pa
     output = tmp_path / "study"
     write_squares(output / "data")
     photographs = {split: ablations.photographs_of(output, split) for split in ("train", "test")}
-    study = Ablations(output, photographs, Length(4, 2), Runner(output, None, 1))
+    study = Ablations(output, output / "ablations.json", photographs, Length(4, 2), Runner(output, None, 1))
     gate, other = Case(GATE[0], 8), Case("v2_fcmae", 3)
     pixels = {split: [np.asarray(image).tobytes() for image in part["image"]] for split, part in photographs.items()}
     for case, held_out in ((gate, pixels["train"]), (other, pixels["test"])):
@@ -161,18 +174,24 @@ def test_block_g_is_measured_on_training_images_without_a_label(launched, tmp_pa
         study.rate_of(other)
 
 
-def test_the_same_time_is_that_of_the_logged_speeds(launched, tmp_path):
-    study = Ablations(tmp_path, {}, Length(600, 308), Runner(tmp_path, None, 1))
-    for folder, speeds in (("pretrain/v2_fcmae-0", [1, 80, 80]), ("finetune/v2_random-0", [1, 32, 32])):
-        (tmp_path / folder).mkdir(parents=True)
-        lines = [json.dumps({"step": step, "images_per_second": speed}) for step, speed in enumerate(speeds)]
-        (tmp_path / folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-    (tmp_path / "rows").mkdir()
-    (tmp_path / "rows/v2_random-0.json").write_text('{"arm": "v2_random"}')
-    assert study.steps_of(ARMS["v2_random"]) == 308
-    assert study.steps_of(ARMS["v2_random_same_time"]) == 308 + 600 * (64 / 80) / (32 / 32)
-    (tmp_path / "pretrain/v2_fcmae-0/metrics.jsonl").unlink()
-    assert study.steps_of(ARMS["v2_random_same_time"]) == 788  # kept
+def test_the_same_time_is_that_of_a_row_once_for_all(tmp_path):
+    def study():
+        return Ablations(tmp_path, tmp_path / "ablations.json", {}, Length(600, 308), Runner(tmp_path, None, 1))
+
+    first = study()
+    seconds = {"pre-training": 64 / 80, "fine-tuning": 32 / 32}
+    first.rows[Case("v2_fcmae", 0)] = {"arm": "v2_fcmae", "seed": 0, "seconds of a step": seconds}
+    assert first.steps_of(ARMS["v2_random"]) == 308
+    assert first.steps_of(ARMS["v2_random_same_time"]) == 308 + 600 * (64 / 80) / (32 / 32)
+    later = study()
+    later.rows.clear()
+    assert later.steps_of(ARMS["v2_random_same_time"]) == 788  # kept
+
+
+def test_the_speed_is_the_median_of_those_in_the_log(tmp_path):
+    lines = [json.dumps({"step": step, "images_per_second": speed}) for step, speed in enumerate([1, 80, 90])]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    assert study_module.seconds_of_a_step(tmp_path, 64) == 64 / 80
 
 
 @pytest.mark.parametrize("replacement", ["layer_norm", "dense"])
