@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 from accelerate import Accelerator
+from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from torch.testing import assert_close
@@ -106,6 +107,16 @@ def test_whitening_is_that_of_the_covariance_of_the_training_images_alone():
     # The control: with the queries in it, the projection would be another one.
     other = np.abs(Whitening(torch.cat([train, queries]), 3)(queries).numpy())
     assert not np.allclose(other, np.abs(found), atol=1e-2)
+
+
+def test_every_split_is_whitened_as_the_training_images_alone_say():
+    train, queries, labels = correlated(50, 0), 2 * correlated(20, 1), torch.arange(50)
+    found = whitened({"train": (train, labels), "test": (queries, labels[:20])}, 3)
+    whiten = PCA(3, whiten=True).fit(train.double().numpy())
+    for split, features in (("train", train), ("test", queries)):
+        expected = whiten.transform(features.double().numpy())  # a direction has no sign of its own
+        np.testing.assert_allclose(found[split][0].abs(), np.abs(expected), rtol=1e-3, atol=1e-4)
+        assert torch.equal(found[split][1], labels[: len(features)])
 
 
 def test_more_components_than_the_features_vary_in_are_refused():
