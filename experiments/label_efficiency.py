@@ -27,7 +27,7 @@ from conversion.files import write_json
 from experiments.solar_cells import CLASS_NAMES, normalization_flags, scratch_flags, write_solar_cells
 from training.comparison import runs
 from training.comparison.drawing import draw, finetuning_steps
-from training.comparison.frozen import PROBE, Features, frozen_answers, pixel_statistics
+from training.comparison.frozen import PASSES, PROBE, Features, frozen_answers, pixel_statistics
 from training.comparison.frozen import features_of as features_of_model
 from training.comparison.launching import is_finished, launch
 from training.comparison.records import keep_apart
@@ -141,7 +141,8 @@ def finetune(subset: Path, test: Dataset, name: str, seed: int, start: Sequence[
 
 def predicted_labels(folder: Path, photographs: Dataset) -> list[int]:
     """The labels that `pipeline` predicts with the folder; a ConvNeXt V2 is loaded by Transformers' own class."""
-    classifier: Any = pipeline("image-classification", model=str(folder), device="cpu")
+    with PASSES:
+        classifier: Any = pipeline("image-classification", model=str(folder), device="cpu")
     answers = classifier(list(photographs["image"]), batch_size=32, top_k=1)
     return [classifier.model.config.label2id[row[0]["label"]] for row in answers]
 

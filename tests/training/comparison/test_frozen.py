@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features, Image, Value
+from datasets import ClassLabel, Dataset, Features, Image, Value, load_dataset
 from PIL import Image as Pictures
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
@@ -16,8 +16,9 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import PreTrainedModel
 
 from hf_convnextv2 import ConvNextV2ForImageClassification, create_image_processor
-from tests.photographs import CLASSES, cut, quick_datasets
+from tests.photographs import CLASSES, apart, cut, quick_datasets, write_folder
 from tests.small_models import awake, small_config
+from training import validate
 from training.comparison import frozen
 from training.comparison.frozen import (
     NEIGHBOURS,
@@ -29,6 +30,8 @@ from training.comparison.frozen import (
 )
 from training.settings.data import ValidateDataSettings
 from training.settings.model import ModelSettings
+from training.settings.pooling import ReadingSettings
+from training.settings.scripts import ValidateSettings
 
 __all__ = ["quick_datasets"]
 pytestmark = pytest.mark.usefixtures("quick_datasets")
@@ -160,3 +163,22 @@ def test_weights_of_other_channels_are_adapted(tmp_path):
     values = {"image_size": 64, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}
     same, _ = features_of(ModelSettings(model_name_or_path=str(tmp_path), **values), {"train": colour})["train"]
     torch.testing.assert_close(found, same, rtol=1e-3, atol=1e-3)
+
+
+def test_validate_reads_features_as_a_comparison_does(tmp_path, monkeypatch):
+    """Of the stages, poolings and principal components that it is given, those of the training images."""
+    save_classifier(tmp_path / "model")
+    folder, seen = write_folder(tmp_path / "images", {"train": 4, "test": 2}), []
+    monkeypatch.setattr(validate, "top_accuracies", lambda *_: {})
+    monkeypatch.setattr(validate, "knn_scores", lambda *given: seen.append(given))
+    reading = {"stages": [2, 4], "pooling": ["mean", "max"], "whitened_components": 3}
+    fields = {"dataset_name": str(folder), "eval_split": "test", "protocols": ["knn"], "num_workers": 0, **reading}
+    with apart():
+        validate.main(ValidateSettings(model_name_or_path=str(tmp_path / "model"), **fields))
+    ((train, train_labels, queries, *_),) = seen
+    images = {split: load_dataset("imagefolder", data_dir=str(folder), split=split) for split in ("train", "test")}
+    model = ModelSettings(model_name_or_path=str(tmp_path / "model"))
+    expected = features_of(model, images, 0, ReadingSettings(**reading))
+    assert train_labels.tolist() == expected["train"][1].tolist()
+    for found, split in ((train, "train"), (queries, "test")):
+        torch.testing.assert_close(found.abs(), expected[split][0].abs(), rtol=1e-2, atol=1e-3)
