@@ -43,6 +43,10 @@ def overview() -> list[Row]:
     return rows + [pipeline(row) for row in read("pipelines") if row["size"] == "tiny"]
 
 
+def classifier_v1() -> list[Row]:
+    return [classifier(row | {"command": "classifier --blocks V1"}) for row in read("classifier_v1")]
+
+
 def line(row: Row, what: str, per_second: float, compared: str, command: str, **rest: str) -> Row:
     """A row of the overview."""
     machine = row["machine"]
@@ -210,6 +214,7 @@ def exported_agreement() -> list[Row]:
 
 TABLES: dict[str, Callable[[], list[Row]]] = {
     "overview": overview,
+    "classifier_v1": classifier_v1,
     "loaded": loaded,
     "half_precision_inference": lambda: half_precision("inference"),
     "half_precision_training": lambda: half_precision("training"),
