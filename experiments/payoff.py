@@ -13,12 +13,10 @@ fine-tuning with a tenth of the labels. After a stop, the same command goes on.
 """
 
 import argparse
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from threading import Event
 
 import torch
 from datasets import Dataset
@@ -46,6 +44,7 @@ from experiments.solar_cells import normalization_flags, scratch_flags
 from experiments.views import RATE_ROUNDS, RATE_STEPS, last_figures, measure_rates, name_of, pretrained_folder
 from training.comparison.drawing import draw, finetuning_steps
 from training.comparison.records import keep_apart
+from training.comparison.runner import side_by_side
 from training.comparison.subsets import write_subset
 from training.comparison.summary import case_name
 
@@ -256,24 +255,6 @@ def combined(scores: dict[str, float]) -> dict[str, Arrangement | None]:
 def score_of(found: Row) -> float:
     """The mean of three balanced accuracies: of both methods on frozen features, over the shares, and fine-tuned."""
     return mean([*mean_scores(found["frozen"]).values(), mean(found[FINETUNED].values())])
-
-
-def side_by_side(jobs: int, tasks: list[Callable[[], None]]) -> None:
-    """Call all, so many at a time; after an error no further one begins."""
-    is_over = Event()
-
-    def call(task: Callable[[], None]) -> None:
-        if is_over.is_set():
-            return
-        try:
-            task()
-        except BaseException:
-            is_over.set()
-            raise
-
-    with ThreadPoolExecutor(jobs) as pool:
-        for done in [pool.submit(call, task) for task in tasks]:
-            done.result()
 
 
 def plan(options: argparse.Namespace) -> str:

@@ -25,16 +25,7 @@ from conversion.files import read_json
 from experiments.arms import BATCH_SIZE, UNTRAINED, Arm
 from experiments.arrangements import HALF, KNOWN, PIXELS, Arrangement
 from experiments.label_efficiency import RECIPE, finetune, frozen_scores, photographs_of, pretrain, save_untrained
-from experiments.payoff import (
-    FINETUNED,
-    FINETUNED_RATE,
-    OUTPUT,
-    PRETRAINED_RATE,
-    READ,
-    START,
-    in_words,
-    side_by_side,
-)
+from experiments.payoff import FINETUNED, FINETUNED_RATE, OUTPUT, PRETRAINED_RATE, READ, START, in_words
 from experiments.readings import READINGS, USUAL, pooled_stages
 from experiments.rows import Row, Rows
 from experiments.solar_cells import RECIPES, scratch_flags
@@ -42,6 +33,7 @@ from experiments.views import SOURCES, name_of, pretrained_folder
 from training.comparison.drawing import draw, finetuning_steps, missing_class
 from training.comparison.frozen import PROBE, pixel_statistics
 from training.comparison.records import keep_apart
+from training.comparison.runner import side_by_side
 from training.comparison.subsets import write_subset
 from training.comparison.summary import case_name
 

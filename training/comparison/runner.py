@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -29,15 +29,7 @@ class Runner:
 
     def side_by_side(self, tasks: Iterable[Callable[[], object]]) -> None:
         """Call all, as many at a time as there may be runs. After an error or a stop, no further one begins."""
-        pool = ThreadPoolExecutor(self.jobs)
-        try:
-            for done in [pool.submit(task) for task in tasks]:
-                done.result()
-        except BaseException:
-            self.is_over.set()
-            raise
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        side_by_side(self.jobs, tasks, self.is_over)
 
     def launch(self, script: str | Path, recipe: str | Path, folder: Path, *flags: str) -> None:
         """Run a script with its newest checkpoint, if there is one, and note the time that it took.
@@ -59,3 +51,29 @@ class Runner:
             raise ChildProcessError(f"{reason}. The same command goes on.") from error
         finally:
             self.times.add(folder.relative_to(self.output).as_posix(), time.perf_counter() - started)
+
+
+def side_by_side(jobs: int, tasks: Iterable[Callable[[], object]], is_over: Event | None = None) -> None:
+    """Call all, as many at a time as there are jobs. After an error `is_over` is set, and no further one begins."""
+    failed = Event()
+
+    def call(task: Callable[[], object]) -> None:
+        if failed.is_set():
+            return
+        try:
+            task()
+        except BaseException:
+            failed.set()
+            raise
+
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        done, _ = wait([pool.submit(call, task) for task in tasks], return_when=FIRST_EXCEPTION)
+        for each in done:
+            each.result()
+    except BaseException:
+        if is_over is not None:
+            is_over.set()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,6 +1,7 @@
 """Launched runs: what a run is given, what is noted of it, and that none begins after an error or a stop."""
 
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -8,7 +9,7 @@ from conversion.files import read_json
 from training.comparison import runner as module
 from training.comparison.launching import arguments
 from training.comparison.records import Times
-from training.comparison.runner import Runner
+from training.comparison.runner import Runner, side_by_side
 
 
 @pytest.fixture
@@ -36,6 +37,22 @@ def test_a_failed_run_is_named_and_no_further_one_begins(script, name, runner, m
     with pytest.raises(SystemExit) as error:
         runner.launch(script, "recipe", tmp_path / "runs/b")
     assert error.value.code == 75 and "runs/b" not in runner.times.seconds
+
+
+def test_after_an_error_no_task_begins_though_an_earlier_one_goes_on():
+    is_over, begun = Event(), []
+
+    def go_on():
+        assert is_over.wait(30)
+
+    def fail():
+        raise ValueError("of the second")
+
+    with pytest.raises(ValueError, match="of the second"):
+        side_by_side(2, [go_on, fail, *[lambda: begun.append(1)] * 20], is_over)
+    assert begun == [] and is_over.is_set()
+    side_by_side(2, [go_on, lambda: begun.append(1)])  # the control
+    assert begun == [1]
 
 
 def test_another_script_than_those_of_training_is_launched_by_its_path(monkeypatch):
