@@ -97,17 +97,27 @@ def locate_windows(side: int, num_images: int, height: int, width: int, device: 
     windows than one.
     """
     down, across, num_tokens = -(-height // side), -(-width // side), side**2
-    place = torch.arange(num_images * down * across * num_tokens, device=device)
-    window, token = place // num_tokens, place % num_tokens
-    row = window // across % down * side + token // side
-    column = window % across * side + token % side
-    nearest = row.clamp(max=height - 1) * width + column.clamp(max=width - 1)
-    to_windows = window // (down * across) * (height * width) + nearest
-    pixel = torch.arange(num_images * height * width, device=device)
-    image, row_of, column_of = pixel // (height * width), pixel // width % height, pixel % width
-    window_of = (image * down + row_of // side) * across + column_of // side
-    to_images = window_of * num_tokens + row_of % side * side + column_of % side
+    places = torch.arange(num_images * height * width, device=device)
+    image, row, column = _indices(places, height, width)
+    window = (image * down + row // side) * across + column // side
+    to_images = window * num_tokens + row % side * side + column % side
+    places = torch.arange(num_images * down * across * num_tokens, device=device)
+    image, row_of_windows, column_of_windows, row, column = _indices(places, down, across, side, side)
+    row, column = row_of_windows * side + row, column_of_windows * side + column
+    to_windows = (image * height + row.clamp(max=height - 1)) * width + column.clamp(max=width - 1)
     fits = is_certain(height % side == 0, width % side == 0)
     beyond = None if fits else ((row >= height) | (column >= width)).view(-1, 1, 1, num_tokens)
     windows, images = (num_images * down * across, num_tokens), (num_images, height * width)
     return Windows(to_windows, to_images, beyond, windows, images)
+
+
+def _indices(places: Tensor, *sizes: int) -> tuple[Tensor, ...]:
+    """Of places counted in one axis, the indices in several, of these sizes but for the first.
+
+    Without `%`: the exporter to ONNX has no remainder by a size that stays open.
+    """
+    indices: tuple[Tensor, ...] = ()
+    for size in reversed(sizes):
+        whole = places // size
+        places, indices = whole, (places - whole * size, *indices)
+    return (places, *indices)

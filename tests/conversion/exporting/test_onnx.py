@@ -247,6 +247,18 @@ def test_convmae(tmp_path, photographs, task):
         assert_close(outputs_of(tmp_path / "out/onnx/model.onnx", **inputs)["logits"], model(**inputs).logits)
 
 
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_windows_of_a_convmae_fit_images_of_some_sizes_and_not_of_others(tmp_path, photographs, with_bias):
+    settings = {"window_size": 3, "window_block_indices": [1], "use_relative_position_bias": with_bias}
+    model = awake(ConvMAEForImageClassification(small_convmae_config(depths=[1, 1, 2], **settings)))
+    export(save(tmp_path / "model", model), tmp_path / "out")
+    for batch in ((1, 64, 64), (3, 96, 48), (2, 32, 112)):
+        images = photographed(photographs, *batch)
+        with torch.no_grad():
+            expected = model(images).logits
+        assert_close(outputs_of(tmp_path / "out/onnx/model.onnx", pixel_values=images)["logits"], expected)
+
+
 def create_short_classifier(family):
     """Two blocks of convolutions, which have three layers each in ConvNeXt V2, and five in ConvMAE."""
     if family == "convnextv2":
