@@ -100,22 +100,16 @@ def test_xlarge_is_recognised(layout):
 
 
 def test_no_model_with_grn_is_an_xlarge(tmp_path, capsys):
-    shape = {"depths": [3, 3, 27, 3], "hidden_sizes": [256, 512, 1024, 2048]}
-    assert size_of(ConvNextV2Config(**shape)) is None
-    assert timm_model(ConvNextV2Config(**shape)) == (
-        "convnextv2_tiny",
-        {"depths": shape["depths"], "dims": shape["hidden_sizes"]},
-    )
-    for blocks, said in (
-        (
-            {},
-            "`--model_size` (=xlarge) must be atto, femto, pico, nano, tiny, small, base, large, huge for a ConvNeXt V2",
-        ),
-        (V1, "(layout ours, encoder, xlarge) does not fit"),
-    ):
-        ConvNextV2Model(small_config(**blocks)).save_pretrained(tmp_path / str(len(blocks)))
-        arguments = (tmp_path / str(len(blocks)) / "model.safetensors", tmp_path / "out", "--model_size", "xlarge")
-        code, printed = run(*arguments, capsys=capsys)
+    depths, widths = [3, 3, 27, 3], [256, 512, 1024, 2048]
+    config = ConvNextV2Config(depths=depths, hidden_sizes=widths)
+    assert size_of(config) is None
+    assert timm_model(config) == ("convnextv2_tiny", {"depths": depths, "dims": widths})
+    sizes = "atto, femto, pico, nano, tiny, small, base, large, huge"
+    refused = {"v2": ({}, f"`--model_size` (=xlarge) must be {sizes} for a ConvNeXt V2."), "v1": (V1, "does not fit")}
+    for name, (blocks, said) in refused.items():
+        ConvNextV2Model(small_config(**blocks)).save_pretrained(tmp_path / name)
+        weights = tmp_path / name / "model.safetensors"
+        code, printed = run(weights, tmp_path / "out", "--model_size", "xlarge", capsys=capsys)
         assert code == 2 and said in printed, printed
 
 
