@@ -57,6 +57,7 @@ from conversion.exporting.folder import check_output, new_folder, new_record, wr
 from conversion.exporting.images import MIN_CALIBRATION, calibration_files
 from conversion.exporting.models import load_subject
 from conversion.exporting.precision import check_model, check_precision
+from conversion.exporting.quantization import check_float_layers
 from conversion.exporting.record import Measured
 from conversion.exporting.writing import Pictures, Writer
 
@@ -102,12 +103,13 @@ def export(
     calibration = calibration_files(calibration_images, num_calibration_images) if calibration_images else []
     subject = load_subject(model, task)
     check_model(format, dtypes, subject.model.config.model_type, subject.task)
+    kept = list(FORMATS[format].float_layers if float_layers is None else float_layers)
+    check_float_layers(subject.model, kept)
     pictures = Pictures.read(subject, image, calibration, validation_dataset, max_validation_images)
     with new_folder(output) as folder, tempfile.TemporaryDirectory() as temporary:
         record = new_record(subject, format, pictures.name)
         print(f"{model}: {record.architecture} for {subject.task}, compared on {pictures.name}", flush=True)
-        kept = FORMATS[format].float_layers if float_layers is None else float_layers
-        writer = Writer(subject, format, pictures, list(kept), record)
+        writer = Writer(subject, format, pictures, kept, record)
         # float32 is what int8 is made of, and what accuracy and speed are compared with.
         needed = {*dtypes, *(["float32"] if "int8" in dtypes or pictures.labelled else [])}
         runs = {each: writer.write(each, folder, temporary, each in dtypes) for each in DTYPES if each in needed}

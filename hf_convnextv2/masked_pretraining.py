@@ -63,11 +63,29 @@ class MaskedPreTrainingModel(ImageEncoderPreTrainedModel):
     output_class: ClassVar[type[MaskedAutoencoderOutput]] = MaskedAutoencoderOutput
     accepts_loss_kwargs = False
 
+    def __init__(self, config: Any, *args: Any, **kwargs: Any):
+        super().__init__(config, *args, **kwargs)
+        self._check_pixels(self.config.num_channels)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, PredictionHeads):  # the base of the decoders
             init.normal_(module.mask_token, std=self.config.initializer_range)  # type: ignore[arg-type]
+
+    def set_num_channels(self, num_channels: int) -> None:
+        """As of all models; raises a `ValueError` too where `norm_pix_loss` could not be computed any more."""
+        self._check_pixels(num_channels)
+        super().set_num_channels(num_channels)
+
+    def _check_pixels(self, num_channels: int) -> None:
+        """Raise if patches of so many channels are to be normalised by their deviation, and have none."""
+        config = self.config
+        if config.norm_pix_loss and "pixel" in config.target_type and config.target_size == num_channels == 1:
+            raise ValueError(
+                f"`norm_pix_loss` (={config.norm_pix_loss}) must be False with patches of one number: one pixel of one "
+                "channel has no deviation."
+            )
 
     def _locate(self, visible: VisibleCells, grid: tuple[int, int], with_halo: bool = True) -> tuple[PackedCells, ...]:
         """Where the visible cells lie at each stage."""

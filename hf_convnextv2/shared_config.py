@@ -70,11 +70,6 @@ class PreTrainingConfig(CheckedConfig):
             )
         self._check_fusion_stages(num_stages)
         self._check_targets(hidden_size)
-        if self.norm_pix_loss and "pixel" in self.target_type and self.target_size**2 * self.num_channels == 1:
-            raise ValueError(
-                f"`norm_pix_loss` (={self.norm_pix_loss}) must be False with patches of one number: one pixel of one "
-                "channel has no deviation."
-            )
 
     def _check_fusion_stages(self, num_stages: int) -> None:
         """Raise unless they are stages before the last, each once."""

@@ -55,6 +55,11 @@ def _quantise_openvino(model: Any, calibration: list[dict[str, Tensor]], left_ou
     return NNCFOpenVINOQuantizer(config, calibration).quantize(model, calibration[0], ExportFormat.OPENVINO)
 
 
+def check_float_layers(model: nn.Module, float_layers: list[str]) -> None:
+    """Raise a `ValueError` for a layer that the model lacks; a program takes long to be made of it."""
+    _chosen({name: name for name, _ in model.named_parameters()}, float_layers)
+
+
 def _chosen(layers: dict[str, str], float_layers: list[str]) -> list[str]:
     """The nodes of the layers that are left out; raises a `ValueError` for a layer that no node is of."""
     nodes = {name: [node for node, layer in layers.items() if _is_of(layer, name)] for name in float_layers}

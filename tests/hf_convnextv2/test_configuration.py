@@ -14,7 +14,7 @@ from hf_convnextv2 import (
     ConvNextV2ForPreTraining,
     ConvNextV2Model,
 )
-from tests.small_models import SMALL, small_config, small_convmae_config, small_fcmae_config
+from tests.small_models import SMALL, small_config, small_fcmae_config
 
 # Parameters of the 1000-class classifier and of the FCMAE model: counted by hand from the paper's appendix A.1.
 NUM_PARAMETERS = {
@@ -130,21 +130,6 @@ def test_bad_setting_is_named_with_its_value_and_rule(make, overrides, message):
 def test_bad_pretraining_setting_is_named_with_its_value_and_rule(overrides, message):
     with pytest.raises(ValueError, match=message):
         small_fcmae_config(**overrides)
-
-
-@pytest.mark.parametrize(
-    ("make", "one_pixel"),
-    [
-        (small_fcmae_config, {"patch_size": 1, "depths": [1], "hidden_sizes": [8]}),
-        (small_convmae_config, {"patch_sizes": [1, 1, 1]}),
-    ],
-)
-def test_a_patch_of_one_number_has_no_deviation_to_be_normalised_by(make, one_pixel):
-    with pytest.raises(ValueError, match=r"`norm_pix_loss` \(=True\) must be False with patches of one number"):
-        make(**one_pixel, num_channels=1)
-    for allowed in ({"num_channels": 2}, {"num_channels": 1, "norm_pix_loss": False}):
-        make(**one_pixel, **allowed)
-    make(**one_pixel, num_channels=1, target_type="feature", feature_target_on="masked")
 
 
 @pytest.mark.parametrize("setting", [{"mask_ratio": "0.6"}, {"norm_pix_loss": "yes"}, {"use_grn": 1.5}])

@@ -176,11 +176,13 @@ def test_windows_compile_as_one_graph(size):
 
 
 @pytest.mark.parametrize("strict", [False, True])
-@pytest.mark.parametrize("settings", [{}, {"window_size": 3}], ids=["images", "windows"])
-def test_an_exported_program_takes_other_numbers_and_heights_of_images(settings, strict):
+@pytest.mark.parametrize("in_windows", [False, True], ids=["images", "windows"])
+def test_an_exported_program_takes_other_numbers_and_heights_of_images(in_windows, strict):
     """Also the model's own size, 64 x 48, for which positions and biases are stored, and those that windows divide."""
-    biases = {"use_relative_position_bias": bool(settings)}
-    model = small_model(ConvMAEForImageClassification, image_size=(64, 48), depths=[1, 1, 2], **settings, **biases)
+    settings = {"window_size": 3, "window_block_indices": [1]} if in_windows else {"window_size": None}
+    settings |= {"image_size": (64, 48), "depths": [1, 1, 2], "use_relative_position_bias": in_windows}
+    model = small_model(ConvMAEForImageClassification, **settings)
+    assert model.convmae.encoder.stages[2].is_windowed == [False, in_windows]
     sizes = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC}
     example = {"pixel_values": torch.randn(2, 3, 80, 48)}
     program = torch.export.export(model, (), example, dynamic_shapes={"pixel_values": sizes}, strict=strict).module()

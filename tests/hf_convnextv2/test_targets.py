@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from hf_convnextv2 import (
+    ConvMAEForImageClassification,
     ConvMAEForPreTraining,
     ConvNextV2FCMAEConfig,
     ConvNextV2ForImageClassification,
@@ -42,6 +43,52 @@ def test_noise_of_nearly_flat_cells_is_not_blown_up(spread):
     expected = ((cells - cells.mean(dim=-1, keepdim=True)) / torch.sqrt(variance + 1e-6)).pow(2).mean(dim=-1)
     assert_close(pixel_errors(torch.zeros_like(cells), cells, normalised=True), expected)
     assert expected.mean().item() == pytest.approx(spread**2 / (spread**2 + 1e-6), rel=0.05)
+
+
+ONE_PIXEL = pytest.mark.parametrize(
+    ("model_class", "settings"),
+    [
+        (
+            ConvNextV2ForPreTraining,
+            lambda **more: small_fcmae_config(patch_size=1, depths=[1], hidden_sizes=[8], **more),
+        ),
+        (ConvMAEForPreTraining, lambda **more: small_convmae_config(patch_sizes=[1, 1, 1], **more)),
+    ],
+    ids=["fcmae", "convmae"],
+)
+NO_DEVIATION = r"`norm_pix_loss` \(=True\) must be False with patches of one number"
+
+
+@ONE_PIXEL
+def test_a_patch_of_one_number_has_no_deviation_to_be_normalised_by(model_class, settings):
+    with pytest.raises(ValueError, match=NO_DEVIATION):
+        model_class(settings(num_channels=1))
+    for allowed in ({"norm_pix_loss": False}, {"target_type": "feature", "feature_target_on": "masked"}):
+        model_class(settings(num_channels=1, **allowed))
+
+
+@ONE_PIXEL
+def test_channels_that_leave_a_patch_one_number_are_refused_before_any_weight_changes(model_class, settings, tmp_path):
+    model = model_class(settings(num_channels=2))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(ValueError, match=NO_DEVIATION):
+        model.set_num_channels(1)
+    assert model.config.num_channels == 2
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=NO_DEVIATION):
+        model_class.from_pretrained(tmp_path, num_channels=1)
+    grey = model_class.from_pretrained(tmp_path, num_channels=1, norm_pix_loss=False)
+    assert grey(torch.randn(2, 1, 64, 64)).loss.isfinite()
+
+
+def test_models_that_predict_no_pixels_take_any_patches_and_channels(tmp_path):
+    settings = {"patch_sizes": [1, 1, 1], "image_size": 8}
+    ConvMAEForPreTraining(small_convmae_config(**settings)).save_pretrained(tmp_path / "pretrained")
+    loaded = ConvMAEForImageClassification.from_pretrained(tmp_path / "pretrained", num_channels=1)
+    loaded.save_pretrained(tmp_path / "grey")
+    grey = ConvMAEForImageClassification.from_pretrained(tmp_path / "grey")
+    assert grey(torch.randn(2, 1, 8, 8)).logits.shape == (2, 5)
 
 
 # --- Multi-scale fusion -----------------------------------------------------------------------------------------------

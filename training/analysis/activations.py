@@ -9,10 +9,9 @@ from torch import Tensor
 from training.analysis.blocks import Block, chosen_blocks, last_of_stages
 from training.analysis.drawing import save_activations
 from training.analysis.subject import Subject
-from training.evaluation.diversity import cosine_distances, wide_layers
+from training.evaluation.diversity import by_image, cosine_distances, wide_layers
 from training.models.hooks import hooked
 from training.settings.analysis import ACTIVATIONS
-from training.settings.checks import check
 
 
 class Activations:
@@ -25,11 +24,6 @@ class Activations:
         model, names = subject.encoder.model, subject.settings.analysis.blocks
         last = last_of_stages(chosen_blocks(model, ["all"], []))
         self.blocks = chosen_blocks(model, names, last[-2:-1] or last)
-        for block in self.blocks:
-            stage = model.encoder.stages[block.stage - 1]
-            in_windows = getattr(stage, "is_windowed", [False] * block.number)[block.number - 1]
-            rule = "attend to the whole image: the positions of windows lie in no map"
-            check("blocks", block.name, not in_windows, rule)
         self.photograph = subject.photograph
 
     def measure(self) -> dict[str, Any]:
@@ -71,12 +65,12 @@ def maps_of_blocks(model: Any, blocks: list[Block], photograph: Tensor) -> list[
     """The widest features of the blocks for a photograph `(1, C, H, W)`, as maps `(channels, h, w)` on the CPU."""
     found: list[Tensor] = []
     modules = wide_layers(model, [block.module for block in blocks])
-    with hooked(modules, lambda features: found.append(features.float().cpu())):
+    with hooked(modules, lambda features: found.append(by_image(features, model, photograph)[0].float().cpu())):
         hidden_states = model(photograph, output_hidden_states=True).hidden_states
     maps = []
     for block, features in zip(blocks, found, strict=True):
         height, width = hidden_states[block.stage].shape[-2:]
-        maps.append(features.reshape(height, width, -1).permute(2, 0, 1))
+        maps.append(features.unflatten(0, (height, width)).permute(2, 0, 1))
     return maps
 
 

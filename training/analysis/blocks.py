@@ -57,12 +57,14 @@ def chosen_blocks(encoder: Any, names: list[str] | None, default: list[Block]) -
 
 
 @contextmanager
-def outputs_seen(blocks: Sequence[Block], num_images: int, look: Callable[[Tensor], None]) -> Iterator[None]:
-    """Within the block, call `look` with the output `(B, N, C)` of each of the blocks, as they compute `num_images`."""
+def outputs_seen(
+    encoder: Any, blocks: Sequence[Block], pixel_values: Tensor, look: Callable[[Tensor], None]
+) -> Iterator[None]:
+    """Within the block, call `look` with the output `(B, N, C)` of each of the blocks, as they compute these images."""
 
     def see(features: Tensor) -> None:
-        is_map = features.ndim == 4  # (B, C, H, W); a transformer's tokens are (B, T, C), or (B * windows, T, C)
-        look(features.flatten(2).mT if is_map else by_image(features, num_images))
+        is_map = features.ndim == 4  # (B, C, H, W)
+        look(features.flatten(2).mT if is_map else by_image(features, encoder, pixel_values))
 
     with hooked([block.module for block in blocks], see):
         yield

@@ -97,7 +97,7 @@ class Diversity:
 def distances_in(model: Any, pixel_values: Tensor) -> dict[str, Tensor]:
     """The distances `(blocks, B)` of both kinds of features of an encoder, for prepared images."""
     blocks, output = all_blocks(model), list[Tensor]()
-    with outputs_seen(blocks, len(pixel_values), lambda features: output.append(cosine_distances(features))):
+    with outputs_seen(model, blocks, pixel_values, lambda features: output.append(cosine_distances(features))):
         wide = block_diversity(model, [block.module for block in blocks], pixel_values)
     return {WIDE: torch.stack(wide).cpu(), OUTPUT: torch.stack(output).cpu()}
 

@@ -145,6 +145,6 @@ def pooled_outputs(
         maps = features.float().mT[..., None]  # (B, C, N, 1)
         found.extend(pool(maps) for pool in pools)
 
-    with outputs_seen(blocks, len(pixel_values), see):
+    with outputs_seen(model, blocks, pixel_values, see):
         model(pixel_values)
     return torch.cat(found, dim=1)

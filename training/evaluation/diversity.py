@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from hf_convnextv2.window_attention import locate_windows
 from training.models.families import family_of
 from training.models.hooks import hooked
 
@@ -30,8 +31,17 @@ def wide_layers(encoder: Any, blocks: Sequence[nn.Module]) -> list[nn.Module]:
     return [family.wide_layer(block) for block in blocks]
 
 
-def by_image(features: Tensor, num_images: int) -> Tensor:
-    """Features `(B, N, C)` of maps `(B, H, W, C)`, or of tokens `(B, T, C)` or `(B * windows, T, C)`."""
+def by_image(features: Tensor, encoder: Any, pixel_values: Tensor) -> Tensor:
+    """Features `(B, N, C)`, row by row, of maps `(B, H, W, C)` or of a transformer's tokens, in windows or not.
+
+    What windows hold beyond the edge of an image, which are copies of its tokens, is left out.
+    """
+    num_images, config = len(pixel_values), encoder.config
+    if features.ndim == 3:  # (B, T, C), or (B * windows, T, C)
+        strides = zip(pixel_values.shape[2:], config.last_strides, strict=True)
+        height, width = (side // stride for side, stride in strides)
+        if features.shape[:2] != (num_images, height * width):
+            return locate_windows(config.window_size, num_images, height, width, features.device).join(features)
     return features.reshape(num_images, -1, features.shape[-1])
 
 
@@ -41,7 +51,7 @@ def block_diversity(encoder: Any, blocks: Sequence[nn.Module], pixel_values: Ten
     found: list[Tensor] = []
 
     def measure(features: Tensor) -> None:
-        found.append(cosine_distances(by_image(features, len(pixel_values))))
+        found.append(cosine_distances(by_image(features, encoder, pixel_values)))
 
     with hooked(wide_layers(encoder, blocks), measure):
         encoder(pixel_values)

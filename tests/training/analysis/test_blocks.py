@@ -48,7 +48,7 @@ def test_outputs_are_those_of_transformers(both):
     model, stock = both
     pixel_values, found = torch.randn(2, 3, 64, 96), []
     last = last_of_stages(all_blocks(model))
-    with outputs_seen(last, 2, found.append):
+    with outputs_seen(model, last, pixel_values, found.append):
         model(pixel_values)
     with torch.no_grad():
         maps = stock(pixel_values, output_hidden_states=True).hidden_states[1:]
@@ -59,7 +59,7 @@ def test_outputs_are_those_of_transformers(both):
 def test_outputs_of_a_transformer_are_divided_by_images():
     torch.manual_seed(0)
     model, pixel_values, found = awake(ConvMAEModel(small_convmae_config())), torch.randn(2, 3, 64, 96), []
-    with outputs_seen(last_of_stages(all_blocks(model)), 2, found.append):
+    with outputs_seen(model, last_of_stages(all_blocks(model)), pixel_values, found.append):
         maps = model(pixel_values, output_hidden_states=True).hidden_states[1:]
     for features, expected in zip(found, maps, strict=True):
         assert_close(features, expected.flatten(2).transpose(1, 2))
@@ -88,6 +88,32 @@ def test_a_position_of_a_transformers_map_is_its_token():
     (maps,) = maps_of_blocks(model, block, photograph)
     handle.remove()
     assert maps.shape == (64, 4, 6) and torch.equal(maps[:, 2, 5], rows[0][0, 2 * 6 + 5])
+
+
+def uncut(windows, side, height, width):
+    """The maps `(B, height, width, C)` of which these are the windows, `(B * windows, side * side, C)`."""
+    down, across = -(-height // side), -(-width // side)
+    cut = windows.view(-1, down, across, side, side, windows.shape[-1])
+    return cut.transpose(2, 3).flatten(3, 4).flatten(1, 2)[:, :height, :width]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(64, 80), (96, 48), (32, 32)])  # 3 tokens a side fit the second alone
+def test_blocks_in_windows_are_measured_on_the_tokens_of_images_alone(size):
+    torch.manual_seed(0)
+    model = awake(ConvMAEModel(small_convmae_config(window_size=3, window_block_indices=[0, 1])))
+    pixel_values, blocks, rows, found = torch.randn(2, 3, *size), all_blocks(model)[-1:], [], []
+    handle = blocks[0].module.mlp.act.register_forward_hook(lambda *seen: rows.append(seen[2]))
+    last = model(pixel_values).last_hidden_state
+    handle.remove()
+    wide, distances = uncut(rows[0], 3, *last.shape[2:]), distances_in(model, pixel_values)
+    assert_close(distances[WIDE][-1], cosine_distances(wide))
+    assert_close(distances[OUTPUT][-1], cosine_distances(last.permute(0, 2, 3, 1)))
+    with outputs_seen(model, blocks, pixel_values, found.append):
+        model(pixel_values)
+    assert torch.equal(found[0], last.flatten(2).mT)
+    (maps,) = maps_of_blocks(model, blocks, pixel_values[:1])
+    assert_close(maps, wide[0].permute(2, 0, 1))
 
 
 @pytest.mark.parametrize("kind", ["convnextv2", "v1", "convmae"])
