@@ -100,7 +100,7 @@ def joined_masks(value: Any, folder: str) -> Any:
     if isinstance(value, list):
         return [joined_masks(each, folder) for each in value]
     path = path_of(value)
-    if path is None or not is_relative(path):
+    if not path or not is_relative(path):
         return value
     whole = os.path.join(folder, path)
     return {**value, "path": whole} if isinstance(value, dict) else whole

@@ -34,9 +34,9 @@ def write(folder, objects, name="1.jpg"):
     (folder / "metadata.jsonl").write_text(json.dumps({"file_name": name, "objects": objects}))
 
 
-def masks_in(folder, **fields):
+def masks_in(folder, split="train", **fields):
     data = DetectDataSettings(dataset_name=str(folder), num_workers=0, **fields)
-    (row,) = load_objects(data, "train", None, 3, ["cell"], True)
+    (row,) = load_objects(data, split, None, 3, ["cell"], True)
     masks = object_reader(data, ["cell"], True)(row["objects"], (48, 48), "x").masks
     assert masks is not None
     return masks
@@ -64,3 +64,13 @@ def test_a_path_whose_folder_is_not_known_is_refused(folder):
     Image.fromarray(np.full((48, 48, 3), 128, np.uint8)).save(folder / "train/deeper/2.jpg")
     message = message_of(lambda: masks_in(folder))
     assert "the mask 'parts/1.gif' of object 0 of " in message and "must be a whole path" in message
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_an_empty_text_is_no_mask_whether_masks_are_read_or_not(streaming, folder):
+    write(folder / "train", of_lists("parts/1.gif", ""))
+    data = DetectDataSettings(dataset_name=str(folder), num_workers=0, streaming=streaming)
+    (row,) = load_objects(data, "train", None, 3, ["cell"], False)
+    assert object_reader(data, ["cell"], False).read(row["objects"], (48, 48), "x").num_masks == 1
+    message = message_of(lambda: object_reader(data, ["cell"], True)(row["objects"], (48, 48), "x"))
+    assert message.startswith("object 1 of x has no mask.")
