@@ -80,7 +80,8 @@ def without_lists(feature: Any) -> Any:
 
 def joined(row: dict[str, Any], column: str, folders: Sequence[str]) -> dict[str, Any]:
     """The objects of a row with whole paths of their masks, if the image lies below one of the folders alone."""
-    above = [folder for folder in folders if str(row["image"]["path"]).startswith(os.path.join(folder, ""))]
+    path = (row["image"] or {}).get("path") or ""  # a line without a file name is named by the check of the images
+    above = [folder for folder in folders if path.startswith(os.path.join(folder, ""))]
     return {column: joined_objects(row[column], above[0]) if len(above) == 1 else row[column]}
 
 
