@@ -54,7 +54,9 @@ def with_whole_paths(source: Dataset | IterableDataset, files: Sequence[str], co
 
     Paths of an image that lies below several of the metadata files stay as they are.
     """
-    if source.features is None or not can_hold_paths(source.features.get(column)):
+    features = source.features or {}
+    is_of_files = bool(files) and isinstance(features.get("image"), Image)
+    if not is_of_files or not can_hold_paths(features.get(column)):
         return source
     source = source.cast_column("image", Image(decode=False))
     whole = partial(joined, column=column, folders=[os.path.dirname(file) for file in files])

@@ -1,6 +1,7 @@
 """Masks of objects that metadata files name by their paths."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -105,3 +106,16 @@ def test_a_stream_names_or_skips_lines_without_a_file_name(folder, capsys):
     assert "cannot be read as an image: it is empty. `--skip_bad_images` skips such images." in message
     (sample,) = samples(skip_bad_images=True)
     assert sample["masks"].sum(dim=(1, 2)).tolist() == [200, 200]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_paths_begin_in_that_folder_also_where_a_readme_names_the_splits(streaming, folder):
+    splits = [("train", "train"), ("test", "held")]
+    for name, place in splits:
+        if place != "train":
+            shutil.copytree(folder / "train", folder / place)
+        write(folder / place, of_lists("parts/1.gif", "parts/2.gif"))
+    named = "".join(f"  - split: {name}\n    path: {place}/**\n" for name, place in splits)
+    (folder / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files:\n{named}---\n")
+    for split, _ in splits:
+        assert masks_in(folder, split, streaming=streaming).sum(dim=(1, 2)).tolist() == [200, 200]
