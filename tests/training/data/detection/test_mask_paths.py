@@ -110,12 +110,11 @@ def test_a_stream_names_or_skips_lines_without_a_file_name(folder, capsys):
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_paths_begin_in_that_folder_also_where_a_readme_names_the_splits(streaming, folder):
-    splits = [("train", "train"), ("test", "held")]
-    for name, place in splits:
-        if place != "train":
-            shutil.copytree(folder / "train", folder / place)
+    places = {"train": "train", "test": "held"}
+    shutil.copytree(folder / "train", folder / "held")
+    for place in places.values():
         write(folder / place, of_lists("parts/1.gif", "parts/2.gif"))
-    named = "".join(f"  - split: {name}\n    path: {place}/**\n" for name, place in splits)
+    named = "".join(f"  - split: {split}\n    path: {place}/**\n" for split, place in places.items())
     (folder / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files:\n{named}---\n")
-    for split, _ in splits:
+    for split in places:
         assert masks_in(folder, split, streaming=streaming).sum(dim=(1, 2)).tolist() == [200, 200]
