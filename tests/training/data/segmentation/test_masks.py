@@ -471,3 +471,20 @@ def test_a_held_out_split_may_show_a_single_class(folder):
 def test_a_stream_may_begin_with_a_single_class(folder):
     write_numbers(folder, 0, 0)
     assert len(list(load(folder, streaming=True))) == 6
+
+
+def test_images_of_five_channels_are_tiff_files_with_a_page_for_each_beside_png_masks(folder):
+    values = np.random.default_rng(0).integers(0, 256, (5, 48, 48)).astype(np.uint8)
+    for file in folder.glob("*/images/*.jpg"):
+        pages = [Image.fromarray(page) for page in values]
+        pages[0].save(file.with_suffix(".tif"), save_all=True, append_images=pages[1:])
+        file.unlink()
+    data = settings(folder)
+    rows = load_pairs(data, "train", None, 5, NAMES)
+    samples = segmentation_samples(data, rows, 5, MaskReader(3, 255, 255), lambda image, labels: (image, labels))
+    assert np.array_equal(samples(rows[0], "x", 0, 0)["pixel_values"], values)
+
+
+def test_images_of_other_channels_are_told_a_form_that_is_paired_with_png_masks(folder):
+    message = message_of(lambda: load_pairs(settings(folder), "train", None, 5, NAMES))
+    assert message.endswith("store the channels as .npy arrays, or as a TIFF file with a page for each channel.")
