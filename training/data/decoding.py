@@ -196,6 +196,14 @@ def array_to_tensor(array: np.ndarray, num_channels: int, name: str, picture: Im
     return pixels
 
 
+def value_range(pixels: Tensor) -> tuple[float, float]:
+    """The lowest and highest value of an image of floats; 0 and 1 for uint8, which the transforms scale."""
+    if not pixels.is_floating_point():
+        return 0.0, 1.0
+    lowest, highest = pixels.aminmax()
+    return lowest.item(), highest.item()
+
+
 def fate_of_transparency(data: DataSettings) -> str:
     """Describe what the `background` setting does with transparent pixels."""
     background = data.background or DEFAULT_BACKGROUND

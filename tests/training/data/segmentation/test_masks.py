@@ -12,7 +12,13 @@ import torch
 from PIL import Image
 
 from hf_convnextv2 import ConvNextV2Config
-from tests.photographs import message_of, quick_datasets, write_masked_folder, write_masked_parquet
+from tests.photographs import (
+    message_of,
+    quick_datasets,
+    with_float_values,
+    write_masked_folder,
+    write_masked_parquet,
+)
 from training.data.held_out import load_train_and_eval
 from training.data.segmentation.masks import MaskReader, class_numbers, decode_mask
 from training.data.segmentation.pairs import class_names_of, load_pairs, segmentation_samples
@@ -488,3 +494,17 @@ def test_images_of_five_channels_are_tiff_files_with_a_page_for_each_beside_png_
 def test_images_of_other_channels_are_told_a_form_that_is_paired_with_png_masks(folder):
     message = message_of(lambda: load_pairs(settings(folder), "train", None, 5, NAMES))
     assert message.endswith("store the channels as .npy arrays, or as a TIFF file with a page for each channel.")
+
+
+def test_floats_outside_0_to_1_are_refused_where_colours_are_changed(folder):
+    with_float_values(folder / "test", -2, 5)
+    with_float_values(folder / "train")
+    data = settings(folder, eval_split="test")
+    train, held_out = load_train_and_eval(data, load_pairs, 3, NAMES, 0.5)
+    assert (len(train), len(held_out)) == (6, 3)  # the control: values in [0, 1], and any that are held out
+    shutil.copy(next((folder / "test/images").glob("*.tif")), folder / "train/images/coffee1.tif")
+    message = message_of(lambda: load_train_and_eval(data, load_pairs, 3, NAMES, 0.5))
+    assert message.startswith("`photometric_distortion` (=0.5) must be 0 for images with values outside [0, 1],")
+    assert f"{folder}/train/images/coffee1.tif holds -2 to 3. " in message
+    assert message.endswith("Give `--photometric_distortion 0`, or scale the images to [0, 1].")
+    assert len(load_train_and_eval(data, load_pairs, 3, NAMES, 0.0)[0]) == 6
