@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 MODEL_SIZES = ("atto", "femto", "pico", "nano", "tiny", "small", "base", "large", "huge")
+V1_ONLY_MODEL_SIZES = ("xlarge",)  # with the blocks of ConvNeXt V1 alone
 
 
 class Parser(argparse.ArgumentParser):

@@ -10,7 +10,7 @@ python -m conversion.convert --list
 
 import sys
 
-from conversion.command_line import MODEL_SIZES, Parser
+from conversion.command_line import MODEL_SIZES, V1_ONLY_MODEL_SIZES, Parser
 
 WITH_SCRIPTS = ("official", "official-minkowski")  # layouts of the official code
 # Settings of pre-training, by the kind of model, that neither names nor shapes of parameters show.
@@ -29,7 +29,8 @@ def create_parser() -> Parser:
     parser.add_argument("output_dir", nargs="?", help="the folder to write, which must not exist")
     parser.add_argument("--to", choices=TARGETS, help="layout of the result (default: what Transformers loads)")
     parser.add_argument("--dtype", choices=DTYPES, help="data type of the result (default: the source's)")
-    parser.add_argument("--model_size", choices=MODEL_SIZES, help="expected size (default: as the tensors say)")
+    sizes = (*MODEL_SIZES, *V1_ONLY_MODEL_SIZES)
+    parser.add_argument("--model_size", choices=sizes, help="expected size (default: as the tensors say)")
     parser.add_argument("--num_labels", type=int, help="expected number of classes (default: as the tensors say)")
     parser.add_argument("--image_size", type=int, help="side of the images in pixels (default: as the source says)")
     parser.add_argument("--num_attention_heads", type=int, help="of a ConvMAE's encoder (default: those of its size)")
@@ -58,7 +59,7 @@ import torch
 
 from conversion.checkpoint_reader import StoredCheckpoint, read_checkpoint
 from conversion.checkpoints import list_checkpoints
-from conversion.families import CONVMAE, describe_size, size_of
+from conversion.families import CONVMAE, describe_size, family_of, size_of
 from conversion.folder_writer import write_folder
 from conversion.image_processor import DEFAULT_SIZE, image_processor_of, image_size_of
 from conversion.known_settings import known_settings
@@ -179,7 +180,7 @@ def _check_identity(source: StoredCheckpoint, weights: ModelWeights) -> None:
 def _note_unusual_depths(weights: ModelWeights) -> None:
     """Note depths that no published model of these widths has."""
     depths, widths = list(weights.config.depths or ()), list(weights.config.hidden_sizes or ())
-    sizes = weights.family.sizes.values()
+    sizes = family_of(weights.config).sizes.values()
     published = [list(size_depths) for size_depths, size_widths in sizes if list(size_widths) == widths]
     if published and depths not in published:
         weights.notes.append(f"depths {depths} are of no published size: is a block missing?")

@@ -1,6 +1,6 @@
 """The families of models that are converted: their classes by the kind of model, and their sizes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hf_convnextv2 import (
@@ -13,7 +13,7 @@ from hf_convnextv2 import (
     ConvNextV2Model,
 )
 from hf_convnextv2.configuration_convmae import CONVMAE_SIZES
-from hf_convnextv2.configuration_convnextv2 import SIZES
+from hf_convnextv2.configuration_convnextv2 import SIZES, V1_ONLY_SIZES
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Family:
     """
 
     name: str
+    tag: str  # by which the Hub finds its models
     paper: str
     code: str  # of its authors
     pretraining: str  # the kind of a pre-training model
@@ -32,14 +33,9 @@ class Family:
     sizes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]  # depths and widths of those that have a name
 
     @property
-    def tag(self) -> str:
-        """By which the Hub finds its models."""
-        return self.models["encoder"].base_model_prefix
-
-    @property
     def prefix(self) -> str:
         """Of our names of the encoder's parameters, where a head or a decoder stands beside it."""
-        return f"{self.tag}."
+        return f"{self.models['encoder'].base_model_prefix}."
 
 
 def _convmae_sizes() -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
@@ -49,6 +45,7 @@ def _convmae_sizes() -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
 
 CONVNEXTV2 = Family(
     "ConvNeXt V2",
+    "convnextv2",
     "https://arxiv.org/abs/2301.00808",
     "https://github.com/facebookresearch/ConvNeXt-V2",
     "fcmae",
@@ -59,8 +56,17 @@ CONVNEXTV2 = Family(
     },
     SIZES,
 )
+CONVNEXT_V1 = replace(  # in the same layouts: its models are told by their configuration
+    CONVNEXTV2,
+    name="ConvNeXt V1",
+    tag="convnext",
+    paper="https://arxiv.org/abs/2201.03545",
+    code="https://github.com/facebookresearch/ConvNeXt",
+    sizes={**SIZES, **V1_ONLY_SIZES},
+)
 CONVMAE = Family(
     "ConvMAE",
+    "convmae",
     "https://arxiv.org/abs/2205.03892",
     "https://github.com/Alpha-VL/ConvMAE",
     "convmae",
@@ -76,7 +82,9 @@ PRETRAINING = tuple(family.pretraining for family in (CONVNEXTV2, CONVMAE))
 
 def family_of(config: Any) -> Family:
     """The family of a model with this configuration."""
-    return CONVMAE if isinstance(config, ConvMAEConfig) else CONVNEXTV2
+    if isinstance(config, ConvMAEConfig):
+        return CONVMAE
+    return CONVNEXT_V1 if config.has_v1_blocks else CONVNEXTV2
 
 
 def size_of(config: Any) -> str | None:

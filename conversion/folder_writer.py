@@ -22,6 +22,7 @@ from conversion.model_weights import FINAL_NORM, ModelWeights, to_state_dict
 from conversion.publishing.card import write_card
 from conversion.publishing.earlier_runs import has_license_of_nobody
 from conversion.publishing.licenses import OFFICIAL_LICENSE, OFFICIAL_WEIGHTS, UNKNOWN, read_license, settle_license
+from conversion.publishing.pretraining import FROM_FCMAE, is_from_fcmae
 from conversion.publishing.publication import Publication
 from conversion.publishing.sections.data import describe_data_sets
 from conversion.timm_models import timm_model
@@ -184,6 +185,7 @@ def provenance(
         "image_size": weights.config.image_size,
         "data": describe_data_sets(source.training) or source.provenance.get("data"),
         "data_note": source.training.get("data_note") or source.provenance.get("data_note"),
+        FROM_FCMAE: is_from_fcmae(source.config, source.training, source.provenance),
         "notes": weights.notes,
     }
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from conversion.checkpoint_reader import StoredCheckpoint
-from conversion.families import CONVMAE, Family
+from conversion.families import CONVMAE, CONVNEXT_V1, CONVNEXTV2, Family
 from conversion.layouts import recognise_layout
 from hf_convnextv2 import ConvMAEConfig
 from hf_convnextv2.configuration_convnextv2 import V1_MODEL_TYPE
@@ -19,6 +19,8 @@ def known_settings(source: StoredCheckpoint, model_size: str | None, asked: dict
         ValueError: if the user asks for what models of this family do not have.
     """
     family = recognise_layout(source.tensors).family
+    if family is CONVNEXTV2 and not any(".grn." in name for name in source.tensors):
+        family = CONVNEXT_V1
     settings: dict[str, Any] = {}
     if str(source.config.get("model_type", "")).startswith((V1_MODEL_TYPE, ConvMAEConfig.model_type)):
         settings |= source.config

@@ -5,7 +5,8 @@ from typing import Any
 from conversion.families import size_of
 from hf_convnextv2.configuration_convnextv2 import V1_LAYER_SCALE
 
-V1_SIZES = ("atto", "femto", "pico", "nano", "tiny", "small", "base", "large")  # timm has these of ConvNeXt V1
+# Those of ConvNeXt V1 that timm has.
+V1_SIZES = ("atto", "femto", "pico", "nano", "tiny", "small", "base", "large", "xlarge")
 
 
 def timm_model(config: Any) -> tuple[str, dict[str, Any]]:

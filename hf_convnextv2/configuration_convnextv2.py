@@ -25,6 +25,8 @@ SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "large": ((3, 3, 27, 3), (192, 384, 768, 1536)),
     "huge": ((3, 3, 27, 3), (352, 704, 1408, 2816)),
 }
+# Of ConvNeXt V1 alone (arXiv 2201.03545, section 3).
+V1_ONLY_SIZES = {"xlarge": ((3, 3, 27, 3), (256, 512, 1024, 2048))}
 FCMAE_MODEL_TYPE = "convnextv2_fcmae"
 V1_MODEL_TYPE = "convnext"  # of Transformers' `ConvNextConfig`
 V1_LAYER_SCALE = 1e-6  # that configuration's default of `layer_scale_init_value`, and the V1 paper's
@@ -84,16 +86,25 @@ class ConvNextV2Config(CheckedConfig, StockConvNextV2Config):
     def from_size(cls, name: str, **overrides: Any) -> Self:
         """The configuration of a published size (paper, appendix A.1), e.g. `from_size("atto", num_labels=10)`.
 
-        `num_stages=n` keeps the first n stages. Any other field is taken as given.
+        `num_stages=n` keeps the first n stages. Any other field is taken as given. "xlarge" is a size of ConvNeXt V1:
+        it needs V1's blocks, `use_grn=False` and a `layer_scale_init_value` above 0.
         """
-        if name not in SIZES:
-            raise ValueError(f"`name` (={name!r}) must be one of {', '.join(SIZES)}.")
-        depths, hidden_sizes = SIZES[name]
+        sizes = {**SIZES, **V1_ONLY_SIZES}
+        if name not in sizes:
+            known = f"{', '.join(SIZES)}, or for ConvNeXt V1 {', '.join(V1_ONLY_SIZES)}"
+            raise ValueError(f"`name` (={name!r}) must be one of {known}.")
+        depths, hidden_sizes = sizes[name]
         num_stages = overrides.pop("num_stages", len(depths))
         if not isinstance(num_stages, int) or not 1 <= num_stages <= len(depths):
             raise ValueError(f"`num_stages` (={num_stages!r}) must be an integer between 1 and {len(depths)}.")
         stages = {"depths": list(depths[:num_stages]), "hidden_sizes": list(hidden_sizes[:num_stages])}
-        return cls(**{**stages, **overrides})
+        config = cls(**{**stages, **overrides})
+        if name in V1_ONLY_SIZES and not config.has_v1_blocks:
+            raise ValueError(
+                f"`name` (={name!r}) must come with `use_grn=False` and a `layer_scale_init_value` above 0: "
+                "ConvNeXt V1 has this size, V2 does not."
+            )
+        return config
 
     @property
     def patch_sides(self) -> tuple[int, int]:
@@ -123,9 +134,14 @@ class ConvNextV2Config(CheckedConfig, StockConvNextV2Config):
         return self.layer_scale_init_value > 0
 
     @property
+    def has_v1_blocks(self) -> bool:
+        """Whether the blocks are those of ConvNeXt V1: with LayerScale and without GRN."""
+        return not self.use_grn and self.has_layer_scale
+
+    @property
     def is_convnext_v1(self) -> bool:
-        """Whether Transformers' `convnext` is the same model: its blocks have LayerScale and no GRN."""
-        return not self.use_grn and self.has_layer_scale and self.model_type == ConvNextV2Config.model_type
+        """Whether Transformers' `convnext` is the same model, which has V1's blocks and no decoder."""
+        return self.has_v1_blocks and self.model_type == ConvNextV2Config.model_type
 
     def to_dict(self) -> dict[str, Any]:
         """As in Transformers. A model of ConvNeXt V1 has its type; without LayerScale there is no setting for it."""

@@ -188,6 +188,19 @@ def area_of(polygon: list[float]) -> float:
     return float(abs(x @ np.roll(y, 1) - y @ np.roll(x, 1)) / 2)
 
 
+def with_float_values(folder: Path, offset: float = 0.0, scale: float = 1.0) -> Path:
+    """A folder whose photographs become TIFF files of floats with a page for each colour: `offset + scale * [0, 1]`."""
+    for file in folder.rglob("*.jpg"):
+        colours = np.asarray(Pictures.open(file).convert("RGB")).astype(np.float32).transpose(2, 0, 1)
+        colours = (colours - colours.min()) / (colours.max() - colours.min())
+        pages = [Pictures.fromarray((offset + scale * page).astype(np.float32)) for page in colours]
+        pages[0].save(file.with_suffix(".tif"), save_all=True, append_images=pages[1:])
+        file.unlink()
+    for file in folder.rglob("metadata.jsonl"):
+        file.write_text(file.read_text().replace(".jpg", ".tif"))
+    return folder
+
+
 def write_tiny_fcmae(folder: Path, num_stages: int = 2) -> Path:
     """A pre-training model of 8 and 16 (and 24) channels with cells of 8 (or 16) pixels, for images of 32."""
     torch.manual_seed(0)

@@ -52,7 +52,8 @@ def main(settings: DetectSettings) -> None:
         if rcnn:
             refuse_sharding(run.accelerator)
         with run.main_process_first():
-            check_distortion(settings.augmentation.photometric_distortion, num_channels_of(settings.model))
+            distortion = settings.augmentation.photometric_distortion
+            check_distortion(distortion, num_channels_of(settings.model))
             names = class_names_of(settings.data, settings.model.num_labels)
         model = synchronise_batch_norm(create_detector(settings.model, names), run.accelerator)
         encoder = encoder_config(model.config)
@@ -61,12 +62,12 @@ def main(settings: DetectSettings) -> None:
         processor = create_detection_processor(settings.model, data.background, encoder, settings.model.architecture)
         with run.main_process_first():
             longest = longest_side_of(processor)
-            loaded = load_train_and_eval(data, load_objects, encoder.num_channels, names, with_masks, longest)
-        source, eval_source = loaded
+            described = (encoder.num_channels, names, with_masks, longest, distortion)
+            source, eval_source = load_train_and_eval(data, load_objects, *described)
         check_held_out(source, eval_source, data, names)
         reader = object_reader(data, names, with_masks)
         transform = DetectionTransform(settings.augmentation, image_size_of(encoder), processor, is_square=not rcnn)
-        samples = detection_samples(data, source, encoder.num_channels, reader, transform)
+        samples = detection_samples(data, source, encoder.num_channels, reader, transform, distortion)
 
         run.make_plan(num_examples([source], data.train_split, data.max_train_samples))
         run.prepare(model, processor, decayed_parameters(model), scale)

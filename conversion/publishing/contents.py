@@ -70,6 +70,11 @@ class CardContents:
         is_official_fcmae = official is not None and official.training == "fcmae"
         return self.model.kind in PRETRAINING or is_official_fcmae or bool(self.publication.companion)
 
+    @property
+    def is_from_fcmae(self) -> bool:
+        """Whether FCMAE pre-training is a part of how the weights were trained, as far as the files tell."""
+        return self.is_self_supervised or self.origin.is_from_fcmae
+
 
 def read_contents(folder: Path, publication: Publication, foreign_config: Any = None) -> CardContents:
     """What a folder says.

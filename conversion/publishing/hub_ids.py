@@ -1,10 +1,11 @@
-"""Telling the id of a repository on the Hub from a path, and a valid id from a wrong one."""
+"""Telling the id of a repository on the Hub from a path, and a valid id from a wrong one; the files of either."""
 
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
+from transformers.utils.hub import cached_file
 
 
 def is_hub_id(name: str | None) -> bool:
@@ -16,6 +17,15 @@ def is_hub_id(name: str | None) -> bool:
     except HFValidationError:
         return False
     return True
+
+
+def stored_file(base: str, name: str, revision: str | None = None) -> Path:
+    """A file of a folder, or of a repository on the Hub; where it cannot be had, a path at which there is none."""
+    if is_hub_id(base):
+        errors = ("missing_entries", "connection_errors", "gated_repo")
+        no_errors = {f"_raise_exceptions_for_{error}": False for error in errors}
+        return Path(cached_file(base, name, revision=revision, **no_errors) or Path(base) / name)
+    return Path(base) / name
 
 
 def check_repo_id(repo_id: str) -> None:

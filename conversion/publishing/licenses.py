@@ -4,13 +4,12 @@ from pathlib import Path
 
 import yaml
 from huggingface_hub import metadata_load
-from transformers.utils.hub import cached_file
 
 from conversion.command_line import one_line
 from conversion.files import read_json
 from conversion.model_folder import CARD, SETTINGS
 from conversion.publishing.earlier_runs import has_license_of_nobody
-from conversion.publishing.hub_ids import is_hub_id
+from conversion.publishing.hub_ids import stored_file
 
 OFFICIAL_WEIGHTS = ("facebook/convnextv2", "timm/convnextv2")
 OFFICIAL_LICENSE = "cc-by-nc-4.0"
@@ -26,12 +25,7 @@ def inherited_license(base: str | None, revision: str | None = None) -> str:
         return UNKNOWN
     if base.startswith(OFFICIAL_WEIGHTS):
         return OFFICIAL_LICENSE
-    card: str | Path | None = Path(base) / CARD
-    if is_hub_id(base):
-        errors = ("missing_entries", "connection_errors", "gated_repo")
-        no_errors = {f"_raise_exceptions_for_{error}": False for error in errors}
-        card = cached_file(base, CARD, revision=revision, **no_errors)
-    return (read_license(Path(card)) if card is not None else None) or UNKNOWN
+    return read_license(stored_file(base, CARD, revision)) or UNKNOWN
 
 
 def settle_license(asked: str | None, stated: str | None) -> str:

@@ -10,12 +10,16 @@ from safetensors.torch import load_file
 from timm.models.convnext import checkpoint_filter_fn
 from transformers import AutoModelForImageClassification, ConvNextConfig, ConvNextForImageClassification
 
+from conversion.checkpoint_reader import StoredCheckpoint
+from conversion.families import describe_size, size_of
+from conversion.known_settings import known_settings
 from conversion.layouts import BLOCKS, LAYOUTS, V1_BLOCK, V1_LAYOUT, recognise_layout
 from conversion.model_folder import read_config
 from conversion.model_weights import from_state_dict, to_state_dict
 from conversion.publishing.card import render_card
 from conversion.publishing.staging import check_folder
-from hf_convnextv2 import ConvNextV2ForImageClassification, ConvNextV2ForPreTraining, ConvNextV2Model
+from conversion.timm_models import timm_model
+from hf_convnextv2 import ConvNextV2Config, ConvNextV2ForImageClassification, ConvNextV2ForPreTraining, ConvNextV2Model
 from tests.conversion.conversion_command import FILES, run
 from tests.photographs import message_of
 from tests.small_models import SMALL, assert_close, awake, difference, small_config, small_fcmae_config
@@ -82,6 +86,33 @@ def test_names_and_shapes_are_timms_and_of_stock(size):
         assert {n: t.shape for n, t in stored_in(layout, model).items()} == {n: t.shape for n, t in expected.items()}
 
 
+@pytest.mark.parametrize("layout", [*FOREIGN, V1_LAYOUT])
+def test_xlarge_is_recognised(layout):
+    with torch.device("meta"):
+        model = ConvNextV2ForImageClassification(ConvNextV2Config.from_size("xlarge", **V1))
+    source = StoredCheckpoint("xlarge.pth", stored_in(layout, model), "")
+    weights = from_state_dict(source.tensors, known_settings(source, "xlarge", {}))
+    assert describe_size(weights.config) == "xlarge"
+    name, arguments = timm_model(weights.config)
+    with torch.device("meta"):
+        theirs = timm.create_model(name, num_classes=2, **arguments)
+    assert name == "convnext_xlarge" and sum(p.numel() for p in theirs.parameters()) == model.num_parameters()
+
+
+def test_no_model_with_grn_is_an_xlarge(tmp_path, capsys):
+    depths, widths = [3, 3, 27, 3], [256, 512, 1024, 2048]
+    config = ConvNextV2Config(depths=depths, hidden_sizes=widths)
+    assert size_of(config) is None
+    assert timm_model(config) == ("convnextv2_tiny", {"depths": depths, "dims": widths})
+    sizes = "atto, femto, pico, nano, tiny, small, base, large, huge"
+    refused = {"v2": ({}, f"`--model_size` (=xlarge) must be {sizes} for a ConvNeXt V2."), "v1": (V1, "does not fit")}
+    for name, (blocks, said) in refused.items():
+        ConvNextV2Model(small_config(**blocks)).save_pretrained(tmp_path / name)
+        weights = tmp_path / name / "model.safetensors"
+        code, printed = run(weights, tmp_path / "out", "--model_size", "xlarge", capsys=capsys)
+        assert code == 2 and said in printed, printed
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("layout", [*FOREIGN, V1_LAYOUT, "ours"])
 def test_there_and_back_again_every_bit_is_the_same(layout, dtype):
@@ -133,7 +164,7 @@ def test_a_checkpoint_becomes_a_folder_that_stock_loads(layout, tmp_path, capsys
     assert_close(loaded(x).logits, model(x).logits)
     assert not {"use_grn", "head_init_scale"} & set(json.loads((tmp_path / "out/config.json").read_text()))
     assert check_folder(tmp_path / "out") == "classifier" and read_config(tmp_path / "out").is_convnext_v1
-    assert "blocks of ConvNeXt V1" in render_card(tmp_path / "out")
+    assert "A [ConvNeXt V1](https://arxiv.org/abs/2201.03545) image classifier" in render_card(tmp_path / "out")
 
 
 @pytest.mark.parametrize("to", ["official", "timm"])
@@ -184,7 +215,8 @@ def test_pretraining_of_v1_becomes_an_encoder_of_stock(tmp_path, capsys):
     again = ConvNextV2ForPreTraining.from_pretrained(tmp_path / "same").state_dict()
     assert code == 0 and all(torch.equal(again[name], tensor) for name, tensor in model.state_dict().items())
     card = render_card(tmp_path / "fcmae")
-    assert "of this package, loads the encoder alone" in card and "blocks of ConvNeXt V1" in card
+    assert "of this package, loads the encoder alone" in card
+    assert "A [ConvNeXt V1](https://arxiv.org/abs/2201.03545) encoder" in card
 
 
 # --- What has no place ------------------------------------------------------------------------------------------------

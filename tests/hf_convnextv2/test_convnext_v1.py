@@ -175,6 +175,29 @@ def test_upernet_on_a_backbone_of_v1_is_read_by_stock(tmp_path):
 # --- Configuration ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_sizes_are_those_of_the_published_checkpoints(size):
+    config = ConvNextV2Config.from_size(size, **V1)
+    assert (list(config.depths), list(config.hidden_sizes)) == SIZES[size]
+
+
+def test_xlarge_has_the_published_number_of_parameters():
+    with torch.device("meta"):
+        model = ConvNextV2ForImageClassification(ConvNextV2Config.from_size("xlarge", num_labels=1000, **V1))
+    assert sum(p.numel() for p in model.parameters()) == 350_196_968  # counted by hand from the paper's section 3
+    pretraining = ConvNextV2FCMAEConfig.from_size("xlarge", num_stages=2, **V1)
+    assert list(pretraining.hidden_sizes) == [256, 512] and pretraining.has_v1_blocks
+
+
+@pytest.mark.parametrize("blocks", [{}, {"use_grn": False}, {"layer_scale_init_value": 1e-6}])
+@pytest.mark.parametrize("config_class", [ConvNextV2Config, ConvNextV2FCMAEConfig])
+def test_xlarge_with_other_blocks_is_refused(config_class, blocks):
+    with pytest.raises(
+        ValueError, match=r"`name` \(='xlarge'\) must come with `use_grn=False` and a `layer_scale_init"
+    ):
+        config_class.from_size("xlarge", **blocks)
+
+
 def test_default_of_layer_scale_is_that_of_transformers(tmp_path):
     assert ConvNextConfig().layer_scale_init_value == V1_LAYER_SCALE
     stored = ConvNextConfig(**SMALL).to_dict()

@@ -95,7 +95,7 @@ def test_a_new_model_of_v1_is_pretrained(pretrained):
     assert len(scales) == 2 + 2 + 1
     assert all((scale != 1e-6).all() for scale in scales.values()), "every LayerScale learns"
     assert "| `use_grn` | no |" in (pretrained / "README.md").read_text()
-    assert "blocks of ConvNeXt V1" in (pretrained / "README.md").read_text()
+    assert "A [ConvNeXt V1](https://arxiv.org/abs/2201.03545) encoder" in (pretrained / "README.md").read_text()
 
 
 def test_finetuning_keeps_the_pretrained_blocks_and_stock_reads_the_classifier(images, pretrained, classifier):
@@ -163,6 +163,8 @@ def test_a_segmentation_model_on_v1_is_read_by_stock_and_by_its_script(tmp_path)
     segment.main(SegmentSettings(dataset_name=masks, output_dir=str(tmp_path / "out"), **fields))
     stock = UperNetForSemanticSegmentation.from_pretrained(tmp_path / "out")
     assert type(stock.backbone) is ConvNextBackbone
+    card = (tmp_path / "out/README.md").read_text()
+    assert "with a [ConvNeXt V1](https://arxiv.org/abs/2201.03545) backbone" in card and "2301.00808" not in card
     forget_accelerate()
     settings = {"dataset_name": masks, "eval_split": "test", "num_workers": 0}
     found = validate.main(ValidateSettings(model_name_or_path=str(tmp_path / "out"), **settings))
@@ -191,6 +193,11 @@ def test_blocks_are_those_of_v2_unless_asked_for(fields, expected):
     assert (config.use_grn, config.layer_scale_init_value) == expected
 
 
+def test_xlarge_is_made_with_the_blocks_of_v1():
+    config = create(use_grn=False, model_size="xlarge").config
+    assert (list(config.hidden_sizes), config.has_v1_blocks) == ([256, 512], True)  # its first two stages
+
+
 def test_layer_scale_has_no_weight_decay_and_the_rate_of_its_block():
     model = create(use_grn=False)
     scales = {name for name, _ in model.named_parameters() if name.endswith(LAYER_SCALE)}
@@ -205,6 +212,9 @@ def test_layer_scale_has_no_weight_decay_and_the_rate_of_its_block():
     ("fields", "message"),
     [
         ({"layer_scale_init_value": -1.0}, "`layer_scale_init_value` (=-1.0) must be at least 0."),
+        ({"model_size": "xlarge"}, "`model_size` (=xlarge) must come with `use_grn` false and with LayerScale"),
+        ({"model_size": "xlarge", "use_grn": False, "layer_scale_init_value": 0.0}, "must come with `use_grn` false"),
+        ({"model_size": "xlarge", "layer_scale_init_value": 1.0}, "must come with `use_grn` false and with LayerScale"),
         ({"model_type": "convmae", "use_grn": False}, "`use_grn` (=False) must not be given for a ConvMAE"),
         ({"model_type": "convmae", "layer_scale_init_value": 1.0}, "must not be given for a ConvMAE"),
     ],

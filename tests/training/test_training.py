@@ -42,6 +42,7 @@ from tests.photographs import (
     message_of,
     quick_datasets,
     tiny,
+    with_float_values,
     write_coco_folder,
     write_folder,
     write_masked_folder,
@@ -279,6 +280,24 @@ def test_colours_of_images_without_colours_are_not_changed(run, kind, num_channe
         assert message.startswith(f"`photometric_distortion` (=0.5) must be 0 for images of {num_channels} channel")
     check_distortion(0.0, num_channels)  # the controls
     check_distortion(0.5, 3)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(("run", "kind"), [(segment_run, "masked folder"), (detect_run, "objects folder")])
+def test_colours_of_floats_outside_0_to_1_are_not_changed(run, kind, streaming, data, tmp_path):
+    """The changes would cut them off in training alone."""
+    folder = with_float_values(shutil.copytree(data[kind], tmp_path / "data"), -1, 3)
+    names = {"masked folder": ["dark", "middle", "bright"], "objects folder": ["disc", "rectangle"]}[kind]
+    (folder / "id2label.json").write_text(json.dumps(dict(enumerate(names))))
+    fields = {"streaming": streaming, "max_train_steps": 1, "warmup_steps": 0, "eval_steps": 1}
+    fields |= {"num_stages": 2} if run is detect_run else {}
+    message = message_of(lambda: run(tmp_path / "out", folder, photometric_distortion=0.5, **fields))
+    assert "`photometric_distortion` (=0.5) must be 0 for images with values outside [0, 1]" in message
+    assert ".tif holds -1 to 2. Give `--photometric_distortion 0`" in message
+    assert not list(tmp_path.glob("**/all_results.json"))
+    if not streaming:
+        run(tmp_path / "out", folder, photometric_distortion=0, **fields)  # the control
+        assert list(tmp_path.glob("**/all_results.json"))
 
 
 @pytest.mark.parametrize("family", WRITE_TINY)

@@ -23,6 +23,7 @@ from training.settings.data import DataSettings
 
 NUMPY_MAGIC = b"\x93NUMPY"
 SAMPLES_PER_PIXEL = 277  # TIFF tag
+AS_CHANNELS = "the channels as .npy arrays, or as a TIFF file with a page for each channel"  # how any number is stored
 TURNED = range(2, 9)  # values of EXIF's orientation that rotate or mirror an image
 # Errors that Pillow and NumPy raise for bytes that are no valid image: truncated, of an unknown format, or corrupt.
 UNREADABLE = (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError)
@@ -126,7 +127,7 @@ def check_all_read(picture: Image.Image, num_channels: int, name: str) -> None:
     if num_channels not in (1, 3) and stored > read:
         raise WrongChannelsError(
             f"`num_channels` (={num_channels}) must be channels that Pillow reads, but of the {stored} of {name} (a "
-            f"{picture.format} file of mode {picture.mode}) it reads {read}; store them as a .npy array."
+            f"{picture.format} file of mode {picture.mode}) it reads {read}; store {AS_CHANNELS}."
         )
 
 
@@ -179,7 +180,7 @@ def array_to_tensor(array: np.ndarray, num_channels: int, name: str, picture: Im
     if array.ndim != 3 or num_channels not in (array.shape[0], array.shape[-1]):
         rule = f"must be the first or last side of {name}, of shape {array.shape}"
         if picture is not None:
-            rule += f" (a {picture.format} file of mode {picture.mode}); store other channels as .npy arrays"
+            rule += f" (a {picture.format} file of mode {picture.mode}); store {AS_CHANNELS}"
         raise WrongChannelsError(f"`num_channels` (={num_channels}) {rule}.")
     if array.shape[-1] == num_channels:
         array = array.transpose(2, 0, 1)
@@ -193,6 +194,14 @@ def array_to_tensor(array: np.ndarray, num_channels: int, name: str, picture: Im
     if not pixels.isfinite().all():
         raise BadImageError(f"{name} holds values that are NaN or infinite: replace them, e.g. by the mean.")
     return pixels
+
+
+def value_range(pixels: Tensor) -> tuple[float, float]:
+    """The lowest and highest value of an image of floats; 0 and 1 for uint8, which the transforms scale."""
+    if not pixels.is_floating_point():
+        return 0.0, 1.0
+    lowest, highest = pixels.aminmax()
+    return lowest.item(), highest.item()
 
 
 def fate_of_transparency(data: DataSettings) -> str:

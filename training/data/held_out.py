@@ -7,7 +7,7 @@ from datasets import Dataset
 
 from training.data.sources import Source
 from training.data.splits import check_split, say_what_is_left_out
-from training.settings.data import HeldOutDataSettings
+from training.settings.data import DataSettings, HeldOutDataSettings
 
 
 def load_train_and_eval(
@@ -28,3 +28,8 @@ def load_train_and_eval(
         parts = source.train_test_split(test_size=data.train_val_split, seed=data.seed)
         return parts["train"], parts["test"]
     return source, None
+
+
+def is_trained_on(data: DataSettings, split: str) -> bool:
+    """Whether a split is the one to train on."""
+    return isinstance(data, HeldOutDataSettings) and split == data.train_split

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset, IterableDataset, concatenate_datasets
 from torch import Tensor
@@ -14,8 +15,8 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import IterableDataset as TorchIterableDataset
 
 from hf_convnextv2.images import DEFAULT_BACKGROUND
-from training.data.checking.images import check_images, image_notes, refuse_bad_images
-from training.data.decoding import BadImageError, Decoded, Enough, decode_image, fate_of_transparency
+from training.data.checking.images import CheckedImages, check_images, image_notes, refuse_bad_images
+from training.data.decoding import BadImageError, Decoded, Enough, decode_image, fate_of_transparency, value_range
 from training.data.label_readers import LabelReader
 from training.data.overview import print_overview
 from training.data.retry import read_on
@@ -23,6 +24,7 @@ from training.data.sampling import sample_seed, seeded
 from training.data.sources import Source, array_dtype, find_source, limit, num_examples
 from training.data.transforms import BatchMixer, Transform
 from training.data.workers import worker_options
+from training.settings.augmentation import check_distorted_values
 from training.settings.checks import check
 from training.settings.data import DataSettings, EvaluatedDataSettings, PretrainDataSettings
 
@@ -80,11 +82,13 @@ class AnnotatedSamples(Samples):
 
     reader: makes labels of a stored annotation, the size `(H, W)` of the image and its name.
     transform_both: transforms an image and its labels alike, into the entries of a sample.
+    distortion: the probability of changing colours, for which values must be in [0, 1].
     """
 
     annotation_column: str = ""
     reader: Callable[[Any, tuple[int, int], str], Any] | None = None
     transform_both: Callable[[Tensor, Any], dict[str, Any]] | None = None
+    distortion: float = 0.0
 
     @property
     def columns(self) -> list[str]:
@@ -99,6 +103,8 @@ class AnnotatedSamples(Samples):
         image, is_transparent, _ = self.decode(row, name)
         height, width = image.shape[-2:]
         name = name_of(row[self.image_column], name)
+        if self.distortion:
+            check_distorted_values(self.distortion, *value_range(image), name)
         labels = self.reader(row[self.annotation_column], (height, width), name)
         seed = sample_seed(self.seed, *key)
         with seeded(seed):
@@ -113,6 +119,16 @@ def name_of(value: Any, name: str) -> str:
     """The path of an image if it has one, else `name`."""
     path = value.get("path") if isinstance(value, dict) else value
     return path if isinstance(path, str) and path else name
+
+
+def refuse_distorted_values(checked: CheckedImages, distortion: float, data: DataSettings) -> None:
+    """Raise if colours are changed with this probability and an image has values outside [0, 1]."""
+    outside = np.flatnonzero((checked.ranges[:, 0] < 0) | (checked.ranges[:, 1] > 1))
+    if distortion and len(outside):
+        index = int(outside[0])
+        name = name_of(checked.source[index][data.image_column], f"example {index}")
+        lowest, highest = checked.ranges[index].tolist()
+        check_distorted_values(distortion, lowest, highest, name)
 
 
 class MapSamples(TorchDataset[dict[str, Any]]):

@@ -211,6 +211,9 @@ def load_data_files(data: DataSettings, listing: Listing, folder: str, split: st
     check("dataset_name", folder, special is None, f"have no `{special and special[0]}` in it: rename a folder")
     refuse_renumbered(listing, folder)
     source = load_split(data, split, folder, name=data.dataset_config_name)
+    if isinstance(data, ObjectsDataSettings):
+        files = [os.path.join(listing.root, name) for name in listing.metadata]
+        source = with_whole_paths(source, files, data.objects_column)
     if not has_own_splits(folder):
         taken = load_builder(folder, name=data.dataset_config_name).config.data_files or {}
         used = {str(file) for files in taken.values() for file in files}

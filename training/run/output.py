@@ -14,6 +14,7 @@ from conversion.publish import publish
 from conversion.publishing.hub import Hub
 from conversion.publishing.hub_ids import is_hub_id
 from conversion.publishing.licenses import OFFICIAL_LICENSE, inherited_license
+from conversion.publishing.pretraining import FROM_FCMAE, starts_from_fcmae
 from training.machine.disk import writing
 from training.run.checkpoints import LOGS, numbered_folders
 from training.settings.checks import check
@@ -112,8 +113,10 @@ class OutputFolder:
         local = [name for name in SOURCES if values.get(name) and not is_hub_id(values[name])]
         local += [name for name in values.get("mixed_dataset_names") or [] if not is_hub_id(name)]
         notes: dict[str, Any] = {"run": self.record.task, "local": local, "recipe": self.record.recipe}
-        if self.start.model_name_or_path is not None:
-            notes["start"] = read_json(Path(self.start.model_name_or_path) / "config.json").get("model_type")
+        base = self.start.model_name_or_path
+        if base is not None:
+            notes["start"] = read_json(Path(base) / "config.json").get("model_type")
+            notes[FROM_FCMAE] = starts_from_fcmae(base, self.start.model_revision)
         return notes
 
     def holds_all(self, max_steps: int) -> bool:

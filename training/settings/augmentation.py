@@ -87,6 +87,15 @@ def check_distortion(share: float, num_channels: int) -> None:
     check("photometric_distortion", share, not share or num_channels == 3, rule)
 
 
+def check_distorted_values(share: float, lowest: float, highest: float, name: str) -> None:
+    """Raise if the colours of an image with values outside [0, 1] are to be changed."""
+    rule = (
+        f"be 0 for images with values outside [0, 1], which changes of colours cut off, but {name} holds {lowest:g} to "
+        f"{highest:g}. Give `--photometric_distortion 0`, or scale the images to [0, 1]"
+    )
+    check("photometric_distortion", share, not share or (lowest >= 0 and highest <= 1), rule)
+
+
 @dataclass(kw_only=True)
 class FinetuneAugmentationSettings(AugmentationSettings):
     """Augmentation and label regularisation of fine-tuning."""

@@ -75,7 +75,7 @@ class StartSettings:
     )
     model_size: str | None = recipe(
         None,
-        f"size of new models: {', '.join(FAMILIES[CONVNEXTV2].names)} (default: that of pretrain_config, else atto)",
+        f"size of new models: {FAMILIES[CONVNEXTV2].in_words} (default: that of pretrain_config, else atto)",
     )
     image_size: int | None = recipe(
         None, "side in pixels of the images of new models (default: that of pretrain_config)"
@@ -92,7 +92,7 @@ class StartSettings:
     def __post_init__(self) -> None:
         check_finite(self)
         check_at_least(self, ("image_size", "checkpoint_image_size", "num_channels"), 1)
-        sizes = (None, *(size for family in FAMILIES.values() for size in family.names))
+        sizes = (None, *(size for family in FAMILIES.values() for size in family.all_names))
         check("model_size", self.model_size, self.model_size in sizes, f"be one of {', '.join(map(str, sizes[1:]))}")
         check_some_of("methods", self.methods, METHODS)
         for name in ("image_mean", "image_std"):

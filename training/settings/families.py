@@ -7,7 +7,7 @@ models/families.py.
 from dataclasses import dataclass
 from typing import Any
 
-from conversion.command_line import MODEL_SIZES
+from conversion.command_line import MODEL_SIZES, V1_ONLY_MODEL_SIZES
 from training.settings.checks import check
 from training.settings.fields import facts_of
 
@@ -16,16 +16,31 @@ CONVNEXTV2, CONVMAE = "convnextv2", "convmae"
 
 @dataclass(frozen=True)
 class Sizes:
-    """The names of the sizes of a family, the one that a new model has by default, and the family's own name."""
+    """The names of the sizes of a family, the one that a new model has by default, and the family's own name.
+
+    v1_only_names: of the sizes that need the blocks of ConvNeXt V1.
+    """
 
     title: str
     names: tuple[str, ...]
     default: str
+    v1_only_names: tuple[str, ...] = ()
+
+    @property
+    def all_names(self) -> tuple[str, ...]:
+        """The names of all sizes."""
+        return self.names + self.v1_only_names
+
+    @property
+    def in_words(self) -> str:
+        """The names, for the help."""
+        v1_only = f", with use_grn false also {', '.join(self.v1_only_names)}" if self.v1_only_names else ""
+        return ", ".join(self.names) + v1_only
 
 
 # By the setting `model_type`.
 FAMILIES = {
-    CONVNEXTV2: Sizes("ConvNeXt V2", MODEL_SIZES, "atto"),
+    CONVNEXTV2: Sizes("ConvNeXt V2", MODEL_SIZES, "atto", V1_ONLY_MODEL_SIZES),
     CONVMAE: Sizes("ConvMAE", ("tiny", "small", "base"), "base"),
 }
 

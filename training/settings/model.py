@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 from training.settings.checks import check, check_at_least, check_below_one, check_finite, may_be_there
-from training.settings.families import CONVMAE, CONVNEXTV2, FAMILIES, check_family
+from training.settings.families import CONVMAE, CONVNEXTV2, FAMILIES, Sizes, check_family
 from training.settings.fields import operation, recipe
 
 RCNN = ("mask_rcnn", "faster_rcnn")
 MASK_TRANSFORMERS = ("mask2former", "maskformer")  # of Transformers
-SIZES = "; of ".join(f"{sizes.title} {', '.join(sizes.names)}" for sizes in FAMILIES.values())
+SIZES = "; of ".join(f"{sizes.title} {sizes.in_words}" for sizes in FAMILIES.values())
 DEFAULT_SIZES = ", ".join(f"{sizes.default} of {sizes.title}" for sizes in FAMILIES.values())
 NOT_RCNN = ("rt_detr", "rt_detr_v2", "d_fine", "deformable_detr", "conditional_detr", "detr")  # of Transformers
 
@@ -101,10 +101,17 @@ class TrainedModelSettings(ModelSettings):
         sizes = FAMILIES[family]
         self.model_size = self.model_size or sizes.default
         rule = f"be one of {', '.join(sizes.names)}"
-        check("model_size", self.model_size, self.model_size in sizes.names, rule)
+        check("model_size", self.model_size, self.model_size in sizes.all_names, rule)
         if self.model_name_or_path is None:  # else the family follows from the weights
             self.model_type = family
             check_family(self, family)
+            self._check_blocks_of_size(sizes)
+
+    def _check_blocks_of_size(self, sizes: Sizes) -> None:
+        """Raise for a size of ConvNeXt V1 with other blocks."""
+        has_v1_blocks = self.use_grn is False and self.layer_scale_init_value != 0
+        rule = "come with `use_grn` false and with LayerScale: ConvNeXt V1 has this size, V2 does not"
+        check("model_size", self.model_size, has_v1_blocks or self.model_size in sizes.names, rule)
 
 
 @dataclass(kw_only=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from conversion.detectors import Detector, detector_of, has_masks
-from conversion.families import CONVMAE, CONVNEXTV2, Family, family_of
+from conversion.families import CONVMAE, CONVNEXT_V1, Family, family_of
 from conversion.files import read_json
 from conversion.image_processor import DEFAULT_SIZE, height_and_width
 from conversion.model_folder import PROCESSOR, parameter_sizes, read_config
@@ -128,10 +128,15 @@ class ModelSection:
 
     @property
     def _other_blocks(self) -> str:
-        """What tells the blocks of a ConvNeXt V2 from those of the paper."""
-        if self.config.use_grn:
-            return ", with LayerScale" if self.config.has_layer_scale else ""
-        return ", blocks of ConvNeXt V1" if self.config.has_layer_scale else ", without GRN"
+        """What tells the blocks from those of the family's paper."""
+        if self.has_v1_blocks or self.has_v2_blocks:
+            return ""
+        return ", with LayerScale" if self.config.has_layer_scale else ", without GRN"
+
+    @property
+    def has_v1_blocks(self) -> bool:
+        """Whether it is a ConvNeXt V1."""
+        return self.family is CONVNEXT_V1
 
     @property
     def has_v2_blocks(self) -> bool:
@@ -141,7 +146,7 @@ class ModelSection:
     @property
     def is_of_v1_code(self) -> bool:
         """Whether the code of ConvNeXt V1 builds it."""
-        return self.family is CONVNEXTV2 and not self.config.use_grn
+        return self.family is not CONVMAE and not self.config.use_grn
 
     @cached_property
     def background(self) -> str | None:

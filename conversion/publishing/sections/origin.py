@@ -5,6 +5,7 @@ from typing import Any
 
 from conversion.checkpoints import Checkpoint, checkpoint_table
 from conversion.publishing.hub_ids import is_local_setting
+from conversion.publishing.pretraining import is_from_fcmae
 from conversion.publishing.wording import describe_origin
 from hf_convnextv2.configuration_convnextv2 import FCMAE_MODEL_TYPE
 
@@ -46,6 +47,11 @@ class OriginSection:
         if not name:
             return "the average of its own weights"
         return describe_origin(name, "the folder", is_local_setting("teacher_name_or_path", self.settings))
+
+    @property
+    def is_from_fcmae(self) -> bool:
+        """Whether training started from weights of FCMAE pre-training, or the conversion was given such."""
+        return is_from_fcmae({}, self.settings, self.provenance)
 
     @property
     def has_new_norm(self) -> bool:

@@ -13,10 +13,11 @@ from huggingface_hub import ModelCard, metadata_load
 from PIL import Image
 
 from conversion.convert import main as convert
-from conversion.publishing import licenses
+from conversion.publishing import hub_ids
 from conversion.publishing.card import write_card
 from conversion.publishing.hub_ids import is_hub_id
 from conversion.publishing.licenses import inherited_license, settle_license
+from conversion.publishing.pretraining import starts_from_fcmae
 from conversion.publishing.publication import Publication
 from conversion.publishing.staging import is_ours, stage
 from hf_convnextv2 import (
@@ -35,6 +36,8 @@ from training.run.output import OutputFolder
 from training.settings.scripts import FinetuneSettings, PretrainSettings, TrainingSettings
 
 TINY = {"depths": [1, 1], "hidden_sizes": [8, 16], "image_size": 32}
+V1 = {"use_grn": False, "layer_scale_init_value": 1e-6}
+V1_PAPER, V2_PAPER = "https://arxiv.org/abs/2201.03545", "https://arxiv.org/abs/2301.00808"
 TINY_CONVMAE = {**SMALL_CONVMAE, "image_size": 32, "patch_sizes": [2, 2, 2]}
 PETS = {"id2label": {0: "cat", 1: "dog"}, "label2id": {"cat": 0, "dog": 1}}
 
@@ -134,6 +137,7 @@ def test_front_matter_is_complete_and_nothing_is_blank(tmp_path, save, task, res
     assert metadata["pipeline_tag"] == task
     assert {"convnextv2", "convmae"} & set(metadata["tags"]) == {"convmae" if is_convmae else "convnextv2"}
     assert ("2205.03892" in card, "2301.00808" in card) == (is_convmae, not is_convmae)
+    assert "2201.03545" not in card
     assert metadata["datasets"] == ["ILSVRC/imagenet-1k"] and metadata["base_model"] == "me/some-base"
     assert metadata["model-index"][0]["name"] == "run"
     for unfinished in ("More Information Needed", "None", "{{", "{%", "| |", "TODO"):
@@ -240,6 +244,52 @@ def test_a_card_tells_a_reader_elsewhere_what_training_started_from(tmp_path):
         settings = json.loads((tmp_path / "run/training_config.json").read_text())
         card = " ".join(save_classifier(tmp_path / "run", settings, {}).split())
         assert words in card and str(tmp_path) not in card
+
+
+def finetuned_card(folder: Path, base: Path | None) -> str:
+    """The card of a classifier with V1's blocks that a run from `base` left."""
+    name = None if base is None else str(base)
+    claim(FinetuneSettings(dataset_name="me/images", output_dir=str(folder), model_name_or_path=name))
+    return save_classifier(folder, json.loads((folder / "training_config.json").read_text()), {}, **V1)
+
+
+def citations(card: str) -> list[str]:
+    """What the card asks to cite."""
+    return re.findall(r"@inproceedings{[^@]*url +=? {(.*)}\n}", card.split("```bibtex")[1])
+
+
+def test_a_card_of_convnext_v1_has_its_paper_alone(tmp_path):
+    card = finetuned_card(tmp_path / "scratch", None)
+    assert f"A [ConvNeXt V1]({V1_PAPER}) image classifier" in card and citations(card) == [V1_PAPER]
+    assert "title     = {A ConvNet for the 2020s}" in card and "ConvNeXt V2:" not in card
+    tags = metadata_load(tmp_path / "scratch/README.md")["tags"]  # type: ignore[index]
+    assert "convnext" in tags and "convnextv2" not in tags
+    assert citations(finetuned_card(tmp_path / "again", tmp_path / "scratch")) == [V1_PAPER]
+
+
+def test_a_card_of_convnext_v1_has_the_paper_of_v2_too_after_fcmae(tmp_path):
+    fcmae, classifier, encoder = (tmp_path / name for name in ("fcmae", "classifier", "encoder"))
+    card = save_pretraining(fcmae, Settings(), {}, **V1)
+    assert f"A [ConvNeXt V1]({V1_PAPER}) encoder" in card and citations(card) == [V1_PAPER, V2_PAPER]
+    card = finetuned_card(classifier, fcmae)
+    assert f"A [ConvNeXt V1]({V1_PAPER}) image classifier" in card and citations(card) == [V1_PAPER, V2_PAPER]
+    convert([str(fcmae), str(encoder), "--to", "transformers"])
+    convert([str(classifier), str(tmp_path / "converted")])
+    for number, folder in enumerate((encoder, tmp_path / "converted", classifier)):
+        assert citations((folder / "README.md").read_text()) == [V1_PAPER, V2_PAPER]
+        assert citations(finetuned_card(tmp_path / str(number), folder)) == [V1_PAPER, V2_PAPER], "further on"
+
+
+def test_a_start_from_fcmae_on_the_hub_is_known(tmp_path, monkeypatch):
+    for revision, config in (("main", small_config(**V1)), ("v2", small_fcmae_config(**V1))):
+        config.save_pretrained(tmp_path / revision)
+
+    def cached(name: str, file: str, revision: str | None = None, **options: Any) -> str | None:
+        found = tmp_path / (revision or "main") / file
+        return str(found) if found.exists() else None
+
+    monkeypatch.setattr(hub_ids, "cached_file", cached)
+    assert [starts_from_fcmae("me/mine", revision) for revision in (None, "v2")] == [False, True]
 
 
 @pytest.mark.parametrize("model_class", [ConvNextV2Model, ConvNextV2ForPreTraining])
@@ -420,7 +470,7 @@ def test_a_licence_is_that_of_the_revision_asked_for(tmp_path, monkeypatch):
         assert name == "me/mine"
         return str(tmp_path / (revision or "main") / file)
 
-    monkeypatch.setattr(licenses, "cached_file", cached)
+    monkeypatch.setattr(hub_ids, "cached_file", cached)
     assert [inherited_license("me/mine", revision) for revision in (None, "v2")] == ["mit", "openrail"]
 
 

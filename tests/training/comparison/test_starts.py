@@ -150,6 +150,15 @@ def test_recipes_are_checked_before_the_runs(tmp_path):
         assert "recipe.yaml: `mask_ration` is not a setting" in message
 
 
+def test_new_models_of_xlarge_have_the_blocks_that_the_recipe_says(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("use_grn: false")
+    random, _ = create_starts(settings_of(model_size="xlarge", pretrain_config=str(recipe)))
+    assert (random.model.model_size, random.model.use_grn) == ("xlarge", False)
+    message = message_of(lambda: create_starts(settings_of(model_size="xlarge")))
+    assert "`model_size` (=xlarge) must come with `use_grn` false" in message
+
+
 def test_two_models_of_one_name_have_titles_that_tell_them_apart(tmp_path):
     names = [save_classifier(tmp_path / place / "classifier", None) for place in "ab"]
     first, other, fcmae = create_starts(settings_of(checkpoint=names, starts=["checkpoint", "fcmae"]))

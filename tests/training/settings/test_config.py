@@ -13,7 +13,7 @@ from transformers import HfArgumentParser
 
 from hf_convnextv2 import ConvNextV2FCMAEConfig
 from hf_convnextv2.configuration_convmae import CONVMAE_SIZES
-from hf_convnextv2.configuration_convnextv2 import SIZES
+from hf_convnextv2.configuration_convnextv2 import SIZES, V1_ONLY_SIZES
 from tests.photographs import message_of
 from training.console import errors
 from training.settings.checks import may_be_there
@@ -137,6 +137,7 @@ def test_of_several_processes_the_others_leave_the_first_one_time_to_tell_of_a_w
 
 def test_the_sizes_that_a_setting_takes_are_those_of_the_model():
     assert list(SIZES) == list(FAMILIES["convnextv2"].names)
+    assert list(V1_ONLY_SIZES) == list(FAMILIES["convnextv2"].v1_only_names)
     assert list(CONVMAE_SIZES) == list(FAMILIES["convmae"].names)
 
 

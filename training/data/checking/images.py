@@ -9,13 +9,13 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features, Value
 
 from training.data.checking.columns import Check, check_column
-from training.data.decoding import BadImageError, decode_image, fate_of_transparency
+from training.data.decoding import BadImageError, decode_image, fate_of_transparency, value_range
 from training.data.overview import unusable
 from training.data.sources import array_dtype
 from training.settings.data import DataSettings
 
 # The record of an image: its problem (empty: none), whether it has transparent pixels, whether its EXIF data turn it,
-# and its size in pixels.
+# its size in pixels, and the range of its values, in which uint8 is 0 to 1.
 RECORD = Features(
     {
         "problem": Value("string"),
@@ -23,18 +23,21 @@ RECORD = Features(
         "is_turned": Value("bool"),
         "height": Value("int64"),
         "width": Value("int64"),
+        "lowest": Value("float64"),
+        "highest": Value("float64"),
     }
 )
 
 
 class CheckedImages(NamedTuple):
-    """A source without its unreadable images, their problems, the numbers of transparent and turned images, sizes."""
+    """A source without its unreadable images, their problems, and of the others: how many are transparent or turned."""
 
     source: Dataset
     problems: list[str]
     num_transparent: int
     num_turned: int
     sizes: np.ndarray  # `(N, 2)`: height and width of each image of the source
+    ranges: np.ndarray  # `(N, 2)`: lowest and highest value of each
 
 
 def check_images(source: Dataset, data: DataSettings, num_channels: int) -> CheckedImages:
@@ -43,11 +46,14 @@ def check_images(source: Dataset, data: DataSettings, num_channels: int) -> Chec
     records = check_column(source, data.image_column, Check("images", RECORD, check_image, arguments), data)
     is_good = pc.equal(records["problem"], "")
     good = records.filter(is_good)
-    sizes = np.stack([good[side].to_numpy() for side in ("height", "width")], axis=1)
+    sizes, ranges = (
+        np.stack([good[name].to_numpy() for name in pair], axis=1)
+        for pair in (("height", "width"), ("lowest", "highest"))
+    )
     source = source if len(good) == len(records) else source.select(np.flatnonzero(is_good.to_numpy()))
     problems = records["problem"].filter(pc.invert(is_good)).to_pylist()
     num_transparent, num_turned = (pc.sum(good[name]).as_py() or 0 for name in ("is_transparent", "is_turned"))
-    return CheckedImages(source, problems, num_transparent, num_turned, sizes)
+    return CheckedImages(source, problems, num_transparent, num_turned, sizes, ranges)
 
 
 def check_image(value: Any, index: int, num_channels: int, dtype: str | None) -> dict[str, Any]:
@@ -55,10 +61,12 @@ def check_image(value: Any, index: int, num_channels: int, dtype: str | None) ->
     try:
         decoded = decode_image(value, num_channels, f"example {index}", dtype)
     except BadImageError as error:
-        return {"problem": str(error), "is_transparent": False, "is_turned": False, "height": 0, "width": 0}
+        nothing = {"is_transparent": False, "is_turned": False, "height": 0, "width": 0, "lowest": 0.0, "highest": 1.0}
+        return {"problem": str(error), **nothing}
     height, width = decoded.pixels.shape[-2:]
     flags = {"is_transparent": decoded.is_transparent, "is_turned": decoded.is_turned}
-    return {"problem": "", **flags, "height": height, "width": width}
+    lowest, highest = value_range(decoded.pixels)
+    return {"problem": "", **flags, "height": height, "width": width, "lowest": lowest, "highest": highest}
 
 
 def image_notes(

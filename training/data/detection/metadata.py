@@ -54,7 +54,9 @@ def with_whole_paths(source: Dataset | IterableDataset, files: Sequence[str], co
 
     Paths of an image that lies below several of the metadata files stay as they are.
     """
-    if source.features is None or not can_hold_paths(source.features.get(column)):
+    features = source.features or {}
+    is_of_files = bool(files) and isinstance(features.get("image"), Image)
+    if not is_of_files or not can_hold_paths(features.get(column)):
         return source
     source = source.cast_column("image", Image(decode=False))
     whole = partial(joined, column=column, folders=[os.path.dirname(file) for file in files])
@@ -80,7 +82,8 @@ def without_lists(feature: Any) -> Any:
 
 def joined(row: dict[str, Any], column: str, folders: Sequence[str]) -> dict[str, Any]:
     """The objects of a row with whole paths of their masks, if the image lies below one of the folders alone."""
-    above = [folder for folder in folders if str(row["image"]["path"]).startswith(os.path.join(folder, ""))]
+    path = (row["image"] or {}).get("path") or ""  # a line without a file name is named by the check of the images
+    above = [folder for folder in folders if path.startswith(os.path.join(folder, ""))]
     return {column: joined_objects(row[column], above[0]) if len(above) == 1 else row[column]}
 
 
@@ -100,7 +103,7 @@ def joined_masks(value: Any, folder: str) -> Any:
     if isinstance(value, list):
         return [joined_masks(each, folder) for each in value]
     path = path_of(value)
-    if path is None or not is_relative(path):
+    if not path or not is_relative(path):
         return value
     whole = os.path.join(folder, path)
     return {**value, "path": whole} if isinstance(value, dict) else whole

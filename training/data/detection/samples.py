@@ -15,9 +15,17 @@ ObjectsTransform = Callable[[Tensor, Objects], dict[str, Any]]
 
 
 def detection_samples(
-    data: ObjectsDataSettings, source: Source, num_channels: int, reader: ObjectReader, transform: ObjectsTransform
+    data: ObjectsDataSettings,
+    source: Source,
+    num_channels: int,
+    reader: ObjectReader,
+    transform: ObjectsTransform,
+    distortion: float = 0.0,
 ) -> AnnotatedSamples:
-    """Create the samples of a source of images with objects."""
+    """Create the samples of a source of images with objects.
+
+    `distortion` is the probability with which the transform changes colours.
+    """
     fields = sample_fields(data, source, num_channels)
     own: dict[str, Any] = {"annotation_column": data.objects_column, "reader": reader, "transform_both": transform}
-    return AnnotatedSamples(**fields, **own, transform=nn.Identity())
+    return AnnotatedSamples(**fields, **own, transform=nn.Identity(), distortion=distortion)

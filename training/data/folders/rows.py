@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import datasets.config
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, DatasetInfo, Features, Image, Value
 from datasets.table import MemoryMappedTable
 
@@ -213,15 +214,24 @@ def refuse_twice_named(folder: str, files: list[str]) -> None:
     """Raise if a line of metadata names an image that another line names: an image has all of its objects in one."""
     counts: Counter[str] = Counter()
     for file in files:
-        with open(file, encoding="utf-8", newline="") as lines:
-            rows = map(json.loads, filter(str.strip, lines)) if file.endswith(".jsonl") else csv.DictReader(lines)
-            counts.update(os.path.join(os.path.dirname(file), str(row.get("file_name"))) for row in rows)
+        counts.update(os.path.join(os.path.dirname(file), name) for name in file_names_in(file))
     twice = [show(os.path.relpath(name, folder)) for name, count in counts.items() if count > 1]
     more = ", ..." if len(twice) > 5 else ""
     rule = (
         f"name each image in one line of its metadata, with all objects, but names {', '.join(twice[:5])}{more} again"
     )
     check("dataset_name", folder, not twice, rule)
+
+
+def file_names_in(file: str) -> Iterator[str]:
+    """The images that the lines of a metadata file name; lines without a `file_name` are left out."""
+    if file.endswith(".parquet"):
+        rows = pq.ParquetFile(file).read(columns=["file_name"]).to_pylist()
+        yield from (str(row["file_name"]) for row in rows if row.get("file_name"))
+        return
+    with open(file, encoding="utf-8", newline="") as lines:
+        rows = map(json.loads, filter(str.strip, lines)) if file.endswith(".jsonl") else csv.DictReader(lines)
+        yield from (str(row["file_name"]) for row in rows if row.get("file_name"))
 
 
 def parents_of(folder: str) -> list[str]:

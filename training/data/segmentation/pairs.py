@@ -16,9 +16,10 @@ from training.data.checking.columns import Check, check_column
 from training.data.checking.images import check_images, image_notes, refuse_bad_images
 from training.data.folders.listing import show
 from training.data.folders.masks import NAMES, names_in
+from training.data.held_out import is_trained_on
 from training.data.labels import unnamed_classes
 from training.data.overview import print_overview
-from training.data.samples import AnnotatedSamples, name_of, sample_fields
+from training.data.samples import AnnotatedSamples, name_of, refuse_distorted_values, sample_fields
 from training.data.segmentation.masks import (
     BadMaskError,
     MaskReader,
@@ -47,11 +48,19 @@ RECORD = Features(
 
 
 def segmentation_samples(
-    data: MaskedDataSettings, source: Source, num_channels: int, reader: MaskReader, transform: PairTransform
+    data: MaskedDataSettings,
+    source: Source,
+    num_channels: int,
+    reader: MaskReader,
+    transform: PairTransform,
+    distortion: float = 0.0,
 ) -> AnnotatedSamples:
-    """Create the samples of a source of images with masks: `pixel_values` and `labels`."""
+    """Create the samples of a source of images with masks: `pixel_values` and `labels`.
+
+    `distortion` is the probability with which the transform changes colours.
+    """
     fields = sample_fields(data, source, num_channels)
-    pair: dict[str, Any] = {"annotation_column": data.annotation_column, "reader": reader}
+    pair: dict[str, Any] = {"annotation_column": data.annotation_column, "reader": reader, "distortion": distortion}
     return AnnotatedSamples(**fields, **pair, transform=nn.Identity(), transform_both=partial(as_sample, transform))
 
 
@@ -96,24 +105,39 @@ def largest_class(data: SegmentDataSettings, num_channels: int) -> int:
     check("num_labels", None, isinstance(source, Dataset), rule)
     assert isinstance(source, Dataset)
     records = kept_records(source, data, num_channels) if data.skip_bad_images else mask_records(source, data)
-    stored = sorted({number for numbers in records["stored"].to_pylist() for number in numbers or []})
-    classes = class_numbers(np.array(stored, np.int64), data.ignore_index, data.reduce_labels)
-    classes = classes[classes >= 0]
+    stored = numbers_in(records)
     problems = [] if stored else list(filter(None, mask_records(source, data)["problem"].to_pylist()))
     if problems:
         refuse_bad_images(problems, data)
         check("annotation_column", data.annotation_column, False, f"hold masks that can be used, but {problems[0]}")
+    return int(several_classes(stored, data, data.train_split).max())
+
+
+def several_classes(stored: Sequence[int], data: MaskedDataSettings, split: str) -> np.ndarray:
+    """The classes of the different numbers in the masks of a split to train on.
+
+    Raises:
+        ValueError: if they are fewer than two, with which every prediction is right.
+    """
+    classes = class_numbers(np.array(stored, np.int64), data.ignore_index, data.reduce_labels, data.mask_values)
+    classes = classes[classes >= 0]
     rule = (
-        f"hold two classes or more, but the masks hold {', '.join(map(str, stored[:8])) or 'nothing'}, of which "
-        f"`ignore_index` (={data.ignore_index}) is no class. For black and white masks give `--mask_values 0 255`"
+        f"hold two classes or more in split `{split}`, but the masks hold "
+        f"{', '.join(map(str, stored[:8])) or 'nothing'}, of which `ignore_index` (={data.ignore_index}) is no class"
     )
-    check("annotation_column", data.annotation_column, len(classes) > 1, rule)
-    return int(classes.max())
+    hint = "" if data.mask_values else ". For black and white masks give `--mask_values 0 255`"
+    check("annotation_column", data.annotation_column, len(classes) > 1, rule + hint)
+    return classes
 
 
 def mask_records(source: Dataset, data: MaskedDataSettings) -> pa.Table:
     """The record of each mask of a source."""
     return check_column(source, data.annotation_column, Check("masks", RECORD, check_mask, {}), data)
+
+
+def numbers_in(masks: pa.Table) -> list[int]:
+    """The different numbers in masks, by their records."""
+    return sorted({number for numbers in masks["stored"].to_pylist() for number in numbers or []})
 
 
 def kept_records(source: Dataset, data: MaskedDataSettings, num_channels: int) -> pa.Table:
@@ -138,10 +162,16 @@ def check_mask(value: Any, index: int) -> dict[str, Any]:
 
 
 def load_pairs(
-    data: MaskedDataSettings, split: str, max_samples: int | None, num_channels: int, names: Sequence[str]
+    data: MaskedDataSettings,
+    split: str,
+    max_samples: int | None,
+    num_channels: int,
+    names: Sequence[str],
+    distortion: float = 0.0,
 ) -> Source:
     """Load a split, check its images and masks (map-style only, with `check_images`), and print an overview.
 
+    Values outside [0, 1] are refused in the split to train on if colours are changed with a probability `distortion`.
     Pairs of which one cannot be used are left out if the settings allow it; otherwise a `ValueError` is raised.
     """
     whole, problems, notes = find_source(data, split)
@@ -161,6 +191,9 @@ def load_pairs(
         check(
             "annotation_column", data.annotation_column, bool(counts.pixels.any()), f"hold classes in split `{split}`"
         )
+        if is_trained_on(data, split):
+            several_classes(numbers_in(masks.filter(pa.array(good))), data, split)
+            refuse_distorted_values(checked, distortion, data)
         notes = [*notes, *class_notes(counts, names)]
     print_overview(data, split, source, num_examples([whole], split, None), notes, problems)
     return source

@@ -1,6 +1,7 @@
 """Masks of objects that metadata files name by their paths."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ from PIL import Image
 
 from tests.photographs import message_of, quick_datasets
 from training.data.detection.rows import load_objects, object_reader
+from training.data.detection.samples import detection_samples
+from training.data.samples import StreamSamples
 from training.settings.data import DetectDataSettings
 
 __all__ = ["quick_datasets"]
@@ -34,9 +37,9 @@ def write(folder, objects, name="1.jpg"):
     (folder / "metadata.jsonl").write_text(json.dumps({"file_name": name, "objects": objects}))
 
 
-def masks_in(folder, **fields):
+def masks_in(folder, split="train", **fields):
     data = DetectDataSettings(dataset_name=str(folder), num_workers=0, **fields)
-    (row,) = load_objects(data, "train", None, 3, ["cell"], True)
+    (row,) = load_objects(data, split, None, 3, ["cell"], True)
     masks = object_reader(data, ["cell"], True)(row["objects"], (48, 48), "x").masks
     assert masks is not None
     return masks
@@ -64,3 +67,54 @@ def test_a_path_whose_folder_is_not_known_is_refused(folder):
     Image.fromarray(np.full((48, 48, 3), 128, np.uint8)).save(folder / "train/deeper/2.jpg")
     message = message_of(lambda: masks_in(folder))
     assert "the mask 'parts/1.gif' of object 0 of " in message and "must be a whole path" in message
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_an_empty_text_is_no_mask_whether_masks_are_read_or_not(streaming, folder):
+    write(folder / "train", of_lists("parts/1.gif", ""))
+    data = DetectDataSettings(dataset_name=str(folder), num_workers=0, streaming=streaming)
+    (row,) = load_objects(data, "train", None, 3, ["cell"], False)
+    assert object_reader(data, ["cell"], False).read(row["objects"], (48, 48), "x").num_masks == 1
+    message = message_of(lambda: object_reader(data, ["cell"], True)(row["objects"], (48, 48), "x"))
+    assert message.startswith("object 1 of x has no mask.")
+
+
+def write_lines(folder, *names):
+    lines = [json.dumps({"file_name": name, "objects": of_lists("parts/1.gif", "parts/2.gif")}) for name in names]
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+
+
+def test_lines_without_a_file_name_are_named_or_skipped(folder):
+    write_lines(folder / "train", None, "1.jpg", None)
+    message = message_of(lambda: masks_in(folder))
+    assert message.startswith("2 files cannot be used with their objects; `--skip_bad_images` skips such files:")
+    assert "example 0 cannot be read as an image: it is empty." in message and "example 2 cannot" in message
+    assert masks_in(folder, skip_bad_images=True).sum(dim=(1, 2)).tolist() == [200, 200]
+
+
+def test_a_stream_names_or_skips_lines_without_a_file_name(folder, capsys):
+    write_lines(folder / "train", None, "1.jpg")
+
+    def samples(**fields):
+        data = DetectDataSettings(dataset_name=str(folder), num_workers=0, streaming=True, **fields)
+        source = load_objects(data, "train", None, 3, ["cell"], True)
+        reader = object_reader(data, ["cell"], True)
+        rows = detection_samples(data, source, 3, reader, lambda image, objects: {"masks": objects.masks})
+        return list(StreamSamples(source, rows, data))
+
+    message = message_of(samples)
+    assert "cannot be read as an image: it is empty. `--skip_bad_images` skips such images." in message
+    (sample,) = samples(skip_bad_images=True)
+    assert sample["masks"].sum(dim=(1, 2)).tolist() == [200, 200]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_paths_begin_in_that_folder_also_where_a_readme_names_the_splits(streaming, folder):
+    places = {"train": "train", "test": "held"}
+    shutil.copytree(folder / "train", folder / "held")
+    for place in places.values():
+        write(folder / place, of_lists("parts/1.gif", "parts/2.gif"))
+    named = "".join(f"  - split: {split}\n    path: {place}/**\n" for split, place in places.items())
+    (folder / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files:\n{named}---\n")
+    for split in places:
+        assert masks_in(folder, split, streaming=streaming).sum(dim=(1, 2)).tolist() == [200, 200]

@@ -5,6 +5,8 @@ import json
 import pickle
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -333,3 +335,15 @@ def test_an_image_that_metadata_names_in_two_lines_is_refused(folder):
     assert (
         f"must name each image in one line of its metadata, with all objects, but names train/{name} again" in message
     )
+
+
+def test_metadata_of_every_kind_is_searched_for_images_that_are_named_twice(folder):
+    file = folder / "train/metadata.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    file.unlink()
+    for again in (False, True):
+        pq.write_table(pa.Table.from_pylist(rows + rows[:again]), folder / "train/metadata.parquet")
+        if again:
+            assert f"but names train/{rows[0]['file_name']} again" in message_of(lambda: load(folder))
+        else:
+            assert len(load(folder)) == len(rows)

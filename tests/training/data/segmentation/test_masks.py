@@ -12,7 +12,14 @@ import torch
 from PIL import Image
 
 from hf_convnextv2 import ConvNextV2Config
-from tests.photographs import message_of, quick_datasets, write_masked_folder, write_masked_parquet
+from tests.photographs import (
+    message_of,
+    quick_datasets,
+    with_float_values,
+    write_masked_folder,
+    write_masked_parquet,
+)
+from training.data.held_out import load_train_and_eval
 from training.data.segmentation.masks import MaskReader, class_numbers, decode_mask
 from training.data.segmentation.pairs import class_names_of, load_pairs, segmentation_samples
 from training.data.transforms import SegmentationTransform
@@ -430,3 +437,74 @@ def test_colours_change_without_the_labels(folder):
     before, after = plain(rows[0], "x", 0, 0), changed_colours(rows[0], "x", 0, 0)
     assert torch.equal(before["labels"], after["labels"])
     assert not torch.allclose(before["pixel_values"], after["pixel_values"], atol=0.05)
+
+
+def write_numbers(folder, of_black, of_white, split="*"):
+    """Masks of two numbers, by the brightness of their images."""
+    for file in folder.glob(f"{split}/masks/*.png"):
+        changed(file, lambda mask: np.where(mask > 0, of_white, of_black).astype(np.uint8))
+
+
+@pytest.mark.parametrize(("black", "white"), [(0, 255), (255, 0), (1, 1), (0, 0)])
+def test_masks_to_train_on_that_show_a_single_class_of_several_are_refused(black, white, folder):
+    """Black and white masks, of which 255 is ignored, would be learned without a loss."""
+    names = ["background", "object"]
+    write_numbers(folder, black, white)
+    for fields in ({}, {"train_val_split": 0.5}):
+        message = message_of(lambda fields=fields: load(folder, names, **fields))
+        assert "must hold two classes or more in split `train`, but the masks hold" in message
+        assert message.endswith("For black and white masks give `--mask_values 0 255`.")
+    if {black, white} == {0, 255}:
+        assert len(load(folder, names, mask_values=[0, 255])) == 6
+
+
+def test_masks_whose_given_values_show_a_single_class_are_refused_without_the_hint(folder):
+    write_numbers(folder, 255, 255)
+    message = message_of(lambda: load(folder, ["no", "yes"], mask_values=[0, 255]))
+    assert "must hold two classes or more in split `train`, but the masks hold 255" in message
+    assert "--mask_values" not in message
+
+
+def test_a_held_out_split_may_show_a_single_class(folder):
+    write_numbers(folder, 0, 0, "test")
+    data = settings(folder, eval_split="test")
+    train, held_out = load_train_and_eval(data, load_pairs, 3, NAMES)
+    assert (len(train), len(held_out)) == (6, 3)
+    write_numbers(folder, 0, 0, "train")
+    assert "in split `train`" in message_of(lambda: load_train_and_eval(data, load_pairs, 3, NAMES))
+
+
+def test_a_stream_may_begin_with_a_single_class(folder):
+    write_numbers(folder, 0, 0)
+    assert len(list(load(folder, streaming=True))) == 6
+
+
+def test_images_of_five_channels_are_tiff_files_with_a_page_for_each_beside_png_masks(folder):
+    values = np.random.default_rng(0).integers(0, 256, (5, 48, 48)).astype(np.uint8)
+    for file in folder.glob("*/images/*.jpg"):
+        pages = [Image.fromarray(page) for page in values]
+        pages[0].save(file.with_suffix(".tif"), save_all=True, append_images=pages[1:])
+        file.unlink()
+    data = settings(folder)
+    rows = load_pairs(data, "train", None, 5, NAMES)
+    samples = segmentation_samples(data, rows, 5, MaskReader(3, 255, 255), lambda image, labels: (image, labels))
+    assert np.array_equal(samples(rows[0], "x", 0, 0)["pixel_values"], values)
+
+
+def test_images_of_other_channels_are_told_a_form_that_is_paired_with_png_masks(folder):
+    message = message_of(lambda: load_pairs(settings(folder), "train", None, 5, NAMES))
+    assert message.endswith("store the channels as .npy arrays, or as a TIFF file with a page for each channel.")
+
+
+def test_floats_outside_0_to_1_are_refused_where_colours_are_changed(folder):
+    with_float_values(folder / "test", -2, 5)
+    with_float_values(folder / "train")
+    data = settings(folder, eval_split="test")
+    train, held_out = load_train_and_eval(data, load_pairs, 3, NAMES, 0.5)
+    assert (len(train), len(held_out)) == (6, 3)  # the control: values in [0, 1], and any that are held out
+    shutil.copy(next((folder / "test/images").glob("*.tif")), folder / "train/images/coffee1.tif")
+    message = message_of(lambda: load_train_and_eval(data, load_pairs, 3, NAMES, 0.5))
+    assert message.startswith("`photometric_distortion` (=0.5) must be 0 for images with values outside [0, 1],")
+    assert f"{folder}/train/images/coffee1.tif holds -2 to 3. " in message
+    assert message.endswith("Give `--photometric_distortion 0`, or scale the images to [0, 1].")
+    assert len(load_train_and_eval(data, load_pairs, 3, NAMES, 0.0)[0]) == 6
