@@ -55,7 +55,7 @@ def main(settings: FinetuneSettings) -> None:
         data = with_background(settings.data, settings.model)
         processor = create_processor(settings.model, data.background, model.config)
         with run.main_process_first():
-            source, eval_source = load_sources(data, model.config)
+            source, eval_source = load_sources(data, settings.augmentation, model.config)
             if problem.type == REGRESSION:
                 set_scale(model, scale_of(source, columns_for(data, source, model.config)))
         samples = create_samples(data, settings.augmentation, source, model, processor)
@@ -131,9 +131,12 @@ def create_model(
     return model
 
 
-def load_sources(data: FinetuneDataSettings, model_config: EncoderConfig) -> tuple[Source, Source | None]:
+def load_sources(
+    data: FinetuneDataSettings, augmentation: FinetuneAugmentationSettings, model_config: EncoderConfig
+) -> tuple[Source, Source | None]:
     """The images to train on, and those to evaluate on if there are any. Their labels are checked."""
-    source, eval_source = load_train_and_eval(data, load_images, model_config.num_channels)
+    described = (model_config.num_channels, augmentation.randaugment_num_ops)
+    source, eval_source = load_train_and_eval(data, load_images, *described)
     held_out = data.eval_split or f"{data.train_split}, held out"
     for part, split in ((source, data.train_split), (eval_source, held_out)):
         if part is not None:
@@ -150,8 +153,10 @@ def create_samples(
 ) -> Samples:
     """The transform from rows of the source to augmented images with labels."""
     size = image_size_of(model.config)
-    transform, enough = finetuning_transform(augmentation, size, processor), enough_for_crops(augmentation, size)
-    return labelled_samples(data, source, model.config, transform, enough=enough)
+    transform = finetuning_transform(augmentation, size, processor)
+    fields: dict[str, Any] = {"enough": enough_for_crops(augmentation, size)}
+    fields["randaugment_num_ops"] = augmentation.randaugment_num_ops
+    return labelled_samples(data, source, model.config, transform, **fields)
 
 
 def create_eval_loader(

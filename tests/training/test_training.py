@@ -34,6 +34,7 @@ from hf_convnextv2 import (
 from hf_convnextv2.modeling_rcnn import ConvNextV2RCNNForObjectDetection
 from hf_convnextv2.upernet import UperNetForSemanticSegmentation
 from tests.photographs import (
+    CLASSES,
     WRITE_TINY,
     apart,
     fcmae,
@@ -298,6 +299,23 @@ def test_colours_of_floats_outside_0_to_1_are_not_changed(run, kind, streaming, 
     if not streaming:
         run(tmp_path / "out", folder, photometric_distortion=0, **fields)  # the control
         assert list(tmp_path.glob("**/all_results.json"))
+
+
+@pytest.mark.parametrize("reading", [{}, {"check_images": False}, {"streaming": True}], ids=str)
+def test_floats_outside_0_to_1_are_not_made_bytes_for_randaugment(reading, data, tmp_path):
+    """They would be cut off in training alone."""
+    folder = with_float_values(shutil.copytree(data["folder"], tmp_path / "data"), -1, 3)
+    model = ConvNextV2ForImageClassification(
+        small_config(image_size=32, num_labels=3, id2label=dict(enumerate(CLASSES)))
+    )
+    model.save_pretrained(tmp_path / "model")  # whose classes a stream needs
+    fields = {"model_name_or_path": str(tmp_path / "model"), "max_train_steps": 1, "warmup_steps": 0, "eval_steps": 1}
+    message = message_of(lambda: finetune_run(tmp_path / "out", folder, randaugment_num_ops=2, **fields, **reading))
+    assert "`randaugment_num_ops` (=2) must be 0 for images with values outside [0, 1]" in message
+    assert ".tif holds -1 to 2. Give `--randaugment_num_ops 0`, or scale the images to [0, 1]." in message
+    assert not list(tmp_path.glob("**/all_results.json"))
+    finetune_run(tmp_path / "control", folder, randaugment_num_ops=0, **fields, **reading)
+    assert list(tmp_path.glob("**/all_results.json"))
 
 
 @pytest.mark.parametrize("family", WRITE_TINY)

@@ -17,6 +17,7 @@ from torch.utils.data import IterableDataset as TorchIterableDataset
 from hf_convnextv2.images import DEFAULT_BACKGROUND
 from training.data.checking.images import CheckedImages, check_images, image_notes, refuse_bad_images
 from training.data.decoding import BadImageError, Decoded, Enough, decode_image, fate_of_transparency, value_range
+from training.data.held_out import is_trained_on
 from training.data.label_readers import LabelReader
 from training.data.overview import print_overview
 from training.data.retry import read_on
@@ -45,6 +46,7 @@ class Samples:
     label_reader: LabelReader | None = None
     enough: Enough | None = None  # larger images may be decoded smaller
     background: str = DEFAULT_BACKGROUND  # of transparent pixels
+    randaugment_num_ops: int = 0  # other than 0, values must be in [0, 1]
 
     def __call__(self, row: dict[str, Any], name: str, *key: int) -> dict[str, Any]:
         """Return `pixel_values`, with `noise` or `labels`, and the sample's seed.
@@ -52,6 +54,9 @@ class Samples:
         Crop, flip and noise depend only on the seed and the key. Errors call an image without a path `name`.
         """
         image, is_transparent, _ = self.decode(row, name)
+        if self.randaugment_num_ops:
+            path = name_of(row[self.image_column], name)
+            check_distorted_values("randaugment_num_ops", self.randaugment_num_ops, *value_range(image), path)
         sample: dict[str, Any] = {"seed": sample_seed(self.seed, *key), "is_transparent": is_transparent}
         with seeded(sample["seed"]):
             crops = [self.crop(image) for _ in range(self.num_crops)]
@@ -104,7 +109,7 @@ class AnnotatedSamples(Samples):
         height, width = image.shape[-2:]
         name = name_of(row[self.image_column], name)
         if self.distortion:
-            check_distorted_values(self.distortion, *value_range(image), name)
+            check_distorted_values("photometric_distortion", self.distortion, *value_range(image), name)
         labels = self.reader(row[self.annotation_column], (height, width), name)
         seed = sample_seed(self.seed, *key)
         with seeded(seed):
@@ -121,14 +126,14 @@ def name_of(value: Any, name: str) -> str:
     return path if isinstance(path, str) and path else name
 
 
-def refuse_distorted_values(checked: CheckedImages, distortion: float, data: DataSettings) -> None:
-    """Raise if colours are changed with this probability and an image has values outside [0, 1]."""
+def refuse_distorted_values(checked: CheckedImages, setting: str, value: float, data: DataSettings) -> None:
+    """Raise if a setting other than 0 changes colours and an image has values outside [0, 1]."""
     outside = np.flatnonzero((checked.ranges[:, 0] < 0) | (checked.ranges[:, 1] > 1))
-    if distortion and len(outside):
+    if value and len(outside):
         index = int(outside[0])
         name = name_of(checked.source[index][data.image_column], f"example {index}")
         lowest, highest = checked.ranges[index].tolist()
-        check_distorted_values(distortion, lowest, highest, name)
+        check_distorted_values(setting, value, lowest, highest, name)
 
 
 class MapSamples(TorchDataset[dict[str, Any]]):
@@ -222,9 +227,12 @@ class CropsCollator(Collator):
         return {name: value.transpose(0, 1).flatten(0, 1) for name, value in super().stack(samples).items()}
 
 
-def load_images(data: DataSettings, split: str, max_samples: int | None, num_channels: int) -> Source:
+def load_images(
+    data: DataSettings, split: str, max_samples: int | None, num_channels: int, randaugment_num_ops: int = 0
+) -> Source:
     """Load a split, check its images (map-style only), and print an overview.
 
+    Values outside [0, 1] are refused in the split to train on if RandAugment has operations.
     Unreadable images are left out if the settings allow it; otherwise a `ValueError` is raised.
     """
     whole, problems, notes = find_source(data, split)
@@ -237,6 +245,8 @@ def load_images(data: DataSettings, split: str, max_samples: int | None, num_cha
             checked = check_images(source, data, num_channels)
             source, problems = checked.source, problems + checked.problems
             refuse_bad_images(problems, data)
+            if is_trained_on(data, split):
+                refuse_distorted_values(checked, "randaugment_num_ops", randaugment_num_ops, data)
         check("dataset_name", data.dataset_name, len(source) > 0, f"hold images that can be read in split `{split}`")
         notes = [*notes, *image_notes(checked, data, num_channels)]
     print_overview(data, split, source, num_examples([whole], split, None), notes, problems)

@@ -35,17 +35,25 @@ def finetuning_transform(augmentation: FinetuneAugmentationSettings, image_size:
     """Random crop, flip, RandAugment, normalisation and erasing with noise: `(C, H, W)` to `(C, size, size)`."""
     steps = crop_and_flip(augmentation, image_size)
     if augmentation.randaugment_num_ops:
-        to_bytes = v2.ToDtype(torch.uint8, scale=True)  # RandAugment's posterize and equalize need uint8
         randaugment = v2.RandAugment(
             augmentation.randaugment_num_ops,
             augmentation.randaugment_magnitude,
             interpolation=InterpolationMode.BILINEAR,
         )
-        steps += [to_bytes, randaugment]
+        steps += [v2.Lambda(to_bytes), randaugment]
     steps += normalise(processor)
     if augmentation.random_erasing:
         steps.append(v2.RandomErasing(augmentation.random_erasing, value="random"))  # type: ignore[arg-type]
     return v2.Compose(steps)
+
+
+def to_bytes(image: Tensor) -> Tensor:
+    """A crop as uint8, which RandAugment's posterize and equalize need.
+
+    Bicubic crops of floats overshoot [0, 1]: these values would wrap around. Of uint8, torchvision clips them itself.
+    """
+    clipped = Image(image.clamp(0, 1)) if image.is_floating_point() else image
+    return v2.functional.to_dtype(clipped, torch.uint8, scale=True)
 
 
 class RandomShorterSide:

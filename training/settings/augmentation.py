@@ -87,13 +87,13 @@ def check_distortion(share: float, num_channels: int) -> None:
     check("photometric_distortion", share, not share or num_channels == 3, rule)
 
 
-def check_distorted_values(share: float, lowest: float, highest: float, name: str) -> None:
-    """Raise if the colours of an image with values outside [0, 1] are to be changed."""
+def check_distorted_values(setting: str, value: float, lowest: float, highest: float, name: str) -> None:
+    """Raise if a setting other than 0 changes the colours of an image with values outside [0, 1]."""
     rule = (
         f"be 0 for images with values outside [0, 1], which changes of colours cut off, but {name} holds {lowest:g} to "
-        f"{highest:g}. Give `--photometric_distortion 0`, or scale the images to [0, 1]"
+        f"{highest:g}. Give `--{setting} 0`, or scale the images to [0, 1]"
     )
-    check("photometric_distortion", share, not share or (lowest >= 0 and highest <= 1), rule)
+    check(setting, value, not value or (lowest >= 0 and highest <= 1), rule)
 
 
 @dataclass(kw_only=True)
@@ -106,7 +106,7 @@ class FinetuneAugmentationSettings(AugmentationSettings):
     mixup: float = recipe(0.0, "alpha of mixup; 0: off")
     cutmix: float = recipe(0.0, "alpha of cutmix; 0: off, as in regression; with mixup, each batch gets one of the two")
     randaugment_num_ops: int = recipe(
-        0, "RandAugment operations applied to each image; 0: off; needs images of 1 or 3 channels"
+        0, "RandAugment operations applied to each image; 0: off; needs images of 1 or 3 channels, floats in [0, 1]"
     )
     randaugment_magnitude: int = recipe(
         9, "strength of RandAugment on torchvision's scale, 0 to 30", unused_with=("randaugment_num_ops", (0,))

@@ -1,7 +1,7 @@
 """From any source to the same samples, whatever the processes and workers; what is wrong with it is said at once."""
 
 import io
-from itertools import islice
+from itertools import islice, takewhile
 
 import numpy as np
 import pandas
@@ -19,6 +19,7 @@ from hf_convnextv2 import ConvNextV2Config, create_image_processor
 from tests.photographs import CLASSES, cut, message_of, quick_datasets, write_folder, write_parquet
 from training.data.batches import TrainBatches
 from training.data.decoding import Enough, decode_image
+from training.data.held_out import load_train_and_eval
 from training.data.label_readers import ClassReader
 from training.data.labels import check_labels, label_mapping, resolve_labels
 from training.data.samples import Collator, CropsCollator, eval_loader, first_samples, load_images, make_samples
@@ -292,6 +293,45 @@ def test_randaugment_has_the_number_of_operations_and_the_strength_asked_for():
     steps = finetuning_transform(config.augmentation, 32, processor()).transforms
     (randaugment,) = [step for step in steps if isinstance(step, v2.RandAugment)]
     assert (randaugment.num_ops, randaugment.magnitude) == (3, 17)
+
+
+def test_randaugment_is_given_the_same_bytes_of_floats_as_of_bytes():
+    """Bicubic crops of sharp edges overshoot [0, 1], and values outside wrap around where floats are made bytes."""
+    config = FinetuneSettings(dataset_name="x", output_dir="out", randaugment_num_ops=1)
+    steps = finetuning_transform(config.augmentation, 32, processor(1)).transforms
+    before = v2.Compose(list(takewhile(lambda step: not isinstance(step, v2.RandAugment), steps)))
+    stripes = torch.rand(1, 1, 24, generator=torch.Generator().manual_seed(0)) > 0.5
+    edges = stripes.expand(1, 24, 24).to(torch.uint8) * 255
+    crops = []
+    for pixels in (edges, edges / 255):
+        with seeded(0):
+            crops.append(before(pixels))
+    assert crops[0].dtype == crops[1].dtype == torch.uint8
+    assert_close(crops[0].int(), crops[1].int(), rtol=0, atol=1)
+
+
+def test_values_outside_0_to_1_are_refused_for_randaugment_in_the_split_to_train_on(tmp_path):
+    root = tmp_path / "data"
+
+    def write(split, name, lowest, highest):
+        (root / split / "wet").mkdir(parents=True, exist_ok=True)
+        array = np.linspace(lowest, highest, 3 * 8 * 8, dtype=np.float32).reshape(8, 8, 3)
+        np.save(root / split / "wet" / name, array)
+
+    write("train", "0.npy", 0, 1)
+    write("test", "0.npy", -2, 3)
+    data = FinetuneSettings(dataset_name=str(root), output_dir="out", num_workers=0, eval_split="test").data
+    train, held_out = load_train_and_eval(data, load_images, 3, 2)
+    assert held_out is not None and (len(train), len(held_out)) == (
+        1,
+        1,
+    )  # the control: values in [0, 1], and any that are held out
+    write("train", "1.npy", 0, 1.5)
+    message = message_of(lambda: load_train_and_eval(data, load_images, 3, 2))
+    assert message.startswith("`randaugment_num_ops` (=2) must be 0 for images with values outside [0, 1],")
+    assert f"{root}/train/wet/1.npy holds 0 to 1.5. " in message
+    assert message.endswith("Give `--randaugment_num_ops 0`, or scale the images to [0, 1].")
+    assert len(load_train_and_eval(data, load_images, 3, 0)[0]) == 2
 
 
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.01, 0.0), (0.0, 0.01), (0.01, 8.0), (8.0, 0.01), (8.0, 8.0)])

@@ -77,7 +77,7 @@ def load_objects(
         rule = f"hold other objects than crowds in split `{split}`: nothing can be trained or evaluated on crowds alone"
         check("dataset_name", data.dataset_name, counts.total > counts.crowds, rule)
         if is_trained_on(data, split):
-            refuse_distorted_values(checked, distortion, data)
+            refuse_distorted_values(checked, "photometric_distortion", distortion, data)
         notes = [*notes, *image_notes(checked, data, num_channels, "boxes and masks")]
         notes = [*notes, *object_notes(counts, names, with_masks)]
     print_overview(data, split, source, num_examples([whole], split, None), notes, problems)

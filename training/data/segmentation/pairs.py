@@ -193,7 +193,7 @@ def load_pairs(
         )
         if is_trained_on(data, split):
             several_classes(numbers_in(masks.filter(pa.array(good))), data, split)
-            refuse_distorted_values(checked, distortion, data)
+            refuse_distorted_values(checked, "photometric_distortion", distortion, data)
         notes = [*notes, *class_notes(counts, names)]
     print_overview(data, split, source, num_examples([whole], split, None), notes, problems)
     return source
