@@ -322,10 +322,8 @@ def test_values_outside_0_to_1_are_refused_for_randaugment_in_the_split_to_train
     write("test", "0.npy", -2, 3)
     data = FinetuneSettings(dataset_name=str(root), output_dir="out", num_workers=0, eval_split="test").data
     train, held_out = load_train_and_eval(data, load_images, 3, 2)
-    assert held_out is not None and (len(train), len(held_out)) == (
-        1,
-        1,
-    )  # the control: values in [0, 1], and any that are held out
+    assert held_out is not None
+    assert (len(train), len(held_out)) == (1, 1), "values in [0, 1], and any that are held out"
     write("train", "1.npy", 0, 1.5)
     message = message_of(lambda: load_train_and_eval(data, load_images, 3, 2))
     assert message.startswith("`randaugment_num_ops` (=2) must be 0 for images with values outside [0, 1],")
