@@ -84,10 +84,13 @@ def _weights(
         down_weight, down_bias = layer_scale[:, None] * down_weight, layer_scale * down_bias
     cast: Any = cast_for_autocast(up.weight, up.bias, down_weight)
     up_weight, up_bias, cast_down = cast
+    scale, shift = (None, None) if grn is None else (grn.weight.view(-1), grn.bias.view(-1))
     if runs_on_kernels(up_weight) and not torch.compiler.is_compiling():  # which read vectors as they are
         up_bias, down_weight = up.bias, cast_down
-    middle = (None, None) if grn is None else (grn.weight.view(-1), grn.bias.view(-1))
-    weights = MLPWeights(up_weight, up_bias, *middle, down_weight, down_bias)
+    else:  # both biases are part of products with `down`
+        down_bias = down_bias.to(down_weight.dtype)
+        shift = None if shift is None else shift.to(down_weight.dtype)
+    weights = MLPWeights(up_weight, up_bias, scale, shift, down_weight, down_bias)
     if norm is None:
         return weights
     return weights._replace(norm=norm.weight, norm_bias=norm.bias, eps=norm.eps)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from hf_convnextv2.chunks import CHUNK_SIZE, split_into_chunks
-from hf_convnextv2.fused_mlp import fused_mlp
+from hf_convnextv2.fused_mlp import _weights, fused_mlp
 from hf_convnextv2.fused_mlp_reference import MLPWeights, reference_mlp, scales_weights
 from hf_convnextv2.grn import ConvNextV2GRN
 from tests.hf_convnextv2.grn_formula import grn_formula
@@ -103,6 +103,39 @@ def test_fused_mlp_runs_under_autocast(mlp):
     out.float().square().mean().backward()
     assert (out.dtype, x.grad.dtype, mlp["down"].weight.grad.dtype) == (torch.bfloat16, torch.float32, torch.float32)
     assert_close(out.float(), plain(mlp, x), tolerance=0.05)
+
+
+@pytest.mark.parametrize("compiling", [False, True])
+@pytest.mark.parametrize("positions", [64, 3])  # GRN's scale multiplies the weights, the activations
+@pytest.mark.parametrize("wide", ["grn.weight", "grn.bias", "grn", "down.weight", "down.bias", "down"])
+def test_autocast_takes_parameters_of_several_dtypes(mlp, wide, positions, compiling, monkeypatch):
+    """Frozen weights in bfloat16, and those that are trained in float32."""
+    x = torch.randn(2, positions, 4)
+    mixed = copy.deepcopy(mlp).bfloat16().requires_grad_(False)
+    trained = {name: p for name, p in mixed.named_parameters() if name.startswith(wide)}
+    for parameter in trained.values():
+        parameter.data = parameter.data.float()
+        parameter.requires_grad_()
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = fused(mixed, x)
+        with torch.no_grad():
+            alone = fused(mixed, x)
+    out.float().square().mean().backward()
+    expected = plain(mlp, x)
+    expected.square().mean().backward()
+    assert_close(out.float(), expected, tolerance=0.05)
+    assert_close(alone.float(), expected, tolerance=0.05)
+    for name, parameter in trained.items():
+        assert parameter.grad.dtype == torch.float32
+        assert_close(parameter.grad, mlp.get_parameter(name).grad, tolerance=0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_biases_of_the_dtype_of_their_layer_are_not_copied(mlp, dtype):
+    weights = _weights(mlp.to(dtype)["up"], mlp["grn"], mlp["down"], None, None)
+    assert weights.down_bias is mlp["down"].bias
+    assert weights.grn_bias.data_ptr() == mlp["grn"].bias.data_ptr()
 
 
 @pytest.mark.parametrize("positions", [400, 25])  # GRN's scale multiplies the weights, the activations
