@@ -14,13 +14,14 @@ class Results:
 
     def __init__(self, output: str, parts: list[str]) -> None:
         self.path = Path(output) if output else None
+        self.of_this_run = ["machine", *parts]
         self.machine: dict[str, str] = {}
         self.left_out: list[str] = []
         earlier = json.loads(self.path.read_text()) if self.path and self.path.exists() else {"parts": {}}
         self.parts: dict[str, dict[str, Any]] = {
             name: {"machine": earlier["machine"], **part}
             for name, part in earlier["parts"].items()
-            if name not in parts
+            if name not in self.of_this_run
         }
 
     def describe(self, machine: dict[str, str], left_out: list[str]) -> None:
@@ -49,8 +50,9 @@ class Results:
         temporary.replace(self.path)
 
     def failures(self) -> list[str]:
-        """A line for each part that failed and each row that is wrong."""
-        failed = [f"{name}: {part['error']}" for name, part in self.parts.items() if part["error"]]
-        for name, part in self.parts.items():
+        """A line for each part of this run that failed and each of its rows that is wrong."""
+        parts = {name: part for name, part in self.parts.items() if name in self.of_this_run}
+        failed = [f"{name}: {part['error']}" for name, part in parts.items() if part["error"]]
+        for name, part in parts.items():
             failed += [f"{name}: {json.dumps(row)}" for row in part["rows"] if row.get("ok") is False]
         return failed

@@ -190,6 +190,32 @@ def test_parts_of_another_machine_are_kept_with_its_description(tmp_path):
     assert found["parts"]["correct"] == found["parts"]["speed"] == part
 
 
+def test_what_failed_in_an_earlier_run_is_kept_and_fails_no_later_one(tmp_path):
+    output, well = str(tmp_path / "gpu.json"), {"seconds": 1.0, "error": None, "rows": [{"ok": True}]}
+    for machine_name, names in (("first", ["speed", "correct"]), ("second", ["correct"])):
+        results = Results(output, names)
+        results.describe({"accelerator": machine_name}, [])
+        for name in names:
+            results.set(name, {**well, "error": "died"} if name == "speed" else {**well, "rows": [{"ok": False}]})
+    assert results.failures() == ['correct: {"ok": false}']
+    results = Results(output, ["kernels"])
+    results.describe({"accelerator": "third"}, [])
+    results.set("kernels", well)
+    assert results.failures() == []
+    parts = json.loads((tmp_path / "gpu.json").read_text())["parts"]
+    assert [part["error"] for part in parts.values()] == ["died", None, None]
+
+
+def test_a_machine_that_was_not_described_is_not_kept_once_one_is(tmp_path):
+    output = str(tmp_path / "gpu.json")
+    results = Results(output, ["kernels"])
+    results.set("machine", {"seconds": 180.0, "error": "stopped after its 180 s", "rows": []})
+    assert results.failures() == ["machine: stopped after its 180 s"]
+    results = Results(output, ["kernels"])
+    results.describe({"accelerator": "a GPU"}, [])
+    assert results.failures() == [] and json.loads((tmp_path / "gpu.json").read_text())["parts"] == {}
+
+
 @pytest.mark.parametrize(("wrong", "status"), [("nothing", 0), ("correct", 1)])
 def test_a_wrong_row_makes_the_command_fail(wrong, status, monkeypatch, tmp_path, capsys):
     parts_that(monkeypatch, tmp_path, wrong)
