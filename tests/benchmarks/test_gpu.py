@@ -521,6 +521,26 @@ def test_busy_time_counts_kernels_at_once_only_once():
     assert profile.longest(kernels) == [("a", (5.0, 2)), ("b", (4.0, 1)), ("c", (0.5, 1))]
 
 
+def test_gaps_are_those_of_a_call_without_the_profiler(monkeypatch, tmp_path):
+    """Kernels take 7 of its 20 ms, which is 10 under the profiler."""
+    kernels = [("a", 1e3, 4e3), ("b", 8e3, 3e3)]
+    monkeypatch.setattr(profile, "contenders", lambda *_: {profile.OURS: lambda: lambda: None})
+    monkeypatch.setattr(profile, "kernels_of", lambda *_: kernels)
+    monkeypatch.setattr(profile, "seconds_of", lambda call: 0.020)
+    row = rows_of(profile, tmp_path)[1]
+    assert (row["ms busy"], row["ms from first to last"], row["share of gaps"]) == (7, 10, pytest.approx(13 / 20))
+    assert profile.share_of_gaps(7.1, 7.0) == 0
+
+
+def test_gaps_in_the_file_are_those_of_its_own_figures():
+    rows = json.loads((processes.ROOT / "docs/benchmarks/gpu.json").read_text())["parts"]["profile"]["rows"]
+    times = {row["mode"]: row["ms without the profiler"] for row in rows if "ms without the profiler" in row}
+    found = [row for row in rows if "share of gaps" in row]
+    assert found
+    for row in found:
+        assert row["share of gaps"] == profile.share_of_gaps(row["ms busy"], times[row["mode"]])
+
+
 # Training
 
 
