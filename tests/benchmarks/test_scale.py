@@ -33,6 +33,21 @@ def test_the_quantities_are_those_of_the_pages_that_they_are_from():
     assert eager is not None and int(eager[1]) == 1000 * quantities.EAGER_STEP
 
 
+def test_the_eager_step_on_an_h100_is_the_profiled_one():
+    timed, kernels, *_ = json.loads((ROOT / "docs/benchmarks/gpu.json").read_text())["parts"]["profile"]["rows"]
+    milliseconds, busy = round(timed["ms without the profiler"]), round(kernels["ms busy"])
+    page = (ROOT / "docs/benchmarks.md").read_text()
+    found = re.search(
+        r"took (\d+) ms on a machine with an H100: .* for (\d+) ms, in ([\d,]+) .*\n.* other (0\.\d+)", page
+    )
+    assert found is not None
+    assert [float(number.replace(",", "")) for number in found.groups()] == [
+        *(milliseconds, busy, kernels["kernels"]),
+        round(kernels["share of gaps"], 2),
+    ]
+    assert f"with an H100, took {milliseconds} ms:" in (ROOT / "docs/scale.md").read_text()
+
+
 def test_parameters_are_those_of_the_model_card():
     card = (ROOT / "MODEL_CARD.md").read_text()
     rows = re.findall(r"^\| (\w+) \| [\d, ]+ \| [\d, ]+ \| [\d,]+ \| ([\d,]+) \|", card, re.M)
