@@ -2,12 +2,12 @@
 
     python -m benchmarks.gpu --minutes 8 --output docs/benchmarks/gpu.json
 
-It needs a checkout, torch, Transformers and Accelerate, and downloads nothing. Parts: `kernels` (each group of Triton
-kernels next to the plain form), `correct` (losses and gradients against float64 on the processor, plain masked-dense
-code and Transformers), `speed` (next to the peers and to a bound), `profile` (kernels of a step) and `training` (the
-training script through `accelerate launch`). Each runs in a process of its own and ends within its share of the time.
-The output is written with each row, and parts of an earlier run are kept in it. The exit status is 1 if a part fails or
-finds something wrong.
+It needs a checkout, torch, Transformers, Accelerate and Pillow, and downloads nothing. Parts: `kernels` (each group of
+Triton kernels next to the plain form), `correct` (losses and gradients against float64 on the processor, plain
+masked-dense code and Transformers), `speed` (next to the peers and to a bound), `profile` (kernels of a step) and
+`training` (the training script through `accelerate launch`). Each runs in a process of its own and ends within its
+share of the time. The output is written with each row, and parts of an earlier run are kept in it. The exit status is 1
+if a part fails or finds something wrong.
 """
 
 import sys
