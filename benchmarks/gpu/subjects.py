@@ -6,10 +6,9 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-import transformers
-from torch import Tensor
+from torch import Tensor, nn
 
-from benchmarks.shared.classifiers import wake_grn
+from benchmarks.shared.classifiers import stock_classifier, wake_grn
 from hf_convnextv2 import (
     ConvMAEConfig,
     ConvMAEForPreTraining,
@@ -23,6 +22,8 @@ from tests import masked_dense
 NUM_CLASSES = 100
 NUM_SETS = 4
 ONE_BLOCK_A_STAGE = [1, 1, 1, 1]
+V1_BLOCKS: dict[str, Any] = {"use_grn": False, "layer_scale_init_value": 1e-6}
+AWAKE_LAYER_SCALE = (0.05, 0.5)  # least and greatest
 Loss = Callable[[Any, dict[str, Tensor]], Tensor]
 
 
@@ -67,22 +68,26 @@ def convmae(settings: argparse.Namespace) -> Subject:
 
 
 def classifier(settings: argparse.Namespace, size: str, **overrides: Any) -> Subject:
-    """The classifier next to that of Transformers with the same weights."""
+    """The classifier, of V2's or V1's blocks, next to that of Transformers with the same weights."""
     torch.manual_seed(0)
     config = ConvNextV2Config.from_size(size, num_labels=NUM_CLASSES, **overrides)
     model: Any = awake(ConvNextV2ForImageClassification(config))
-    stock: Any = transformers.ConvNextV2ForImageClassification(
-        transformers.ConvNextV2Config.from_dict(config.to_dict())
+    stock = stock_classifier(config)
+    stock.load_state_dict(
+        {name.replace(model.base_model_prefix, stock.base_model_prefix): t for name, t in model.state_dict().items()}
     )
-    stock.load_state_dict(model.state_dict())
     batch, side = settings.correct_batch, settings.correct_image_size
     inputs = {"pixel_values": torch.randn(batch, 3, side, side), "labels": torch.arange(batch)}
-    return Subject(f"classifier {size}", model, inputs, "Transformers", stock.eval(), model_loss)
+    name = f"classifier {size}" + (", V1's blocks" if config.is_convnext_v1 else "")
+    return Subject(name, model, inputs, "Transformers", stock.eval(), model_loss)
 
 
 def awake(model: Any) -> Any:
-    """The model with weights of GRN that are not zero, for inference."""
+    """The model with weights of GRN that are not zero, and a LayerScale that lets the blocks count, for inference."""
     wake_grn(model)
+    for name, parameter in model.named_parameters():
+        if name.endswith("layer_scale_parameter"):
+            nn.init.uniform_(parameter, *AWAKE_LAYER_SCALE)
     return model.eval()
 
 

@@ -25,13 +25,18 @@ def create_model(library: str, size: str, blocks: str = "V2") -> nn.Module:
 
         model = timm.create_model(f"{'convnext' if v1 else 'convnextv2'}_{size}", num_classes=1000)
     elif library == "transformers":
-        name = "ConvNext" if v1 else "ConvNextV2"
-        stock_config = getattr(transformers, f"{name}Config").from_dict(config.to_dict())
-        model = getattr(transformers, f"{name}ForImageClassification")(stock_config)
+        model = stock_classifier(config)
     else:
         model = ConvNextV2ForImageClassification(config)
     wake_grn(model)
     return model
+
+
+def stock_classifier(config: ConvNextV2Config) -> Any:
+    """Transformers' classifier of the same architecture, with random weights."""
+    name = "ConvNext" if config.is_convnext_v1 else "ConvNextV2"
+    stock_config = getattr(transformers, f"{name}Config").from_dict(config.to_dict())
+    return getattr(transformers, f"{name}ForImageClassification")(stock_config)
 
 
 def wake_grn(model: nn.Module) -> None:

@@ -273,29 +273,42 @@ def test_the_machine_is_described_without_what_is_not_installed(monkeypatch, tmp
 
 def test_models_are_right_on_a_processor(tmp_path):
     rows = rows_of(correct, tmp_path)
-    assert len(rows) == 21 and all(row["ok"] for row in rows)
+    assert len(rows) == 25 and all(row["ok"] for row in rows)
     assert {row["what"] for row in rows} == {
         *("depthwise convolution, 4 positions a side", "depthwise convolution, 1 positions a side", "fused MLP"),
         *("FCMAE atto", "FCMAE atto, 4 views", "FCMAE atto, a teacher's features"),
-        *("classifier atto", "ConvMAE tiny"),
+        *("classifier atto", "ConvMAE tiny", "classifier atto, V1's blocks"),
     }
 
 
 def test_compiled_models_are_right_on_a_processor(tmp_path):
     settings = settings_of("--dtypes", "bfloat16")
-    for create in [correct.subjects(settings, "compiled")[index] for index in (0, 3)]:
+    for create in [correct.subjects(settings, "compiled")[index] for index in (0, 3, 5)]:
         correct.compare(create, settings, Rows(tmp_path / "rows", 100), "compiled", 0)
     rows = read_rows(tmp_path / "rows")
-    assert [row["against"].split(":")[0] for row in rows] == ["float64 on the processor"] * 2 + ["float64"]
+    assert [row["against"].split(":")[0] for row in rows] == [
+        *(["float64 on the processor"] * 2 + ["float64"]),
+        *("float64 on the processor", "float64"),
+    ]
     assert all(row["ok"] for row in rows)
 
 
-@pytest.mark.parametrize("broken", [None, "convnextv2.encoder.stages.1.layers.0.grn.weight"])
-def test_a_model_with_a_wrong_parameter_on_the_device_is_found(broken, monkeypatch, tmp_path):
+LAYER = "convnextv2.encoder.stages.1.layers.0"
+
+
+@pytest.mark.parametrize(
+    ("subject", "overrides", "broken"),
+    [
+        *(("fcmae", {}, broken) for broken in (None, f"{LAYER}.grn.weight")),
+        *(("classifier", subjects.V1_BLOCKS, broken) for broken in (None, f"{LAYER}.layer_scale_parameter")),
+    ],
+)
+def test_a_model_with_a_wrong_parameter_on_the_device_is_found(subject, overrides, broken, monkeypatch, tmp_path):
     exact = correct.gradients
 
     def gradients(model, *arguments, **keywords):
-        if broken is not None and next(model.parameters()).dtype == torch.float32:
+        is_ours = hasattr(model, "convnextv2")
+        if broken is not None and is_ours and next(model.parameters()).dtype == torch.float32:
             model = correct.copy.deepcopy(model)
             with torch.no_grad():
                 model.get_parameter(broken)[..., 3] *= 1.1
@@ -303,7 +316,7 @@ def test_a_model_with_a_wrong_parameter_on_the_device_is_found(broken, monkeypat
 
     monkeypatch.setattr(correct, "gradients", gradients)
     settings = settings_of("--dtypes", "float32")
-    create = partial(subjects.fcmae, settings, "atto", depths=[1, 1, 1, 1])
+    create = partial(getattr(subjects, subject), settings, "atto", depths=[1, 1, 1, 1], **overrides)
     correct.compare(create, settings, Rows(tmp_path / "rows", 100), "eager", 0)
     rows = read_rows(tmp_path / "rows")
     assert len(rows) == 2 and rows[0]["ok"] is (broken is None)
