@@ -8,6 +8,7 @@ any time. What is computed stays the same.
 """
 
 import contextlib
+import math
 import os
 import sys
 import threading
@@ -52,13 +53,16 @@ class IdleThread(threading.Thread):
         of_process = torch.get_num_threads()
         number = num_own_threads(self.beside)
         try:
-            torch.set_num_threads(number)  # of this thread, and of all threads that start from now on
-            torch.zeros(number * LEAST_PARALLEL, device="cpu").add_(1)
-            self.works = True
+            with contextlib.suppress(RuntimeError):
+                check_room(number)
+                torch.set_num_threads(number)  # of this thread, and of all threads that start from now on
+                torch.zeros(number * LEAST_PARALLEL, device="cpu").add_(1)
+                self.works = True
         finally:
             torch.set_num_threads(of_process)
             self.is_ready.set()
-        self.is_over.wait()
+        if self.works:
+            self.is_over.wait()
 
     def begin(self) -> None:
         """Start the thread, and return once its own are there."""
@@ -73,6 +77,27 @@ class IdleThread(threading.Thread):
 def num_own_threads(beside: int) -> int:
     """How many OpenMP threads of an idle thread, itself among them, it takes to have more than cores."""
     return max(2, len(os.sched_getaffinity(0)) - beside + 2)
+
+
+def check_room(number: int) -> None:
+    """Raise a RuntimeError if the system refuses as many threads: OpenMP, refused one, would end the process."""
+    is_over, threads = threading.Event(), []
+    try:
+        for _ in range(number):
+            thread = threading.Thread(target=is_over.wait, daemon=True)
+            thread.start()
+            threads.append(thread)
+    finally:
+        is_over.set()
+        for thread in threads:
+            thread.join()
+            wait_until_gone(thread)
+
+
+def wait_until_gone(thread: threading.Thread) -> None:
+    """Return once Linux no longer counts a thread that has ended, which it does for a moment."""
+    while os.path.exists(f"/proc/self/task/{thread.native_id}"):
+        time.sleep(1e-4)
 
 
 class Waiting:
@@ -112,6 +137,8 @@ class Waiting:
             thread.begin()
         if thread.works:
             self.idle_thread = thread
+        else:
+            self.last_check = math.inf  # never again: the attempt itself takes what others may want to start
 
     def _let_spin(self) -> None:
         assert self.idle_thread is not None
