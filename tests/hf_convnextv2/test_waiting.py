@@ -149,6 +149,53 @@ def test_the_number_of_threads_stays_as_it_was(waits, machine):
     assert seen == [2, 2]
 
 
+def test_threads_that_begin_during_a_switch_have_the_number_of_the_process(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(8))
+    seen, codes = [], {IdleThread.run.__code__, waiting.start_openmp_threads.__code__}
+
+    def begin_another(frame, event, argument):
+        if frame.f_code in codes:
+            another = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+            another.start()
+            another.join()
+            return begin_another  # at each line
+        return None
+
+    before = threading.gettrace()
+    idle_thread = IdleThread()
+    threading.settrace(begin_another)
+    try:
+        idle_thread.begin()
+    finally:
+        threading.settrace(before)
+    idle_thread.end()
+    assert idle_thread.works
+    assert len(seen) > 8
+    assert set(seen) == {2}
+
+
+def test_an_idle_thread_has_as_many_openmp_threads_as_make_more_than_cores(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(8))
+    torch.zeros(2**17).add_(1)
+    before = set(os.listdir("/proc/self/task"))
+    idle_thread = IdleThread()
+    idle_thread.begin()
+    added = set(os.listdir("/proc/self/task")) - before
+    idle_thread.end()
+    assert len(added) == 8
+
+
+@pytest.mark.parametrize("library", ["libabsent.so", "libc.so.6"])
+def test_without_the_functions_of_openmp_threads_spin(library, waits, machine, monkeypatch):
+    monkeypatch.setattr(waiting, "TORCH_LIBRARY", library)
+    before = idle_threads()
+    machine.compute(1000)
+    waits.adapt()
+    assert waits.idle_thread is None
+    assert idle_threads() == before
+    assert torch.get_num_threads() == 2
+
+
 def test_results_are_the_same_bits_in_either_way(waits, machine):
     torch.manual_seed(0)
     model, images = awake(ConvNextV2ForImageClassification(small_config())), torch.randn(4, 3, 64, 64)
