@@ -8,6 +8,8 @@ any time. What is computed stays the same.
 """
 
 import contextlib
+import ctypes
+import math
 import os
 import sys
 import threading
@@ -27,6 +29,7 @@ MOST = 32  # OpenMP threads of an idle thread; on a machine with more cores to s
 # nothing else, 140 times and more beside another process, at each turn of Linux's scheduler.
 FEW, MANY = 40, 80
 LEAST_PARALLEL = 2**15  # numbers from which on PyTorch divides an operation
+TORCH_LIBRARY = "libtorch_cpu.so"  # finds the functions of the OpenMP that it was linked with
 
 
 class Usage(NamedTuple):
@@ -49,21 +52,21 @@ class IdleThread(threading.Thread):
         self.is_ready, self.is_over = threading.Event(), threading.Event()
 
     def run(self) -> None:
-        of_process = torch.get_num_threads()
-        number = num_own_threads(self.beside)
         try:
-            torch.set_num_threads(number)  # of this thread, and of all threads that start from now on
-            torch.zeros(number * LEAST_PARALLEL, device="cpu").add_(1)
-            self.works = True
+            with contextlib.suppress(RuntimeError, OSError, AttributeError):  # of threads, a library, its function
+                start_openmp_threads(num_own_threads(self.beside))
+                self.works = True
         finally:
-            torch.set_num_threads(of_process)
             self.is_ready.set()
-        self.is_over.wait()
+        if self.works:
+            self.is_over.wait()
 
     def begin(self) -> None:
-        """Start the thread, and return once its own are there."""
+        """Start the thread, and return once its own are there, or it is over because they could not be started."""
         self.start()
         self.is_ready.wait()
+        if not self.works:
+            self.join()
 
     def end(self) -> None:
         self.is_over.set()
@@ -73,6 +76,41 @@ class IdleThread(threading.Thread):
 def num_own_threads(beside: int) -> int:
     """How many OpenMP threads of an idle thread, itself among them, it takes to have more than cores."""
     return max(2, len(os.sched_getaffinity(0)) - beside + 2)
+
+
+def start_openmp_threads(number: int) -> None:
+    """Start as many OpenMP threads as belong to the calling one, itself among them, or raise an error.
+
+    torch.set_num_threads would change the number of every thread of the process that begins meanwhile.
+    """
+    torch.get_num_threads()  # what PyTorch does in a new thread first, and would undo the number with
+    library = ctypes.CDLL(TORCH_LIBRARY, mode=os.RTLD_NOLOAD)
+    check_room(number)
+    library.omp_set_num_threads(number)
+    if torch.get_num_threads() != number:
+        raise RuntimeError("PyTorch computes with another OpenMP than the one that it was linked with.")
+    torch.zeros(number * LEAST_PARALLEL, device="cpu").add_(1)
+
+
+def check_room(number: int) -> None:
+    """Raise a RuntimeError if the system refuses as many threads: OpenMP, refused one, would end the process."""
+    is_over, threads = threading.Event(), []
+    try:
+        for _ in range(number):
+            thread = threading.Thread(target=is_over.wait, daemon=True)
+            thread.start()
+            threads.append(thread)
+    finally:
+        is_over.set()
+        for thread in threads:
+            thread.join()
+            wait_until_gone(thread)
+
+
+def wait_until_gone(thread: threading.Thread) -> None:
+    """Return once Linux no longer counts a thread that has ended, which it does for a moment."""
+    while os.path.exists(f"/proc/self/task/{thread.native_id}"):
+        time.sleep(1e-4)
 
 
 class Waiting:
@@ -112,6 +150,8 @@ class Waiting:
             thread.begin()
         if thread.works:
             self.idle_thread = thread
+        else:
+            self.last_check = math.inf  # never again: the attempt itself takes what others may want to start
 
     def _let_spin(self) -> None:
         assert self.idle_thread is not None

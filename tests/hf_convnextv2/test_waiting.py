@@ -125,6 +125,20 @@ def test_threads_spin_where_many_cores_would_need_many_idle_threads(waits, machi
     assert waits.idle_thread is not None
 
 
+def refused(number):
+    raise RuntimeError("can't start new thread")
+
+
+def test_the_switch_is_given_up_for_good_once_threads_are_refused(waits, machine, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(waiting, "check_room", refused)
+        machine.compute(1000)
+        waits.adapt()
+    machine.compute(1000)
+    waits.adapt()
+    assert waits.idle_thread is None
+
+
 def test_the_number_of_threads_stays_as_it_was(waits, machine):
     machine.compute(1000)
     waits.adapt()
@@ -133,6 +147,53 @@ def test_the_number_of_threads_stays_as_it_was(waits, machine):
     fresh.start()
     fresh.join()
     assert seen == [2, 2]
+
+
+def test_threads_that_begin_during_a_switch_have_the_number_of_the_process(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(8))
+    seen, codes = [], {IdleThread.run.__code__, waiting.start_openmp_threads.__code__}
+
+    def begin_another(frame, event, argument):
+        if frame.f_code in codes:
+            another = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+            another.start()
+            another.join()
+            return begin_another  # at each line
+        return None
+
+    before = threading.gettrace()
+    idle_thread = IdleThread()
+    threading.settrace(begin_another)
+    try:
+        idle_thread.begin()
+    finally:
+        threading.settrace(before)
+    idle_thread.end()
+    assert idle_thread.works
+    assert len(seen) > 8
+    assert set(seen) == {2}
+
+
+def test_an_idle_thread_has_as_many_openmp_threads_as_make_more_than_cores(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(8))
+    torch.zeros(2**17).add_(1)
+    before = set(os.listdir("/proc/self/task"))
+    idle_thread = IdleThread()
+    idle_thread.begin()
+    added = set(os.listdir("/proc/self/task")) - before
+    idle_thread.end()
+    assert len(added) == 8
+
+
+@pytest.mark.parametrize("library", ["libabsent.so", "libc.so.6"])
+def test_without_the_functions_of_openmp_threads_spin(library, waits, machine, monkeypatch):
+    monkeypatch.setattr(waiting, "TORCH_LIBRARY", library)
+    before = idle_threads()
+    machine.compute(1000)
+    waits.adapt()
+    assert waits.idle_thread is None
+    assert idle_threads() == before
+    assert torch.get_num_threads() == 2
 
 
 def test_results_are_the_same_bits_in_either_way(waits, machine):
@@ -220,3 +281,30 @@ def test_an_idle_thread_lets_the_others_sleep(tmp_path, monkeypatch):
     spinning, sleeping, spinning_again = map(float, run_python(PROCESSOR_TIME, cwd=tmp_path).split())
     assert sleeping < 0.5 * spinning
     assert sleeping < 0.5 * spinning_again
+
+
+# A limit of the address space refuses threads to root too, unlike a limit of their number.
+REFUSED = """
+import os, resource, torch
+from hf_convnextv2.waiting import IdleThread
+
+def works():
+    idle_thread = IdleThread()
+    idle_thread.begin()
+    idle_thread.end()
+    return idle_thread.works
+
+torch.set_num_threads(2)
+torch.zeros(2**17).add_(1)
+os.sched_getaffinity = lambda process: range(32)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+unlimited = resource.getrlimit(resource.RLIMIT_AS)
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**25, unlimited[1]))
+refused = works()
+resource.setrlimit(resource.RLIMIT_AS, unlimited)
+print(refused, works())
+"""
+
+
+def test_a_process_that_may_not_start_the_threads_goes_on(tmp_path):
+    assert run_python(REFUSED, cwd=tmp_path).split() == ["False", "True"]
