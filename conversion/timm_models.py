@@ -12,7 +12,7 @@ V1_SIZES = ("atto", "femto", "pico", "nano", "tiny", "small", "base", "large", "
 def timm_model(config: Any) -> tuple[str, dict[str, Any]]:
     """The architecture and those of its arguments that are not its defaults, channels and patches left out."""
     size, arguments = size_of(config), {}
-    is_v1 = not config.use_grn and config.has_layer_scale and size in (None, *V1_SIZES)
+    is_v1 = config.has_v1_blocks and size in (None, *V1_SIZES)
     usual_scale = V1_LAYER_SCALE if is_v1 else 0
     if size is None:
         arguments |= {"depths": list(config.depths), "dims": list(config.hidden_sizes)}

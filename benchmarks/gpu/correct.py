@@ -18,17 +18,8 @@ from torch import Tensor
 from benchmarks.gpu.packed_layers import packed_convolution, packed_mlp
 from benchmarks.gpu.precision import allow_tf32, autocast
 from benchmarks.gpu.rows import Rows
-from benchmarks.gpu.subjects import (
-    NUM_SETS,
-    ONE_BLOCK_A_STAGE,
-    V1_BLOCKS,
-    Loss,
-    Subject,
-    classifier,
-    convmae,
-    fcmae,
-    model_loss,
-)
+from benchmarks.gpu.subjects import NUM_SETS, ONE_BLOCK_A_STAGE, Loss, Subject, classifier, convmae, fcmae, model_loss
+from benchmarks.shared.classifiers import V1_BLOCKS
 
 BOUNDS = {"float32": 1e-5, "bfloat16": 3e-2, "float16": 3e-2}
 NO_FURTHER = 1.25  # times the peer's distance from float64: both are chance

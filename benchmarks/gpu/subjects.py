@@ -22,7 +22,6 @@ from tests import masked_dense
 NUM_CLASSES = 100
 NUM_SETS = 4
 ONE_BLOCK_A_STAGE = [1, 1, 1, 1]
-V1_BLOCKS: dict[str, Any] = {"use_grn": False, "layer_scale_init_value": 1e-6}
 AWAKE_LAYER_SCALE = (0.05, 0.5)  # least and greatest
 Loss = Callable[[Any, dict[str, Tensor]], Tensor]
 

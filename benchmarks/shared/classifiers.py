@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from benchmarks.shared.measure import Call
 from hf_convnextv2 import ConvNextV2Config, ConvNextV2ForImageClassification
+from hf_convnextv2.configuration_convnextv2 import V1_LAYER_SCALE
+
+V1_BLOCKS: dict[str, Any] = {"use_grn": False, "layer_scale_init_value": V1_LAYER_SCALE}
 
 
 def create_model(library: str, size: str, blocks: str = "V2") -> nn.Module:
@@ -17,7 +20,7 @@ def create_model(library: str, size: str, blocks: str = "V2") -> nn.Module:
     blocks: those of ConvNeXt "V2" or "V1", which has LayerScale and no GRN.
     """
     torch.manual_seed(0)
-    v1: dict[str, Any] = {"use_grn": False, "layer_scale_init_value": 1e-6} if blocks == "V1" else {}
+    v1 = V1_BLOCKS if blocks == "V1" else {}
     config = ConvNextV2Config.from_size(size, num_labels=1000, **v1)
     model: Any
     if library == "timm":

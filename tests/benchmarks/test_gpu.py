@@ -37,6 +37,7 @@ from benchmarks.gpu.printing import tables
 from benchmarks.gpu.results import Results
 from benchmarks.gpu.rows import Rows, read_rows
 from benchmarks.gpu.settings import SHARES, SPEED_CASES, create_parser
+from benchmarks.shared.classifiers import V1_BLOCKS
 from benchmarks.shared.measure import Ratio, describe_machine
 from hf_convnextv2 import depthwise, fused_mlp, gpu_depthwise, packing, triton_kernels
 
@@ -300,7 +301,7 @@ LAYER = "convnextv2.encoder.stages.1.layers.0"
     ("subject", "overrides", "broken"),
     [
         *(("fcmae", {}, broken) for broken in (None, f"{LAYER}.grn.weight")),
-        *(("classifier", subjects.V1_BLOCKS, broken) for broken in (None, f"{LAYER}.layer_scale_parameter")),
+        *(("classifier", V1_BLOCKS, broken) for broken in (None, f"{LAYER}.layer_scale_parameter")),
     ],
 )
 def test_a_model_with_a_wrong_parameter_on_the_device_is_found(subject, overrides, broken, monkeypatch, tmp_path):
