@@ -24,9 +24,9 @@ $(VENV)/dense: $(VENV)/demo
 	touch $@
 
 demo-dense: $(VENV)/dense
-	$(BIN)/python -m experiments.segmentation
-	$(BIN)/python -m experiments.detection trees
-	$(BIN)/python -m experiments.detection cells
+	$(BIN)/python -m experiments.segmentation --jobs 2
+	$(BIN)/python -m experiments.detection trees --jobs 2
+	$(BIN)/python -m experiments.detection cells --jobs 2
 
 study: $(VENV)/demo
 	$(BIN)/python -m experiments.label_efficiency

@@ -1,17 +1,22 @@
 """What the demos of dense tasks share: their flags, the runs of the training scripts, and the table."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from conversion.files import read_json
+from conversion.model_folder import RESULTS
 from experiments.subsets import image_names
 from training.comparison.launching import launch
+from training.comparison.runner import side_by_side
 
 PRETRAINED, SCRATCH = "from FCMAE", "from random weights"
 Scores = dict[str, dict[str, float]]  # by method, then by case
+Results = dict[str, Any]  # of a model, by the names of `all_results.json`
 
 
 class Case(NamedTuple):
@@ -30,6 +35,7 @@ def add_options(parser: argparse.ArgumentParser, steps: int, epochs: float) -> N
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=steps, help="optimizer steps of each model")
     parser.add_argument("--pretrain_epochs", type=float, default=epochs)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, which share the cores (default: 1)")
 
 
 def cases(options: argparse.Namespace) -> Iterator[Case]:
@@ -53,17 +59,38 @@ def pretrain(output: Path, epochs: float, size: int, *flags: str) -> None:
     launch("pretrain", "pretrain_small_images", *own, *flags, "--resume_from_checkpoint", "latest")
 
 
-def train(script: str, output: Path, folder: Path, method: str, case: Case, steps: int, *flags: str) -> dict[str, Any]:
-    """The results of a model on the held-out tiles; an earlier run is resumed or left as it is."""
-    target = output / f"{'fcmae' if method == PRETRAINED else 'scratch'}-{case}"
-    own = ["--dataset_name", str(folder), "--output_dir", str(target), "--seed", str(case.seed)]
+def train_all(
+    script: str, output: Path, folders: Mapping[Case, Path], options: argparse.Namespace, *flags: str
+) -> dict[Case, dict[str, Results]]:
+    """Train from both starts in each case on the tiles of its folder; return the results on the held-out tiles."""
+    runs = list(product(folders, (PRETRAINED, SCRATCH)))
+    tasks = [partial(train, script, output, folders[case], method, case, options, *flags) for case, method in runs]
+    side_by_side(options.jobs, tasks)
+    found: dict[Case, dict[str, Results]] = {}
+    for case, method in runs:
+        found.setdefault(case, {})[method] = read_json(trained_folder(output, method, case) / RESULTS)
+    return found
+
+
+def train(
+    script: str, output: Path, folder: Path, method: str, case: Case, options: argparse.Namespace, *flags: str
+) -> None:
+    """Train a model; an earlier run is resumed or left as it is."""
+    steps = options.steps
+    own = ["--dataset_name", str(folder), "--output_dir", str(trained_folder(output, method, case))]
+    own += ["--seed", str(case.seed)]
     own += ["--max_train_steps", str(steps), "--warmup_steps", str(steps // 10), "--eval_steps", str(steps)]
     if method == PRETRAINED:
         own += ["--model_name_or_path", f"{output}/pretrain"]
     else:
         own += ["--layer_decay", "1.0"]  # random weights need no lower rates below
-    launch(script, f"{script}_small_images", *own, *flags, "--resume_from_checkpoint", "latest")
-    return read_json(target / "all_results.json")
+    resumed = ("--resume_from_checkpoint", "latest")
+    launch(script, f"{script}_small_images", *own, *flags, *resumed, at_a_time=options.jobs)
+
+
+def trained_folder(output: Path, method: str, case: Case) -> Path:
+    """Where the model of a case is."""
+    return output / f"{'fcmae' if method == PRETRAINED else 'scratch'}-{case}"
 
 
 def print_table(title: str, scores: Scores, options: argparse.Namespace) -> None:

@@ -18,7 +18,17 @@ from typing import NamedTuple
 from conversion.files import write_json
 from experiments.cells import write_cells
 from experiments.crown_peaks import crown_peaks
-from experiments.dense import PRETRAINED, SCRATCH, Scores, add_options, cases, count_tiles, pretrain, print_table, train
+from experiments.dense import (
+    PRETRAINED,
+    SCRATCH,
+    Scores,
+    add_options,
+    cases,
+    count_tiles,
+    pretrain,
+    print_table,
+    train_all,
+)
 from experiments.subsets import subset, write_once
 from experiments.tree_crowns import write_tree_crowns
 from experiments.watershed import watershed_nuclei
@@ -75,11 +85,9 @@ def main() -> None:
     flags = [*DETECTOR, *task.channels, "--architecture", task.architecture]
     scores: dict[str, Scores] = {title: {PRETRAINED: {}, SCRATCH: {}, task.control: {}} for title in task.figures}
     scores |= {title: {task.control: {}} for title in task.of_control}
-    for case in cases(options):
-        folder = subset(data / "labelled", data / str(case), *case)
-        results = {task.control: task.control_figures(folder)}
-        for method in (PRETRAINED, SCRATCH):
-            results[method] = train("detect", output, folder, method, case, options.steps, *flags)
+    folders = {case: subset(data / "labelled", data / str(case), *case) for case in cases(options)}
+    for case, trained in train_all("detect", output, folders, options, *flags).items():
+        results = {**trained, task.control: task.control_figures(folders[case])}
         for title, figure in {**task.figures, **task.of_control}.items():
             for method, values in scores[title].items():
                 values[str(case)] = results[method][figure]

@@ -18,7 +18,17 @@ from sklearn.metrics import confusion_matrix
 
 from conversion.files import write_json
 from experiments.climate_zones import NAMES, write_climate_zones
-from experiments.dense import PRETRAINED, SCRATCH, Scores, add_options, cases, count_tiles, pretrain, print_table, train
+from experiments.dense import (
+    PRETRAINED,
+    SCRATCH,
+    Scores,
+    add_options,
+    cases,
+    count_tiles,
+    pretrain,
+    print_table,
+    train_all,
+)
 from experiments.subsets import subset, write_once
 from training.evaluation.segmentation import mean_figures
 
@@ -34,13 +44,13 @@ def main() -> None:
     data = write_once(output / "data", write_climate_zones)
     counts = count_tiles(data / "labelled")
     pretrain(output, options.pretrain_epochs, SIZE)
+    folders = {case: subset(data / "labelled", data / str(case), *case) for case in cases(options)}
+    trained = train_all("segment", output, folders, options, "--image_size", str(SIZE))
     scores: Scores = {PRETRAINED: {}, SCRATCH: {}, COLOURS: {}}
-    for case in cases(options):
-        folder = subset(data / "labelled", data / str(case), *case)
-        for method in (PRETRAINED, SCRATCH):
-            results = train("segment", output, folder, method, case, options.steps, "--image_size", str(SIZE))
-            scores[method][str(case)] = results["eval_mean_iou"]
-        scores[COLOURS][str(case)] = colour_trees(folder, case.seed)
+    for case, results in trained.items():
+        for method, figures in results.items():
+            scores[method][str(case)] = figures["eval_mean_iou"]
+        scores[COLOURS][str(case)] = colour_trees(folders[case], case.seed)
     write_json(output / "report.json", {"tiles": counts, "mean_iou": scores})
     print_table("mean IoU on the held-out tiles", scores, options)
 

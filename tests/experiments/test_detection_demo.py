@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def launched(monkeypatch):
     """The flags of the runs that the demo launches, whose figures are 1 from FCMAE and 0 from random weights."""
     runs = []
 
-    def launch(script, recipe, *flags):
+    def launch(script, recipe, *flags, at_a_time=1):
         runs.append((script, recipe, flags))
         folder = Path(flags[flags.index("--output_dir") + 1])
         folder.mkdir(parents=True, exist_ok=True)
@@ -71,3 +72,38 @@ def test_flags_are_settings_of_the_scripts(launched, tmp_path, monkeypatch):
     for _, _, of_one in detectors:
         settings = parse_settings(DetectSettings, list(of_one), "")
         assert settings.model.architecture == "mask_rcnn" and settings.schedule.max_train_steps == 200
+
+
+def test_two_detectors_are_trained_at_a_time_and_share_the_cores(launched, tmp_path, monkeypatch):
+    both = Barrier(2, timeout=20)  # two runs at a time get past it, one alone does not
+    of_detectors = []
+    stand_in = dense.launch
+
+    def launch(script, recipe, *flags, at_a_time=1):
+        stand_in(script, recipe, *flags)
+        if script == "detect":
+            of_detectors.append(at_a_time)
+            both.wait()
+
+    monkeypatch.setattr(dense, "launch", launch)
+    flags = ["cells", "--shares", "1", "--seeds", "0", "1", "--jobs", "2", "--output_dir", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", ["detection", *flags])
+    detection.main()
+    assert of_detectors == [2, 2, 2, 2]
+
+
+def test_a_run_that_fails_ends_the_demo_before_a_report(launched, tmp_path, monkeypatch):
+    stand_in, trained = dense.launch, []
+
+    def launch(script, recipe, *flags, at_a_time=1):
+        stand_in(script, recipe, *flags)
+        if script == "detect":
+            trained.append(flags)
+            sys.exit(3)
+
+    monkeypatch.setattr(dense, "launch", launch)
+    flags = ["cells", "--shares", "1", "--seeds", "0", "1", "--output_dir", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", ["detection", *flags])
+    with pytest.raises(SystemExit, match="3"):
+        detection.main()
+    assert len(trained) == 1 and not (tmp_path / "out/report.json").exists()
