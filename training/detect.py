@@ -52,22 +52,22 @@ def main(settings: DetectSettings) -> None:
         if rcnn:
             refuse_sharding(run.accelerator)
         with run.main_process_first():
-            distortion = settings.augmentation.photometric_distortion
-            check_distortion(distortion, num_channels_of(settings.model))
+            check_distortion(settings.augmentation.photometric_distortion, num_channels_of(settings.model))
             names = class_names_of(settings.data, settings.model.num_labels)
         model = synchronise_batch_norm(create_detector(settings.model, names), run.accelerator)
         encoder = encoder_config(model.config)
         scale = learning_rate_scale(encoder, settings.optimizer)
         data = with_background(settings.data, settings.model)
         processor = create_detection_processor(settings.model, data.background, encoder, settings.model.architecture)
+        color_change = settings.augmentation.color_change
         with run.main_process_first():
             longest = longest_side_of(processor)
-            described = (encoder.num_channels, names, with_masks, longest, distortion)
+            described = (encoder.num_channels, names, with_masks, longest, color_change)
             source, eval_source = load_train_and_eval(data, load_objects, *described)
         check_held_out(source, eval_source, data, names)
         reader = object_reader(data, names, with_masks)
         transform = DetectionTransform(settings.augmentation, image_size_of(encoder), processor, is_square=not rcnn)
-        samples = detection_samples(data, source, encoder.num_channels, reader, transform, distortion)
+        samples = detection_samples(data, source, encoder.num_channels, reader, transform, color_change)
 
         run.make_plan(num_examples([source], data.train_split, data.max_train_samples))
         run.prepare(model, processor, decayed_parameters(model), scale)

@@ -135,7 +135,7 @@ def load_sources(
     data: FinetuneDataSettings, augmentation: FinetuneAugmentationSettings, model_config: EncoderConfig
 ) -> tuple[Source, Source | None]:
     """The images to train on, and those to evaluate on if there are any. Their labels are checked."""
-    described = (model_config.num_channels, augmentation.randaugment_num_ops)
+    described = (model_config.num_channels, augmentation.color_change)
     source, eval_source = load_train_and_eval(data, load_images, *described)
     held_out = data.eval_split or f"{data.train_split}, held out"
     for part, split in ((source, data.train_split), (eval_source, held_out)):
@@ -154,8 +154,10 @@ def create_samples(
     """The transform from rows of the source to augmented images with labels."""
     size = image_size_of(model.config)
     transform = finetuning_transform(augmentation, size, processor)
-    fields: dict[str, Any] = {"enough": enough_for_crops(augmentation, size)}
-    fields["randaugment_num_ops"] = augmentation.randaugment_num_ops
+    fields: dict[str, Any] = {
+        "enough": enough_for_crops(augmentation, size),
+        "color_change": augmentation.color_change,
+    }
     return labelled_samples(data, source, model.config, transform, **fields)
 
 

@@ -46,8 +46,7 @@ def main(settings: SegmentSettings) -> None:
             refuse_sharding(run.accelerator)
         with run.main_process_first():
             num_channels = num_channels_of(settings.model)
-            distortion = settings.augmentation.photometric_distortion
-            check_distortion(distortion, num_channels)
+            check_distortion(settings.augmentation.photometric_distortion, num_channels)
             names = class_names_of(settings.data, settings.model.num_labels, num_channels)
         model = synchronise_batch_norm(create_segmenter(settings.model, names), run.accelerator)
         encoder: Any = model.config.backbone_config
@@ -57,11 +56,12 @@ def main(settings: SegmentSettings) -> None:
         keep_mask_settings(model, data)
         processor = create_segmentation_processor(settings.model, data.background, encoder, architecture)
         check_prediction(settings.evaluation, encoder, processor)
+        color_change = settings.augmentation.color_change
         with run.main_process_first():
-            source, eval_source = load_train_and_eval(data, load_pairs, encoder.num_channels, names, distortion)
+            source, eval_source = load_train_and_eval(data, load_pairs, encoder.num_channels, names, color_change)
         reader = mask_reader(data, len(names), ignored)
         transform = SegmentationTransform(settings.augmentation, image_size_of(encoder), processor)
-        samples = segmentation_samples(data, source, encoder.num_channels, reader, transform, distortion)
+        samples = segmentation_samples(data, source, encoder.num_channels, reader, transform, color_change)
 
         run.make_plan(num_examples([source], data.train_split, data.max_train_samples))
         run.prepare(model, processor, decayed_parameters(model), scale)

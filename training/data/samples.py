@@ -25,7 +25,7 @@ from training.data.sampling import sample_seed, seeded
 from training.data.sources import Source, array_dtype, find_source, limit, num_examples
 from training.data.transforms import BatchMixer, Transform
 from training.data.workers import worker_options
-from training.settings.augmentation import check_distorted_values
+from training.settings.augmentation import ColorChange
 from training.settings.checks import check
 from training.settings.data import DataSettings, EvaluatedDataSettings, PretrainDataSettings
 
@@ -46,7 +46,7 @@ class Samples:
     label_reader: LabelReader | None = None
     enough: Enough | None = None  # larger images may be decoded smaller
     background: str = DEFAULT_BACKGROUND  # of transparent pixels
-    randaugment_num_ops: int = 0  # other than 0, values must be in [0, 1]
+    color_change: ColorChange | None = None  # by the transform, for which values must be in [0, 1]
 
     def __call__(self, row: dict[str, Any], name: str, *key: int) -> dict[str, Any]:
         """Return `pixel_values`, with `noise` or `labels`, and the sample's seed.
@@ -54,9 +54,6 @@ class Samples:
         Crop, flip and noise depend only on the seed and the key. Errors call an image without a path `name`.
         """
         image, is_transparent, _ = self.decode(row, name)
-        if self.randaugment_num_ops:
-            path = name_of(row[self.image_column], name)
-            check_distorted_values("randaugment_num_ops", self.randaugment_num_ops, *value_range(image), path)
         sample: dict[str, Any] = {"seed": sample_seed(self.seed, *key), "is_transparent": is_transparent}
         with seeded(sample["seed"]):
             crops = [self.crop(image) for _ in range(self.num_crops)]
@@ -73,7 +70,10 @@ class Samples:
     def decode(self, row: dict[str, Any], name: str) -> Decoded:
         """The image of a row."""
         value, background = row[self.image_column], self.background
-        return decode_image(value, self.num_channels, name, self.dtype, self.enough, background)
+        decoded = decode_image(value, self.num_channels, name, self.dtype, self.enough, background)
+        if self.color_change is not None:
+            self.color_change.check_values(*value_range(decoded.pixels), name_of(value, name))
+        return decoded
 
     @property
     def columns(self) -> list[str]:
@@ -87,13 +87,11 @@ class AnnotatedSamples(Samples):
 
     reader: makes labels of a stored annotation, the size `(H, W)` of the image and its name.
     transform_both: transforms an image and its labels alike, into the entries of a sample.
-    distortion: the probability of changing colours, for which values must be in [0, 1].
     """
 
     annotation_column: str = ""
     reader: Callable[[Any, tuple[int, int], str], Any] | None = None
     transform_both: Callable[[Tensor, Any], dict[str, Any]] | None = None
-    distortion: float = 0.0
 
     @property
     def columns(self) -> list[str]:
@@ -108,8 +106,6 @@ class AnnotatedSamples(Samples):
         image, is_transparent, _ = self.decode(row, name)
         height, width = image.shape[-2:]
         name = name_of(row[self.image_column], name)
-        if self.distortion:
-            check_distorted_values("photometric_distortion", self.distortion, *value_range(image), name)
         labels = self.reader(row[self.annotation_column], (height, width), name)
         seed = sample_seed(self.seed, *key)
         with seeded(seed):
@@ -126,14 +122,13 @@ def name_of(value: Any, name: str) -> str:
     return path if isinstance(path, str) and path else name
 
 
-def refuse_distorted_values(checked: CheckedImages, setting: str, value: float, data: DataSettings) -> None:
-    """Raise if a setting other than 0 changes colours and an image has values outside [0, 1]."""
+def check_color_change(change: ColorChange | None, checked: CheckedImages, data: DataSettings) -> None:
+    """Raise if colours are changed and an image has values outside [0, 1]."""
     outside = np.flatnonzero((checked.ranges[:, 0] < 0) | (checked.ranges[:, 1] > 1))
-    if value and len(outside):
+    if change is not None and len(outside):
         index = int(outside[0])
         name = name_of(checked.source[index][data.image_column], f"example {index}")
-        lowest, highest = checked.ranges[index].tolist()
-        check_distorted_values(setting, value, lowest, highest, name)
+        change.check_values(*checked.ranges[index].tolist(), name)
 
 
 class MapSamples(TorchDataset[dict[str, Any]]):
@@ -228,11 +223,11 @@ class CropsCollator(Collator):
 
 
 def load_images(
-    data: DataSettings, split: str, max_samples: int | None, num_channels: int, randaugment_num_ops: int = 0
+    data: DataSettings, split: str, max_samples: int | None, num_channels: int, color_change: ColorChange | None = None
 ) -> Source:
     """Load a split, check its images (map-style only), and print an overview.
 
-    Values outside [0, 1] are refused in the split to train on if RandAugment has operations.
+    Values outside [0, 1] are refused in the split to train on if colours are changed.
     Unreadable images are left out if the settings allow it; otherwise a `ValueError` is raised.
     """
     whole, problems, notes = find_source(data, split)
@@ -246,7 +241,7 @@ def load_images(
             source, problems = checked.source, problems + checked.problems
             refuse_bad_images(problems, data)
             if is_trained_on(data, split):
-                refuse_distorted_values(checked, "randaugment_num_ops", randaugment_num_ops, data)
+                check_color_change(color_change, checked, data)
         check("dataset_name", data.dataset_name, len(source) > 0, f"hold images that can be read in split `{split}`")
         notes = [*notes, *image_notes(checked, data, num_channels)]
     print_overview(data, split, source, num_examples([whole], split, None), notes, problems)

@@ -1,9 +1,25 @@
 """Settings of the random augmentation of training images."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from training.settings.checks import check, check_at_least, check_below_one, check_finite, check_share
 from training.settings.fields import recipe
+
+
+class ColorChange(NamedTuple):
+    """The setting that changes the colours of training images, and its value."""
+
+    setting: str
+    value: float
+
+    def check_values(self, lowest: float, highest: float, name: str) -> None:
+        """Raise if the values of the image `name` are not in [0, 1]."""
+        rule = (
+            f"be 0 for images with values outside [0, 1], which changes of colours cut off, but {name} holds {lowest:g}"
+            f" to {highest:g}. Give `--{self.setting} 0`, or scale the images to [0, 1]"
+        )
+        check(self.setting, self.value, lowest >= 0 and highest <= 1, rule)
 
 
 @dataclass(kw_only=True)
@@ -59,6 +75,11 @@ class SegmentAugmentationSettings:
         ordered = len(self.scale_range) == 2 and 1 <= self.scale_range[0] <= self.scale_range[1]
         check("scale_range", self.scale_range, ordered, "be two numbers, 1 <= smallest <= largest")
 
+    @property
+    def color_change(self) -> ColorChange | None:
+        """What changes colours, if they are changed."""
+        return photometric_change(self.photometric_distortion)
+
 
 @dataclass(kw_only=True)
 class DetectAugmentationSettings:
@@ -80,20 +101,20 @@ class DetectAugmentationSettings:
         ordered = len(self.scale_range) == 2 and 0 < self.scale_range[0] <= self.scale_range[1]
         check("scale_range", self.scale_range, ordered, "be two numbers, 0 < smallest <= largest")
 
+    @property
+    def color_change(self) -> ColorChange | None:
+        """What changes colours, if they are changed."""
+        return photometric_change(self.photometric_distortion)
+
+
+def photometric_change(share: float) -> ColorChange | None:
+    return ColorChange("photometric_distortion", share) if share else None
+
 
 def check_distortion(share: float, num_channels: int) -> None:
     """Raise if the colours of images that have none are to be changed."""
     rule = f"be 0 for images of {num_channels} channel{'s' * (num_channels > 1)}: only three channels are colours"
     check("photometric_distortion", share, not share or num_channels == 3, rule)
-
-
-def check_distorted_values(setting: str, value: float, lowest: float, highest: float, name: str) -> None:
-    """Raise if a setting other than 0 changes the colours of an image with values outside [0, 1]."""
-    rule = (
-        f"be 0 for images with values outside [0, 1], which changes of colours cut off, but {name} holds {lowest:g} to "
-        f"{highest:g}. Give `--{setting} 0`, or scale the images to [0, 1]"
-    )
-    check(setting, value, not value or (lowest >= 0 and highest <= 1), rule)
 
 
 @dataclass(kw_only=True)
@@ -120,3 +141,9 @@ class FinetuneAugmentationSettings(AugmentationSettings):
         check_at_least(self, ("mixup", "cutmix", "randaugment_num_ops"), 0)
         magnitude = self.randaugment_magnitude
         check("randaugment_magnitude", magnitude, 0 <= magnitude <= 30, "be between 0 and 30")
+
+    @property
+    def color_change(self) -> ColorChange | None:
+        """What changes colours, if they are changed."""
+        count = self.randaugment_num_ops
+        return ColorChange("randaugment_num_ops", count) if count else None

@@ -33,6 +33,7 @@ from training.data.transforms import (
     finetuning_transform,
     pretraining_transform,
 )
+from training.settings.augmentation import ColorChange
 from training.settings.scripts import FinetuneSettings, PretrainSettings
 
 __all__ = ["quick_datasets"]
@@ -321,15 +322,16 @@ def test_values_outside_0_to_1_are_refused_for_randaugment_in_the_split_to_train
     write("train", "0.npy", 0, 1)
     write("test", "0.npy", -2, 3)
     data = FinetuneSettings(dataset_name=str(root), output_dir="out", num_workers=0, eval_split="test").data
-    train, held_out = load_train_and_eval(data, load_images, 3, 2)
+    change = ColorChange("randaugment_num_ops", 2)
+    train, held_out = load_train_and_eval(data, load_images, 3, change)
     assert held_out is not None
     assert (len(train), len(held_out)) == (1, 1), "values in [0, 1], and any that are held out"
     write("train", "1.npy", 0, 1.5)
-    message = message_of(lambda: load_train_and_eval(data, load_images, 3, 2))
+    message = message_of(lambda: load_train_and_eval(data, load_images, 3, change))
     assert message.startswith("`randaugment_num_ops` (=2) must be 0 for images with values outside [0, 1],")
     assert f"{root}/train/wet/1.npy holds 0 to 1.5. " in message
     assert message.endswith("Give `--randaugment_num_ops 0`, or scale the images to [0, 1].")
-    assert len(load_train_and_eval(data, load_images, 3, 0)[0]) == 2
+    assert len(load_train_and_eval(data, load_images, 3)[0]) == 2
 
 
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.01, 0.0), (0.0, 0.01), (0.01, 8.0), (8.0, 0.01), (8.0, 8.0)])

@@ -17,8 +17,9 @@ from training.data.detection.reader import ObjectReader
 from training.data.detection.transforms import too_thin_for, vanishes
 from training.data.held_out import is_trained_on
 from training.data.overview import print_overview
-from training.data.samples import name_of, refuse_distorted_values
+from training.data.samples import check_color_change, name_of
 from training.data.sources import Source, find_source, limit, num_examples
+from training.settings.augmentation import ColorChange
 from training.settings.checks import check
 from training.settings.data import ObjectsDataSettings
 
@@ -47,12 +48,12 @@ def load_objects(
     names: Sequence[str],
     with_masks: bool,
     longest_side: int | None = None,
-    distortion: float = 0.0,
+    color_change: ColorChange | None = None,
 ) -> Source:
     """Load a split, check its images and objects (map-style only, with `check_images`), and print an overview.
 
     Images of which nothing would be left at this `longest_side` in pixels cannot be used. Values outside [0, 1] are
-    refused in the split to train on if colours are changed with a probability `distortion`.
+    refused in the split to train on if colours are changed.
     Images of which an object cannot be used are left out if the settings allow it; otherwise a `ValueError` is raised.
     """
     whole, problems, notes = find_source(data, split)
@@ -77,7 +78,7 @@ def load_objects(
         rule = f"hold other objects than crowds in split `{split}`: nothing can be trained or evaluated on crowds alone"
         check("dataset_name", data.dataset_name, counts.total > counts.crowds, rule)
         if is_trained_on(data, split):
-            refuse_distorted_values(checked, "photometric_distortion", distortion, data)
+            check_color_change(color_change, checked, data)
         notes = [*notes, *image_notes(checked, data, num_channels, "boxes and masks")]
         notes = [*notes, *object_notes(counts, names, with_masks)]
     print_overview(data, split, source, num_examples([whole], split, None), notes, problems)

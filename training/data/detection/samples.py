@@ -9,6 +9,7 @@ from training.data.detection.objects import Objects
 from training.data.detection.reader import ObjectReader
 from training.data.samples import AnnotatedSamples, sample_fields
 from training.data.sources import Source
+from training.settings.augmentation import ColorChange
 from training.settings.data import ObjectsDataSettings
 
 ObjectsTransform = Callable[[Tensor, Objects], dict[str, Any]]
@@ -20,12 +21,9 @@ def detection_samples(
     num_channels: int,
     reader: ObjectReader,
     transform: ObjectsTransform,
-    distortion: float = 0.0,
+    color_change: ColorChange | None = None,
 ) -> AnnotatedSamples:
-    """Create the samples of a source of images with objects.
-
-    `distortion` is the probability with which the transform changes colours.
-    """
+    """Create the samples of a source of images with objects."""
     fields = sample_fields(data, source, num_channels)
     own: dict[str, Any] = {"annotation_column": data.objects_column, "reader": reader, "transform_both": transform}
-    return AnnotatedSamples(**fields, **own, transform=nn.Identity(), distortion=distortion)
+    return AnnotatedSamples(**fields, **own, transform=nn.Identity(), color_change=color_change)

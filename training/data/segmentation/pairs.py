@@ -19,7 +19,7 @@ from training.data.folders.masks import NAMES, names_in
 from training.data.held_out import is_trained_on
 from training.data.labels import unnamed_classes
 from training.data.overview import print_overview
-from training.data.samples import AnnotatedSamples, name_of, refuse_distorted_values, sample_fields
+from training.data.samples import AnnotatedSamples, check_color_change, name_of, sample_fields
 from training.data.segmentation.masks import (
     BadMaskError,
     MaskReader,
@@ -30,6 +30,7 @@ from training.data.segmentation.masks import (
     unknown_numbers,
 )
 from training.data.sources import Source, find_source, limit, num_examples
+from training.settings.augmentation import ColorChange
 from training.settings.checks import check
 from training.settings.data import MaskedDataSettings, SegmentDataSettings
 
@@ -53,14 +54,11 @@ def segmentation_samples(
     num_channels: int,
     reader: MaskReader,
     transform: PairTransform,
-    distortion: float = 0.0,
+    color_change: ColorChange | None = None,
 ) -> AnnotatedSamples:
-    """Create the samples of a source of images with masks: `pixel_values` and `labels`.
-
-    `distortion` is the probability with which the transform changes colours.
-    """
+    """Create the samples of a source of images with masks: `pixel_values` and `labels`."""
     fields = sample_fields(data, source, num_channels)
-    pair: dict[str, Any] = {"annotation_column": data.annotation_column, "reader": reader, "distortion": distortion}
+    pair: dict[str, Any] = {"annotation_column": data.annotation_column, "reader": reader, "color_change": color_change}
     return AnnotatedSamples(**fields, **pair, transform=nn.Identity(), transform_both=partial(as_sample, transform))
 
 
@@ -167,11 +165,11 @@ def load_pairs(
     max_samples: int | None,
     num_channels: int,
     names: Sequence[str],
-    distortion: float = 0.0,
+    color_change: ColorChange | None = None,
 ) -> Source:
     """Load a split, check its images and masks (map-style only, with `check_images`), and print an overview.
 
-    Values outside [0, 1] are refused in the split to train on if colours are changed with a probability `distortion`.
+    Values outside [0, 1] are refused in the split to train on if colours are changed.
     Pairs of which one cannot be used are left out if the settings allow it; otherwise a `ValueError` is raised.
     """
     whole, problems, notes = find_source(data, split)
@@ -193,7 +191,7 @@ def load_pairs(
         )
         if is_trained_on(data, split):
             several_classes(numbers_in(masks.filter(pa.array(good))), data, split)
-            refuse_distorted_values(checked, "photometric_distortion", distortion, data)
+            check_color_change(color_change, checked, data)
         notes = [*notes, *class_notes(counts, names)]
     print_overview(data, split, source, num_examples([whole], split, None), notes, problems)
     return source

@@ -24,7 +24,7 @@ from training.data.segmentation.masks import MaskReader, class_numbers, decode_m
 from training.data.segmentation.pairs import class_names_of, load_pairs, segmentation_samples
 from training.data.transforms import SegmentationTransform
 from training.models.segmentation import create_segmentation_processor, create_segmenter
-from training.settings.augmentation import SegmentAugmentationSettings
+from training.settings.augmentation import ColorChange, SegmentAugmentationSettings
 from training.settings.data import SegmentDataSettings
 from training.settings.model import SegmenterSettings
 
@@ -499,12 +499,12 @@ def test_images_of_other_channels_are_told_a_form_that_is_paired_with_png_masks(
 def test_floats_outside_0_to_1_are_refused_where_colours_are_changed(folder):
     with_float_values(folder / "test", -2, 5)
     with_float_values(folder / "train")
-    data = settings(folder, eval_split="test")
-    train, held_out = load_train_and_eval(data, load_pairs, 3, NAMES, 0.5)
+    data, change = settings(folder, eval_split="test"), ColorChange("photometric_distortion", 0.5)
+    train, held_out = load_train_and_eval(data, load_pairs, 3, NAMES, change)
     assert (len(train), len(held_out)) == (6, 3)  # the control: values in [0, 1], and any that are held out
     shutil.copy(next((folder / "test/images").glob("*.tif")), folder / "train/images/coffee1.tif")
-    message = message_of(lambda: load_train_and_eval(data, load_pairs, 3, NAMES, 0.5))
+    message = message_of(lambda: load_train_and_eval(data, load_pairs, 3, NAMES, change))
     assert message.startswith("`photometric_distortion` (=0.5) must be 0 for images with values outside [0, 1],")
     assert f"{folder}/train/images/coffee1.tif holds -2 to 3. " in message
     assert message.endswith("Give `--photometric_distortion 0`, or scale the images to [0, 1].")
-    assert len(load_train_and_eval(data, load_pairs, 3, NAMES, 0.0)[0]) == 6
+    assert len(load_train_and_eval(data, load_pairs, 3, NAMES)[0]) == 6
