@@ -54,7 +54,7 @@ class Case(NamedTuple):
 
 
 def cases_of(blocks: Sequence[str], seeds: Sequence[int] | None = None) -> list[Case]:
-    """The cases of blocks, each once; of those seeds alone, if they are given. Block G has a seed of its own."""
+    """The cases of blocks, each once; of those seeds alone, if they are given. Block G has seeds of its own."""
     found = [Case(key, seed) for name in blocks for key in BLOCKS[name].arms for seed in BLOCKS[name].seeds]
     wanted = [case for case in found if seeds is None or case.is_gate or case.seed in seeds]
     return list(dict.fromkeys(wanted))

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments.ablation.arms import ARMS, BLOCKS, PRETRAININGS, PRIMARY, V1, V2
+from experiments.ablation.arms import BLOCKS, PRIMARY, V1, V2
 from experiments.ablation.cases import Case
 from experiments.ablation.collapse import DEAD, DIVERSITY, mean_of
-from experiments.ablation.sign_flips import holm, joint_interval, sign_flip_p
+from experiments.ablation.sign_flips import holm, sign_flip_p
 from experiments.ablation.study import Ablations, Row, as_classes
 from training.comparison.intervals import difference
 from training.comparison.summary import FINETUNED
@@ -31,32 +31,44 @@ def results_of(study: Ablations) -> dict[str, Any]:
 
 
 def contrasts(study: Ablations, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The primary contrasts: p-values as soon as all seeds are there, corrected ones as soon as all contrasts are."""
+    """The primary contrasts: p-values as soon as all seeds are there, corrected ones as soon as all contrasts are.
+
+    A contrast is resolved if its corrected p-value is small, which is the chance of the seeds alone, and its interval,
+    which has that of the held-out images too, excludes 0.
+
+    Raises:
+        ValueError: if the gain is exactly 0 for every seed: then both arms had the same model.
+    """
     scores, found = scores_of(rows), []
     for contrast in PRIMARY:
         row: dict[str, Any] = {"first": contrast.first, "other": contrast.other, "p": None}
         seeds = BLOCKS["E1"].seeds
         if all((arm, seed) in scores for arm in (contrast.first, contrast.other) for seed in seeds):
             gains = [scores[contrast.first, seed] - scores[contrast.other, seed] for seed in seeds]
+            if not any(gains):
+                raise ValueError(
+                    f"{contrast.first} and {contrast.other} must differ, but their accuracies are the same."
+                )
             row |= {"seeds": list(seeds), "gains": gains, "p": sign_flip_p(gains)}
-            row |= joint_interval(*answers_of(study, contrast.first, contrast.other, seeds))._asdict()
+            row |= difference(*answers_of(study, contrast.first, contrast.other, seeds))._asdict()
         found.append(row)
     known = all(row["p"] is not None for row in found)
     corrected = holm([row["p"] for row in found]) if known else [None] * len(found)
     for row, value in zip(found, corrected, strict=True):
-        row |= {"p corrected": value, "resolved": None if value is None else value <= LEVEL}
+        resolved = None if value is None else value <= LEVEL and not row["low"] <= 0 <= row["high"]
+        row |= {"p corrected": value, "resolved": resolved}
     return found
 
 
 def intervals(study: Ablations, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Each arm of the ordinary length minus V2 from FCMAE, on the seeds that both have: no claims."""
+    """Each arm minus V2 from FCMAE in the blocks that have both, on the block's seeds that both have: no claims."""
     scores, found = scores_of(rows), []
-    for arm in ARMS:
-        pretraining = ARMS[arm].pretraining
-        seeds = [seed for key, seed in scores if key == arm and (V2, seed) in scores]
-        if arm != V2 and seeds and (pretraining is None or PRETRAININGS[pretraining].length == 1):
-            row = {"arm": arm, "reference": V2, "seeds": seeds}
-            found.append({**row, **difference(*answers_of(study, arm, V2, seeds))._asdict()})
+    for name, block in BLOCKS.items():
+        for arm in block.arms if V2 in block.arms else ():
+            seeds = [seed for seed in block.seeds if {(arm, seed), (V2, seed)} <= scores.keys()]
+            if arm != V2 and seeds:
+                row = {"block": name, "arm": arm, "reference": V2, "seeds": seeds}
+                found.append({**row, **difference(*answers_of(study, arm, V2, seeds))._asdict()})
     return found
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from threading import Lock
 from typing import Any
 from zlib import crc32
@@ -18,8 +18,9 @@ import numpy as np
 from datasets import Dataset
 
 from conversion.files import read_json, write_json
+from conversion.model_folder import SETTINGS
 from experiments.ablation import collapse
-from experiments.ablation.arms import BLOCKS, GATE, GATE_SEED, PRETRAININGS, RATES, SHARE, V2, Arm
+from experiments.ablation.arms import BLOCKS, GATE, GATE_SEEDS, PRETRAININGS, RATES, SHARE, V2, Arm
 from experiments.ablation.cases import (
     FINETUNING,
     PRETRAINING,
@@ -36,7 +37,7 @@ from experiments.ablation.surgery import write_changed
 from training.comparison.drawing import draw
 from training.comparison.frozen import features_of, frozen_answers, predicted_classes
 from training.comparison.intervals import balanced_mean
-from training.comparison.launching import is_finished
+from training.comparison.launching import is_finished, recipe_file
 from training.comparison.records import differing
 from training.comparison.runner import Runner
 from training.comparison.subsets import write_parquet, write_subset
@@ -67,10 +68,10 @@ class Ablations:
     computing: Any = field(default_factory=Lock)  # one thread of this process at a time; runs go on beside it
 
     def __post_init__(self) -> None:
-        self.known = read_json(self.results)
-        self.rows = rows_of(self.known)
+        known = read_json(self.results)
+        self.rows = rows_of(known)
         steps = {"pre-training": self.length.pretraining, "fine-tuning": self.length.finetuning}
-        self.steps = self.known.get("steps", {}) | steps
+        self.steps = known.get("steps", {}) | steps
 
     def run(self, block: str, seeds: Sequence[int] | None = None) -> None:
         """Do all of a block that is not done yet."""
@@ -96,9 +97,8 @@ class Ablations:
                     raise ValueError(f"`results` (={self.results}) {rule}. {fix}")
 
     def write(self, **computed: Any) -> None:
-        """Write the results file: the rows, and what was computed from them last."""
-        self.known |= computed
-        write_json(self.results, self.known | {"steps": self.steps, "rows": self.done()})
+        """Write the results file: the rows, and what was computed from them."""
+        write_json(self.results, {**computed, "steps": self.steps, "rows": self.done()})
 
     def done(self) -> list[Row]:
         """The rows in the order of the plan, whatever run was over first."""
@@ -123,8 +123,7 @@ class Ablations:
         folder, images, quarter = self.pretrained(name, seed), self.photographs["test"], self.length.quarter(name)
         yield "0", collapse.figures_of(folder, images, seed)
         for step in (quarter, 2 * quarter):
-            if (checkpoint := folder / f"checkpoint-{step}").is_dir():
-                yield str(step), collapse.figures_of(checkpoint, images)
+            yield str(step), collapse.figures_of(folder / f"checkpoint-{step}", images)
         yield str(self.length.of_pretraining(name)), collapse.figures_of(folder, images)
 
     def pretrained(self, name: str, seed: int) -> Path:
@@ -160,6 +159,7 @@ class Ablations:
         """What a row depends on; paths are not part of it."""
         arm = case.arm
         found = {"photographs": self.split, "learning_rate": self.rate_of(case), "change": arm.change}
+        found["recipes"] = recipes()
         found["fine-tuning"] = shlex.join(self.finetuning_flags(case))
         if arm.pretraining is not None:
             found["pretraining"] = shlex.join(pretraining_flags(arm.pretraining, case.seed, self.length))
@@ -179,10 +179,10 @@ class Ablations:
         """The learning rate of fine-tuning: of block G its own, else the one that was better there."""
         if case.is_gate:
             return GATE[case.key].rate
-        of_g = {rate: Case(f"{case.arm.start}-{rate:g}", GATE_SEED) for rate in RATES}
-        if any(each not in self.rows for each in of_g.values()):
+        of_g = {rate: [Case(f"{case.arm.start}-{rate:g}", seed) for seed in GATE_SEEDS] for rate in RATES}
+        if any(each not in self.rows for cases in of_g.values() for each in cases):
             raise ValueError("`blocks` must begin with G, which chooses the learning rates of all others.")
-        return max(RATES, key=lambda rate: self.rows[of_g[rate]]["figures"][FINETUNED])
+        return max(RATES, key=lambda rate: mean(self.rows[each]["figures"][FINETUNED] for each in of_g[rate]))
 
     def start_of(self, case: Case) -> Path | None:
         """The folder that fine-tuning starts from; `None` for random weights."""
@@ -203,17 +203,27 @@ class Ablations:
         """The fine-tuning steps of V2 that take as long as its pre-training, by logs of both, once for all seeds."""
         with self.computing:
             if SAME_TIME not in self.steps:
-                # Of one row, and so of one machine: the study may have gone on elsewhere.
-                seconds = self.rows[min(case for case in self.rows if case.key == V2)]["seconds of a step"]
-                ratio = seconds["pre-training"] / seconds["fine-tuning"]
+                # The ratio of each row is that of one machine: the study may have gone on elsewhere.
+                seconds = [row["seconds of a step"] for case, row in self.rows.items() if case.key == V2]
+                ratio = median(each["pre-training"] / each["fine-tuning"] for each in seconds)
                 self.steps[SAME_TIME] = round(self.length.pretraining * ratio)
                 self.write()
             return self.steps[SAME_TIME]
 
     def finetune(self, case: Case, start: Path | None) -> Path:
-        """The folder of the classifier of a case."""
+        """The folder of the classifier of a case.
+
+        Raises:
+            ValueError: if a finished run is there that had another learning rate or number of steps.
+        """
         folder, flags = self.classifier(case), self.finetuning_flags(case)
-        if not is_finished(folder):
+        if is_finished(folder):
+            before = read_json(folder / SETTINGS)
+            expected = {"learning_rate": self.rate_of(case), "max_train_steps": self.steps_of(case.arm)}
+            if changes := differing({name: before[name] for name in expected}, expected):
+                rule = f"must hold runs of this study's settings, but {folder} has {'; '.join(changes)}"
+                raise ValueError(f"`output_dir` (={self.output}) {rule}. Remove that folder.")
+        else:
             with self.computing:
                 subset = self.subset(case)
             weights = [] if start is None else [f"--model_name_or_path={start}"]
@@ -260,6 +270,11 @@ class Ablations:
         script = task if replacement is None else SCRIPT
         own = () if replacement is None else (f"--task={task}", f"--replacement={replacement}")
         self.runner.launch(script, recipe, folder, *own, *flags)
+
+
+def recipes() -> str:
+    """A checksum of the recipes that the flags stand on."""
+    return f"{crc32(b''.join(recipe_file(name).read_bytes() for name in (PRETRAINING, FINETUNING))):08x}"
 
 
 def as_text(classes: np.ndarray) -> str:

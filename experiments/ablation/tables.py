@@ -7,7 +7,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from conversion.files import read_json
-from experiments.ablation.arms import ARMS, BLOCKS, GATE, GATE_SEED, PRETRAININGS, PRIMARY
+from experiments.ablation.arms import ARMS, BLOCKS, GATE, GATE_SEEDS, PRETRAININGS, PRIMARY
 from experiments.ablation.cases import Length
 from experiments.ablation.estimate import hours_of, runs_of
 
@@ -69,7 +69,7 @@ def conclusion(row: Row) -> str:
 def arms(block: str, results: Path = RESULTS) -> list[Row]:
     """The arms of a block: balanced accuracies in %, and the difference to V2 from FCMAE."""
     found = read(results)
-    differences = {row["arm"]: row for row in found.get("intervals", [])}
+    differences = {row["arm"]: row for row in found.get("intervals", []) if row["block"] == block}
     return [arm_row(arm, BLOCKS[block].seeds, found.get("rows", []), differences) for arm in BLOCKS[block].arms]
 
 
@@ -88,11 +88,10 @@ def arm_row(arm: str, seeds: tuple[int, ...], rows: list[Row], differences: dict
 def rates(results: Path = RESULTS) -> list[Row]:
     """Block G: each start at each learning rate, on training images whose labels it did not get."""
     rows = read(results).get("rows", [])
-    found = {row["arm"]: row["figures"][FINETUNED] for row in rows if row["seed"] == GATE_SEED}
     shown: dict[str, Row] = {}
     for key, gate in GATE.items():
-        value = f"{100 * found[key]:.1f}" if key in found else NOT_RUN
-        shown.setdefault(gate.arm.start, {"start": gate.arm.title})[f"{gate.rate:g}"] = value
+        found = [row["figures"][FINETUNED] for row in rows if row["arm"] == key and row["seed"] in GATE_SEEDS]
+        shown.setdefault(gate.arm.start, {"start": gate.arm.title})[f"{gate.rate:g}"] = spread(found)
     return list(shown.values())
 
 

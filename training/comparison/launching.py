@@ -47,10 +47,14 @@ def measure(script: str | Path, recipe: str | Path, *flags: str, at_a_time: int 
 def arguments(script: str | Path, recipe: str | Path, *flags: str, at_a_time: int = 1) -> list[str]:
     """What follows `accelerate launch`."""
     script = script if isinstance(script, Path) else TRAINING / f"{script}.py"
-    recipe = recipe if isinstance(recipe, Path) else TRAINING / f"recipes/{recipe}.yaml"
     # By default, `accelerate launch` uses one core only on a machine without a GPU.
     threads = ["--num_cpu_threads_per_process", str(max((os.cpu_count() or 1) // at_a_time, 1))]
-    return [*threads, os.path.relpath(script), "--config", os.path.relpath(recipe), *flags]
+    return [*threads, os.path.relpath(script), "--config", os.path.relpath(recipe_file(recipe)), *flags]
+
+
+def recipe_file(recipe: str | Path) -> Path:
+    """The file of a recipe of `training/recipes`, or of another one."""
+    return recipe if isinstance(recipe, Path) else TRAINING / f"recipes/{recipe}.yaml"
 
 
 def launcher(command: Sequence[str]) -> list[str]:
