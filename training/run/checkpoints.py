@@ -22,8 +22,9 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.utils import CONFIG_NAME
 
-from conversion.files import atomic_path, flush, sha256
+from conversion.files import atomic_path, flush, read_json, sha256
 from training.machine.disk import writing
 from training.models.architecture import compared_settings, describe_architecture
 from training.run.checkpoint_schedule import CheckpointSchedule
@@ -175,6 +176,7 @@ class Checkpoints:
                     f"`resume_from_checkpoint` (={path}) must be of the model that is trained, but its "
                     f"`{name}` is {stored}, not {value}."
                 )
+        self.check_classes(path)
         own_teacher = state.get("own_teacher", self.own_teacher)
         rule = f"be {'left out' if own_teacher else 'given'} to go on from {path}"
         check("teacher_name_or_path", self.teacher, own_teacher == self.own_teacher, rule)
@@ -185,6 +187,18 @@ class Checkpoints:
             stored = state["run"].get(name, OLDER.get(name, value))
             if stored != value and self.accelerator.is_main_process:
                 print(f"{path} was written with `{name}` {stored}; it is {value} now.", flush=True)
+
+    def check_classes(self, path: Path) -> None:
+        """Raise if a class has another name than in the checkpoint: the order of the names is that of the weights."""
+        stored = read_json(path / CONFIG_NAME).get("id2label", {})
+        for index, name in self.model_config.id2label.items():
+            before = stored.get(str(index), name)  # names that nobody has given are not stored
+            if before != name:
+                raise ValueError(
+                    f"`resume_from_checkpoint` (={path}) must be of the same classes in the same order, but class {index}"
+                    f" was `{before}` and is `{name}` now. To train its weights on other classes, give the folder as "
+                    f"`--model_name_or_path` of a new run."
+                )
 
     def is_late(self) -> bool:
         """Whether a checkpoint is due by the clock of the main process."""

@@ -36,7 +36,8 @@ def add_arm(study, arm, seeds=SEEDS):
 
 def add_collapse(study, name, diversity, dead, seeds=SEEDS):
     for seed in seeds:
-        found = study.rows.setdefault(Case(name, seed), {"arm": name, "seed": seed, "figures": {"fine-tuned": 0.5}})
+        figures = {"fine-tuned": 0.5 if name.startswith("v2") else 0.4}
+        found = study.rows.setdefault(Case(name, seed), {"arm": name, "seed": seed, "figures": figures})
         found.setdefault("answers", "0" * len(LABELS))
         steps = {"0": [0.5, 0.5], "600": [diversity, diversity + 0.02]}
         found["collapse"] = {step: {"diversity": d, "dead channels": [dead, 0.0]} for step, d in steps.items()}
@@ -65,6 +66,47 @@ def test_contrasts_wait_for_all_seeds_and_holm_for_all_contrasts(study):
     resolved = {other: row["resolved"] for other, row in found.items()}
     assert resolved == {"v2_random": True, "v1_fcmae": False, "dense": True, "grn_dropped": True, "grn_added": True}
     assert found["dense"]["p corrected"] == 5 * 2 / 256
+
+
+def test_a_contrast_whose_interval_holds_0_is_not_resolved(study):
+    """All seeds agree by one image of 120: the seeds are certain, but other images might not have it."""
+    for contrast in PRIMARY:
+        add_arm(study, contrast.other)
+    add_arm(study, "v2_fcmae")
+    for seed in SEEDS:
+        row = study.rows[Case("dense", seed)] = dict(study.rows[Case("v2_fcmae", seed)], arm="dense")
+        answers = np.array(list(row["answers"])).astype(int)
+        first = np.flatnonzero(answers == LABELS)[0]
+        answers[first] = 1 - answers[first]
+        row["answers"] = "".join(map(str, answers))
+        row["figures"] = {"fine-tuned": row["figures"]["fine-tuned"] - 1 / 120}
+    found = {row["other"]: row for row in results_of(study)["contrasts"]}
+    assert found["dense"]["p"] == 2 / 256 and found["dense"]["p corrected"] <= 0.05
+    assert found["dense"]["low"] <= 0 <= found["dense"]["high"] and found["dense"]["resolved"] is False
+    assert found["grn_dropped"]["resolved"] is True  # the control
+
+
+def test_arms_that_never_differ_are_refused_as_one_model(study):
+    add_arm(study, "v2_fcmae")
+    for seed in SEEDS:
+        study.rows[Case("dense", seed)] = dict(study.rows[Case("v2_fcmae", seed)], arm="dense")
+    with pytest.raises(ValueError, match="v2_fcmae and dense must differ"):
+        results_of(study)
+
+
+def test_the_difference_in_a_block_is_that_of_its_seeds(study):
+    for arm in ("v2_fcmae", "v1_fcmae"):
+        add_arm(study, arm)
+    study.write(**results_of(study))
+    found = {row["block"]: row["seeds"] for row in results_of(study)["intervals"] if row["arm"] == "v1_fcmae"}
+    assert found == {"E1": list(range(8)), "E3": [0, 1, 2]}
+    shown = {block: tables.arms(block, study.results)[1]["minus V2, FCMAE"] for block in found}
+    gains = [
+        np.mean(answers_of("v1_fcmae", seed) == LABELS) - np.mean(answers_of("v2_fcmae", seed) == LABELS)
+        for seed in SEEDS
+    ]
+    for block, seeds in found.items():
+        assert float(shown[block].split(" (")[0]) == pytest.approx(100 * np.mean(gains[: len(seeds)]), abs=0.05)
 
 
 def test_collapse_is_shown_if_every_seed_has_it(study):

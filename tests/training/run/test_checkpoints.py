@@ -104,6 +104,22 @@ def test_a_checkpoint_of_another_size_is_an_error_that_names_the_difference(acce
     assert message.endswith(named)
 
 
+@pytest.mark.parametrize("names", [["dog", "zebra"], ["dog", "cat"], ["cat", "puppy"]])
+def test_a_checkpoint_of_other_classes_or_of_another_order_is_refused(names, accelerator, tmp_path):
+    """The order of the names is that of the head's weights: another one would give each class another's weights."""
+
+    def resumed(names):
+        forget_accelerate()
+        fields = {"id2label": dict(enumerate(names))}
+        return checkpoints_of(Accelerator(cpu=True), tmp_path, resume="latest", fields=fields)[1]
+
+    resumed(["cat", "dog"]).save(1)
+    message = message_of(resumed(names).resume)
+    index = [before != now for before, now in zip(["cat", "dog"], names, strict=True)].index(True)
+    assert f"but class {index} was `{['cat', 'dog'][index]}` and is `{names[index]}` now" in message
+    assert resumed(["cat", "dog"]).resume().step == 1  # the control
+
+
 def test_a_folder_that_is_no_checkpoint_is_an_error(accelerator, tmp_path):
     _, checkpoints = checkpoints_of(accelerator, tmp_path, resume=str(tmp_path))
     assert f"`resume_from_checkpoint` (={tmp_path}) must be a whole checkpoint" in message_of(checkpoints.resume)
