@@ -195,9 +195,9 @@ class Checkpoints:
             before = stored.get(str(index), name)  # names that nobody has given are not stored
             if before != name:
                 raise ValueError(
-                    f"`resume_from_checkpoint` (={path}) must be of the same classes in the same order, but class {index}"
-                    f" was `{before}` and is `{name}` now. To train its weights on other classes, give the folder as "
-                    f"`--model_name_or_path` of a new run."
+                    f"`resume_from_checkpoint` (={path}) must be of the same classes in the same order, but class "
+                    f"{index} was `{before}` and is `{name}` now. To train its weights on other classes, give the "
+                    "folder as `--model_name_or_path` of a new run."
                 )
 
     def is_late(self) -> bool:
