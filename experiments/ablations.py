@@ -24,11 +24,12 @@ from experiments.ablation.tables import RESULTS
 from experiments.label_efficiency import photographs_of
 from experiments.solar_cells import write_solar_cells
 from training.comparison.launching import is_finished
-from training.comparison.records import Times, keep_apart, only_one
+from training.comparison.records import Times, keep_apart
 from training.comparison.runner import Runner
 from training.comparison.stopping import stopping_runs
 from training.console.errors import told_in_a_line
 from training.machine.cores import usable_cores
+from training.run.locks import only_one
 
 TEST_SHARE = 0.5  # 1,312 photographs: of the demo's 656, the error would be larger by root 2
 GATE = "G"

@@ -27,13 +27,14 @@ from conversion.files import read_json, write_json
 from training.comparison.drawing import check_shares
 from training.comparison.images import Labelled, load_labelled, write_images
 from training.comparison.plan import planned
-from training.comparison.records import Times, differing, only_one
+from training.comparison.records import Times, differing
 from training.comparison.report import write_report
 from training.comparison.runs import Comparison
 from training.comparison.starts import create_starts, recipe_of
 from training.comparison.stopping import stopping_runs
 from training.console.bars import keep_bars_to_terminals
 from training.data.sources import find_source
+from training.run.locks import only_one
 from training.settings.checks import check
 
 RECORD = "settings.json"

@@ -27,7 +27,7 @@ from training.prediction.encoders import load_encoder
 from training.prediction.feature_files import FeatureTables, write_features
 from training.prediction.features import FeatureAnswers
 from training.prediction.images import find_images
-from training.prediction.loop import answer_images, begin, finish, record_of
+from training.prediction.loop import alone, answer_images, begin, finish, record_of
 from training.prediction.parts import Parts
 from training.run.accelerator import create_plain_accelerator
 
@@ -44,12 +44,13 @@ def main(settings: EmbedSettings) -> Path:
     about = about_features(settings, features, data.background, encoder.num_channels)
     tables = FeatureTables(features.shapes, settings.features.dtype, about)
     parts = Parts(output, record_of(settings, settings.model, images), tables)
-    begin(accelerator, parts, settings.output.overwrite)
-    reader = create_reader(images, data, encoder.num_channels, features.transform)
-    answer_images("Embedding", accelerator, encoder.model, features, reader, data, parts)
-    if accelerator.is_main_process:
-        errors = files_beside(output)["errors"] if output.suffix == NPY else "`error`"
-        finish(parts, partial(write_features, output, parts, tables), "the features of", f"have none: see {errors}")
+    with alone(accelerator, parts):
+        begin(accelerator, parts, settings.output.overwrite)
+        reader = create_reader(images, data, encoder.num_channels, features.transform)
+        answer_images("Embedding", accelerator, encoder.model, features, reader, data, parts)
+        if accelerator.is_main_process:
+            errors = files_beside(output)["errors"] if output.suffix == NPY else "`error`"
+            finish(parts, partial(write_features, output, parts, tables), "the features of", f"have none: see {errors}")
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return output

@@ -28,7 +28,7 @@ from training.prediction.answers import check_fits, create_answers
 from training.prediction.batches import create_reader
 from training.prediction.files import write_answers
 from training.prediction.images import find_images
-from training.prediction.loop import answer_images, begin, finish, record_of
+from training.prediction.loop import alone, answer_images, begin, finish, record_of
 from training.prediction.masks import clear_masks
 from training.prediction.models import load_stored_model
 from training.prediction.parts import JsonLines, Parts
@@ -48,15 +48,16 @@ def main(settings: PredictSettings) -> Path:
     answers, output = create_answers(stored, settings, images), Path(settings.output.output_file)
     parts = Parts(output, record_of(settings, settings.model, images), JsonLines())
     overwrite, has_masks = settings.output.overwrite, stored.kind == "segmentation model"
-    if has_masks and accelerator.is_main_process and parts.starts_anew(overwrite):
-        clear_masks(settings.output.masks, overwrite)
-    begin(accelerator, parts, overwrite)
-    reader = create_reader(images, data, stored.num_channels, answers.transform)
-    answer_images("Predicting", accelerator, stored.model, answers, reader, data, parts)
-    if accelerator.is_main_process:
-        names = class_list(stored.model.config)
-        write = partial(write_answers, output, parts, answers, names)
-        finish(parts, write, "the answers to", "could not be read: see `error`")
+    with alone(accelerator, parts):
+        if has_masks and accelerator.is_main_process and parts.starts_anew(overwrite):
+            clear_masks(settings.output.masks, overwrite)
+        begin(accelerator, parts, overwrite)
+        reader = create_reader(images, data, stored.num_channels, answers.transform)
+        answer_images("Predicting", accelerator, stored.model, answers, reader, data, parts)
+        if accelerator.is_main_process:
+            names = class_list(stored.model.config)
+            write = partial(write_answers, output, parts, answers, names)
+            finish(parts, write, "the answers to", "could not be read: see `error`")
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return output

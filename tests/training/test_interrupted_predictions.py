@@ -18,6 +18,7 @@ from tests.training.test_predict import classifier, images, mask_rcnn, predicted
 from training.prediction import parts
 from training.prediction.answers import ClassAnswers
 from training.prediction.features import FeatureAnswers
+from training.run.locks import only_one
 
 __all__ = ["classifier", "images", "mask_rcnn", "quick_datasets", "segmenter"]
 pytestmark = pytest.mark.usefixtures("quick_datasets")
@@ -111,6 +112,14 @@ def test_a_run_goes_on_with_its_own_settings_and_images_alone(script, classifier
     (own / "6.png").unlink()
     assert "`number of images` was 7 and is 6" in message_of(lambda: script.run(classifier, own, output))
     assert len(script.run(classifier, own, output, overwrite=True)) == 6
+
+
+def test_two_commands_do_not_write_one_output(script, classifier, images, tmp_path):
+    output = tmp_path / f"answers{script.suffix}"
+    with only_one(tmp_path / f"answers{script.suffix}.partial"):
+        message = message_of(lambda: script.run(classifier, images, output, overwrite=True))
+    assert f"`output_file` (={output}) must not be in use" in message and not output.exists()
+    assert len(script.run(classifier, images, output)) == 12
 
 
 def test_the_bad_images_of_an_interrupted_run_count(script, classifier, tmp_path, monkeypatch, capsys):

@@ -1,8 +1,6 @@
 """What a folder of a comparison or study remembers: its settings, the answers of each case, and times."""
 
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -11,7 +9,7 @@ import numpy as np
 
 from conversion.files import read_json, write_json
 
-LOCK, TIMES = ".lock", "times.json"
+TIMES = "times.json"
 
 
 def keep_apart(output: Path, settings: dict[str, Any], file: str = "study.json") -> None:
@@ -27,32 +25,6 @@ def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """The settings that differ, each as `name: before, now`."""
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     return [f"{name}: {before.get(name)}, now {now.get(name)}" for name in names]
-
-
-@contextmanager
-def only_one(output: Path) -> Iterator[int | None]:
-    """Lock the folder against a second command, and against runs that a killed command has left; yields a descriptor.
-
-    Runs that keep the descriptor open keep the lock. Windows has no such locks.
-    """
-    if os.name == "nt":
-        yield None
-        return
-    import fcntl
-
-    output.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(output / LOCK, os.O_RDWR | os.O_CREAT)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            rule = (
-                "not be in use, but another comparison, or a run that it has left, is at work there: wait for its end"
-            )
-            raise ValueError(f"`output_dir` (={output}) must {rule}.") from error
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 class Times:

@@ -1,6 +1,7 @@
 """The loop of predict.py and embed.py over all images: it goes on from parts, names bad images, and ends in a file."""
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,6 +45,11 @@ def record_of(settings: Settings, model: ModelSettings, images: Images) -> dict[
     weights = sorted(Path(model.model_name_or_path or "").glob("*.safetensors"))
     stamps = {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in weights}
     return {**record, "weights": stamps, "images": images.fingerprint, "number of images": images.total}
+
+
+def alone(accelerator: Accelerator, parts: Parts) -> AbstractContextManager[None]:
+    """Keep a second command from the output while a block runs: the first process, which writes it, holds the lock."""
+    return parts.alone() if accelerator.is_main_process else nullcontext()
 
 
 def begin(accelerator: Accelerator, parts: Parts, overwrite: bool) -> None:

@@ -4,15 +4,18 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from conversion.files import atomic_path, read_json, write_json
+from training.run.locks import LOCK, only_one
 from training.settings.checks import check
+from training.settings.prediction import check_new
 
 SECONDS_BETWEEN_PARTS = 20.0
 MOST_RECORDS = 10_000  # in memory
+RECORD = "record.json"
 Answer = dict[str, Any]  # what is said of one image: `image` (its name), and `error` if there is nothing else to say
 
 
@@ -67,21 +70,32 @@ class Parts:
         self.pending: list[Answer] = []
         self.last_part = time.monotonic()
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Lock the folder against a second command; it goes if the block has not begun, or has removed it."""
+        with only_one(self.folder, "output_file", self.output):
+            try:
+                yield
+            finally:
+                if not (self.folder / RECORD).exists():
+                    self.remove()
+
     def starts_anew(self, overwrite: bool) -> bool:
         """Whether `begin` starts with the first image, without parts of an earlier run."""
-        stored = read_json(self.folder / "record.json")
+        stored = read_json(self.folder / RECORD)
         return not stored or (overwrite and stored != self.record)
 
     def begin(self, overwrite: bool) -> int:
         """The number of images that are done. With `overwrite`, parts of other settings are deleted."""
-        stored = read_json(self.folder / "record.json")
+        check_new("output_file", self.output, overwrite)  # another command may have ended since the start
+        stored = read_json(self.folder / RECORD)
         if stored != self.record:
             changed = [name for name in {**stored, **self.record} if stored.get(name) != self.record.get(name)]
             rule = f"go on as it began, but {differences(stored, self.record, changed)}. Start with `--overwrite true`"
             check("output_file", self.output, overwrite or not stored, rule)
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self.clear()
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / "record.json", self.record)
+        write_json(self.folder / RECORD, self.record)
         for file in self.files():
             first, end, bad = bounds(file)
             if first == self.num_done:
@@ -109,18 +123,34 @@ class Parts:
         self.last_part = time.monotonic()
 
     def __iter__(self) -> Iterator[Any]:
-        """The answers to all images that are done, in order, as their form reads them."""
+        """The answers to all images that are done, in order, as their form reads them.
+
+        Raises:
+            ValueError: if the parts do not join up, because something else has written into the folder.
+        """
+        place = 0
+        rule = "hold each image once, but something else has written there: delete the folder, and begin anew"
         for file in self.files():
+            first, end, _ = bounds(file)
+            check("output_file", self.folder, first == place, rule)
+            place = end
             yield from self.form.read(file)
+        check("output_file", self.folder, place == self.num_done, rule)
 
     def files(self) -> list[Path]:
         """The parts in order."""
         return sorted(self.folder.glob(f"part-*-*-*{self.form.suffix}"))
 
+    def clear(self) -> None:
+        """Delete all files but the lock."""
+        for file in list(self.folder.glob("*")):
+            if file.name != LOCK:
+                file.unlink()
+
     def remove(self) -> None:
         """Delete the folder; without its record first, what a kill leaves of it is not continued."""
         with suppress(OSError):
-            (self.folder / "record.json").unlink()
+            (self.folder / RECORD).unlink()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -49,6 +49,42 @@ def test_what_lies_after_a_gap_is_done_again(tmp_path):
     assert again.begin(overwrite=False) == 3 and list(again) == numbered(0, 3)
 
 
+def test_parts_that_overlap_or_that_another_command_has_added_are_no_answers(tmp_path):
+    found = written(tmp_path, 3, 4, 11)
+    assert len(list(found)) == 11
+    first, second, last = found.files()
+    last.rename(last.with_name("part-000000000002-000000000009-0.jsonl"))
+    assert "must hold each image once" in message_of(lambda: list(found))
+    found = written(tmp_path, 3, 4)
+    second.with_name("part-000000000004-000000000005-0.jsonl").write_text(first.read_text())
+    assert "must hold each image once" in message_of(lambda: list(found))
+
+
+def test_one_command_at_a_time_has_the_parts(tmp_path):
+    first, second = parts_of(tmp_path), parts_of(tmp_path, top_k=2)
+    with first.alone():
+        first.begin(overwrite=False)
+        message = message_of(lambda: second.alone().__enter__())
+        assert "`output_file`" in message and "a.csv) must not be in use, but another command" in message
+        other = Parts(tmp_path / "b.csv", RECORD, JsonLines())
+        with other.alone():
+            other.begin(overwrite=False)
+    with second.alone():
+        second.begin(overwrite=True)  # deletes the parts, and keeps the lock
+        assert "must not be in use" in message_of(lambda: first.alone().__enter__())
+        second.remove()
+    assert list(tmp_path.iterdir()) == [tmp_path / "b.csv.partial"]
+    with second.alone():
+        pass  # an error before `begin`
+    assert not second.folder.exists()
+
+
+def test_an_output_that_another_command_has_finished_meanwhile_is_not_replaced(tmp_path):
+    (tmp_path / "a.csv").write_text("image")
+    assert "must not exist yet" in message_of(lambda: parts_of(tmp_path).begin(overwrite=False))
+    assert parts_of(tmp_path).begin(overwrite=True) == 0
+
+
 def test_parts_of_other_settings_go_on_only_if_they_may_be_deleted(tmp_path):
     written(tmp_path, 3)
     other = parts_of(tmp_path, top_k=2)
