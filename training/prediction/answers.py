@@ -25,6 +25,7 @@ from training.evaluation.segmentation_protocol import check_prediction
 from training.models.detection import detect_with
 from training.models.families import EncoderConfig
 from training.prediction.batches import Batch, Sample
+from training.prediction.finite import NanWatch, bad_answer, finite_answer
 from training.prediction.images import Images
 from training.prediction.label_answers import MultiLabelAnswers, ValueAnswers
 from training.prediction.loop import Answering
@@ -61,7 +62,8 @@ def check_fits(stored: StoredModel, settings: PredictSettings) -> None:
     check("top_k", top_k, ranks or top_k == 1, rule)
     count = len(class_list(stored.model.config))
     check("top_k", top_k, kind != "classifier" or top_k <= count, f"be at most {count}, the classes of the model")
-    is_coco = Path(output.output_file).suffix == COCO
+    suffix = Path(output.output_file).suffix
+    is_coco = suffix == COCO
     rule = f"end in {', '.join(TABLES)} for a {kind}: {COCO} holds objects in COCO's format"
     check("output_file", output.output_file, kind == "detector" or not is_coco, rule)
     fits = kind == "segmentation model" or output.masks_dir is None
@@ -89,7 +91,8 @@ class ClassAnswers:
         answers = []
         for pair in zip(scores.tolist(), labels.tolist(), strict=True):
             values = [value for score, label in zip(*pair, strict=True) for value in (self.names[label], score)]
-            answers.append(dict(zip(self.columns, values, strict=True)))
+            answer = dict(zip(self.columns, values, strict=True))
+            answers.append(finite_answer(answer, pair[0], "scores"))
         return answers
 
     def rows(self, answer: Answer) -> Iterator[dict[str, Any]]:
@@ -109,14 +112,17 @@ class ObjectAnswers:
         self.transform = DetectionEvaluationTransform(stored.processor).pixel_values
         self.columns = {"label": TEXT, **dict.fromkeys(("score", *CORNERS), NUMBER)}
         self.is_coco = Path(settings.output.output_file).suffix == COCO
+        self.watch = NanWatch(stored.model, has_rcnn_outputs)
 
     def __call__(self, accelerator: Accelerator, model: nn.Module, batch: Batch) -> list[Answer]:
         answers = []
         for pixel_values, sample in zip(batch["pixel_values"], readable(batch), strict=True):
-            size = sample["size"]
+            size, self.watch.saw_nan = sample["size"], False
             with accelerator.autocast():
                 found = self.detect(model, pixel_values.to(accelerator.device), size)
-            answers.append({"height": size[0], "width": size[1], "objects": self.objects(found)})
+            answer = {"height": size[0], "width": size[1], "objects": self.objects(found)}
+            is_bad = self.watch.saw_nan or not found.boxes.isfinite().all()
+            answers.append(bad_answer("scores or boxes") if is_bad else answer)
         return answers
 
     def objects(self, found: Detections) -> list[dict[str, Any]]:
@@ -163,6 +169,9 @@ class MaskAnswers:
         for pixel_values, sample in zip(batch["pixel_values"], readable(batch), strict=True):
             with accelerator.autocast():
                 scores = self.log_probabilities(model, pixel_values.to(accelerator.device), sample["size"])
+            if scores.sum().isnan():
+                answers.append(bad_answer("scores"))
+                continue
             classes = scores.argmax(0)
             counts = classes.flatten().bincount(minlength=self.num_labels).tolist()
             name = self.mask_names(sample["image"], sample["index"])

@@ -11,6 +11,7 @@ from training.data.labels import class_list
 from training.data.transforms import EvaluationTransform
 from training.evaluation.loop import logits_of
 from training.prediction.batches import Batch
+from training.prediction.finite import finite_answer
 from training.prediction.models import StoredModel
 from training.prediction.parts import Answer
 from training.settings.prediction import PredictSettings
@@ -37,7 +38,8 @@ class MultiLabelAnswers:
         for scores in logits_of(accelerator, model, batch).sigmoid().tolist():
             order = sorted(range(len(scores)), key=lambda label: -scores[label])
             labels = [self.names[label] for label in order if scores[label] >= self.threshold]
-            answers.append({"labels": labels, **dict(zip(self.scores, scores, strict=True))})
+            answer = {"labels": labels, **dict(zip(self.scores, scores, strict=True))}
+            answers.append(finite_answer(answer, scores, "scores"))
         return answers
 
     def rows(self, answer: Answer) -> Iterator[dict[str, Any]]:
@@ -56,7 +58,7 @@ class ValueAnswers:
 
     def __call__(self, accelerator: Accelerator, model: nn.Module, batch: Batch) -> list[Answer]:
         values = logits_of(accelerator, model, batch).tolist()
-        return [dict(zip(self.names, row, strict=True)) for row in values]
+        return [finite_answer(dict(zip(self.names, row, strict=True)), row, "values") for row in values]
 
     def rows(self, answer: Answer) -> Iterator[dict[str, Any]]:
         yield answer

@@ -48,7 +48,7 @@ class JsonLines:
         return MOST_RECORDS
 
     def write(self, file: Path, answers: list[Answer]) -> None:
-        file.write_text("".join(f"{json.dumps(answer)}\n" for answer in answers), encoding="utf-8")
+        file.write_text("".join(f"{json.dumps(answer, allow_nan=False)}\n" for answer in answers), encoding="utf-8")
 
     def read(self, file: Path) -> Iterator[Answer]:
         with file.open(encoding="utf-8") as lines:
