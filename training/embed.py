@@ -27,8 +27,9 @@ from training.prediction.encoders import load_encoder
 from training.prediction.feature_files import FeatureTables, write_features
 from training.prediction.features import FeatureAnswers
 from training.prediction.images import find_images
-from training.prediction.loop import alone, answer_images, begin, finish, record_of
+from training.prediction.loop import alone, answer_images, begin, finish
 from training.prediction.parts import Parts
+from training.prediction.record import record_of
 from training.run.accelerator import create_plain_accelerator
 
 
@@ -43,7 +44,7 @@ def main(settings: EmbedSettings) -> Path:
     output = Path(settings.output.output_file)
     about = about_features(settings, features, data.background, encoder.num_channels)
     tables = FeatureTables(features.shapes, settings.features.dtype, about)
-    parts = Parts(output, record_of(settings, settings.model, images), tables)
+    parts = Parts(output, record_of(accelerator, settings, settings.model, data, images), tables)
     with alone(accelerator, parts):
         begin(accelerator, parts, settings.output.overwrite)
         reader = create_reader(images, data, encoder.num_channels, features.transform)

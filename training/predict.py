@@ -28,10 +28,11 @@ from training.prediction.answers import check_fits, create_answers
 from training.prediction.batches import create_reader
 from training.prediction.files import write_answers
 from training.prediction.images import find_images
-from training.prediction.loop import alone, answer_images, begin, finish, record_of
+from training.prediction.loop import alone, answer_images, begin, finish
 from training.prediction.masks import clear_masks
 from training.prediction.models import load_stored_model
 from training.prediction.parts import JsonLines, Parts
+from training.prediction.record import record_of
 from training.run.accelerator import create_plain_accelerator
 from training.run.stored_models import check_precision
 
@@ -46,7 +47,7 @@ def main(settings: PredictSettings) -> Path:
     with accelerator.main_process_first():
         images = find_images(data, stored.num_channels)
     answers, output = create_answers(stored, settings, images), Path(settings.output.output_file)
-    parts = Parts(output, record_of(settings, settings.model, images), JsonLines())
+    parts = Parts(output, record_of(accelerator, settings, settings.model, data, images), JsonLines())
     overwrite, has_masks = settings.output.overwrite, stored.kind == "segmentation model"
     with alone(accelerator, parts):
         if has_masks and accelerator.is_main_process and parts.starts_anew(overwrite):

@@ -1,6 +1,7 @@
 """predict.py and embed.py after stops and kills, and in several processes: one file, no image lost or doubled."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.photographs import cut, message_of, quick_datasets, write_parquet
@@ -15,9 +18,11 @@ from tests.training.test_distributed import ROOT
 from tests.training.test_distributed import run as launch
 from tests.training.test_embed import assert_same_rows, embedded, read_features
 from tests.training.test_predict import classifier, images, mask_rcnn, predicted, read, segmenter
+from training import embed, predict
 from training.prediction import parts
 from training.prediction.answers import ClassAnswers
 from training.prediction.features import FeatureAnswers
+from training.run.accelerator import create_plain_accelerator
 from training.run.locks import only_one
 
 __all__ = ["classifier", "images", "mask_rcnn", "quick_datasets", "segmenter"]
@@ -112,6 +117,68 @@ def test_a_run_goes_on_with_its_own_settings_and_images_alone(script, classifier
     (own / "6.png").unlink()
     assert "`number of images` was 7 and is 6" in message_of(lambda: script.run(classifier, own, output))
     assert len(script.run(classifier, own, output, overwrite=True)) == 6
+
+
+def stopped_at_five(script, model, dataset, output, monkeypatch, **fields):
+    """A run that ends after its first batch."""
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killed_after(1, patch, script.answers)
+        script.run(model, dataset, output, **fields)
+
+
+@pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json", "model.safetensors"])
+def test_a_run_does_not_go_on_with_another_model(file, script, classifier, images, tmp_path, monkeypatch):
+    model, output = tmp_path / "model", tmp_path / f"answers{script.suffix}"
+    shutil.copytree(classifier, model)
+    stopped_at_five(script, model, images, output, monkeypatch)
+    os.utime(model / file, (0, 0))
+    assert f"`{file} of the model` was [" in message_of(lambda: script.run(model, images, output))
+    assert len(script.run(model, images, output, overwrite=True)) == 12
+
+
+@pytest.mark.parametrize("form", ["folder", "pattern", "column of paths", "parquet", "stream"])
+def test_a_run_does_not_go_on_with_images_of_the_same_names(form, script, classifier, tmp_path, monkeypatch):
+    own = tmp_path / "own"
+    own.mkdir()
+    for i, picture in enumerate(cut("coffee", 7)):
+        picture.save(own / f"{i}.png")
+    name = {"folder": own, "pattern": own / "*.png"}.get(form, tmp_path / "own.parquet")
+    files = sorted(own.glob("*.png"))
+
+    def write():
+        values = [str(file) if "paths" in form else {"bytes": file.read_bytes(), "path": None} for file in files]
+        pq.write_table(pa.table({"image": values}), tmp_path / "own.parquet")
+
+    write()
+    output, fields = tmp_path / f"answers{script.suffix}", {"streaming": form == "stream"}
+    stopped_at_five(script, classifier, name, output, monkeypatch, **fields)
+    shutil.copyfile(own / "2.png", own / "1.png")
+    if form in ("parquet", "stream"):
+        write()
+    changed = {"parquet": "`images` was", "stream": "`sizes and times of data files` was"}
+    message = message_of(lambda: script.run(classifier, name, output, **fields))
+    assert changed.get(form, "`sizes and times of image files` was") in message
+    rows = script.run(classifier, name, output, overwrite=True, **fields)
+    assert len(rows) == 7 and same_answer(rows[1], rows[2])
+
+
+def same_answer(one, other):
+    return all(np.array_equal(one[name], other[name]) for name in one if name not in ("image", "index"))
+
+
+def test_a_run_does_not_go_on_in_another_precision(script, classifier, images, tmp_path, monkeypatch):
+    def as_the_environment_says(settings):
+        os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16"  # until the run ends
+        return create_plain_accelerator(settings)
+
+    output = tmp_path / f"answers{script.suffix}"
+    stopped_at_five(script, classifier, images, output, monkeypatch)
+    with monkeypatch.context() as patch:
+        for module in (predict, embed):
+            patch.setattr(module, "create_plain_accelerator", as_the_environment_says)
+        message = message_of(lambda: script.run(classifier, images, output))
+    assert "`mixed_precision` was no and is bf16. Start" in message
+    assert len(script.run(classifier, images, output, mixed_precision="no")) == 12
 
 
 def test_two_commands_do_not_write_one_output(script, classifier, images, tmp_path):

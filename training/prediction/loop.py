@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from accelerate import Accelerator
@@ -13,12 +12,9 @@ from torch import nn
 from training.console.bars import Phase
 from training.data.transforms import Transform
 from training.prediction.batches import Batch, ImageReader, batches, rounds
-from training.prediction.images import Images
 from training.prediction.parts import Answer, Parts
 from training.settings.checks import check
-from training.settings.model import ModelSettings
 from training.settings.prediction import PredictDataSettings
-from training.settings.scripts import Settings
 
 MAX_NAMED = 20  # bad images that are named in warnings
 
@@ -36,15 +32,6 @@ class Answering(Protocol):
     def __call__(self, accelerator: Accelerator, model: nn.Module, batch: Batch) -> list[Answer]:
         """The answers to the images of a batch that can be read, in order."""
         ...
-
-
-def record_of(settings: Settings, model: ModelSettings, images: Images) -> dict[str, Any]:
-    """All that the answers depend on."""
-    facts, values = settings.facts(), settings.values()
-    record = {name: value for name, value in values.items() if facts[name].affects_result}
-    weights = sorted(Path(model.model_name_or_path or "").glob("*.safetensors"))
-    stamps = {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in weights}
-    return {**record, "weights": stamps, "images": images.fingerprint, "number of images": images.total}
 
 
 def alone(accelerator: Accelerator, parts: Parts) -> AbstractContextManager[None]:
