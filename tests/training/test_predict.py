@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -341,6 +342,22 @@ def test_a_wrong_setting_is_named_before_anything_is_computed(fields, text, clas
     with apart():
         assert text in message_of(lambda: predict.main(PredictSettings(**fields)))
     assert sorted(os.listdir(tmp_path)) in (["docs", "training"], ["datasets_cache", "docs", "training"])
+
+
+def test_classes_that_a_table_could_not_separate_are_refused(classifier, images, tmp_path):
+    config = json.loads((classifier / "config.json").read_text())
+    model, names = tmp_path / "model", ["cat", "dog|wolf", "c"]
+    shutil.copytree(classifier, model)
+    labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+    several = {**config, **labels, "problem_type": "multi_label_classification"}
+    (model / "config.json").write_text(json.dumps(several))
+    for suffix in (".csv", ".parquet"):
+        message = message_of(lambda: predicted(model, images, tmp_path / f"a{suffix}"))  # noqa: B023
+        assert "must end in .jsonl" in message and "`|`, which the class `dog|wolf` has" in message
+    rows = predicted(model, images, tmp_path / "a.jsonl", threshold=0.0)
+    assert all(set(row["labels"]) == set(names) for row in rows)
+    (model / "config.json").write_text(json.dumps({**config, **labels}))
+    assert len(predicted(model, images, tmp_path / "a.csv")) == 12  # one class a row
 
 
 def test_files_for_answers_do_not_lie_among_the_images(classifier, images):

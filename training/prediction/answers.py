@@ -27,7 +27,7 @@ from training.models.families import EncoderConfig
 from training.prediction.batches import Batch, Sample
 from training.prediction.finite import NanWatch, bad_answer, finite_answer
 from training.prediction.images import Images
-from training.prediction.label_answers import MultiLabelAnswers, ValueAnswers
+from training.prediction.label_answers import MultiLabelAnswers, ValueAnswers, check_separable
 from training.prediction.loop import Answering
 from training.prediction.masks import MaskNames, signature
 from training.prediction.models import StoredModel
@@ -62,10 +62,11 @@ def check_fits(stored: StoredModel, settings: PredictSettings) -> None:
     check("top_k", top_k, ranks or top_k == 1, rule)
     count = len(class_list(stored.model.config))
     check("top_k", top_k, kind != "classifier" or top_k <= count, f"be at most {count}, the classes of the model")
-    suffix = Path(output.output_file).suffix
-    is_coco = suffix == COCO
+    is_coco = Path(output.output_file).suffix == COCO
     rule = f"end in {', '.join(TABLES)} for a {kind}: {COCO} holds objects in COCO's format"
     check("output_file", output.output_file, kind == "detector" or not is_coco, rule)
+    if kind == "classifier" and problem == MULTI_LABEL:
+        check_separable(class_list(stored.model.config), output.output_file)
     fits = kind == "segmentation model" or output.masks_dir is None
     check("masks_dir", output.masks_dir, fits, f"not be given for a {kind}")
     encoder = getattr(stored.model.config, "backbone_config", None)

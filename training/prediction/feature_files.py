@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.lib import format as npy_format
 
-from conversion.files import atomic_path, write_json
+from conversion.files import atomic_path, flush, write_json
 from training.prediction.parts import MOST_RECORDS, Answer, Parts
 from training.settings.embedding import NPY, files_beside
 
@@ -97,11 +97,12 @@ def as_array(lists: pa.ChunkedArray, shape: tuple[int, ...]) -> np.ndarray:
 def write_features(output: Path, parts: Parts, tables: FeatureTables) -> None:
     """Write the features of all parts in the format that the name of the file implies."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    if output.suffix == NPY:
-        write_files_beside(output, parts, tables.about)
     with atomic_path(output) as new:
         if output.suffix == NPY:
             write_npy(new, parts, tables, parts.num_done - parts.num_bad)
+            flush(new)
+            output.unlink(missing_ok=True)  # so that a kill leaves no old features beside the names of other images
+            write_files_beside(output, parts, tables.about)
         else:
             write_parquet(new, parts, tables.schema)
 

@@ -1,6 +1,7 @@
 """What a classifier that gives several classes, and a model that predicts values, say of an image."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ from training.prediction.batches import Batch
 from training.prediction.finite import finite_answer
 from training.prediction.models import StoredModel
 from training.prediction.parts import Answer
+from training.settings.checks import check
 from training.settings.prediction import PredictSettings
 
 SEPARATOR = "|"  # that `str.get_dummies` of pandas splits at
@@ -44,6 +46,15 @@ class MultiLabelAnswers:
 
     def rows(self, answer: Answer) -> Iterator[dict[str, Any]]:
         yield {**answer, "labels": SEPARATOR.join(answer["labels"])}
+
+
+def check_separable(names: list[str], file: str) -> None:
+    """Raise if a class has a name that a table could not hold beside others: reading it would give other classes."""
+    held = [name for name in names if SEPARATOR in name]
+    rule = (
+        f"end in .jsonl, since a table separates classes by `{SEPARATOR}`, which the class `{next(iter(held), '')}` has"
+    )
+    check("output_file", file, not held or Path(file).suffix == ".jsonl", rule)
 
 
 class ValueAnswers:

@@ -20,7 +20,8 @@ SIGNATURE = "Software", "hf_convnextv2 training/predict.py"  # a text in each ma
 class MaskNames:
     """The name of an image's mask: `cats/1.png` for `cats/1.jpg`, as segment.py reads masks beside images.
 
-    Images whose names differ in their extensions alone keep them: `1.jpg.png`. Rows of tables have their numbers.
+    Images whose names differ in their extensions alone keep them: `1.jpg.png`. So does an image `1.jpg.png` beside
+    `1.jpg`, whose mask may be called so: it has `1.jpg.png.png`. Rows of tables have their numbers.
     """
 
     def __init__(self, images: Images, column: str) -> None:
@@ -31,7 +32,8 @@ class MaskNames:
             stems = pc.replace_substring_regex(paths, r"\.[^./]*$", "")
             counts = pc.value_counts(stems)
             several = counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist()
-            self.twice = {images.name(stem, 0) for stem in several}
+            others = stems.filter(pc.is_in(stems, value_set=paths)).to_pylist()
+            self.twice = {images.name(stem, 0) for stem in (*several, *others)}
 
     def __call__(self, image: str, index: int) -> str:
         if not self.of_files:

@@ -1,5 +1,7 @@
 """What the answers of a run depend on: an unfinished one goes on only if all of it is as it was."""
 
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute creates its functions at import, where pyright does not see them)
 import glob
 import hashlib
 import os

@@ -5,8 +5,10 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.testing import assert_array_equal
 
+from tests.photographs import message_of
 from training.prediction import feature_files
 from training.prediction.feature_files import FeatureTables, as_array, write_features
+from training.prediction.neighbors import StoredFeatures
 from training.prediction.parts import Parts
 
 SHAPES = [{"features": (5,)}, {"stage_2": (2, 3, 4)}]
@@ -51,3 +53,33 @@ def test_large_features_are_written_in_smaller_parts(monkeypatch):
     assert FeatureTables({"stage_1": (96, 56, 56)}, "float32", {}).most_answers == 55  # of 1.2 MB each
     monkeypatch.setattr(feature_files, "PART_BYTES", 1)
     assert FeatureTables({"features": (16,)}, "float16", {}).most_answers == 1
+
+
+@pytest.mark.parametrize(("stopped", "is_whole"), [("write_npy", True), ("write_json", False), ("write_csv", False)])
+def test_features_whose_writing_stopped_never_have_the_names_of_other_images(stopped, is_whole, tmp_path, monkeypatch):
+    def write(names):
+        parts = Parts(tmp_path / "a.npy", {"images": names}, tables)
+        if parts.begin(overwrite=True) == 0:
+            parts.add([{"image": name, "features": np.full(2, ord(name), np.float32)} for name in names])
+            parts.write()
+        write_features(tmp_path / "a.npy", parts, tables)
+
+    def stop(*_):
+        raise OSError("No space left on device")
+
+    def read():
+        stored = StoredFeatures(tmp_path / "a.npy")
+        return stored.names, [chr(int(row[0])) for rows in stored.batches() for row in rows]
+
+    tables = FeatureTables({"features": (2,)}, "float32", {"stages": [1]})
+    write("abc")
+    assert read() == (["a", "b", "c"], ["a", "b", "c"])
+    with monkeypatch.context() as patch, pytest.raises(OSError):
+        patch.setattr(feature_files, stopped, stop)
+        write("xyz")
+    if is_whole:
+        assert read() == (["a", "b", "c"], ["a", "b", "c"])
+    else:
+        assert "`features_file`" in message_of(read)
+    write("xyz")
+    assert read() == (["x", "y", "z"], ["x", "y", "z"])

@@ -61,6 +61,19 @@ def test_a_mask_is_called_like_its_image_unless_two_would_be_called_alike(folder
     assert masks[:3] == ["1.jpg.png", "1.png.png", "cats/2.png"] and len(set(masks)) == len(FILES)
 
 
+@pytest.mark.parametrize(
+    "files",
+    [("1.jpg", "1.png", "1.jpg.png"), ("1.jpg", "1.png", "1.jpg.png", "1.jpg.png.jpg", "1.jpg.png.png", "1.png.png")],
+)
+def test_no_two_images_have_one_mask_file(files, tmp_path):
+    for name, picture in zip(files, cut("coffee", len(files)), strict=True):
+        picture.save(tmp_path / name)
+    images = found(tmp_path)
+    names = MaskNames(images, "image")
+    masks = {name: names(name, index) for index, name in enumerate(names_of(images))}
+    assert len(set(masks.values())) == len(files) and masks["1.jpg"] == "1.jpg.png"
+
+
 def test_rows_of_tables_have_numbers_and_their_splits_are_asked_for(tmp_path):
     root = write_parquet(tmp_path / "parquet", {"train": 1, "test": 2})
     message = message_of(lambda: found(root))
