@@ -38,10 +38,9 @@ def main(settings: EmbedSettings) -> Path:
     accelerator = create_plain_accelerator(settings.processes)
     encoder = load_encoder(settings.model, settings.data.background)
     features = FeatureAnswers(encoder, settings.features)
-    data = with_background(settings.data, settings.model)
+    data, output = with_background(settings.data, settings.model), Path(settings.output.output_file)
     with accelerator.main_process_first():
-        images = find_images(data, encoder.num_channels)
-    output = Path(settings.output.output_file)
+        images = find_images(data, encoder.num_channels, [output])
     about = about_features(settings, features, data.background, encoder.num_channels)
     tables = FeatureTables(features.shapes, settings.features.dtype, about)
     parts = Parts(output, record_of(accelerator, settings, settings.model, data, images), tables)

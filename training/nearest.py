@@ -42,7 +42,7 @@ def main(settings: NearestSettings) -> list[tuple[str, float]]:
     search = settings.search
     stored = StoredFeatures(Path(search.features_file))
     data = replace(settings.data, background=settings.data.background or stored.about["background"])
-    images = find_images(data, stored.about["num_channels"])
+    images = find_images(data, stored.about["num_channels"], [stored.file, Path(search.output_file)])
     samples = make_samples(data, images.source, stored.about["num_channels"], lambda image: image)
     row = row_of(search.query, stored, images)
     if row is None:

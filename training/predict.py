@@ -43,12 +43,13 @@ def main(settings: PredictSettings) -> Path:
     stored = load_stored_model(settings.model, settings.data.background)
     check_fits(stored, settings)
     check_precision(accelerator, stored.model.config)
-    data = with_background(settings.data, settings.model)
+    data, output = with_background(settings.data, settings.model), Path(settings.output.output_file)
+    has_masks = stored.kind == "segmentation model"
+    written = [output, *([settings.output.masks] if has_masks else [])]
     with accelerator.main_process_first():
-        images = find_images(data, stored.num_channels)
-    answers, output = create_answers(stored, settings, images), Path(settings.output.output_file)
+        images = find_images(data, stored.num_channels, written)
+    answers, overwrite = create_answers(stored, settings, images), settings.output.overwrite
     parts = Parts(output, record_of(accelerator, settings, settings.model, data, images), JsonLines())
-    overwrite, has_masks = settings.output.overwrite, stored.kind == "segmentation model"
     with alone(accelerator, parts):
         if has_masks and accelerator.is_main_process and parts.starts_anew(overwrite):
             clear_masks(settings.output.masks, overwrite)

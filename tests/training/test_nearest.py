@@ -1,5 +1,7 @@
 """nearest.py: the neighbours by cosine similarity, of an image in the file of features or of any other."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image as Pictures
@@ -95,3 +97,13 @@ def test_what_does_not_fit_is_named(models, images, tmp_path):
     assert "must hold pooled features, not maps" in message_of(lambda: found(maps, images, query, picture))
     picture.write_text("")
     assert "must not exist yet" in message_of(lambda: found(features, images, query, picture))
+
+
+def test_files_among_the_images_of_a_pattern_that_embed_wrote_are_no_images(models, images, tmp_path):
+    folder = tmp_path / "own"
+    shutil.copytree(images / "test", folder)
+    rows = embedded(models / "encoder", folder / "**/*.*", folder / "features.npy")
+    again = embedded(models / "encoder", folder / "**/*.*", folder / "features.npy", overwrite=True)
+    assert [row["image"] for row in again] == [row["image"] for row in rows] and len(rows) == 3
+    actual = found(folder / "features.npy", folder / "**/*.*", rows[0]["image"], folder / "a.png")
+    assert_neighbors(actual, by_formula(rows, rows[0]["features"], 3)[1:])

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -253,6 +254,38 @@ def test_a_bad_image_is_named_and_the_others_have_answers(classifier, spoilt, tm
     assert "2 of 14 images could not be read" in printed
     message = message_of(lambda: predicted(classifier, spoilt, tmp_path / "few.csv", max_bad_images=1))
     assert "`max_bad_images` (=1) must be at least the number of bad images" in message
+
+
+@pytest.mark.parametrize("form", ["folder", "pattern", "bytes", "paths", "named bytes"])
+def test_an_error_does_not_repeat_the_name_of_its_image(form, classifier, images, tmp_path):
+    folder = tmp_path / "own"
+    folder.mkdir()
+    shutil.copyfile(images / "0.png", folder / "a.png")
+    (folder / "b.png").write_bytes(b"no image")
+    (folder / "c.png").symlink_to("nothing.png")
+    files = sorted(folder.iterdir())
+    values = {
+        "paths": [str(file) for file in files],
+        "bytes": [file.read_bytes() for file in files[:2]],
+        "named bytes": [{"path": file.name, "bytes": file.read_bytes()} for file in files[:2]],
+    }
+    name = {"folder": folder, "pattern": folder / "*"}.get(form, tmp_path / "own.parquet")
+    if form in values:
+        pq.write_table(pa.table({"image": values[form]}), name)
+    good, *bad = predicted(classifier, name, tmp_path / "answers.csv")
+    assert good["label"] and not good["error"]
+    assert all(row["error"].startswith("cannot be read as an image: ") for row in bad)
+    names = ["0", "1"] if form == "bytes" else [file.name for file in files]
+    found = [row["image"] for row in (good, *bad)]
+    assert found == (values["paths"] if form == "paths" else names[:2] if form == "named bytes" else names)
+
+
+def test_masks_among_the_images_of_a_pattern_are_no_images(segmenter, images, tmp_path):
+    shutil.copytree(images / "test", tmp_path / "own")
+    pattern, output = tmp_path / "own/**/*.*", tmp_path / "own/answers.csv"
+    rows = predicted(segmenter, pattern, output)
+    assert len(rows) == len(list((tmp_path / "own/answers_masks").rglob("*.png"))) == 3
+    assert predicted(segmenter, pattern, output, overwrite=True) == rows
 
 
 @pytest.mark.parametrize("kind", ["segmenter", "mask_rcnn"])

@@ -16,7 +16,7 @@ from torch.utils.data import IterableDataset as TorchIterableDataset
 
 from training.data.decoding import BadImageError, WrongChannelsError
 from training.data.retry import read_on
-from training.data.samples import Samples, make_samples
+from training.data.samples import Samples, make_samples, name_of
 from training.data.sources import rows_of
 from training.data.transforms import Transform
 from training.data.workers import can_pin_memory, worker_options
@@ -44,8 +44,7 @@ class ImageReader:
         except (BadImageError, WrongChannelsError) as error:
             if not self.skips_bad_images:
                 raise ValueError(f"{error} `--skip_bad_images true` goes on after such images.") from error
-            path = value.get("path") if isinstance(value, dict) else None
-            return {**sample, "error": str(error).removeprefix(f"{path or f'image {index}'} ")}
+            return {**sample, "error": str(error).removeprefix(f"{name_of(value, f'image {index}')} ")}
 
 
 def create_reader(images: Images, data: PredictDataSettings, num_channels: int, transform: Transform) -> ImageReader:

@@ -1,6 +1,7 @@
 """The images to predict on: where they are, in which order, and what each is called."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,9 +41,12 @@ class Images(NamedTuple):
         return name.removeprefix(os.path.join(self.root, "")) if self.root else name
 
 
-def find_images(data: PredictDataSettings, num_channels: int) -> Images:
-    """Find the images, print what was found, and check them all if bad ones are not to be skipped."""
-    whole = whole_folder(data)
+def find_images(data: PredictDataSettings, num_channels: int, written: Sequence[Path] = ()) -> Images:
+    """Find the images, print what was found, and check them all if bad ones are not to be skipped.
+
+    `written`: files and folders that the answers are written to; what a pattern matches there is left out.
+    """
+    whole = whole_folder(data, written)
     if whole is None:
         found, root, total = find_split(data)
         source, problems, notes = found
@@ -60,11 +64,11 @@ def find_images(data: PredictDataSettings, num_channels: int) -> Images:
     return Images(source, root, total)
 
 
-def whole_folder(data: PredictDataSettings) -> WholeFolder | None:
+def whole_folder(data: PredictDataSettings, written: Sequence[Path]) -> WholeFolder | None:
     """All images of a folder or of a pattern of files; None of a split, and where data files hold the images."""
     if is_pattern_of_images(data.dataset_name):
         check("split", data.split, data.split is None, "not be given with image files: they have no splits")
-        return pattern_rows(data.dataset_name)
+        return pattern_rows(data.dataset_name, written)
     folder = Path(data.dataset_name).expanduser()
     if data.split is not None or not folder.is_dir() or has_own_splits(str(folder)):
         return None

@@ -1,5 +1,7 @@
 """Which images a folder or a pattern stands for, their order, their names, and those of their masks."""
 
+import shutil
+
 import pytest
 from datasets import Dataset
 
@@ -45,6 +47,34 @@ def test_a_pattern_is_the_images_that_it_matches(folder, monkeypatch):
     assert names_of(found("cats/*")) == ["2.JPG"]
     assert "must match images" in message_of(lambda: found("*.gif"))
     assert "must not be given with image files" in message_of(lambda: found("*.jpg", split="train"))
+
+
+def test_a_link_to_nothing_is_an_image_in_its_place(folder, tmp_path, capsys):
+    (folder / "cats/1.jpg").symlink_to(tmp_path / "nothing.jpg")
+    (folder / "data").symlink_to(tmp_path / "nothing")
+    with_link = sorted([*FILES, "cats/1.jpg"])
+    assert names_of(found(folder)) == with_link
+    printed = capsys.readouterr().out
+    assert "7 images" in printed and "data links to nothing" in printed and "1.jpg links" not in printed
+    assert names_of(found(folder / "**/*.*")) == with_link
+    assert names_of(found(folder / "cats/*")) == ["1.jpg", "2.JPG"]
+    message = message_of(lambda: found(folder / "cats", skip_bad_images=False))
+    assert "1 file" in message and "cats/1.jpg cannot be read" in message
+
+
+def test_a_pattern_leaves_out_what_the_command_has_written(folder, tmp_path, capsys):
+    output = folder / "a.png", folder / "masks"
+    for file in ("a.png", "masks/1.png", "masks/cats/2.png", "masks.png"):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / "1.png", folder / file)
+    (tmp_path / "link").symlink_to(folder)
+    for name in (folder, tmp_path / "link"):
+        images = find_images(PredictDataSettings(dataset_name=str(name / "**/*.*")), 3, output)
+        assert names_of(images) == sorted([*FILES, "masks.png"])
+        assert "left out: 3 files that an earlier run has written" in capsys.readouterr().out
+    data = PredictDataSettings(dataset_name=str(folder / "masks/*"))
+    message = message_of(lambda: find_images(data, 3, output))
+    assert f"must match images, such as 'photos/**/*.jpg', outside of {output[0]}, {output[1]}" in message
 
 
 def test_other_images_have_another_fingerprint(folder):

@@ -31,6 +31,7 @@ DOCUMENTS = {
 }
 KIND_NAMES = {"images": "images", "arrays": ".npy arrays", "tables": "data files"}
 IMAGE_EXTENSIONS = [*ImageFolder.EXTENSIONS, *([".avif"] if features.check("avif") else [])]
+TO_NOTHING = "links to nothing"
 ARCHIVES = {".zip", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"}
 KINDS = {
     **dict.fromkeys(IMAGE_EXTENSIONS, "images"),
@@ -64,6 +65,7 @@ class Listing:
     hidden: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)  # each path with the reason
+    dangling: dict[str, str] = field(default_factory=dict)  # links to nothing, with their lines in `broken`
     folders: dict[str, int] = field(default_factory=dict)  # with the time of the last change in ns
     started: int = field(default_factory=time.time_ns)  # when the walk began
 
@@ -135,12 +137,16 @@ def scan(listing: Listing, folder: str) -> tuple[list[str], list[str]]:
                 elif entry.is_dir():
                     below.append(entry.name)
                 else:
-                    odd.append((entry.name, "links to nothing" if entry.is_symlink() else "is no regular file"))
+                    odd.append((entry.name, TO_NOTHING if entry.is_symlink() else "is no regular file"))
     except OSError as error:
         check("dataset_name", listing.root, False, f"be readable, but {error.filename} is not: {error.strerror}")
     hidden = [name for name in below if name.startswith((".", "__"))]
     listing.hidden += [os.path.join(folder, name, "") for name in sorted(hidden)]
-    listing.broken += [f"{os.path.join(path, name)} {why}" for name, why in sorted(odd) if not name.startswith(".")]
+    for name, why in sorted(odd):
+        if not name.startswith("."):
+            listing.broken.append(f"{os.path.join(path, name)} {why}")
+            if why == TO_NOTHING and encodable(listing, folder, [name]):
+                listing.dangling[os.path.join(folder, name)] = listing.broken[-1]
     shown = [name for name in below if not name.startswith((".", "__"))]
     return sorted(names), sorted(encodable(listing, folder, shown), key=lambda name: name + "/")
 

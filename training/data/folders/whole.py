@@ -2,6 +2,8 @@
 
 import glob
 import os
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,33 +33,68 @@ class WholeFolder(NamedTuple):
 
 
 def folder_rows(listing: Listing) -> WholeFolder:
-    """The images or arrays of a listed folder, in the order of their paths."""
+    """The images or arrays of a listed folder, in the order of their paths; a link to nothing is one of them."""
     refuse_mixture(listing)
-    runs = listing.images or listing.arrays
+    kind = "images" if listing.images else "arrays"
+    runs = getattr(listing, kind)
     rule = "hold images, such as .jpg or .png, .npy arrays or data files"
     check("dataset_name", listing.root, bool(runs), rule)
     paths = pa.chunked_array([paths_of(listing, run) for run in runs], pa.string())
+    dangling = {
+        os.path.join(listing.root, name): why for name, why in listing.dangling.items() if kind_of(name) == kind
+    }
+    if dangling:
+        paths = pa.chunked_array([sorted([*paths.to_pylist(), *dangling])], pa.string())
     problems = not_images(listing, lambda name: False) if listing.images else []
+    problems = [problem for problem in problems if problem not in dangling.values()]
     return WholeFolder(rows_with(paths, listing.root), listing.root, problems, left_out(listing))
 
 
-def pattern_rows(pattern: str) -> WholeFolder:
-    """The images that a pattern of paths matches, in the order of their paths; `**` stands for any folders."""
+def pattern_rows(pattern: str, written: Sequence[Path] = ()) -> WholeFolder:
+    """The images that a pattern of paths matches, in the order of their paths; `**` stands for any folders.
+
+    `written`: files and folders that are left out, since the images' answers are written there.
+    """
     pattern = os.path.abspath(os.path.expanduser(pattern))
-    matched = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
-    paths = [path for path in matched if KINDS.get(Path(path).suffix.lower()) in ("images", "arrays")]
-    check("dataset_name", pattern, bool(paths), "match images, such as 'photos/**/*.jpg'")
+    matched = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path) or is_dangling(path))
+    found = [path for path in matched if kind_of(path) in ("images", "arrays")]
+    paths = outside(found, written)
+    rule = "match images, such as 'photos/**/*.jpg'"
+    rule += f", outside of {', '.join(map(str, written))}" if found else ""
+    check("dataset_name", pattern, bool(paths), rule)
     root = str(Path(pattern).parent) if not glob.has_magic(pattern) else fixed_part(pattern)
-    others = len(matched) - len(paths)
+    others, own = len(matched) - len(found), len(found) - len(paths)
     notes = [f"left out: {others:,} files without an extension of an image"] if others else []
+    notes += [f"left out: {own:,} files that an earlier run has written"] if own else []
     return WholeFolder(rows_with(pa.chunked_array([paths], pa.string()), pattern), root, [], notes)
+
+
+def outside(paths: list[str], places: Sequence[Path]) -> list[str]:
+    """The paths that are none of some places and lie in none of them, whichever links lead there."""
+    real, real_places = lru_cache(os.path.realpath), [place.resolve() for place in places]
+
+    def lies_in_one(path: str) -> bool:
+        folder, name = os.path.split(path)
+        return any(Path(real(folder), name).is_relative_to(place) for place in real_places)
+
+    return [path for path in paths if not lies_in_one(path)]
+
+
+def kind_of(path: str) -> str | None:
+    """The kind of a file by its extension."""
+    return KINDS.get(os.path.splitext(path)[1].lower())
+
+
+def is_dangling(path: str) -> bool:
+    """Whether a path is a link to nothing."""
+    return os.path.islink(path) and not os.path.exists(path)
 
 
 def is_pattern_of_images(name: str) -> bool:
     """Whether a name stands for local image files: a pattern that is no folder's name, or one image file."""
     if "://" in name or os.path.isdir(os.path.expanduser(name)):
         return False
-    of_tables = KINDS.get(Path(name).suffix.lower()) == "tables"
+    of_tables = kind_of(name) == "tables"
     return not of_tables and (glob.has_magic(name) or os.path.isfile(os.path.expanduser(name)))
 
 
