@@ -59,7 +59,7 @@ def main(settings: PredictSettings) -> Path:
         if accelerator.is_main_process:
             names = class_list(stored.model.config)
             write = partial(write_answers, output, parts, answers, names)
-            finish(parts, write, "the answers to", "could not be read: see `error`")
+            finish(parts, write, "the answers to", "have no answer: see `error`")
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return output

@@ -251,7 +251,7 @@ def test_a_bad_image_is_named_and_the_others_have_answers(classifier, spoilt, tm
     assert all(bool(row["label"]) != bool(row["error"]) for row in rows) and len(rows) == 14
     printed = capsys.readouterr().out
     assert "Warning: a.jpg: cannot be read as an image" in printed and "notes.txt" in printed
-    assert "2 of 14 images could not be read" in printed
+    assert "2 of 14 images have no answer" in printed
     message = message_of(lambda: predicted(classifier, spoilt, tmp_path / "few.csv", max_bad_images=1))
     assert "`max_bad_images` (=1) must be at least the number of bad images" in message
 

@@ -66,7 +66,7 @@ def test_an_image_whose_answer_is_no_number_has_an_error(kind, weight, suffix, i
         assert len(rows) == 3 if is_bad else len(rows) >= 3
         assert "nan" not in output.read_text().lower().replace("not a number", "")
     assert not list((tmp_path / "1_masks").rglob("*.png"))
-    assert "3 of 3 images could not be read" in capsys.readouterr().out
+    assert "3 of 3 images have no answer" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("problem", "module"), [(None, answers), ("regression", label_answers)])
