@@ -20,7 +20,7 @@ from tests.training.test_embed import assert_same_rows, embedded, read_features
 from tests.training.test_predict import classifier, images, mask_rcnn, predicted, read, segmenter
 from training import embed, predict
 from training.prediction import parts
-from training.prediction.answers import ClassAnswers
+from training.prediction.answers import ClassAnswers, MaskAnswers
 from training.prediction.features import FeatureAnswers
 from training.run.accelerator import create_plain_accelerator
 from training.run.locks import only_one
@@ -117,6 +117,19 @@ def test_a_run_goes_on_with_its_own_settings_and_images_alone(script, classifier
     (own / "6.png").unlink()
     assert "`number of images` was 7 and is 6" in message_of(lambda: script.run(classifier, own, output))
     assert len(script.run(classifier, own, output, overwrite=True)) == 6
+
+
+def test_a_run_goes_on_though_its_masks_lie_among_the_images_of_its_pattern(segmenter, images, tmp_path, monkeypatch):
+    shutil.copytree(images, tmp_path / "own")
+    pattern, output = tmp_path / "own/**/*.*", tmp_path / "own/answers.csv"
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killed_after(1, patch, MaskAnswers)
+        predicted(segmenter, pattern, output)
+    assert len(list((tmp_path / "own/answers_masks").rglob("*.png"))) == 5
+    with monkeypatch.context() as patch:
+        rest = killed_after(99, patch, MaskAnswers)
+        assert len(predicted(segmenter, pattern, output)) == 12
+    assert sum(map(len, rest)) == 7
 
 
 def stopped_at_five(script, model, dataset, output, monkeypatch, **fields):
