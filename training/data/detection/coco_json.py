@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from conversion.files import read_json
 from training.data.detection.columns import IMAGE_SIZE
+from training.data.folders.rows import normalized
 from training.settings.checks import check
 
 PARTS = ("images", "annotations", "categories")
@@ -44,7 +45,8 @@ def read_coco(path: str) -> CocoFile:
             require(path, None not in values, f"give each of its {part} a `{key}`")
             wrong = [value for value in values if not is_scalar(value)]
             require(path, not wrong, f"give each of its {part} a number or text as `{key}`, not {listed(wrong)}")
-            twice = [value for value, count in Counter(values).items() if count > 1]
+            same = map(file_name_of, content[part]) if key == "file_name" else values
+            twice = [value for value, count in Counter(same).items() if count > 1]
             require(path, not twice, f"have one of its {part} with each `{key}`, but has more with {listed(twice)}")
     kinds = {isinstance(each["id"], str) for each in categories}
     require(path, len(kinds) < 2, "have numbers or texts as the `id` of its categories, not both")
@@ -86,8 +88,8 @@ def lists_of(annotations: list[dict[str, Any]], classes: dict[Any, int], image: 
 
 
 def file_name_of(image: dict[str, Any]) -> str:
-    """The file name of an image; tools on Windows write it with backslashes."""
-    return str(image["file_name"]).replace("\\", "/")
+    """The file name of an image, in one spelling."""
+    return normalized(str(image["file_name"]))
 
 
 def as_number(value: Any) -> Any:

@@ -31,7 +31,7 @@ def rows_of(file: str) -> Iterator[dict[str, Any]]:
     """The lines of a metadata.jsonl that are JSON; nothing of another file."""
     if not file.endswith(".jsonl"):
         return
-    with open(file, encoding="utf-8") as lines:
+    with open(file, encoding="utf-8-sig") as lines:
         for line in filter(str.strip, lines):
             try:
                 row = json.loads(line)

@@ -229,6 +229,8 @@ def of_annotation(**values):
 WRONG = [
     (drop("categories"), "must be COCO's JSON, but it has no list of categories"),
     (lambda content: images(content)[1].update(file_name="astronaut0.jpg"), "but has more with astronaut0.jpg"),
+    (lambda content: images(content)[1].update(file_name="./astronaut0.jpg"), "but has more with astronaut0.jpg"),
+    (lambda content: images(content)[1].update(file_name="a\\..//astronaut0.jpg"), "has more with astronaut0.jpg"),
     (lambda content: images(content)[1].update(id=100), "have one of its images with each `id`, but has more with 100"),
     (lambda content: images(content)[1].pop("file_name"), "must give each of its images a `file_name`"),
     (lambda content: content["categories"][1].update(name="disc"), "categories with each `name`, but has more with"),

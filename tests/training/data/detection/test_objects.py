@@ -337,6 +337,33 @@ def test_an_image_that_metadata_names_in_two_lines_is_refused(folder):
     )
 
 
+@pytest.mark.parametrize("spelling", ["./{}", "../train/{}", ".//{}", ".\\{}"])
+def test_an_image_that_metadata_names_in_two_spellings_is_refused(spelling, folder):
+    file = folder / "train/metadata.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    again = {**rows[0], "file_name": spelling.format(rows[0]["file_name"])}
+    file.write_text("\n".join(map(json.dumps, [*rows, again])))
+    assert f"but names train/{rows[0]['file_name']} again" in message_of(lambda: load(folder))
+    file.write_text("\n".join(map(json.dumps, [*rows[1:], again])))
+    assert len(load(folder)) == len(rows)
+
+
+@pytest.mark.parametrize("written", ["jsonl", "csv"])
+def test_metadata_may_begin_with_a_byte_order_mark(written, folder):
+    file = folder / "train/metadata.jsonl"
+    lines = file.read_text().splitlines()
+    if written == "jsonl":
+        file.write_text("\n".join(lines), encoding="utf-8-sig")
+        assert len(load(folder)) == len(lines)
+        file.write_text("\n".join([*lines, lines[0]]), encoding="utf-8-sig")
+    else:
+        file.unlink()
+        file = folder / "train/metadata.csv"
+        file.write_text("file_name,objects\n" + 2 * f"{json.loads(lines[0])['file_name']},none\n", encoding="utf-8-sig")
+    assert file.read_bytes().startswith(b"\xef\xbb\xbf")
+    assert f"but names train/{json.loads(lines[0])['file_name']} again" in message_of(lambda: load(folder))
+
+
 def test_metadata_of_every_kind_is_searched_for_images_that_are_named_twice(folder):
     file = folder / "train/metadata.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()]

@@ -21,7 +21,7 @@ from tests.photographs import (
 )
 from training.data.held_out import load_train_and_eval
 from training.data.segmentation.masks import MaskReader, class_numbers, decode_mask
-from training.data.segmentation.pairs import class_names_of, load_pairs, segmentation_samples
+from training.data.segmentation.pairs import check_mask, class_names_of, load_pairs, segmentation_samples
 from training.data.transforms import SegmentationTransform
 from training.models.segmentation import create_segmentation_processor, create_segmenter
 from training.settings.augmentation import ColorChange, SegmentAugmentationSettings
@@ -354,6 +354,13 @@ def test_masks_of_a_tiff_file_hold_the_numbers_that_were_stored_unless_0_is_whit
     assert np.array_equal(decode_mask(tiff(numbers, bits, 1), "x").astype(int), numbers)
     message = message_of(lambda: decode_mask(tiff(numbers, bits, 0), "x"))
     assert message == "the mask of x is a TIFF file in which 0 is white. Programs disagree on its numbers: use PNG."
+
+
+@pytest.mark.parametrize("ragged", [[[1, 2], [1]], [[[1], [2]], [[1], 2]]])
+def test_nested_lists_of_different_lengths_are_named(ragged):
+    message = message_of(lambda: decode_mask(ragged, "x"))
+    assert message == "the mask of x must have rows of one length, but has lists of different lengths."
+    assert check_mask(ragged, 3)["problem"].startswith("the mask of example 3 must have rows of one length")
 
 
 def test_a_palette_mask_of_a_hub_data_set_and_a_stream_are_read_alike(tmp_path):
