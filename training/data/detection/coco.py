@@ -1,11 +1,16 @@
 """COCO's JSON files: found in a folder by their usual names, and read as rows."""
 
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute creates its functions at import, where pyright does not see them)
 import os
+import re
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 
 from conversion.files import read_json, write_json
@@ -51,6 +56,12 @@ def split_of_word(word: str, asked: Sequence[str]) -> str | None:
     return found.split if found is not None and found.is_exact else None
 
 
+def is_named_after(folder: str, split: str) -> bool:
+    """Whether the name of a folder holds the name of a split as one of its words: `images_val`, `val_images`."""
+    found = match_split(folder)
+    return found is not None and found.split == split
+
+
 def coco_files(listing: Listing, data: ObjectsDataSettings, asked: Sequence[str]) -> dict[str, list[str]]:
     """The JSON files in a folder by split, as full paths; several of a split if their names leave it open.
 
@@ -89,7 +100,19 @@ def coco_rows(listing: Listing, data: ObjectsDataSettings, split: str, asked: li
         names = parts[own].names
         rule = f"have the same classes in all splits, but {own} has {few(names)} and {name} has {few(part.names)}"
         check("dataset_name", listing.root, part.names == names, rule)
+    refuse_shared(listing.root, {name: part.paths() for name, part in parts.items()})
     return CocoRows(parts[own].open(), parts[own].problems, parts[own].notes)
+
+
+def refuse_shared(root: str, images: dict[str, set[str]]) -> None:
+    """Raise if two splits have an image in common; `images` are the paths of those of each split."""
+    for (name, paths), (other, others) in combinations(images.items(), 2):
+        shared = sorted(os.path.relpath(path, root) for path in paths & others)
+        rule = (
+            f"have other images in each split, but {name} and {other} share {len(shared):,}: {few(shared)}. Name each "
+            f"image in one of both JSON files, and put files of the same names into folders called {name} and {other}"
+        )
+        check("dataset_name", root, not shared, rule)
 
 
 class CocoPart:
@@ -129,6 +152,12 @@ class CocoPart:
         problems = [f"{os.path.join(listing.root, path)}: is not there, but {told} names it" for path in missing]
         return {"names": coco.names, "notes": notes, "problems": problems}
 
+    def paths(self) -> set[str]:
+        """The full paths of the images."""
+        with pa.memory_map(str(self.path)) as file:
+            images = pa.ipc.open_stream(file).read_all()["image"]
+            return set(pc.struct_field(images, "path").to_pylist())
+
     def open(self) -> Dataset:
         return open_rows(self.path, features_with(self.names, self.column))
 
@@ -145,9 +174,11 @@ def arrow_of(objects: list[dict[str, Any]], features: Features, column: str, pat
 def folder_of_images(listing: Listing, split: str, coco: CocoFile, present: set[str]) -> str:
     """The folder that the file names start from, relative to the root: of the usual ones, that with most images."""
     beside = os.path.relpath(os.path.dirname(coco.path), listing.root)
-    named = [name for name in listing.folders if split_of_word(PurePath(name).name, [split]) == split]
-    named = [place for name in sorted(named, key=len) for place in (name, f"{name}/images")]
+    exact = [name for name in listing.folders if split_of_word(PurePath(name).name, [split]) == split]
+    alike = [name for name in listing.folders if is_named_after(PurePath(name).name, split) and name not in exact]
+    named = [place for names in (exact, alike) for name in sorted(names, key=len) for place in (name, f"{name}/images")]
     usual = ["." if beside.startswith("..") else beside, *named, "images", "."]
+    usual.sort(key=lambda name: re.search("mask|label|annot", name) is not None)  # masks have the names of their images
     some = [image.file_name for image in coco.images[:: max(1, len(coco.images) // 1000)]]
     counts = {
         folder: sum(os.path.normpath(os.path.join(folder, name)) in present for name in some)

@@ -136,6 +136,61 @@ def test_usual_layouts_are_found_by_split(layout, eval_split, folder, tmp_path, 
         assert all(os.path.exists(row["image"]["path"]) for row in rows)
 
 
+def names_that_repeat(folder, root, places):
+    """Images that have the same names, 1.jpg to 3.jpg, in each split but other pixels, in a folder for each split."""
+    (root / "annotations").mkdir(parents=True)
+    for split, place in places.items():
+        (root / place).mkdir(parents=True, exist_ok=True)
+        content = json.loads((folder / f"annotations/instances_{split}2017.json").read_text())
+        for number, image in enumerate(images(content), 1):
+            shutil.copy(folder / f"{split}2017" / image["file_name"], root / place / f"{number}.jpg")
+            image["file_name"] = f"{number}.jpg"
+        (root / f"annotations/{split}.json").write_text(json.dumps(content))
+
+
+PLACES = [
+    ("images", "images_val"),
+    ("images", "val_images"),
+    ("images_train", "images_val"),
+    ("images/train", "images/val"),
+    ("", "val_01/images"),
+    ("train", "images"),
+]
+
+
+@pytest.mark.parametrize("places", PLACES)
+def test_images_of_the_same_names_are_those_of_their_split(places, folder, tmp_path):
+    root = tmp_path / "data"
+    places = dict(zip(("train", "val"), places, strict=True))
+    names_that_repeat(folder, root, places)
+    for split, place in places.items():
+        rows = load(root, split)
+        assert [row["image"]["path"] for row in rows] == [str(root / place / f"{n}.jpg") for n in (1, 2, 3)]
+
+
+def test_masks_that_have_the_names_of_their_images_are_not_taken_for_them(folder, tmp_path):
+    for number, (place, masks) in enumerate([("images/train", "masks/train"), ("images", "train_masks")]):
+        root = tmp_path / str(number)
+        names_that_repeat(folder, root, {"train": place})
+        shutil.copytree(root / place, root / masks)
+        assert {os.path.dirname(row["image"]["path"]) for row in load(root, eval_split=None)} == {str(root / place)}
+
+
+def test_an_image_of_both_splits_is_refused(folder, tmp_path):
+    """Also where a file is missing, so that more of the images are found among those to train on."""
+    names_that_repeat(folder, tmp_path / "a", {"train": "images", "val": "images_val"})
+    (tmp_path / "a/images_val/3.jpg").unlink()
+    one_folder_of_images(folder, tmp_path / "b")
+    assert len(load(tmp_path / "b")) == 3
+    shared = images(json.loads((tmp_path / "b/train.json").read_text()))[1]["file_name"]
+    edit(tmp_path / "b", lambda content: images(content)[0].update(file_name=shared), "val.json")
+    for root, expected in (("a", "3: images/1.jpg, images/2.jpg, images/3.jpg"), ("b", f"1: images/{shared}")):
+        message = message_of(lambda root=root: load(tmp_path / root))
+        assert "must have other images in each split, but train and validation share " + expected in message
+        assert "folders called train and validation" in message
+        assert len(load(tmp_path / root, eval_split=None)) == 3
+
+
 def test_given_files_belong_to_the_split_to_train_on_and_to_the_other(folder, tmp_path):
     files = []
     for split in ("train", "val"):
