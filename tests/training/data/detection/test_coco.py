@@ -295,8 +295,8 @@ WRONG = [
     (lambda content: images(content)[1].update(id=[1]), "give each of its images a number or text as `id`, not [1]"),
     (lambda content: images(content)[1].update(file_name=["a.png"]), "a number or text as `file_name`, not ['a.png']"),
     (lambda content: content["categories"][1].update(id="2"), "the `id` of its categories, not both"),
-    (of_annotation(bbox=None), "with a `bbox` of numbers; those with these ids have none: 1"),
-    (of_annotation(bbox=["1", 2, 3, 4]), "with a `bbox` of numbers; those with these ids have none: 1"),
+    (of_annotation(bbox=None), "the box None of object 0 of {}/train2017/astronaut0.jpg must have 4 numbers"),
+    (of_annotation(bbox=["1", 2, 3, 4]), "with a `bbox` of numbers; those with these ids have another: 1"),
     (of_annotation(area="large"), "must hold numbers as `area`, `iscrowd`, `height` and `width`"),
     (of_annotation(bbox=[10, 10, 45, 20]), "astronaut0.jpg reaches 7 pixels out of the image"),
     (of_annotation(bbox=[10, 10, 20]), "astronaut0.jpg must have 4 numbers, but has 3"),
@@ -306,7 +306,31 @@ WRONG = [
 @pytest.mark.parametrize(("change", "message"), WRONG, ids=[case[1][:40] for case in WRONG])
 def test_a_wrong_file_is_refused_before_training(change, message, folder):
     edit(folder, change)
-    assert message in message_of(lambda: load(folder))
+    assert message.replace("{}", str(folder)) in message_of(lambda: load(folder))
+
+
+def test_an_image_with_an_annotation_without_a_box_is_left_out_if_asked_to(folder, capsys):
+    edit(folder, lambda content: content["annotations"][0].pop("bbox"))
+    left = [os.path.basename(row["image"]["path"]) for row in load(folder, skip_bad_images=True)]
+    assert left == ["chelsea0.jpg", "coffee0.jpg"]
+    told = capsys.readouterr().out
+    assert "Skipping 1 file that cannot be used with its objects:" in told and "the box None of object 0" in told
+
+
+def test_a_category_without_annotations_whose_name_another_has_is_left_out(folder):
+    """Roboflow writes the supercategory as a category with the id 0, often by the name of the only class."""
+    expected = objects_of(load(folder, with_masks=True))
+    twin = {"id": 0, "name": "rectangle", "supercategory": "none"}
+    for split in ("train", "val"):
+        edit(folder, lambda content: content["categories"].insert(0, twin), f"annotations/instances_{split}2017.json")
+    assert class_names_of(settings(folder), None) == NAMES
+    found = objects_of(load(folder, with_masks=True))
+    assert all((found[name].labels == expected[name].labels).all() for name in found)
+    edit(folder, lambda content: content["annotations"][0].update(category_id=0))
+    assert "categories with each `name`, but has more with rectangle" in message_of(lambda: load(folder))
+    edit(folder, lambda content: content["annotations"][0].update(category_id=1))
+    edit(folder, lambda content: content["categories"][0].update(name="shape"))
+    assert read_coco(str(folder / JSON)).names == ["shape", *NAMES]
 
 
 def test_other_classes_in_another_split_are_refused(folder):
