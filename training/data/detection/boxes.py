@@ -33,8 +33,8 @@ def corners_of(numbers: list[float], box_format: str, size: tuple[int, int], mos
     first, second, third, fourth = numbers
     right, bottom = (first + third, second + fourth) if box_format == "xywh" else (third, fourth)
     refuse_empty(right - first, bottom - second, box_format, box)
-    is_first_pixel = most > 1 and numbers == [0, 0, 1, 1]
-    if max(numbers) <= 1 < min(size) and not is_first_pixel:
+    is_corner = most > 1 and all(map(float.is_integer, numbers))  # one of the first pixels
+    if max(numbers) <= 1 < min(size) and not is_corner:
         raise BadObjectsError(f"{box} must be in pixels, but its numbers are shares of the image: multiply them.")
     refuse_outside((first, second, right, bottom), numbers, box_format, size, box)
     height, width = size

@@ -139,6 +139,8 @@ def test_the_first_pixel_is_a_box_where_another_box_is_in_pixels():
     for box_format in ("xywh", "xyxy"):
         value = {"bbox": [[0, 0, 1, 1], [4, 5, 20, 10]], "category": [0, 0]}
         assert read(value, box_format=box_format).boxes[0].tolist() == [0, 0, 1, 1]
+    value = {"bbox": [[1, 1, 1, 1], [4, 5, 20, 10]], "category": [0, 0]}
+    assert read(value).boxes[0].tolist() == [1, 1, 2, 2]
     for boxes in ([[0, 0, 1, 1]], [[0, 0, 1, 1], [0, 0.5, 1, 0.5]], [[4, 5, 20, 10], [0, 0, 0.5, 1]]):
         with pytest.raises(BadObjectsError, match="must be in pixels, but its numbers are shares of the image"):
             read({"bbox": boxes, "category": [0] * len(boxes)})

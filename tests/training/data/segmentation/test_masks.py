@@ -274,6 +274,20 @@ def test_black_and_white_masks_are_told_how_to_be_read(folder):
     assert np.array_equal(labels, stored // 255) and set(np.unique(labels)) == {0, 1}
 
 
+def test_masks_that_lack_most_numbers_do_not_say_how_many_classes_there_are(folder):
+    for largest in (29, 30, 200):  # 3 of 30, 31 and 201 numbers
+        for file in folder.glob("train/masks/*.png"):
+            changed(file, lambda mask, largest=largest: np.where(mask >= 2, largest, mask))
+        if largest == 29:
+            assert len(class_names_of(settings(folder), None, 3)) == 30
+            continue
+        message = message_of(lambda: class_names_of(settings(folder), None, 3))
+        assert f"hold only 3 different numbers of the {largest + 1} up to the largest: 0, 1, {largest}. If" in message
+        assert f"give `--num_labels {largest + 1}`" in message
+        assert len(class_names_of(settings(folder), largest + 1, 3)) == largest + 1
+        assert len(class_names_of(settings(folder, mask_values=[0, 1, largest]), None, 3)) == 3
+
+
 def test_reduced_labels_ignore_class_0_and_count_from_the_next(tmp_path):
     stored = np.array([[0, 1, 2], [3, 255, 1]], np.uint8)
     reader = MaskReader(3, 255, 255, reduce_labels=True)
