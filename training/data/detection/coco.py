@@ -23,6 +23,7 @@ from training.data.folders.splits import match_split, split_name
 from training.settings.checks import check
 from training.settings.data import ObjectsDataSettings
 
+READING = 2  # raised when the same files give other rows than before
 ROBOFLOW = "_annotations.coco.json"
 LAYOUTS = (
     "train/metadata.jsonl, whose lines have `file_name` and the objects; or one of COCO's JSON files: "
@@ -123,7 +124,7 @@ class CocoPart:
         self.path = cache_folder() / f"coco-{cache_key(listing.root, split, file, self.column)}.arrow"
         check("annotation_files", file, os.path.isfile(file), "be files that exist")
         status = os.stat(file)
-        stamp = {"size": status.st_size, "time": status.st_mtime_ns, "folders": listing.folders}
+        stamp = {"size": status.st_size, "time": status.st_mtime_ns, "folders": listing.folders, "reading": READING}
         described = read_json(self.path.with_suffix(".json")) if self.path.exists() else {}
         if described.get("stamp") != stamp:
             with Phase(f"Reading {file}"):

@@ -359,6 +359,25 @@ def test_an_image_that_metadata_names_in_two_spellings_is_refused(spelling, fold
     assert len(load(folder)) == len(rows)
 
 
+def test_masks_of_several_kinds_in_metadata_are_refused_unless_they_are_text(folder):
+    def with_runs(objects):
+        left, top, width, height = map(int, objects["bbox"][0])
+        mask = np.zeros((48, 48), np.uint8)
+        mask[top : top + height, left : left + width] = 1
+        return {**objects, "segmentation": [runs_of(mask), *objects["segmentation"][1:]]}
+
+    def as_text(objects):
+        return {**objects, "segmentation": [json.dumps(mask) for mask in objects["segmentation"]]}
+
+    rewrite(folder, with_runs)
+    names = [json.loads(line)["file_name"] for line in (folder / "train/metadata.jsonl").read_text().splitlines()]
+    message = message_of(lambda: load(folder, with_masks=True))
+    assert "`objects_column` (=objects) must hold masks of one kind, but " in message
+    assert f"train/{names[0]} has polygons and train/{names[1]} has run lengths. Masks of several kinds" in message
+    rewrite(folder, as_text, every=True)
+    assert len(load(folder, with_masks=True)) == 3
+
+
 @pytest.mark.parametrize("written", ["jsonl", "csv"])
 def test_metadata_may_begin_with_a_byte_order_mark(written, folder):
     file = folder / "train/metadata.jsonl"
