@@ -348,7 +348,7 @@ def test_an_image_that_metadata_names_in_two_lines_is_refused(folder):
     )
 
 
-@pytest.mark.parametrize("spelling", ["./{}", "../train/{}", ".//{}", ".\\{}"])
+@pytest.mark.parametrize("spelling", ["./{}", ".//{}", ".\\{}"])
 def test_an_image_that_metadata_names_in_two_spellings_is_refused(spelling, folder):
     file = folder / "train/metadata.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()]
@@ -371,7 +371,10 @@ def test_masks_of_several_kinds_in_metadata_are_refused_unless_they_are_text(fol
 
     rewrite(folder, with_runs)
     names = [json.loads(line)["file_name"] for line in (folder / "train/metadata.jsonl").read_text().splitlines()]
+    plain = (folder / "train/metadata.jsonl").read_text()
+    (folder / "train/metadata.jsonl").write_text(plain, encoding="utf-8-sig")
     message = message_of(lambda: load(folder, with_masks=True))
+    (folder / "train/metadata.jsonl").write_text(plain)
     assert "`objects_column` (=objects) must hold masks of one kind, but " in message
     assert f"train/{names[0]} has polygons and train/{names[1]} has run lengths. Masks of several kinds" in message
     rewrite(folder, as_text, every=True)
