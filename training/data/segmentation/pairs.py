@@ -123,7 +123,8 @@ def refuse_gaps(classes: np.ndarray, stored: Sequence[int], data: SegmentDataSet
     rule = (
         f"be given, as the masks in split `{data.train_split}` hold only {len(classes)} different numbers of the "
         f"{count:,} up to the largest: {', '.join(map(str, stored[:8]))}{', ...' if len(stored) > 8 else ''}. If each "
-        f"of them is a class, list them with `--mask_values`; if there are more classes, give their number with `--num_labels`"
+        "of them is a class, list them with `--mask_values`; if there are more classes, give their number with "
+        "`--num_labels`"
     )
     check("num_labels", None, len(classes) >= LEAST_SHARE * count, rule)
 

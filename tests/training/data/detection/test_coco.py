@@ -221,6 +221,8 @@ def test_the_json_file_is_read_once_until_it_or_the_folder_changes(folder, monke
     assert list(load(folder)) == first and len(read) == 2
     edit(folder, lambda content: content["annotations"].pop())
     assert sum(len(row["objects"]["bbox"]) for row in load(folder)) == 5 and len(read) == 3
+    monkeypatch.setattr(coco, "READING", coco.READING + 1)
+    assert len(load(folder)) == 3 and len(read) == 5
     (folder / "train2017" / "chelsea0.jpg").unlink()
     assert "chelsea0.jpg: is not there" in message_of(lambda: load(folder))
 
