@@ -90,6 +90,15 @@ def short_names(folder, root):
 
 
 def one_folder_of_images(folder, root):
+    """One folder holds the images of both splits, which have other names."""
+
+    def rename(content):
+        for image in images(content):
+            file = folder / "val2017" / image["file_name"]
+            image["file_name"] = f"held_out_{file.name}"
+            file.rename(file.with_name(image["file_name"]))
+
+    edit(folder, rename, "annotations/instances_val2017.json")
     for split in ("train", "val"):
         shutil.copytree(folder / f"{split}2017", root / "images", dirs_exist_ok=True)
         shutil.copy(folder / f"annotations/instances_{split}2017.json", root / f"{split}.json")
