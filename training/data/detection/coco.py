@@ -179,9 +179,7 @@ def folder_of_images(listing: Listing, split: str, coco: CocoFile, present: set[
     alike = [name for name in listing.folders if is_named_after(PurePath(name).name, split) and name not in exact]
     named = [place for names in (exact, alike) for name in sorted(names, key=len) for place in (name, f"{name}/images")]
     usual = ["." if beside.startswith("..") else beside, *named, "images", "."]
-    usual.sort(
-        key=lambda name: re.search("(?i)mask|label|annot", name) is not None
-    )  # masks have the names of their images
+    usual.sort(key=lambda name: re.search("(?i)mask|label|annot", name) is not None)  # they may have the images' names
     some = [image.file_name for image in coco.images[:: max(1, len(coco.images) // 1000)]]
     counts = {
         folder: sum(os.path.normpath(os.path.join(folder, name)) in present for name in some)
