@@ -166,6 +166,28 @@ def test_values_that_do_not_differ_cannot_be_learnt():
     assert message == "`price` (=3.0) must differ between images to be learnt, but is 3 in all 2 of them."
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_values_that_float32_rounds_to_a_few_cannot_be_learnt(streaming):
+    def times(seconds):
+        source = rows("time", [1_700_000_000 + seconds * number for number in range(6)], Value("int64"))
+        return source.to_iterable_dataset() if streaming else source
+
+    message = message_of(lambda: scale_of(times(1), ["time"]))
+    assert message == (
+        "`time` (=1700000000.0) must spread more for its size: models answer in float32, in steps of 2e+02 here, and "
+        "the standard deviation is 1.7. Subtract an offset from the column, such as 1700000002."
+    )
+    # The control: a day between two images, whose mean is kept to the digits of the deviation, 147,555 s.
+    config, data = config_for(REGRESSION, ["time"]), settings("unused", label_column="time", problem_type=REGRESSION)
+    scale = scale_of(times(86_400), ["time"])
+    assert scale.mean == [1_700_216_000.0] and scale.std == pytest.approx([86_400 * np.std(range(6))], rel=1e-5)
+    note_scale(config, scale)
+    reader = label_reader(data, times(86_400), config)
+    standardised = torch.cat([reader(row) for row in times(86_400)])
+    assert standardised.mean().item() == pytest.approx(0, abs=1e-6)
+    assert (standardised.diff() > 0.5).all()
+
+
 @pytest.mark.parametrize(
     ("problem_type", "column", "values", "message"),
     [
