@@ -37,7 +37,7 @@ def folder(tmp_path_factory):
     ConvNextV2ForImageClassification(several).save_pretrained(root / "several")
     values = small_config(hidden_sizes=[8, 16], depths=[1, 1], problem_type="regression")
     ConvNextV2ForImageClassification(values).save_pretrained(root / "values")
-    values.label_mean, values.label_std = [5.0] * values.num_labels, [2.0] * values.num_labels
+    values.label_mean, values.label_std = [5.0, 6.0], [2.0, 3.0]
     ConvNextV2ForImageClassification(values).save_pretrained(root / "unfinished")
     for name, count in (("one", 1), ("many", 8)):
         (root / name).mkdir()
