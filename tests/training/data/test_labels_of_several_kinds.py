@@ -227,8 +227,8 @@ def test_values_that_float32_rounds_to_a_few_cannot_be_learnt(streaming):
 
     message = message_of(lambda: scale_of(times(1), ["time"]))
     assert message == (
-        "`time` (=1700000000.0) must spread more for its size: models answer in float32, in steps of 2e+02 here, and "
-        "the standard deviation is 1.7. Subtract an offset from the column, such as 1700000002."
+        "`time` (=1700000000.0) must spread more for its size: models answer in float32, in steps of up to 2e+02 here, "
+        "and the standard deviation is 1.7. Subtract an offset from the column, such as 1700000002."
     )
     # The control: a day between two images, whose mean is kept to the digits of the deviation, 147,555 s.
     config, data = config_for(REGRESSION, ["time"]), settings("unused", label_column="time", problem_type=REGRESSION)
