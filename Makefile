@@ -48,6 +48,7 @@ ablations: $(VENV)/demo
 payoff: $(VENV)/demo
 	$(BIN)/python -m experiments.payoff --jobs 2
 	$(BIN)/python -m experiments.payoff_final --jobs 2
+	$(BIN)/python -m benchmarks.pages
 
 $(VENV)/space: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable '.[space]'

@@ -102,7 +102,7 @@ def export(
     check_precision(format, dtypes)
     calibration = calibration_files(calibration_images, num_calibration_images) if calibration_images else []
     subject = load_subject(model, task)
-    check_model(format, dtypes, subject.model.config.model_type, subject.task)
+    check_model(format, dtypes, subject.model.config.model_type, subject.task, subject.gives_values)
     kept = list(FORMATS[format].float_layers if float_layers is None else float_layers)
     check_float_layers(subject.model, kept)
     pictures = Pictures.read(subject, image, calibration, validation_dataset, max_validation_images)

@@ -13,7 +13,7 @@ masks: cell size and the share that is hidden, together; the recipe has cells of
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.arms import BATCH_SIZE, TEACHER, Arm
+from experiments.arms import BATCH_SIZE, TEACHER, UNTRAINED, Arm
 
 PIXELS, HALF = "pixels", "pixels, half of the time"
 FEATURES = ("--target_type=pixel+feature",)
@@ -76,6 +76,9 @@ AXES: dict[str, Arrangements] = {
 KNOWN: Arrangements = {PIXELS: Arrangement(Arm()), HALF: Arrangement(Arm(), share=0.5)}
 KNOWN |= {name: found for axis in AXES.values() for name, found in axis.items()}
 PARTS = (REFERENCE, *AXES, COMBINED, LENGTH)
+# Random weights of each shape that is tried: the part that has them, and an arrangement of their shape.
+UNTRAINED_16 = f"{UNTRAINED}, cells of 16"
+SHAPES = {UNTRAINED: (REFERENCE, PIXELS), UNTRAINED_16: ("masks", "cells of 16, 0.6 hidden")}
 
 
 def best_of_each(scores: dict[str, float]) -> list[str]:

@@ -9,20 +9,21 @@ are trained on the others. `experiments/arrangements.py` has what is tried, an a
 of an axis has the time in which the recipe's FCMAE trains for `--epochs` epochs: its speed is measured in turns with
 that of FCMAE. The best of each axis are put together; these, and FCMAE, are trained for `--lengths` epochs too. Each is
 scored by nearest neighbours and a linear probe on its frozen features, read in the way that is best for it, and by
-fine-tuning with a tenth of the labels. After a stop, the same command goes on.
+fine-tuning with a tenth of the labels. After a stop, the same command goes on, on another machine too if the results
+file is there: what has a row is not run again. A model without its folder is trained again only where a run that is
+left needs its weights.
 """
 
 import argparse
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 
 import torch
 from datasets import Dataset
 
-from conversion.files import read_json, write_json
-from experiments.arms import BATCH_SIZE, UNTRAINED, Arm
+from experiments.arms import BATCH_SIZE, Arm
 from experiments.arrangements import (
     AXES,
     COMBINED,
@@ -32,6 +33,7 @@ from experiments.arrangements import (
     PARTS,
     PIXELS,
     REFERENCE,
+    SHAPES,
     Arrangement,
     best_of_each,
     combine,
@@ -90,7 +92,7 @@ def main() -> None:
     untrained: list[Run] = []  # of the stage before, whose models have the shapes
     for stage in (REFERENCE,), tuple(AXES), (COMBINED,), (LENGTH,), ():
         parts = [part for part in stage if part in options.parts]
-        runs = [run for part in parts for run in search.runs(part)]
+        runs = [run for part in parts for run in search.runs(part) if search.rows.find(**run.key) is None]
         trained = [run for run in runs if run.arrangement is not None]
         search.measure(trained)
         side_by_side(options.jobs, [lambda run=run: search.row_of(run) for run in (*trained, *untrained)])
@@ -119,9 +121,8 @@ class Search:
     def __init__(self, output: Path, options: argparse.Namespace, rows: Rows) -> None:
         self.output, self.options, self.rows = output, options, rows
         self.photographs: dict[str, Dataset] = {split: photographs_of(output, split) for split in ("train", "test")}
-        self.rows.state(
-            photographs="solar cells", train=len(self.photographs["train"]), validation=len(self.photographs["test"])
-        )
+        counts = {"train": len(self.photographs["train"]), "validation": len(self.photographs["test"])}
+        self.rows.keep(photographs="solar cells", **counts, epochs=options.epochs)
 
     def runs(self, part: str) -> list[Run]:
         """The runs of a part; those of `combined` and `length` follow from the rows of the others.
@@ -142,51 +143,75 @@ class Search:
 
     def measure(self, runs: Iterable[Run]) -> None:
         """Measure the speeds of arrangements whose speed is not known, in turns with FCMAE, and store them."""
-        file, known = self.output / "steps.json", read_json(self.output / "steps.json")
-        arrangements = {run.name: run.arrangement for run in runs if run.arrangement is not None}
-        new = {name: found for name, found in arrangements.items() if name not in (*known, PIXELS, HALF)}
+        new = {run.name: run for run in runs if run.name not in self.speeds()}
         if not new:
             return
+        for run in new.values():
+            self.train_teacher(run)
         beside = f"{PIXELS} beside {next(iter(new))}"
-        arms = {beside: Arm(), **{name: Arm((), self.flags_of(found)) for name, found in new.items()}}
+        arms = {beside: Arm(), **{name: Arm((), self.flags_of(run)) for name, run in new.items()}}
         rates = measure_rates(self.output, arms, normalization_flags(), self.options.jobs)
-        write_json(file, {**known, **{name: rates[name] / rates[beside] for name in new}})
+        self.rows.state(speeds={**self.speeds(), **{name: rates[name] / rates[beside] for name in new}})
+
+    def speeds(self) -> dict[str, float]:
+        """The speeds that are known, relative to FCMAE's."""
+        return self.rows.head.get("speeds", {PIXELS: 1.0, HALF: 1.0})
+
+    def speed_of(self, name: str) -> float:
+        """The speed of an arrangement, relative to FCMAE's.
+
+        Raises:
+            SystemExit: if it has not been measured.
+        """
+        if name not in self.speeds():
+            raise SystemExit(f"`speeds` in {self.rows.file} must have that of {name!r}: take out its rows, and go on.")
+        return self.speeds()[name]
 
     def steps(self, run: Run) -> int:
         """The steps of the run, from the time in epochs of FCMAE and the speed relative to FCMAE's."""
         assert run.arrangement is not None
-        speed = read_json(self.output / "steps.json").get(run.name, 1.0)
         of_pixels = run.epochs * len(self.photographs["train"]) / BATCH_SIZE
-        return max(round(run.arrangement.share * speed * of_pixels), 10)
+        return max(round(run.arrangement.share * self.speed_of(run.name) * of_pixels), 10)
 
-    def flags_of(self, arrangement: Arrangement, seed: int = 0) -> tuple[str, ...]:
-        """The flags of pre-training; a frozen teacher is the model of the same seed."""
-        teacher = None if arrangement.teacher is None else self.folder(arrangement.teacher, self.options.epochs, seed)
-        return arrangement.flags(teacher)
+    def flags_of(self, run: Run) -> tuple[str, ...]:
+        """The flags of pre-training, with the folder of its frozen teacher if there is one."""
+        assert run.arrangement is not None
+        teacher = teacher_of(run)
+        return run.arrangement.flags(None if teacher is None else self.folder(teacher))
 
-    def folder(self, name: str, epochs: float, seed: int) -> Path:
+    def folder(self, run: Run) -> Path:
         """The folder of a model."""
-        return pretrained_folder(self.output, f"{name} {epochs:g}", seed)
+        return pretrained_folder(self.output, f"{run.name} {run.epochs:g}", run.seed)
 
     def save_untrained(self, runs: Iterable[Run]) -> None:
         """The models without pre-training. One after the other: a seed is that of the whole process."""
         for run in runs:
-            save_untrained(self.folder(PIXELS, run.epochs, run.seed), self.folder(*run.key.values()), run.seed)
+            _, shape = SHAPES[run.name]
+            save_untrained(self.train(replace(run, name=shape, arrangement=KNOWN[shape])), self.folder(run), run.seed)
+
+    def train(self, run: Run) -> Path:
+        """The folder of a model; it and its frozen teacher are pre-trained unless they are there."""
+        self.train_teacher(run)
+        steps, folder = self.steps(run), self.folder(run)
+        length = [f"--max_train_steps={steps}", f"--warmup_steps={steps // 9}", f"--seed={run.seed}"]
+        pretrain(self.output, folder, [*self.flags_of(run), *length, *normalization_flags()], self.options.jobs)
+        return folder
+
+    def train_teacher(self, run: Run) -> None:
+        if (teacher := teacher_of(run)) is not None:
+            self.train(teacher)
 
     def row_of(self, run: Run) -> None:
-        """Train a model, score it and write its row, unless there is one."""
-        if self.rows.find(**run.key) is not None:
-            return
-        folder, arrangement = self.folder(run.name, run.epochs, run.seed), run.arrangement
+        """Train a model, score it and write its row."""
+        folder, arrangement = self.folder(run), run.arrangement
         row: Row = {"part": run.part, **run.key}
         if arrangement is None:
-            start = scratch_flags(RECIPE)
+            _, shape = SHAPES[run.name]
+            start = [*scratch_flags(RECIPE), *KNOWN[shape].arm.model]
         else:
-            steps, flags = self.steps(run), self.flags_of(arrangement, run.seed)
-            length = [f"--max_train_steps={steps}", f"--warmup_steps={steps // 9}", f"--seed={run.seed}"]
-            pretrain(self.output, folder, [*flags, *length, *normalization_flags()], self.options.jobs)
-            row |= {"flags": list(flags), "model": list(arrangement.arm.model), "share": arrangement.share}
-            row |= {"steps": steps, "teacher": arrangement.teacher, **last_figures(folder)}
+            self.train(run)
+            row |= {"flags": list(self.flags_of(run)), "model": list(arrangement.arm.model), "share": arrangement.share}
+            row |= {"steps": self.steps(run), "teacher": arrangement.teacher, **last_figures(folder)}
             start = [f"--model_name_or_path={folder}"]
         self.rows.add({**row, **self.figures(run, folder, start)})
 
@@ -209,14 +234,12 @@ class Search:
 
     def conclude(self) -> None:
         """Write what is best, and print all scores."""
-        trained = [row for row in self.rows.rows if row["arrangement"] != UNTRAINED]
-        untrained = [row for row in self.rows.rows if row["arrangement"] == UNTRAINED]
-        if trained and untrained:
+        trained = [row for row in self.rows.rows if row["arrangement"] not in SHAPES]
+        if trained:
             best = max(trained, key=lambda row: row["score"])
-            speed = read_json(self.output / "steps.json").get(best["arrangement"], 1.0)
             names = ("arrangement", "epochs", "flags", "model", "share", "teacher", "reading", "score")
             chosen = {name: best[name] for name in names}
-            self.rows.state(chosen={**chosen, "speed": speed}, untrained_reading=untrained[0]["reading"])
+            self.rows.state(chosen={**chosen, "speed": self.speed_of(best["arrangement"])})
         for row in sorted(self.rows.rows, key=lambda row: -row["score"]):
             print(f"{row['score']:.1%}  {row['arrangement']}, {row['epochs']:g} epochs  ({row['reading']})")
 
@@ -225,7 +248,7 @@ def runs_of(part: str, options: argparse.Namespace, scores: dict[str, float]) ->
     """The runs of a part; `scores` are those of arrangements that have been tried, in the time of an axis."""
     arrangements: dict[str, Arrangement | None] = {}
     if part == REFERENCE:
-        arrangements = {PIXELS: KNOWN[PIXELS], HALF: KNOWN[HALF], UNTRAINED: None}
+        arrangements = {PIXELS: KNOWN[PIXELS], HALF: KNOWN[HALF]}
     elif part in AXES:
         arrangements = dict(AXES[part])
     elif part == COMBINED:
@@ -235,6 +258,7 @@ def runs_of(part: str, options: argparse.Namespace, scores: dict[str, float]) ->
         tried = {name: scores.get(name, 0.0) for name in known if name not in (PIXELS, HALF)}
         best = max(tried, key=lambda name: tried[name]) if scores else NOT_KNOWN
         arrangements = {PIXELS: KNOWN[PIXELS], best: known[best]}
+    arrangements |= {name: None for name, (of_part, _) in SHAPES.items() if of_part == part}
     lengths = options.lengths if part == LENGTH else [options.epochs]
     return [
         Run(part, name, length, seed, found)
@@ -242,6 +266,13 @@ def runs_of(part: str, options: argparse.Namespace, scores: dict[str, float]) ->
         for seed in options.seeds
         for name, found in arrangements.items()
     ]
+
+
+def teacher_of(run: Run) -> Run | None:
+    """The run whose model is the frozen teacher of another: in the time of the same epochs, of the same seed."""
+    if run.arrangement is None or run.arrangement.teacher is None:
+        return None
+    return replace(run, name=run.arrangement.teacher, arrangement=KNOWN[run.arrangement.teacher])
 
 
 def combined(scores: dict[str, float]) -> dict[str, Arrangement | None]:
@@ -282,7 +313,10 @@ def seconds_of(run: Run) -> float:
         return seconds
     if run.name not in (PIXELS, HALF):
         seconds += RATE_ROUNDS * (RATE_STEPS * BATCH_SIZE / PRETRAINED_RATE + START)
-    return seconds + START + run.arrangement.share * run.epochs * NUM_TRAIN / PRETRAINED_RATE
+    share, teacher = run.arrangement.share, teacher_of(run)
+    if teacher is not None and run.part == LENGTH:  # those of shorter runs are there: they are a part of the reference
+        share += KNOWN[teacher.name].share
+    return seconds + START + share * run.epochs * NUM_TRAIN / PRETRAINED_RATE
 
 
 if __name__ == "__main__":

@@ -5,10 +5,10 @@
     python -m experiments.payoff_final --jobs 2 --photographs solar
 
 `experiments.payoff` comes first. Compared are pre-training as its recipe has it, the same for as long as the chosen
-arrangement takes, the chosen arrangement, random weights, and a logistic regression on statistics of the pixels. One
-seed sets pre-training, the drawn labels and fine-tuning. Frozen features are read in the usual way, and in the way that
-was best on the validation part: one for pre-trained models, one for random weights. After a stop, the same command
-goes on.
+arrangement takes, the chosen arrangement, random weights of both models, and a logistic regression on statistics of the
+pixels. One seed sets pre-training, the drawn labels and fine-tuning. Frozen features are read in the usual way, and in
+the way that was best for the same start on the validation part. Of the search its results file alone is needed: all
+models are trained here. After a stop, the same command goes on.
 """
 
 import argparse
@@ -21,11 +21,11 @@ import torch
 import yaml
 from datasets import Dataset
 
-from conversion.files import read_json
 from experiments.arms import BATCH_SIZE, UNTRAINED, Arm
-from experiments.arrangements import HALF, KNOWN, PIXELS, Arrangement
+from experiments.arrangements import HALF, KNOWN, PIXELS, SHAPES, Arrangement
 from experiments.label_efficiency import RECIPE, finetune, frozen_scores, photographs_of, pretrain, save_untrained
 from experiments.payoff import FINETUNED, FINETUNED_RATE, OUTPUT, PRETRAINED_RATE, READ, START, in_words
+from experiments.payoff import KEYS as SEARCH_KEYS
 from experiments.readings import READINGS, USUAL, pooled_stages
 from experiments.rows import Row, Rows
 from experiments.solar_cells import RECIPES, scratch_flags
@@ -51,12 +51,14 @@ class Start:
 
     speed: steps in the time of one of FCMAE's.
     shape: the flags of a new model, in fine-tuning from random weights.
+    reading: how its frozen features are read, beside the usual way.
     """
 
     arrangement: Arrangement | None = None
     epochs: float = 0.0
     speed: float = 1.0
     shape: tuple[str, ...] = ()
+    reading: str = USUAL.name
 
     @property
     def seconds_per_image(self) -> float:
@@ -68,13 +70,14 @@ class Start:
 def main() -> None:
     """Train and score all that is not done yet, and write a row for each start, seed and share of the labels."""
     options = parse_options()
-    starts = starts_of(read_json(Path(options.search)).get("chosen"), options.search)
+    search = Rows(Path(options.search), SEARCH_KEYS)
+    starts = starts_of(search)
     if options.dry_run:
         print(plan(starts, options))
         return
     torch.set_num_threads(max(torch.get_num_threads() // options.jobs, 1))
     rows = Rows(Path(options.output), KEYS)
-    rows.state(**{name: read_json(Path(options.search))[name] for name in ("chosen", "untrained_reading")})
+    rows.keep(chosen=search.head["chosen"], readings={name: start.reading for name, start in starts.items()})
     for photographs in options.photographs:
         Comparison(photographs, starts, options, rows).run()
 
@@ -95,23 +98,38 @@ def parse_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def starts_of(chosen: dict[str, Any] | None, file: str) -> dict[str, Start]:
+def starts_of(search: Rows) -> dict[str, Start]:
     """What is compared, by name.
 
     Raises:
-        SystemExit: if nothing has been chosen.
+        SystemExit: if nothing has been chosen, or a start was not read on the validation part.
     """
+    chosen: dict[str, Any] | None = search.head.get("chosen")
     if chosen is None:
-        raise SystemExit(f"`search` (={file}) must hold a choice. Run `python -m experiments.payoff` first.")
+        raise SystemExit(f"`search` (={search.file}) must hold a choice. Run `python -m experiments.payoff` first.")
     recipe = yaml.safe_load((RECIPES / f"{RECIPE}.yaml").read_text())
     shape, flags = tuple(chosen["model"]), tuple(flag for flag in chosen["flags"] if "teacher_name" not in flag)
     after = Arrangement(Arm(pretraining=flags), chosen["share"], chosen["teacher"])
-    starts = {BEFORE: Start(KNOWN[PIXELS], recipe["num_train_epochs"])}
+    # Of the recipe's 27 epochs, half of an axis' time is the nearest that the search has.
+    as_recipe = best_reading_of(search, arrangement=HALF)
+    starts = {BEFORE: Start(KNOWN[PIXELS], recipe["num_train_epochs"], reading=as_recipe)}
     if chosen["arrangement"] != PIXELS:
-        starts[AS_LONG] = Start(KNOWN[PIXELS], chosen["epochs"])
-    starts[AFTER] = Start(after, chosen["epochs"], chosen["speed"])
-    starts[UNTRAINED] = Start()
-    return {**starts, UNTRAINED_SHAPE: Start(shape=shape)} if shape else starts
+        reading = best_reading_of(search, arrangement=PIXELS, epochs=chosen["epochs"])
+        starts[AS_LONG] = Start(KNOWN[PIXELS], chosen["epochs"], reading=reading)
+    starts[AFTER] = Start(after, chosen["epochs"], chosen["speed"], reading=chosen["reading"])
+    starts[UNTRAINED] = Start(reading=best_reading_of(search, arrangement=UNTRAINED))
+    if shape:
+        same = next(name for name, (_, other) in SHAPES.items() if KNOWN[other].arm.model == shape)
+        starts[UNTRAINED_SHAPE] = Start(shape=shape, reading=best_reading_of(search, arrangement=same))
+    return starts
+
+
+def best_reading_of(search: Rows, **values: Any) -> str:
+    """How a model of the search is read best; the model is that of the row with these values."""
+    row = search.find(**values)
+    if row is None:
+        raise SystemExit(f"`search` (={search.file}) must have a row of {values}. Run `python -m experiments.payoff`.")
+    return row["reading"]
 
 
 class Comparison:
@@ -138,14 +156,14 @@ class Comparison:
 
     def run(self) -> None:
         """All starts and seeds, the longest first; then the statistics of the pixels."""
-        if any(start.arrangement is not None and start.arrangement.teacher for start in self.starts.values()):
-            side_by_side(self.options.jobs, [lambda seed=seed: self.train_teacher(seed) for seed in self.options.seeds])
         in_order = sorted(self.starts, key=lambda name: -self.starts[name].seconds_per_image)
         cases = [(name, seed) for name in in_order for seed in self.options.seeds if self.missing(name, seed)]
         trained = [case for case in cases if self.starts[case[0]].arrangement is not None]
         side_by_side(self.options.jobs, [lambda case=case: self.train(*case) for case in trained])
         for name, seed in (case for case in cases if case not in trained):  # a seed is that of the whole process
-            save_untrained(self.shape_of(name), self.folder(name, seed), seed)
+            shape = AFTER if name == UNTRAINED_SHAPE else BEFORE, self.options.seeds[0]
+            self.train(*shape)
+            save_untrained(self.folder(*shape), self.folder(name, seed), seed)
         side_by_side(self.options.jobs, [lambda case=case: self.score(*case) for case in cases])
         if any(self.missing(STATISTICS, seed) for seed in self.options.seeds):
             self.score_statistics()
@@ -159,16 +177,12 @@ class Comparison:
         """The folder of a model."""
         return pretrained_folder(self.output, name, seed)
 
-    def shape_of(self, name: str) -> Path:
-        """The pre-trained model from which random weights have their shape."""
-        return self.folder(AFTER if name == UNTRAINED_SHAPE else BEFORE, self.options.seeds[0])
-
-    def train_teacher(self, seed: int) -> None:
-        """The small frozen teacher of the chosen arrangement: the pixels alone, in its own share of the time."""
-        self.pretrain(Start(KNOWN[HALF], self.starts[AFTER].epochs), self.folder(HALF, seed), seed)
-
     def train(self, name: str, seed: int) -> None:
-        self.pretrain(self.starts[name], self.folder(name, seed), seed)
+        """Pre-train a model, unless it is there; before it its frozen teacher, in the teacher's share of the time."""
+        start = self.starts[name]
+        if start.arrangement is not None and start.arrangement.teacher is not None:
+            self.pretrain(Start(KNOWN[HALF], start.epochs), self.folder(HALF, seed), seed)
+        self.pretrain(start, self.folder(name, seed), seed)
 
     def pretrain(self, start: Start, folder: Path, seed: int) -> None:
         """Pre-train a model, unless it is there."""
@@ -183,8 +197,7 @@ class Comparison:
         """Score a model with each share of the labels, and write the rows."""
         start, folder = self.starts[name], self.folder(name, seed)
         stages = pooled_stages(folder, self.images)
-        of_start = self.rows.head["untrained_reading"] if start.arrangement is None else self.reading_of_chosen()
-        read = {USUAL.name: stages.read(USUAL), of_start: stages.read(READINGS[of_start])}
+        read = {name: stages.read(READINGS[name]) for name in dict.fromkeys((USUAL.name, start.reading))}
         weights = [f"--model_name_or_path={folder}"]
         if start.arrangement is None:
             weights = [*scratch_flags(RECIPE), *start.shape]
@@ -194,11 +207,7 @@ class Comparison:
             found: Row = {way: frozen_scores(splits, chosen, seed) for way, splits in read.items()}
             flags = [*weights, *self.normalization]
             value = finetune(subset, self.images["test"], name_of(name), seed, flags, self.options.jobs)
-            self.add(name, seed, share, {"reading": of_start, "frozen": found, FINETUNED: value})
-
-    def reading_of_chosen(self) -> str:
-        """How the features of pre-trained models are read."""
-        return self.rows.head["chosen"]["reading"]
+            self.add(name, seed, share, {"reading": start.reading, "frozen": found, FINETUNED: value})
 
     def score_statistics(self) -> None:
         """What a logistic regression on statistics of the pixels reaches."""

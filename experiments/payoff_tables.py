@@ -5,14 +5,17 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from scipy.stats import t
+
 from experiments.arms import UNTRAINED
 from experiments.arrangements import AXES, HALF, KNOWN, PIXELS, REFERENCE
 from experiments.payoff import FINETUNED, KEYS, OUTPUT
-from experiments.payoff_final import AFTER, RESULTS, SHARES
+from experiments.payoff_final import AFTER, RESULTS, SHARES, UNTRAINED_SHAPE
 from experiments.payoff_final import KEYS as FINAL_KEYS
 from experiments.readings import mean_scores
 from experiments.rows import Row, Rows
 from training.comparison.frozen import NEIGHBOURS, PROBE
+from training.comparison.intervals import CONFIDENCE, Difference
 
 ROOT = Path(__file__).parents[1]
 METHODS = (NEIGHBOURS, PROBE, FINETUNED)
@@ -77,34 +80,54 @@ def final(photographs: str, file: Path = ROOT / RESULTS) -> list[Row]:
         for start in starts:
             by_share = {share: values_of(rows, start, method, share) for share in SHARES}
             if any(by_share.values()):
-                cells = {f"{share:.0%}": spread(values) for share, values in by_share.items()}
+                cells = {f"{share:.0%}": spread([*values.values()]) for share, values in by_share.items()}
                 found.append({"method": method, "start": start, **cells})
     return found or not_yet_run("payoff_final")
 
 
 def aims(photographs: str, file: Path = ROOT / RESULTS) -> list[Row]:
-    """Whether the chosen arrangement reaches what was aimed at: the gains over random weights in percentage points."""
-    rows = [row for row in Rows(file, FINAL_KEYS).rows if row["photographs"] == photographs]
+    """Whether the chosen arrangement reaches what was aimed at: its gains in percentage points over random weights, of
+    the two shapes that are compared the one with the higher mean.
+    """
+    stored = Rows(file, FINAL_KEYS)
+    rows = [row for row in stored.rows if row["photographs"] == photographs]
+    untrained = [name for name in (UNTRAINED, UNTRAINED_SHAPE) if name in stored.head.get("readings", {})]
     found: list[Row] = []
     for method in METHODS:
-        for share in SHARES:
-            after, before = (values_of(rows, start, method, share) for start in (AFTER, UNTRAINED))
-            if len(after) < 2 or len(after) != len(before) or (method == FINETUNED and share not in AIMED_SHARES):
+        for share in AIMED_SHARES if method == FINETUNED else SHARES:
+            after = values_of(rows, AFTER, method, share)
+            others = {name: values_of(rows, name, method, share) for name in untrained}
+            if len(after) < 2 or any(values.keys() != after.keys() for values in others.values()):
                 continue
-            gain = mean(after) - mean(before)
-            aim = AIM if method == FINETUNED else stdev([one - other for one, other in zip(after, before, strict=True)])
-            row: Row = {"method": method, "labels": f"{share:.0%}", "gain": f"{100 * gain:+.1f}"}
-            found.append({**row, "aim: more than": f"{100 * aim:.1f}", "reached": gain > aim})
+            best = max(others, key=lambda name: mean(others[name].values()))
+            gains = [value - others[best][seed] for seed, value in after.items()]
+            found.append(
+                {"method": method, "labels": f"{share:.0%}", "random weights": best, **of_gains(method, gains)}
+            )
     return found or not_yet_run("payoff_final")
 
 
-def values_of(rows: list[Row], start: str, method: str, share: float) -> list[float]:
-    """The values of all seeds, in their order; of frozen features in the way that the start is read."""
+def of_gains(method: str, gains: list[float]) -> Row:
+    """The cells on the gains of all seeds: their mean, the aim, and what may be said by the interval."""
+    aim, found = AIM if method == FINETUNED else stdev(gains), seed_interval(gains)
+    gain, low, high = found.points
+    row: Row = {"gain": f"{gain:+.1f}", "aim: more than": f"{100 * aim:.1f}", "reached": found.gain > aim}
+    above = found.gain > 0 and not found.holds_zero
+    return {**row, "95 % interval": f"{low:.1f} to {high:.1f}", "above random weights": above}
+
+
+def seed_interval(gains: list[float]) -> Difference:
+    """The mean of the gains of all seeds with its interval by Student's t distribution, on the same held-out images."""
+    middle, error = mean(gains), stdev(gains) / len(gains) ** 0.5
+    half = float(t.ppf((1 + CONFIDENCE) / 2, len(gains) - 1)) * error
+    return Difference(middle, middle - half, middle + half)
+
+
+def values_of(rows: list[Row], start: str, method: str, share: float) -> dict[int, float]:
+    """The values by seed, in the order of the seeds; of frozen features in the way that the start is read."""
     mine = sorted((row for row in rows if (row["arm"], row["share"]) == (start, share)), key=lambda row: row["seed"])
-    if method == FINETUNED:
-        return [row[FINETUNED] for row in mine if FINETUNED in row]
-    read = [row["frozen"][row["reading"]] for row in mine]
-    return [figures[method] for figures in read if method in figures]
+    read = {row["seed"]: row if method == FINETUNED else row["frozen"][row["reading"]] for row in mine}
+    return {seed: figures[method] for seed, figures in read.items() if method in figures}
 
 
 def spread(values: list[float]) -> str:

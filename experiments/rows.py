@@ -38,6 +38,17 @@ class Rows:
             self.head |= values
             self.write()
 
+    def keep(self, **values: Any) -> None:
+        """Write values that all rows depend on.
+
+        Raises:
+            SystemExit: if the file has rows of other values.
+        """
+        before = {name: self.head.get(name) for name in values}
+        if self.rows and before != values:
+            raise SystemExit(f"{self.file} holds rows of {before}, not of {values}. Give these a file of their own.")
+        self.state(**values)
+
     def write(self) -> None:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.file, {**self.head, "rows": self.rows})

@@ -7,19 +7,28 @@ from transformers import AutoModelForImageClassification
 
 from .loading import load
 from .pictures import open_picture, to_pixel_values
-from .settings import MODEL
+from .settings import FLAGS, MODEL
 
 MULTI_LABEL, REGRESSION = "multi_label_classification", "regression"
 
 
 class Classifier:
-    """The classifier of a folder or Hub id: of one class for each image, of several, or of values."""
+    """The classifier of a folder or Hub id: of one class for each image, of several, or of values.
+
+    Raises:
+        ValueError: if it is another model, or one of values whose run is not finished.
+    """
 
     def __init__(self, name: str) -> None:
         self.loaded = load(
             MODEL, name, AutoModelForImageClassification, "ForImageClassification", "an image classifier"
         )
         config = self.loaded.model.config
+        if getattr(config, "label_std", None) is not None:
+            raise ValueError(
+                f"`{MODEL}` or `{FLAGS[MODEL]}` (={name}) must be of a finished run: its config.json has `label_mean` "
+                "and `label_std`, so that it answers on the scale of training, not in the units of the values."
+            )
         names = [name for _, name in sorted((config.id2label or {}).items())]
         twice = len(set(names)) < len(names)
         self.names = [f"{number} {name}" for number, name in enumerate(names)] if twice else names

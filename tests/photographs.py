@@ -264,6 +264,14 @@ def tiny(tmp_path_factory):
     return {name: str(write(tmp_path_factory.mktemp(name))) for name, write in WRITE_TINY.items()}
 
 
+def save_turned(picture: Pictures.Image, file: Path) -> Pictures.Image:
+    """Save a picture on its side, as a phone does, with EXIF data that say so; return how it looks when upright."""
+    exif = Pictures.Exif()
+    exif[0x0112] = 6  # the orientation: turn by 90 degrees clockwise to show it
+    picture.convert("RGB").transpose(Pictures.Transpose.ROTATE_90).save(file, exif=exif)
+    return Pictures.open(file).transpose(Pictures.Transpose.ROTATE_270)
+
+
 def message_of(call: Callable[[], object]) -> str:
     """What a call says when it refuses its input."""
     with pytest.raises(ValueError) as error:

@@ -17,7 +17,7 @@ from transformers import AutoImageProcessor
 from conversion.command_line import first_line
 from conversion.split_names import HELD_OUT
 from hf_convnextv2 import create_image_processor, open_image
-from hf_convnextv2.images import MODES
+from hf_convnextv2.images import DEFAULT_BACKGROUND, MODES
 
 MIN_CALIBRATION, GOOD_CALIBRATION = 8, 100
 PHOTOGRAPH = "china.jpg"  # of scikit-learn
@@ -87,7 +87,8 @@ def views(picture: Image.Image, count: int, size: tuple[int, int], processor: An
 
 def prepare(file: Path, processor: Any, num_channels: int, flag: str) -> Tensor:
     """An image file as the model takes it, `(1, C, height, width)`."""
-    return processor(_open(file, flag, num_channels), return_tensors="pt").pixel_values
+    background = getattr(processor, "background", None) or DEFAULT_BACKGROUND
+    return processor(_open(file, flag, num_channels, background), return_tensors="pt").pixel_values
 
 
 def calibration_files(folder: str | Path, most: int) -> list[Path]:
@@ -147,10 +148,10 @@ def _images_in(folder: Path) -> list[Path]:
     return sorted(file for file in folder.rglob("*") if file.suffix.lower() in endings and file.is_file())
 
 
-def _open(file: Path, flag: str, num_channels: int = 3) -> Image.Image:
+def _open(file: Path, flag: str, num_channels: int = 3, background: str = DEFAULT_BACKGROUND) -> Image.Image:
     if num_channels not in MODES:
         raise ValueError(f"`{flag}` must be left out for a model of {num_channels} channels: pictures have 1, 3 or 4.")
     try:
-        return open_image(file, num_channels=num_channels)
+        return open_image(file, background, num_channels)
     except (OSError, UnidentifiedImageError, ValueError) as error:
         raise ValueError(f"`{flag}` (={file}) must be an image that can be read: {first_line(error)}") from error

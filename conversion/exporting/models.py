@@ -119,6 +119,11 @@ class Subject:
         return self.task != RECONSTRUCTION
 
     @property
+    def gives_values(self) -> bool:
+        """Whether the logits are numbers in units of their own."""
+        return self.task == CLASSIFICATION and self.model.config.problem_type == "regression"
+
+    @property
     def gives_one_class(self) -> bool:
         """Whether the largest logit of an image or a pixel is the answer: not so for several classes, or numbers."""
         config = self.model.config
@@ -143,6 +148,11 @@ def load_subject(name: str, task: str | None) -> Subject:
         known = ", ".join(CLASSES)
         raise ValueError(f"`model` (={name}) must be of the type {known} to be exported, but is a {config.model_type}.")
     task = _task(name, config, classes, task)
+    if task == CLASSIFICATION and getattr(config, "label_std", None) is not None:
+        raise ValueError(
+            f"`model` (={name}) must be of a finished run: its config.json has `label_mean` and `label_std`, so that a "
+            "file of it would answer on the scale of training, not in the units of the values."
+        )
     with registered():
         model = classes[task].from_pretrained(name, dtype=torch.float32).eval()
     own = getattr(model.config, "backbone_config", None) or model.config

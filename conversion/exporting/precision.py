@@ -5,6 +5,8 @@ from typing import Any
 
 from conversion.exporting.choices import RECONSTRUCTION
 
+ROUNDING = ("bfloat16", "int8")  # leave too few digits of a value
+
 
 def check_precision(format: str, dtypes: list[str]) -> None:
     """Raise where the runtime has no such arithmetic on this processor: the file could not be checked."""
@@ -19,8 +21,14 @@ def check_precision(format: str, dtypes: list[str]) -> None:
         )
 
 
-def check_model(format: str, dtypes: list[str], model_type: str, task: str) -> None:
+def check_model(format: str, dtypes: list[str], model_type: str, task: str, gives_values: bool = False) -> None:
     """Raise for a file that the runtime is known not to run, or to run wrongly."""
+    rounding = [dtype for dtype in dtypes if gives_values and dtype in ROUNDING]
+    if rounding:
+        raise ValueError(
+            f"`--dtype` (={rounding[0]}) must be float32 or float16 for regression: {' and '.join(ROUNDING)} round the "
+            "values to two or three digits."
+        )
     if format == "executorch" and model_type == "convmae" and task != RECONSTRUCTION:
         raise ValueError(
             f"`--format` (=executorch) must be onnx, openvino or torch for {task} by a ConvMAE, for which ExecuTorch "

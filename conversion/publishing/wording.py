@@ -26,7 +26,12 @@ def format_cell(column: str, value: str) -> str:
     """A cell of the table of classes, in Markdown: shares in percent, the name of a class in one line."""
     if column in ("precision", "recall", "f1", "iou", "ap", "ap50", "mask_ap"):
         return f"{100 * float(value):.1f} %" if value else "-"
-    return " ".join(value.split()).replace("|", "\\|")
+    return format_name(value).replace("|", "\\|")
+
+
+def format_name(name: str) -> str:
+    """The name of a class in Markdown: in one line, and no HTML."""
+    return " ".join(name.split()).replace("<", "&lt;")
 
 
 def format_number(text: str) -> str:

@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import re
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -11,10 +13,11 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Image, load_dataset
 from PIL import Image as Pictures
+from scipy import stats
 
 from experiments import payoff, payoff_final, payoff_tables, search
 from experiments.arms import UNTRAINED
-from experiments.arrangements import AXES, HALF, KNOWN, PIXELS, best_of_each, combine
+from experiments.arrangements import AXES, CELLS_OF_16, HALF, KNOWN, PIXELS, UNTRAINED_16, best_of_each, combine
 from experiments.label_efficiency import RECIPE
 from experiments.readings import READINGS, USUAL, PooledStages, Reading, best_reading, pooled_stages
 from experiments.rows import Rows
@@ -29,6 +32,7 @@ from training.settings.scripts import PretrainSettings
 
 __all__ = ["quick_datasets"]
 pytestmark = pytest.mark.usefixtures("quick_datasets")
+ROOT = Path(__file__).parents[2]
 HELD_OUT = 250  # the brightness of photographs that no search may see
 
 
@@ -123,6 +127,17 @@ def test_a_row_replaces_the_one_of_the_same_key(tmp_path):
     }
 
 
+def test_rows_of_other_values_are_refused(tmp_path):
+    rows = Rows(tmp_path / "rows.json", ("name",))
+    rows.keep(epochs=20)
+    rows.keep(epochs=50)  # there is no row yet
+    rows.add({"name": "a"})
+    rows.keep(epochs=50.0)
+    with pytest.raises(SystemExit, match=r"holds rows of {'epochs': 50.0}, not of {'epochs': 20}"):
+        rows.keep(epochs=20)
+    assert Rows(rows.file, ("name",)).head == {"epochs": 50.0}
+
+
 # The search
 
 
@@ -145,11 +160,11 @@ def brightest(folder):
 
 
 class Runs:
-    """Stands in for everything that computes, and notes what it is given."""
+    """Stands in for everything that computes, and notes what it is given; models are empty folders."""
 
     def __init__(self, monkeypatch, module, scores=lambda name: 0.6):
         self.pretrained, self.finetuned, self.measured, self.seen, self.fails_at = [], [], [], [], None
-        self.scores = scores
+        self.scores, self.starts = scores, {}
         for name in ("pretrain", "finetune", "pooled_stages", "save_untrained"):
             monkeypatch.setattr(module, name, getattr(self, name))
         monkeypatch.setattr(search, "write_solar_cells", write_cells)
@@ -161,17 +176,24 @@ class Runs:
             monkeypatch.setattr(payoff, "read_every_way", lambda *_: {USUAL.name: {"probe": 0.5}})
 
     def pretrain(self, output, folder, flags, jobs):
-        self.pretrained.append((folder.name, list(flags)))
+        if not folder.is_dir():
+            assert all(Path(flag.split("=")[1]).is_dir() for flag in flags if "teacher_name" in flag)
+            folder.mkdir(parents=True)
+            self.pretrained.append((folder.name, list(flags)))
 
     def save_untrained(self, shape, folder, seed):
+        assert shape.is_dir()
         self.seen.append(("untrained", shape.name, folder.name))
 
     def measure_rates(self, output, arms, normalization, jobs):
+        teachers = [flag for arm in arms.values() for flag in arm.flags if "teacher_name" in flag]
+        assert all(Path(flag.split("=")[1]).is_dir() for flag in teachers)
         self.measured += list(arms)
-        return {name: 0.5 if "SIGReg" in name else 1.0 for name in arms}
+        return {name: 0.5 if name.startswith("SIGReg") else 1.0 for name in arms}
 
     def finetune(self, subset, test, name, seed, start, jobs):
         self.finetuned.append((subset.name, name, seed))
+        self.starts[name] = list(start)
         if self.fails_at == len(self.finetuned):
             raise KeyboardInterrupt
         return self.scores(name)
@@ -215,6 +237,89 @@ def test_every_arrangement_of_an_axis_takes_the_same_time_and_the_best_are_train
     flags = dict(runs.pretrained)["frozen_teacher_64-0"]
     assert f"--teacher_name_or_path={tmp_path}/out/pretrain/pixels_half_of_the_time_64-0" in flags
     assert payoff_tables.search(tmp_path / "search.json")[0]["epochs"] == "300"
+
+
+def test_a_frozen_teacher_and_its_student_share_the_time_of_the_run(monkeypatch, tmp_path):
+    runs = Runs(monkeypatch, payoff, lambda name: 0.6 + ("frozen" in name) / 10)
+    found = searched(monkeypatch, tmp_path, "--epochs", "64", "--lengths", "128", "300")
+    assert found["chosen"]["arrangement"] == "frozen teacher"
+    flags = dict(runs.pretrained)
+    of_teacher = {name: given for name, given in flags.items() if name.startswith("pixels_half")}
+    assert len(of_teacher) == 3
+    for epochs in (64, 128, 300):
+        teacher = f"pixels_half_of_the_time_{epochs}-0"
+        assert f"--teacher_name_or_path={tmp_path}/out/pretrain/{teacher}" in flags[f"frozen_teacher_{epochs}-0"]
+        steps = {name: steps_of(flags[name]) for name in (teacher, f"frozen_teacher_{epochs}-0", f"pixels_{epochs}-0")}
+        *both, whole = steps.values()
+        assert abs(sum(both) - whole) <= 1 and abs(both[0] - both[1]) <= 1, steps
+    (row,) = [row for row in found["rows"] if row["epochs"] == 300 and row["arrangement"] == "frozen teacher"]
+    run = payoff.Run("length", "frozen teacher", 300, 0, KNOWN["frozen teacher"])
+    pixels = payoff.Run("length", PIXELS, 300, 0, KNOWN[PIXELS])
+    assert payoff.seconds_of(run) > payoff.seconds_of(pixels) and row["share"] == 0.5
+
+
+def steps_of(flags):
+    (steps,) = [flag.split("=")[1] for flag in flags if flag.startswith("--max_train_steps=")]
+    return int(steps)
+
+
+def test_random_weights_of_each_shape_are_read_and_fine_tuned_as_such(monkeypatch, tmp_path):
+    runs = Runs(monkeypatch, payoff)
+    found = searched(monkeypatch, tmp_path, "--parts", "reference", "masks")
+    rows = {row["arrangement"]: row for row in found["rows"]}
+    assert {"reading", "readings", "score"} <= rows[UNTRAINED].keys() & rows[UNTRAINED_16].keys()
+    assert ("untrained", "cells_of_16_0.6_hidden_50-0", "no_pre-training_cells_of_16_50-0") in runs.seen
+    starts = {name: start for name, start in runs.starts.items() if name.startswith("no_pre-training")}
+    assert [set(CELLS_OF_16) <= set(start) for start in starts.values()] == [False, True]
+    assert found["chosen"]["arrangement"] not in (UNTRAINED, UNTRAINED_16)
+
+
+def test_a_search_goes_on_from_its_results_file_alone(monkeypatch, tmp_path):
+    with monkeypatch.context() as patched:
+        whole = Runs(patched, payoff, scores)
+        expected = searched(patched, tmp_path / "whole")
+    runs = Runs(monkeypatch, payoff, scores)
+    for parts in (["reference"], list(AXES), ["combined"], ["length"]):
+        searched(monkeypatch, tmp_path, "--parts", *parts)
+        shutil.rmtree(tmp_path / "out")
+    found = searched(monkeypatch, tmp_path)  # all is done
+    names = ("arrangement", "epochs", "steps", "score", "reading")
+    rows = [sorted(str([row.get(name) for name in names]) for row in each["rows"]) for each in (found, expected)]
+    assert rows[0] == rows[1]
+    assert (found["speeds"], found["chosen"]["speed"]) == (expected["speeds"], expected["chosen"]["speed"])
+    again = [name for name, _ in runs.pretrained]
+    again.remove("pixels_half_of_the_time_50-0")  # the frozen teacher, whose weights are needed
+    assert sorted(again) == sorted(name for name, _ in whole.pretrained)
+    assert (sorted(runs.finetuned), runs.measured) == (sorted(whole.finetuned), whole.measured)
+
+
+def test_random_weights_get_their_shape_from_a_model_that_is_trained_again(monkeypatch, tmp_path):
+    runs = Runs(monkeypatch, payoff)
+    expected = searched(monkeypatch, tmp_path, "--parts", "reference")
+    file = tmp_path / "search.json"
+    kept = [row for row in expected["rows"] if row["arrangement"] != UNTRAINED]
+    file.write_text(json.dumps({**expected, "rows": kept}))
+    shutil.rmtree(tmp_path / "out")
+    assert searched(monkeypatch, tmp_path, "--parts", "reference")["rows"] == expected["rows"]
+    assert [name for name, _ in runs.pretrained].count("pixels_50-0") == 2
+
+
+def test_a_speed_that_is_not_known_is_an_error(monkeypatch, tmp_path):
+    Runs(monkeypatch, payoff, scores)
+    found = searched(monkeypatch, tmp_path, "--parts", "reference", "regulariser")
+    best = found["chosen"]["arrangement"]
+    assert found["chosen"]["speed"] == 0.5
+    (tmp_path / "search.json").write_text(json.dumps({**found, "speeds": {PIXELS: 1.0}}))
+    with pytest.raises(SystemExit, match=rf"`speeds` in .*search.json must have that of '{best}'"):
+        searched(monkeypatch, tmp_path, "--parts", "reference", "regulariser")
+
+
+def test_a_results_file_of_another_time_is_refused(monkeypatch, tmp_path):
+    Runs(monkeypatch, payoff)
+    searched(monkeypatch, tmp_path, "--parts", "reference")
+    shutil.rmtree(tmp_path / "out")
+    with pytest.raises(SystemExit, match=r"search\.json holds rows of .*'epochs': 50.*not of .*'epochs': 20"):
+        searched(monkeypatch, tmp_path, "--parts", "reference", "--epochs", "20")
 
 
 def test_a_search_that_was_killed_goes_on_and_has_every_row_once(monkeypatch, tmp_path):
@@ -270,13 +375,14 @@ def test_random_weights_have_their_shape_from_a_model_that_has_been_trained(monk
     done = []
 
     def pretrain(output, folder, flags, jobs):
-        time.sleep(0.0 if "half" in folder.name else 0.3)
-        done.append(folder.name)
+        if folder.name not in done:
+            time.sleep(0.0 if "half" in folder.name else 0.3)
+            done.append(folder.name)
 
     monkeypatch.setattr(payoff, "pretrain", pretrain)
     monkeypatch.setattr(payoff, "save_untrained", lambda shape, folder, seed: done.append((shape.name, folder.name)))
     found = searched(monkeypatch, tmp_path, "--parts", "reference", "--jobs", "2")
-    assert done[-1] == ("pixels_50-0", "no_pre-training_50-0") and "pixels_50-0" in done
+    assert done[-1] == ("pixels_50-0", "no_pre-training_50-0") and done.count("pixels_50-0") == 1
     assert len(found["rows"]) == 3
 
 
@@ -286,7 +392,7 @@ def test_a_dry_run_writes_nothing_and_counts_the_hours(monkeypatch, tmp_path, ca
     printed = capsys.readouterr().out
     hours = float(printed.splitlines()[-1].split(" hours")[0])
     lines = [float(line.split()[-2]) for line in printed.splitlines()[:-1]]
-    assert hours == pytest.approx(sum(lines), abs=0.15) and len(lines) == len(KNOWN) + 6  # random weights, 1 + 2 * 2
+    assert hours == pytest.approx(sum(lines), abs=0.15) and len(lines) == len(KNOWN) + 7  # random weights 2, 1 + 2 * 2
     assert not list(tmp_path.iterdir())
 
 
@@ -310,12 +416,30 @@ CHOSEN = {
         "reading": USUAL.name,
         "score": 0.7,
     },
-    "untrained_reading": "last stage, max",
+    "rows": [
+        {"arrangement": HALF, "epochs": 50, "reading": "last stage, gem"},
+        {"arrangement": PIXELS, "epochs": 50, "reading": "unused"},
+        {"arrangement": PIXELS, "epochs": 100, "reading": "last stage, mean + max"},
+        {"arrangement": UNTRAINED, "epochs": 50, "reading": "last stage, max"},
+        {"arrangement": UNTRAINED_16, "epochs": 50, "reading": "all stages, mean"},
+    ],
+}
+READ = {
+    payoff_final.BEFORE: "last stage, gem",
+    payoff_final.AS_LONG: "last stage, mean + max",
+    payoff_final.AFTER: USUAL.name,
+    UNTRAINED: "last stage, max",
+    payoff_final.UNTRAINED_SHAPE: "all stages, mean",
 }
 
 
+def search_of(folder, **changed):
+    (folder / "search.json").write_text(json.dumps({**CHOSEN, **changed}))
+    return Rows(folder / "search.json", payoff.KEYS)
+
+
 def compared(monkeypatch, tmp_path, *flags):
-    (tmp_path / "search.json").write_text(json.dumps(CHOSEN))
+    search_of(tmp_path)
     arguments = ["payoff_final", "--output_dir", str(tmp_path / "out"), "--search", str(tmp_path / "search.json")]
     arguments += ["--output", str(tmp_path / "payoff.json"), "--photographs", "solar", "--jobs", "1"]
     monkeypatch.setattr(payoff_final, "SOURCES", {"solar": (write_cells, [])})
@@ -342,8 +466,10 @@ def test_the_comparison_has_a_row_for_each_start_seed_and_share(monkeypatch, tmp
     assert [flag for flag in flags if "teacher" in flag] == [
         f"--teacher_name_or_path={tmp_path}/out/solar/pretrain/pixels_half_of_the_time-1"
     ]
-    row = next(row for row in found if row["arm"] == UNTRAINED)
-    assert row["reading"] == "last stage, max" and set(row["frozen"]) == {USUAL.name, "last stage, max"}
+    for start, reading in READ.items():  # each as the search found it best for the same start
+        mine = [row for row in found if row["arm"] == start]
+        assert {row["reading"] for row in mine} == {reading}
+        assert all(set(row["frozen"]) == {USUAL.name, reading} for row in mine)
     table = payoff_tables.final("solar", tmp_path / "payoff.json")
     assert len(table) == 3 * 5 + 1 and table[-1]["25%"] == "60.0 ± 0.0"
     aims = payoff_tables.aims("solar", tmp_path / "payoff.json")
@@ -353,16 +479,79 @@ def test_the_comparison_has_a_row_for_each_start_seed_and_share(monkeypatch, tmp
     before = len(runs.finetuned)
     assert compared(monkeypatch, tmp_path, "--seeds", "0", "1", "--fractions", *shares) == found
     assert len(runs.finetuned) == before
+    # From the results file alone, random weights need the shape of a model, which is trained again with its teacher.
+    stored = json.loads((tmp_path / "payoff.json").read_text())
+    stored["rows"] = [row for row in stored["rows"] if row["arm"] != payoff_final.UNTRAINED_SHAPE]
+    (tmp_path / "payoff.json").write_text(json.dumps(stored))
+    shutil.rmtree(tmp_path / "out")
+    count = len(runs.pretrained)
+    again = compared(monkeypatch, tmp_path, "--seeds", "0", "1", "--fractions", *shares)
+    assert {(row["arm"], row["seed"], row["share"]) for row in again} == keys
+    assert [name for name, _ in runs.pretrained[count:]] == ["pixels_half_of_the_time-0", "the_chosen_arrangement-0"]
 
 
-def test_a_comparison_needs_a_choice(tmp_path):
+def test_a_comparison_needs_a_choice_and_a_reading_of_each_start(tmp_path):
     with pytest.raises(SystemExit, match="must hold a choice"):
-        payoff_final.starts_of(None, str(tmp_path / "none.json"))
+        payoff_final.starts_of(Rows(tmp_path / "none.json", payoff.KEYS))
+    assert {name: start.reading for name, start in payoff_final.starts_of(search_of(tmp_path)).items()} == READ
+    rows = [row for row in CHOSEN["rows"] if row["arrangement"] != UNTRAINED_16]
+    with pytest.raises(SystemExit, match=f"must have a row of .*{UNTRAINED_16}"):
+        payoff_final.starts_of(search_of(tmp_path, rows=rows))
 
 
-def test_the_hours_of_the_comparison_are_those_of_its_runs():
+def write_results(file, values):
+    """Of a figure with all labels, by start the values of the seeds."""
+    rows = [
+        {"photographs": "solar", "arm": arm, "seed": seed, "share": share, "reading": "r"}
+        | {"fine-tuned": value, "frozen": {"r": dict.fromkeys(payoff_tables.METHODS[:2], value), USUAL.name: {}}}
+        for arm, found in values.items()
+        for seed, value in found.items()
+        for share in (0.05, 1.0)
+    ]
+    file.write_text(json.dumps({"readings": dict.fromkeys(values, "r"), "rows": rows}))
+    return file
+
+
+def test_gains_are_over_the_better_random_weights_seed_by_seed(tmp_path):
+    after, recipe = {2: 0.75, 0: 0.70, 1: 0.72}, {0: 0.60, 1: 0.63, 2: 0.61}
+    shape = {1: 0.71, 0: 0.66, 2: 0.76}
+    values = {payoff_final.AFTER: after, UNTRAINED: recipe, payoff_final.UNTRAINED_SHAPE: shape}
+    for other, best in ((shape, payoff_final.UNTRAINED_SHAPE), ({**shape, 2: 0.2}, UNTRAINED)):
+        values[payoff_final.UNTRAINED_SHAPE] = other
+        found = payoff_tables.aims("solar", write_results(tmp_path / "payoff.json", values))
+        assert {row["random weights"] for row in found} == {best}
+        mine, others = ([values[name][seed] for seed in range(3)] for name in (payoff_final.AFTER, best))
+        expected = [100 * value for value in stats.ttest_rel(mine, others).confidence_interval(0.95)]
+        assert {row["95 % interval"] for row in found} == {"{:.1f} to {:.1f}".format(*expected)}
+        assert found[0]["gain"] == f"{100 * (np.mean(mine) - np.mean(others)):+.1f}"
+        assert len(found) == 5  # fine-tuning has no aim with all labels
+    values[payoff_final.UNTRAINED_SHAPE] = {0: 0.5, 1: 0.5}  # under way
+    waiting = payoff_tables.aims("solar", write_results(tmp_path / "payoff.json", values))
+    assert waiting == [{"Result": "not yet run: `python -m experiments.payoff_final`"}]
+
+
+@pytest.mark.parametrize(
+    ("gains", "reached", "above"),
+    [((0.01, 0.02, 0.03), True, False), ((0.02, 0.021, 0.022), True, True), ((-0.02, -0.021, -0.022), False, False)],
+)
+def test_only_an_interval_without_zero_is_above_random_weights(gains, reached, above, tmp_path):
+    values = {
+        payoff_final.AFTER: {seed: 0.6 + gain for seed, gain in enumerate(gains)},
+        UNTRAINED: dict.fromkeys(range(3), 0.6),
+    }
+    row = payoff_tables.aims("solar", write_results(tmp_path / "payoff.json", values))[0]
+    assert (row["reached"], row["above random weights"]) == (reached, above)
+
+
+def test_the_target_writes_the_page_after_the_runs():
+    (lines,) = re.findall(r"^payoff:.*\n((?:\t.+\n)+)", (ROOT / "Makefile").read_text(), re.M)
+    modules = re.findall(r"-m (\S+)", lines)
+    assert modules == ["experiments.payoff", "experiments.payoff_final", "benchmarks.pages"]
+
+
+def test_the_hours_of_the_comparison_are_those_of_its_runs(tmp_path):
     options = argparse.Namespace(photographs=["natural"], fractions=[0.02, 1.0], seeds=[0], jobs=2, output="none.json")
-    starts = payoff_final.starts_of(CHOSEN["chosen"], "")
+    starts = payoff_final.starts_of(search_of(tmp_path))
     text = payoff_final.plan(starts, options)
     assert "1 of 1 shares" in text  # 2 % of 2,064 crops lack some of 43 classes
     alone = {name: start for name, start in starts.items() if name == UNTRAINED}

@@ -122,6 +122,13 @@ def test_a_share_that_leaves_nothing_and_a_seed_that_is_none_are_named(tmp_path,
 # Models that cannot be shown.
 
 
+def test_a_model_of_values_that_answers_on_the_scale_of_training_is_refused(tmp_path):
+    scale = {"label_mean": [5.0] * 5, "label_std": [2.0] * 5}
+    folder = save_classifier(tmp_path / "model", problem_type="regression", **scale)
+    said = message_of(lambda: Classifier(str(folder)))
+    assert said.startswith(f"`MODEL` or `--classifier` (={folder}) must be of a finished run: ") and "\n" not in said
+
+
 def test_another_kind_of_model_is_named(tmp_path):
     classifier, pretrained = save_classifier(tmp_path / "classifier"), save_pretrained(tmp_path / "pretrained")
     encoder = tmp_path / "encoder"

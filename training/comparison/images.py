@@ -1,6 +1,7 @@
 """The labelled images of a comparison: those whose labels are drawn, and those that every start is compared on."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
@@ -22,6 +23,7 @@ from training.settings.data import FILE_BUILDERS
 from training.settings.labels import SINGLE_LABEL
 
 FEW = 20  # held-out images of a class: with fewer, an interval of theirs is rough
+MOST_NAMED = 8
 
 
 class Labelled(NamedTuple):
@@ -137,14 +139,20 @@ def of_classes_with_images(
     check("eval_split", data.eval_split or f"{data.train_val_split:g} of it", (held_out > 0).sum() > 1, rule)
     if len(known) < len(names):
         print(f"Left out: {len(names) - len(known):,} classes without an image.", flush=True)
-    few = [f"{names[label]} ({held_out[label]})" for label in known if held_out[label] < FEW]
-    if few:
-        more = ", ..." if len(few) > 8 else ""
-        print(f"Few held-out images, so that intervals are rough: {', '.join(few[:8])}{more}", flush=True)
+    note = few_held_out([names[label] for label in known], held_out[known].tolist())
+    if note is not None:
+        print(note, flush=True)
     numbers = {int(label): number for number, label in enumerate(known)}
     feature = ClassLabel(names=[names[label] for label in known])
     parts = [renumbered(part, numbers, feature) for part in (train, test)]
     return parts[0], parts[1]
+
+
+def few_held_out(names: Sequence[str], counts: Sequence[int]) -> str | None:
+    """A note on the classes that have few held-out images; None if there are none."""
+    few = [f"{name} ({count})" for name, count in zip(names, counts, strict=True) if count < FEW]
+    more = ", ..." if len(few) > MOST_NAMED else ""
+    return f"Few held-out images, so that intervals are rough: {', '.join(few[:MOST_NAMED])}{more}" if few else None
 
 
 def renumbered(rows: Dataset, numbers: dict[int, int], feature: ClassLabel) -> Dataset:

@@ -8,6 +8,7 @@ import numpy as np
 
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 10_000
+FEWEST = 5  # images of a class: fewer, drawn with replacement, do not show how much others would differ
 MOST_DRAWN = 10_000_000  # indices in memory at a time
 
 
@@ -95,17 +96,25 @@ def claim(found: Difference, name: str, other: str, interval: str = "95 % interv
     return f"{name} is ahead of {other} by {gain:.1f} points of balanced accuracy ({interval} {low:.1f} to {high:.1f})"
 
 
+def is_claimable(labels: np.ndarray) -> bool:
+    """Whether there are enough images of each class for an interval to mean something."""
+    return bool(np.unique(labels, return_counts=True)[1].min() >= FEWEST)
+
+
 def sentence(labels: np.ndarray, answers: Mapping[str, np.ndarray], reference: str, condition: str) -> str:
     """One sentence: whether the best start is ahead of the reference, and of the second best.
 
     Which starts these are is chosen by the same images. Therefore each interval is as wide as it takes for those of all
-    pairs of starts to hold together with a confidence of 95 % (Bonferroni).
+    pairs of starts to hold together with a confidence of 95 % (Bonferroni). With fewer than `FEWEST` images of a class,
+    it says that there is nothing to say.
 
     Args:
         labels: classes of the held-out images `(N,)`.
         answers: of each start, the predicted classes `(S, N)`.
         condition: how the classifiers were trained; the sentence begins with it.
     """
+    if not is_claimable(labels):
+        return f"{condition}, nothing can be said: of some class, fewer than {FEWEST} images are held out."
     means = {name: balanced_mean(labels, (found == labels).mean(axis=0)) for name, found in answers.items()}
     best, second = sorted(means, key=lambda name: -means[name])[:2]
     pairs = list(combinations(answers, 2))

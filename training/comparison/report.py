@@ -8,7 +8,8 @@ import numpy as np
 
 from conversion.files import write_json, write_text
 from training.comparison.drawing import draw
-from training.comparison.intervals import balanced_mean, difference, sentence
+from training.comparison.images import few_held_out
+from training.comparison.intervals import FEWEST, balanced_mean, difference, is_claimable, sentence
 from training.comparison.runs import METHODS, PIXELS, Case, Comparison, by_seed
 from training.comparison.starts import Start
 from training.comparison.summary import FINETUNED, Scores, save_plot, summarise, table
@@ -141,22 +142,23 @@ def page(
         lines += ["", f"## {name.capitalize()} in %", "", table(summary)]
     images, seeds = comparison.images, comparison.settings.budget.seeds
     over = "the held-out images and of the seeds" if len(seeds) > 1 else "the held-out images, not of the one seed"
-    jobs = comparison.settings.run.jobs
+    jobs, labels = comparison.settings.run.jobs, np.array(images.test["label"][:])
     lines += ["", MEASURED.format(held_out=images.held_out, train=len(images.train), classes=len(images.names))]
+    few = few_held_out(images.names, np.bincount(labels, minlength=len(images.names)).tolist())
+    lines += ["", f"{few}."] if few is not None else []
     lines += ["", f"Mean and standard deviation of the seeds {', '.join(map(str, seeds))}. {SEED}"]
-    lines += ["", f"## Differences, {primary_first(comparison)[0]}", "", *difference_table(pairs)]
+    lines += ["", f"## Differences, {primary_first(comparison)[0]}", "", *difference_table(pairs, is_claimable(labels))]
     lines += ["", INTERVALS.format(over=over), "", "## Time", "", *time_table(costs), "", TIME.format(jobs=jobs)]
     return "\n".join(lines) + "\n"
 
 
-def difference_table(pairs: list[dict[str, Any]]) -> list[str]:
+def difference_table(pairs: list[dict[str, Any]], has_intervals: bool) -> list[str]:
     """A row for each difference, in points of balanced accuracy."""
     lines = ["| labels | | points | 95 % interval |", "|---:|---|---:|---:|"]
     for pair in pairs:
         gain, low, high = (f"{100 * pair[name]:+.1f}" for name in ("gain", "low", "high"))
-        lines.append(
-            f"| {100 * pair['share']:g}% | {pair['start']} minus {pair['reference']} | {gain} | {low} to {high} |"
-        )
+        interval = f"{low} to {high}" if has_intervals else f"not known: of some class, fewer than {FEWEST} images"
+        lines.append(f"| {100 * pair['share']:g}% | {pair['start']} minus {pair['reference']} | {gain} | {interval} |")
     return lines
 
 

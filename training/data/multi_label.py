@@ -13,9 +13,10 @@ from datasets import Dataset
 
 from training.data.folders.listing import show
 from training.data.folders.splits import shorten
-from training.data.labels import check_labels, class_values, label_mapping
+from training.data.labels import check_labels, class_feature, class_names, class_values, label_mapping
 from training.data.rows import numbers, refuse_rows
 from training.data.sources import Source, values_of
+from training.settings.checks import check
 
 MOST_CLASSES = 12  # that are printed
 
@@ -25,6 +26,7 @@ def check_lists(source: Source, image_column: str, column: str, classes: list[st
 
     The lists of a stream are checked when they are read.
     """
+    refuse_indicator_lists(source, column, classes)
     if isinstance(source, Dataset):
         missing = np.asarray(values_of(source, column).is_null())
         refuse_rows(source, image_column, column, missing, "be a list, empty for an image without a class")
@@ -39,6 +41,23 @@ def check_lists(source: Source, image_column: str, column: str, classes: list[st
         twice = np.zeros(len(source), bool)
         twice[distinct[counts > 1] // max(len(classes), 1)] = True
         refuse_rows(source, image_column, column, twice, "name each class of an image once")
+
+
+def refuse_indicator_lists(source: Source, column: str, classes: list[str]) -> None:
+    """Raise if each list seems to say of all classes whether an image has them: [0, 1, 0] instead of [1].
+
+    Such are lists of booleans and, unless in a stream, lists of the same number of 0 and 1 each. Where it is two, they
+    could be the classes 0 and 1 of a model that has others.
+    """
+    dtype = str(getattr(class_feature(source, column), "dtype", ""))
+    rule = "list the classes that an image has, such as [1]; 0 and 1 for each class take a column for each of them"
+    check("label_column", column, dtype != "bool", f"{rule}; it holds lists of booleans")
+    if not isinstance(source, Dataset) or not dtype.startswith(("int", "uint")) or class_names(source, column):
+        return
+    lengths = pc.unique(pc.list_value_length(values_of(source, column)).drop_null()).to_pylist()
+    if len(lengths) == 1 and (lengths[0] > 2 or lengths[0] == len(classes) == 2):
+        bits = set(pc.unique(class_values(source, column)).to_pylist()) <= {0, 1}
+        check("label_column", column, not bits, f"{rule}; each of its lists holds {lengths[0]} numbers that are 0 or 1")
 
 
 def classes_of_images(source: Dataset, column: str) -> tuple[np.ndarray, pa.ChunkedArray]:

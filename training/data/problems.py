@@ -8,7 +8,7 @@ from transformers import PreTrainedConfig
 
 from training.console.errors import is_first_process
 from training.data.label_readers import ClassListReader, ClassReader, IndicatorReader, LabelReader, ValueReader
-from training.data.labels import check_labels, class_list, holds_lists, label_mapping, resolve_labels
+from training.data.labels import check_labels, class_list, holds_lists, holds_strings, label_mapping, resolve_labels
 from training.data.multi_label import check_indicators, check_lists, count_indicators, count_lists
 from training.data.problem_type import kind_of, problem_type_of
 from training.data.regression import check_values, value_notes
@@ -19,6 +19,8 @@ from training.data.value_scale import Scale
 from training.settings.checks import check
 from training.settings.data import FinetuneDataSettings, LabelledDataSettings
 from training.settings.labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+
+MANY_OF = 4  # one in so many class names
 
 
 class Problem(NamedTuple):
@@ -34,6 +36,8 @@ def find_problem(data: FinetuneDataSettings, num_labels: int | None) -> Problem:
     kind = problem_type_of(found.source, columns, data.problem_type, found.notes)
     if kind == SINGLE_LABEL or (kind == MULTI_LABEL and is_list(found.source, columns)):
         names = resolve_labels(found.source, columns[0], num_labels, found.notes)
+        if kind == SINGLE_LABEL and is_first_process():
+            tell_of_joined_names(found.source, columns[0], names)
     else:
         names, rule = columns, f"be {len(columns)}, the label columns, for {kind}"
         check("num_labels", num_labels, num_labels in (None, len(columns)), rule)
@@ -41,6 +45,15 @@ def find_problem(data: FinetuneDataSettings, num_labels: int | None) -> Problem:
         held = ", ".join(f"`{name}` holds {kind_of(features_of(found.source)[name])}" for name in columns[:3])
         print(f"Problem type: {kind}, as {held}{', ...' if len(columns) > 3 else ''}.", flush=True)
     return Problem(kind, names)
+
+
+def tell_of_joined_names(source: Source, column: str, names: Sequence[str]) -> None:
+    """Print a note if many of the names in a column of texts seem to be several classes each, such as "cat;dog"."""
+    joined = [name for name in names if name.startswith("[") or set(name) & set(";|")]
+    if holds_strings(source, column) and MANY_OF * len(joined) >= len(names):
+        found = f"{len(joined):,} of {len(names):,} class names in `{column}` look like several classes: {joined[0]!r}"
+        form = "a column of 0 and 1 for each class, or a column of lists in metadata.jsonl or parquet files"
+        print(f"{found}. If they are, --problem_type multi_label_classification takes {form}.", flush=True)
 
 
 def is_list(source: Source, columns: Sequence[str]) -> bool:

@@ -1,6 +1,7 @@
 """Images with values: columns of numbers, checked, and the scale on which they are trained."""
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,7 +15,8 @@ from training.data.value_scale import Scale
 from training.settings.checks import check
 
 OF_STREAM = 10_000  # examples at the beginning of a stream that its scale is measured on
-DIGITS = 6  # of the scale: the last digits of a mean can differ from machine to machine
+DIGITS = 6  # of a deviation: the last digits of a mean can differ from machine to machine
+LEAST_STEPS = 100  # of float32, in which stored models answer, that a deviation has to be
 
 
 def check_values(source: Source, image_column: str, columns: Sequence[str]) -> None:
@@ -28,17 +30,21 @@ def check_values(source: Source, image_column: str, columns: Sequence[str]) -> N
 def scale_of(source: Source, columns: Sequence[str]) -> Scale:
     """The mean and standard deviation of each column; of a stream, of its first `OF_STREAM` examples.
 
-    Raises a `ValueError` if a column has one value only.
+    Raises a `ValueError` if a column has one value only, or if float32 rounds its values to a few.
     """
     if isinstance(source, Dataset):
         values = np.stack([numbers(source, column) for column in columns], axis=1)
     else:
         values = first_values(source, columns)
     mean, std = values.mean(axis=0), values.std(axis=0)
-    for column, deviation, value in zip(columns, std, values[0], strict=True):
+    steps = np.finfo(np.float32).eps * np.abs(values).max(axis=0)
+    for column, middle, deviation, step, value in zip(columns, mean, std, steps, values[0], strict=True):
         rule = f"differ between images to be learnt, but is {value:.6g} in all {len(values):,} of them"
         check(column, value.item(), deviation > 0, rule)
-    return Scale(rounded(mean), rounded(std))
+        rule = f"spread more for its size: models answer in float32, in steps of up to {step:.2g} here, and the "
+        rule += f"standard deviation is {deviation:.2g}. Subtract an offset from the column, such as {middle:.0f}"
+        check(column, value.item(), deviation >= LEAST_STEPS * step, rule)
+    return rounded(mean, std)
 
 
 def first_values(source: Any, columns: Sequence[str]) -> np.ndarray:
@@ -52,9 +58,11 @@ def first_values(source: Any, columns: Sequence[str]) -> np.ndarray:
     return np.array(found, np.float64)
 
 
-def rounded(values: np.ndarray) -> list[float]:
-    """Numbers with `DIGITS` digits."""
-    return [float(f"{value:.{DIGITS}g}") for value in values.tolist()]
+def rounded(mean: np.ndarray, std: np.ndarray) -> Scale:
+    """Deviations with `DIGITS` digits, and means to the same decimal places, however large they are."""
+    places = [DIGITS - 1 - math.floor(math.log10(deviation)) for deviation in std.tolist()]
+    means, deviations = ([round(*pair) for pair in zip(of.tolist(), places, strict=True)] for of in (mean, std))
+    return Scale(means, deviations)
 
 
 def value_notes(source: Dataset, columns: Sequence[str]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard
 
 from training.data.detection.coco import LAYOUTS, coco_files, coco_rows
-from training.data.detection.metadata import refuse_mixed_classes, with_whole_paths
+from training.data.detection.metadata import refuse_mixed_classes, refuse_mixed_masks, with_whole_paths
 from training.data.folders.listing import Listing, is_current, left_out, list_folder, not_images, refuse_mixture
 from training.data.folders.masks import mask_rows, with_documents
 from training.data.folders.rows import array_rows, image_rows, metadata_of, refuse_twice_named, split_at, stored_rows
@@ -195,6 +195,7 @@ def load_described(data: DataSettings, listing: Listing, split: str, files: list
     except ValueError:
         if isinstance(data, ObjectsDataSettings):
             refuse_mixed_classes(listing.root, files, data.objects_column)
+            refuse_mixed_masks(listing.root, files, data.objects_column)
         raise
     if isinstance(data, ObjectsDataSettings):
         refuse_twice_named(listing.root, files)

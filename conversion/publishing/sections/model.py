@@ -10,6 +10,7 @@ from conversion.families import CONVMAE, CONVNEXT_V1, Family, family_of
 from conversion.files import read_json
 from conversion.image_processor import DEFAULT_SIZE, height_and_width
 from conversion.model_folder import PROCESSOR, parameter_sizes, read_config
+from conversion.publishing.wording import format_name
 from conversion.segmenters import SEGMENTERS, Segmenter
 from hf_convnextv2.images import MODES, background_color
 
@@ -66,8 +67,8 @@ class ModelSection:
 
     @property
     def labels(self) -> list[str]:
-        """The names of the classes."""
-        return list((self.config.id2label or {}).values())
+        """The names of the classes, in Markdown."""
+        return [format_name(name) for name in (self.config.id2label or {}).values()]
 
     @property
     def is_multi_label(self) -> bool:

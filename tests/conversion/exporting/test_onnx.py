@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import warnings
 
 import numpy as np
@@ -27,6 +28,8 @@ from hf_convnextv2 import (
 )
 from tests.conversion.exporting.conftest import photographed
 from tests.conversion.exporting.onnx_session import outputs_of
+from tests.photographs import save_turned
+from tests.readme import blocks
 from tests.small_models import (
     assert_close,
     awake,
@@ -145,6 +148,26 @@ def test_what_was_found_is_noted_for_programs_and_for_people(exported):
     for found in noted.files.values():
         assert f"{found.largest_difference:.1e}" in text and f"`{found.file}`" in text
     assert "36 images" in text and not re.search(r"None(?!, )|\{\{|\{%|/tmp/", text)
+
+
+@torch.no_grad()
+def test_the_readme_runs_the_file_on_a_photograph_of_a_phone(tmp_path, exported, monkeypatch):
+    """It lies on its side in the file, and its EXIF data say so."""
+    folder = shutil.copytree(exported.folder, tmp_path / "onnx")
+    picture = save_turned(Image.open(exported.images[0]), folder / "photo.jpg")
+    monkeypatch.chdir(folder)
+    (code,) = (block.text for block in blocks(folder / "README.md") if block.language == "python")
+    names: dict = {}
+    exec(code, names)
+    stock = transformers.ConvNextV2ForImageClassification.from_pretrained(exported.model)
+    processor = AutoImageProcessor.from_pretrained(exported.model)
+    expected, lying = (
+        stock(processor(image, return_tensors="pt").pixel_values).logits
+        for image in (picture, Image.open(folder / "photo.jpg"))
+    )
+    found = torch.from_numpy(names["outputs"][0])
+    assert_close(found, expected)
+    assert difference(lying, expected) > 0.01  # the control
 
 
 # --- Half precision ---------------------------------------------------------------------------------------------------

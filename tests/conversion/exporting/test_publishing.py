@@ -14,7 +14,7 @@ from conversion.publishing.onnx_files import settings_of_transformers_js
 from conversion.publishing.publication import Publication
 from conversion.publishing.staging import is_ours, stage
 from hf_convnextv2 import ConvNextV2ForImageClassification
-from tests.photographs import message_of
+from tests.photographs import message_of, save_turned
 from tests.readme import blocks
 from tests.small_models import assert_close
 
@@ -35,16 +35,14 @@ def test_the_files_lie_where_transformers_js_looks(tmp_path, exported):
 def test_the_card_runs_the_file_in_onnx_runtime(tmp_path, exported, monkeypatch):
     (tmp_path / "me").mkdir()
     staged = stage(exported.model, tmp_path / "me/name", Publication("me/name", onnx=exported.folder))
-    shutil.copy(exported.images[0], tmp_path / "photo.jpg")
+    picture = save_turned(Image.open(exported.images[0]), tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repo_id, name: str(staged / name))
     found = {block.language: block.text for block in blocks(staged / "README.md") if block.heading == "ONNX"}
     names: dict = {}
     exec(found["python"], names)
     model = transformers.ConvNextV2ForImageClassification.from_pretrained(exported.model)
-    pixel_values = AutoImageProcessor.from_pretrained(exported.model)(
-        Image.open(exported.images[0]).convert("RGB"), return_tensors="pt"
-    ).pixel_values
+    pixel_values = AutoImageProcessor.from_pretrained(exported.model)(picture, return_tensors="pt").pixel_values
     assert_close(torch.from_numpy(names["outputs"][0]), model(pixel_values).logits)
     assert 'pipeline("image-classification", "me/name", { dtype: "fp32" })' in found["js"]
     assert "`q8` for int8" in (staged / "README.md").read_text()

@@ -35,6 +35,10 @@ def folder(tmp_path_factory):
     create_detector(detection, ["disc", "rectangle"]).save_pretrained(root / "detector")
     several = small_config(hidden_sizes=[8, 16], depths=[1, 1], problem_type="multi_label_classification")
     ConvNextV2ForImageClassification(several).save_pretrained(root / "several")
+    values = small_config(hidden_sizes=[8, 16], depths=[1, 1], problem_type="regression")
+    ConvNextV2ForImageClassification(values).save_pretrained(root / "values")
+    values.label_mean, values.label_std = [5.0, 6.0], [2.0, 3.0]
+    ConvNextV2ForImageClassification(values).save_pretrained(root / "unfinished")
     for name, count in (("one", 1), ("many", 8)):
         (root / name).mkdir()
         for number in range(count):
@@ -108,6 +112,18 @@ REFUSED = {
         ("several", "out", "--dtype", "float16", "--validation_dataset", "many"),
         "must be left out for classification with several: only classifiers that give an image one class",
     ),
+    "values of an unfinished run": (
+        ("unfinished", "out"),
+        "`model` (=unfinished) must be of a finished run: its config.json has `label_mean` and `label_std`",
+    ),
+    "values in bfloat16": (
+        ("values", "out", "--format", "torch", "--dtype", "float32", "bfloat16"),
+        "`--dtype` (=bfloat16) must be float32 or float16 for regression: bfloat16 and int8 round the values",
+    ),
+    "values in int8": (
+        ("values", "out", *CALIBRATED, "many"),
+        "`--dtype` (=int8) must be float32 or float16 for regression",
+    ),
     "a number of no images": (
         ("encoder", "out", "--max_validation_images", "5"),
         "`--max_validation_images` (=5) must be at least 1, with `--validation_dataset`.",
@@ -170,6 +186,17 @@ def test_what_executorch_does_not_run_is_refused():
         precision.check_model("executorch", ["float32"], "convmae", "classification")
     with pytest.raises(ValueError, match="for reconstruction by ConvNeXt V2, which ExecuTorch"):
         precision.check_model("executorch", ["float32"], "convnextv2_fcmae", "reconstruction")
+
+
+def test_values_keep_their_digits_and_features_have_none_to_lose(folder):
+    """The controls: what is refused for the values of a model may be exported without its head."""
+    precision.check_model("onnx", ["float32", "float16"], "convnextv2", "classification", gives_values=True)
+    for name, task, gives_values in (
+        ("values", None, True),
+        ("unfinished", "features", False),
+        ("several", None, False),
+    ):
+        assert load_subject(str(folder / name), task).gives_values == gives_values
 
 
 def test_classes_that_the_model_does_not_know_are_named(folder):

@@ -3,14 +3,16 @@
 import pytest
 import torch
 import transformers
+from PIL import Image
 from torch import nn
 from transformers.exporters import ExportedModel
 
 from conversion.export import export
-from conversion.exporting.images import calibration_files
+from conversion.exporting.images import calibration_files, load_processor, prepare
 from conversion.exporting.rewriting import argsort_by_comparison, pool_by_products
+from hf_convnextv2 import create_image_processor
 from tests.conversion.exporting.conftest import photographed
-from tests.small_models import assert_close, difference
+from tests.small_models import assert_close, difference, small_config
 
 
 # Transformers' own runner, with torch 2.14.
@@ -56,3 +58,14 @@ def test_calibration_images_are_spread_over_all_that_there_are(tmp_path):
     (tmp_path / "notes.txt").touch()
     assert [file.name for file in calibration_files(tmp_path, 4)] == ["00.png", "13.png", "26.png", "39.png"]
     assert len(calibration_files(tmp_path, 100)) == 40
+
+
+def test_transparent_images_lie_on_the_background_of_training(tmp_path):
+    """What calibrates and measures is prepared as training prepared it. Without a background, that is white."""
+    Image.new("RGBA", (64, 64), (9, 9, 9, 0)).save(tmp_path / "0.png")
+    for background, expected in (("black", (0, 0, 0)), ("0,255,0", (0, 1, 0)), (None, (1, 1, 1))):
+        own = {} if background is None else {"background": background}
+        processor = create_image_processor(small_config(), image_mean=[0] * 3, image_std=[1] * 3, **own)
+        processor.save_pretrained(tmp_path)
+        (picture,) = prepare(tmp_path / "0.png", load_processor(str(tmp_path), None), 3, "--calibration_images")
+        assert picture.mean(dim=(1, 2)).tolist() == picture.amax(dim=(1, 2)).tolist() == pytest.approx(expected)

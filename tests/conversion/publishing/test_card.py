@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from huggingface_hub import ModelCard, metadata_load
 from PIL import Image
+from transformers import AutoImageProcessor
 
 from conversion.convert import main as convert
 from conversion.publishing import hub_ids
@@ -31,6 +33,7 @@ from hf_convnextv2 import (
     ConvNextV2Model,
     create_image_processor,
 )
+from tests.photographs import save_turned
 from tests.small_models import SMALL_CONVMAE, small_config, small_fcmae_config
 from training.run.output import OutputFolder
 from training.settings.scripts import FinetuneSettings, PretrainSettings, TrainingSettings
@@ -193,6 +196,20 @@ def test_the_code_in_the_card_runs(tmp_path, monkeypatch, capsys, save, task, re
         assert namespace["reconstructed"].shape == (1, num_channels, 32, 32)
     else:
         assert re.search("cat|dog", capsys.readouterr().out)
+
+
+def test_the_code_in_the_card_of_a_pretraining_turns_photographs(tmp_path, monkeypatch):
+    save_pretraining(tmp_path / "run", Settings(), {})
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
+    upright = save_turned(picture, tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {}
+    exec(python_code((tmp_path / "run/README.md").read_text()), namespace)
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "run")
+    expected, lying = (
+        processor(image, return_tensors="pt").pixel_values for image in (upright, Image.open("photo.jpg"))
+    )
+    assert torch.equal(namespace["pixel_values"], expected) and not torch.equal(lying, expected)
 
 
 def test_a_card_says_what_views_and_teacher_there_were(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """A segmentation model is published whole, with its own card, and loads in stock; a damaged one is refused."""
 
+import csv
 import json
 
 import pytest
@@ -33,6 +34,24 @@ def test_a_card_says_task_classes_and_figures(folder, capsys):
     assert 'pipeline("image-segmentation", model="me/zones")' in card
     assert "| mean IoU, evaluation images | 0.5 |" in card and "| pixel accuracy, evaluation images | 0.75 |" in card
     assert "preprocessor_config.json" in capsys.readouterr().out
+
+
+def test_names_of_classes_are_text_in_one_line_of_the_card(folder):
+    """In the prose as in the table: neither HTML nor a line break that would begin a heading."""
+    config = json.loads((folder / "config.json").read_text())
+    names = ["<b>sky", "tree\n# or bush", "sea"]
+    config["id2label"] = dict(enumerate(names))
+    config["label2id"] = {name: number for number, name in enumerate(names)}
+    (folder / "config.json").write_text(json.dumps(config))
+    with (folder / "eval_per_class.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["class", "pixels", "iou", "precision", "recall"])
+        table.writerows([name, 5, 0.5, 0.5, 0.5] for name in names)
+    publish(folder, "me/zones", dry_run=True)
+    card = (folder / "README.md").read_text()
+    assert "3 classes: &lt;b>sky, tree # or bush, sea." in card
+    assert "| &lt;b>sky | 5 |" in card and "| tree # or bush | 5 |" in card
+    assert "<b>" not in card and "\n# or bush" not in card
 
 
 def test_weights_that_do_not_fit_the_configuration_are_refused_by_name(folder):

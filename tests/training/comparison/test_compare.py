@@ -166,6 +166,18 @@ def test_shuffled_labels_have_no_winner(settings, launched, images, tmp_path):
         assert "neither FCMAE nor random weights" in said or "neither random weights nor FCMAE" in said
 
 
+def test_the_report_of_a_few_held_out_images_names_them_and_claims_nothing(settings, launched, images, tmp_path):
+    for number in range(7):
+        (images / f"test/coffee/{number}.jpg").unlink()
+    said = compare.main(settings(methods=["linear_probe"], label_shares=[1.0]))
+    report = (tmp_path / "compare/README.md").read_text()
+    assert "nothing can be said: of some class, fewer than 5 images are held out." in said and "ahead" not in said
+    assert "so that intervals are rough: astronaut (10), chelsea (10), coffee (3)." in report
+    assert (
+        "| not known: of some class, fewer than 5 images |" in report and " to " not in report.split("| 100% |")[1][:99]
+    )
+
+
 def test_the_dry_run_has_all_runs_and_their_time_and_writes_nothing(settings, monkeypatch, tmp_path):
     measured = []
 

@@ -119,3 +119,16 @@ def test_the_intervals_of_more_starts_are_wider():
     assert f"{expected[0]} points" in said and f"{expected[1]} to {expected[2]}" in said and "of one seed" in said
     plain = difference(LABELS, found["B"], found["C"])
     assert expected[2] - expected[1] > 100 * (plain.high - plain.low) * 1.1
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_nothing_is_claimed_from_a_few_images_of_a_class(seeds):
+    """Their bootstrap is certain: all that it can draw is what happens to be there."""
+    for count, is_enough in ((1, False), (4, False), (5, True)):
+        labels = np.array([0] * 30 + [1] * count)
+        found = {"random weights": np.zeros((seeds, len(labels)), int), "A": labels[None].repeat(seeds, 0)}
+        said = sentence(labels, found, "random weights", "Tried")
+        assert difference(labels, found["A"], found["random weights"]) == pytest.approx((0.5, 0.5, 0.5))
+        assert ("A is ahead of random weights by 50.0 points" in said) == is_enough
+        nothing = "Tried, nothing can be said: of some class, fewer than 5 images are held out."
+        assert (said == nothing) == (not is_enough)

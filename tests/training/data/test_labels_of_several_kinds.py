@@ -137,6 +137,59 @@ def test_a_wrong_list_of_classes_is_named_before_training(values, feature, messa
 
 
 @pytest.mark.parametrize(
+    ("values", "feature", "count", "held"),
+    [
+        ([[0, 1], [1, 0], [0, 1]], NUMBERS, 2, "each of its lists holds 2 numbers that are 0 or 1."),
+        ([[0, 1, 0], [1, 1, 0], [0, 0, 0]], List(Value("uint8"), length=3), 2, "each of its lists holds 3 numbers"),
+        ([[False, True], [True]], List(Value("bool")), 2, "it holds lists of booleans."),
+    ],
+)
+def test_lists_of_0_and_1_for_each_class_are_told_from_lists_of_classes(values, feature, count, held):
+    data, config = settings("unused", label_column="label"), config_for(MULTI, [f"LABEL_{i}" for i in range(count)])
+    message = message_of(lambda: check_problem(data, rows("label", values, feature), config, "train"))
+    rule = "list the classes that an image has, such as [1]; 0 and 1 for each class take a column for each of them"
+    assert message.startswith(f"`label_column` (=label) must {rule}; {held}")
+    if "booleans" in held:
+        stream = rows("label", values, feature).to_iterable_dataset()
+        assert message == message_of(lambda: check_problem(data, stream, config, "train"))
+
+
+@pytest.mark.parametrize(
+    ("values", "feature", "count"),
+    [
+        ([[0], [1], [1]], NUMBERS, 2),
+        ([[0, 1], [1], []], NUMBERS, 2),
+        ([[0, 1], [1, 0]], NUMBERS, 5),  # images that have both of five classes
+        ([[0, 1], [2, 1]], NUMBERS, 3),
+        ([[0, 1], [1, 0]], List(ClassLabel(names=["LABEL_0", "LABEL_1"])), 2),
+    ],
+)
+def test_lists_of_the_classes_0_and_1_are_lists_of_classes(values, feature, count):
+    data, config = settings("unused", label_column="label"), config_for(MULTI, [f"LABEL_{i}" for i in range(count)])
+    check_problem(data, rows("label", values, feature), config, "train")
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (["cat;dog", "cat", "dog", "cat|dog"], "2 of 4 class names in `label` look like several classes: 'cat;dog'."),
+        (["[cat,dog]", "[cat]", "[]", "[]"], "3 of 3 class names in `label` look like several classes: '[]'."),
+        (["cat", "dog", "tabby|cat", "bird", "cow"], None),
+        (["cat", "dog", "a [rare] one", "bird"], None),
+    ],
+)
+def test_a_column_of_texts_that_are_several_classes_each_is_told(labels, told, tmp_path, capsys):
+    folder = write_label_folder(tmp_path / "images", {"train": len(labels)}, "csv")
+    table = "".join(f'{number}.png,"{label}"\n' for number, label in enumerate(labels))
+    (folder / "train/metadata.csv").write_text(f"file_name,label\n{table}")
+    assert find_problem(settings(folder), None) == ("single_label_classification", sorted(set(labels)))
+    form = "--problem_type multi_label_classification takes a column of 0 and 1 for each class, or a column of lists"
+    printed = capsys.readouterr().out
+    assert (f"{told} If they are, {form}" in printed) == (told is not None)
+    assert ("several classes" in printed) == (told is not None)
+
+
+@pytest.mark.parametrize(
     ("values", "feature", "held"),
     [
         ([0, 2, 1], Value("int64"), "2"),
@@ -164,6 +217,28 @@ def test_a_value_that_is_no_number_is_named(bad):
 def test_values_that_do_not_differ_cannot_be_learnt():
     message = message_of(lambda: scale_of(rows("price", [3.0, 3.0], Value("float64")), ["price"]))
     assert message == "`price` (=3.0) must differ between images to be learnt, but is 3 in all 2 of them."
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_values_that_float32_rounds_to_a_few_cannot_be_learnt(streaming):
+    def times(seconds):
+        source = rows("time", [1_700_000_000 + seconds * number for number in range(6)], Value("int64"))
+        return source.to_iterable_dataset() if streaming else source
+
+    message = message_of(lambda: scale_of(times(1), ["time"]))
+    assert message == (
+        "`time` (=1700000000.0) must spread more for its size: models answer in float32, in steps of up to 2e+02 here, "
+        "and the standard deviation is 1.7. Subtract an offset from the column, such as 1700000002."
+    )
+    # The control: a day between two images, whose mean is kept to the digits of the deviation, 147,555 s.
+    config, data = config_for(REGRESSION, ["time"]), settings("unused", label_column="time", problem_type=REGRESSION)
+    scale = scale_of(times(86_400), ["time"])
+    assert scale.mean == [1_700_216_000.0] and scale.std == pytest.approx([86_400 * np.std(range(6))], rel=1e-5)
+    note_scale(config, scale)
+    reader = label_reader(data, times(86_400), config)
+    standardised = torch.tensor([float(reader(row)) for row in times(86_400)])
+    assert standardised.mean().item() == pytest.approx(0, abs=1e-6)
+    assert (standardised.diff() > 0.5).all()
 
 
 @pytest.mark.parametrize(

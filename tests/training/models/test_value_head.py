@@ -104,4 +104,8 @@ def test_a_classifier_keeps_its_head_whatever_its_classes_are_called(capsys):
 
 
 def test_the_scale_is_rounded_so_that_another_machine_finds_the_same():
-    assert rounded(np.array([1234567.891, 0.000123456789])) == [1234570.0, 0.000123457]
+    found = rounded(
+        np.array([9.87654321, 1234567.891, 1700000002.51]), np.array([0.000123456789, 1234567.891, 4567.891])
+    )
+    assert found.std == [0.000123457, 1234570.0, 4567.89]
+    assert found.mean == [9.876543210, 1234570.0, 1700000002.51]  # to the places of the deviation

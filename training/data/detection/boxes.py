@@ -18,19 +18,25 @@ def read_boxes(values: Sequence[Any], box_format: str, size: tuple[int, int], na
     Raises:
         BadObjectsError: if a box is no box, is empty, or lies outside the image.
     """
-    corners = [corners_of(value, box_format, size, f"object {i} of {name}") for i, value in enumerate(values)]
+    boxes = [f"the box {shown(value)} of object {i} of {name}" for i, value in enumerate(values)]
+    numbers = [four_numbers(value, box) for value, box in zip(values, boxes, strict=True)]
+    most = max(map(max, numbers), default=0.0)
+    corners = [corners_of(four, box_format, size, most, box) for four, box in zip(numbers, boxes, strict=True)]
     return np.array(corners, np.float64).reshape(-1, 4)
 
 
-def corners_of(value: Any, box_format: str, size: tuple[int, int], name: str) -> list[float]:
-    """The left, top, right and bottom of a box within an image of a size `(H, W)`."""
-    box = f"the box {shown(value)} of {name}"
-    first, second, third, fourth = four_numbers(value, box)
+def corners_of(numbers: list[float], box_format: str, size: tuple[int, int], most: float, box: str) -> list[float]:
+    """The left, top, right and bottom of a box within an image of a size `(H, W)`, from its four numbers.
+
+    `most` is the largest number in all boxes of the image.
+    """
+    first, second, third, fourth = numbers
     right, bottom = (first + third, second + fourth) if box_format == "xywh" else (third, fourth)
     refuse_empty(right - first, bottom - second, box_format, box)
-    if max(first, second, third, fourth) <= 1 < min(size):
+    is_corner = most > 1 and all(map(float.is_integer, numbers))  # one of the first pixels
+    if max(numbers) <= 1 < min(size) and not is_corner:
         raise BadObjectsError(f"{box} must be in pixels, but its numbers are shares of the image: multiply them.")
-    refuse_outside((first, second, right, bottom), value, box_format, size, box)
+    refuse_outside((first, second, right, bottom), numbers, box_format, size, box)
     height, width = size
     clipped = [max(first, 0.0), max(second, 0.0), min(right, width), min(bottom, height)]
     left, top, right, bottom = np.array(clipped, np.float32)  # as the model gets them
@@ -69,14 +75,14 @@ def refuse_empty(width: float, height: float, box_format: str, box: str) -> None
 
 
 def refuse_outside(
-    corners: tuple[float, float, float, float], value: Any, box_format: str, size: tuple[int, int], box: str
+    corners: tuple[float, float, float, float], numbers: list[float], box_format: str, size: tuple[int, int], box: str
 ) -> None:
     """Raise if a box reaches further out of the image than by rounding."""
     (left, top, right, bottom), (height, width) = corners, size
     across, down = max(-left, right - width), max(-top, bottom - height)
     if across <= most_outside(width) and down <= most_outside(height):
         return
-    fits = box_format == "xywh" and left < value[2] <= width and top < value[3] <= height
+    fits = box_format == "xywh" and left < numbers[2] <= width and top < numbers[3] <= height
     hint = " As corners it would lie inside: `--box_format xyxy`?" if fits else ""
     raise BadObjectsError(
         f"{box} reaches {max(across, down):g} pixels out of the image, which has {width} x {height} pixels after "

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, LargeList, List
 
 from training.data.detection.columns import KEYS
+from training.data.detection.mask_files import flat
 from training.data.folders.masks import names_in
 from training.data.labels import unnamed_classes
 from training.data.sources import Source, features_of, find_source, values_of
@@ -105,10 +106,3 @@ def classes_in(source: Dataset, column: str) -> list[Any]:
     fields = values.type.names if pa.types.is_struct(values.type) else []
     key = next((key for key in KEYS["category"] if key in fields), None)
     return [] if key is None else pc.unique(flat(pc.struct_field(values, key))).to_pylist()
-
-
-def flat(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The values in lists, one after the other."""
-    while pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
-        values = pc.list_flatten(values)
-    return values

@@ -1,11 +1,16 @@
 """COCO's JSON files: found in a folder by their usual names, and read as rows."""
 
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute creates its functions at import, where pyright does not see them)
 import os
+import re
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 
 from conversion.files import read_json, write_json
@@ -18,6 +23,7 @@ from training.data.folders.splits import match_split, split_name
 from training.settings.checks import check
 from training.settings.data import ObjectsDataSettings
 
+READING = 2  # raised when the same files give other rows than before
 ROBOFLOW = "_annotations.coco.json"
 LAYOUTS = (
     "train/metadata.jsonl, whose lines have `file_name` and the objects; or one of COCO's JSON files: "
@@ -49,6 +55,12 @@ def split_of_word(word: str, asked: Sequence[str]) -> str | None:
         return split_name(word)
     found = match_split(word.rstrip("0123456789-_ "))
     return found.split if found is not None and found.is_exact else None
+
+
+def is_named_after(folder: str, split: str) -> bool:
+    """Whether the name of a folder holds the name of a split as one of its words: `images_val`, `val_images`."""
+    found = match_split(folder)
+    return found is not None and found.split == split
 
 
 def coco_files(listing: Listing, data: ObjectsDataSettings, asked: Sequence[str]) -> dict[str, list[str]]:
@@ -89,7 +101,19 @@ def coco_rows(listing: Listing, data: ObjectsDataSettings, split: str, asked: li
         names = parts[own].names
         rule = f"have the same classes in all splits, but {own} has {few(names)} and {name} has {few(part.names)}"
         check("dataset_name", listing.root, part.names == names, rule)
+    refuse_shared(listing.root, {name: part.paths() for name, part in parts.items()})
     return CocoRows(parts[own].open(), parts[own].problems, parts[own].notes)
+
+
+def refuse_shared(root: str, images: dict[str, set[str]]) -> None:
+    """Raise if two splits have an image in common; `images` are the paths of those of each split."""
+    for (name, paths), (other, others) in combinations(images.items(), 2):
+        shared = sorted(os.path.relpath(path, root) for path in paths & others)
+        rule = (
+            f"have other images in each split, but {name} and {other} share {len(shared):,}: {few(shared)}. Name each "
+            f"image in one of both JSON files, and put files of the same names into folders called {name} and {other}"
+        )
+        check("dataset_name", root, not shared, rule)
 
 
 class CocoPart:
@@ -100,7 +124,7 @@ class CocoPart:
         self.path = cache_folder() / f"coco-{cache_key(listing.root, split, file, self.column)}.arrow"
         check("annotation_files", file, os.path.isfile(file), "be files that exist")
         status = os.stat(file)
-        stamp = {"size": status.st_size, "time": status.st_mtime_ns, "folders": listing.folders}
+        stamp = {"size": status.st_size, "time": status.st_mtime_ns, "folders": listing.folders, "reading": READING}
         described = read_json(self.path.with_suffix(".json")) if self.path.exists() else {}
         if described.get("stamp") != stamp:
             with Phase(f"Reading {file}"):
@@ -129,6 +153,12 @@ class CocoPart:
         problems = [f"{os.path.join(listing.root, path)}: is not there, but {told} names it" for path in missing]
         return {"names": coco.names, "notes": notes, "problems": problems}
 
+    def paths(self) -> set[str]:
+        """The full paths of the images."""
+        with pa.memory_map(str(self.path)) as file:
+            images = pa.ipc.open_stream(file).read_all()["image"]
+            return set(pc.struct_field(images, "path").to_pylist())
+
     def open(self) -> Dataset:
         return open_rows(self.path, features_with(self.names, self.column))
 
@@ -145,9 +175,11 @@ def arrow_of(objects: list[dict[str, Any]], features: Features, column: str, pat
 def folder_of_images(listing: Listing, split: str, coco: CocoFile, present: set[str]) -> str:
     """The folder that the file names start from, relative to the root: of the usual ones, that with most images."""
     beside = os.path.relpath(os.path.dirname(coco.path), listing.root)
-    named = [name for name in listing.folders if split_of_word(PurePath(name).name, [split]) == split]
-    named = [place for name in sorted(named, key=len) for place in (name, f"{name}/images")]
+    exact = [name for name in listing.folders if split_of_word(PurePath(name).name, [split]) == split]
+    alike = [name for name in listing.folders if is_named_after(PurePath(name).name, split) and name not in exact]
+    named = [place for names in (exact, alike) for name in sorted(names, key=len) for place in (name, f"{name}/images")]
     usual = ["." if beside.startswith("..") else beside, *named, "images", "."]
+    usual.sort(key=lambda name: re.search("(?i)mask|label|annot", name) is not None)  # they may have the images' names
     some = [image.file_name for image in coco.images[:: max(1, len(coco.images) // 1000)]]
     counts = {
         folder: sum(os.path.normpath(os.path.join(folder, name)) in present for name in some)

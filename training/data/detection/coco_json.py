@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from conversion.files import read_json
 from training.data.detection.columns import IMAGE_SIZE
+from training.data.folders.rows import normalized
 from training.settings.checks import check
 
 PARTS = ("images", "annotations", "categories")
@@ -37,6 +38,7 @@ def read_coco(path: str) -> CocoFile:
     content = read_json(Path(path))
     lacks = [part for part in PARTS if not is_list_of_dicts(content.get(part))]
     require(path, not lacks, f"be COCO's JSON, but it has no list of {' and of '.join(lacks)}")
+    content["categories"] = without_unused_twins(content["categories"], content["annotations"])
     images, annotations, categories = (content[part] for part in PARTS)
     for part, keys in (("images", ("id", "file_name")), ("categories", ("id", "name"))):
         for key in keys:
@@ -44,7 +46,8 @@ def read_coco(path: str) -> CocoFile:
             require(path, None not in values, f"give each of its {part} a `{key}`")
             wrong = [value for value in values if not is_scalar(value)]
             require(path, not wrong, f"give each of its {part} a number or text as `{key}`, not {listed(wrong)}")
-            twice = [value for value, count in Counter(values).items() if count > 1]
+            same = map(file_name_of, content[part]) if key == "file_name" else values
+            twice = [value for value, count in Counter(same).items() if count > 1]
             require(path, not twice, f"have one of its {part} with each `{key}`, but has more with {listed(twice)}")
     kinds = {isinstance(each["id"], str) for each in categories}
     require(path, len(kinds) < 2, "have numbers or texts as the `id` of its categories, not both")
@@ -59,24 +62,37 @@ def read_coco(path: str) -> CocoFile:
     return CocoFile(path, rows, [str(each["name"]) for each in by_number])
 
 
+def without_unused_twins(categories: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The categories without those that no annotation has and whose name another has that annotations do have.
+
+    Roboflow writes each supercategory as a category of its own, with the id 0.
+    """
+    counts = Counter(str(each.get("category_id")) for each in annotations)
+    used = [each.get("name") for each in categories if counts[str(each.get("id"))]]
+    return [each for each in categories if counts[str(each.get("id"))] or each.get("name") not in used]
+
+
 def refuse_unknown(path: str, annotations: list[dict[str, Any]], images: set[Any], classes: dict[Any, int]) -> None:
-    """Raise if annotations name an image or a class that the file does not have, or their boxes are no numbers."""
+    """Raise if annotations name an image or a class that the file does not have, or their boxes are no numbers.
+
+    The check of the objects names the image of an annotation without a box, or leaves it out.
+    """
     for key, known, where in (("image_id", images, "images"), ("category_id", set(classes), "categories")):
         named = [each.get(key) for each in annotations]
         wrong = [value for value in named if not is_scalar(value) or value not in known]
         rule = f"have annotations whose `{key}` is among its {where}; {len(wrong):,} have another: {listed(wrong)}"
         require(path, not wrong, rule)
-    wrong = [each.get("id") for each in annotations if not is_numbers(each.get("bbox"))]
-    require(
-        path, not wrong, f"have annotations with a `bbox` of numbers; those with these ids have none: {listed(wrong)}"
-    )
+    boxes = [(each.get("id"), each.get("bbox")) for each in annotations]
+    wrong = [identity for identity, box in boxes if box is not None and not is_numbers(box)]
+    rule = f"have annotations with a `bbox` of numbers; those with these ids have another: {listed(wrong)}"
+    require(path, not wrong, rule)
 
 
 def lists_of(annotations: list[dict[str, Any]], classes: dict[Any, int], image: dict[str, Any]) -> dict[str, list[Any]]:
     """The objects of an image as a dict of lists."""
     segments = [each.get("segmentation") for each in annotations]
     return {
-        "bbox": [each["bbox"] for each in annotations],
+        "bbox": [each.get("bbox") for each in annotations],
         "category": [classes[each["category_id"]] for each in annotations],
         "area": [each.get("area") for each in annotations],
         "iscrowd": [as_number(each.get("iscrowd")) for each in annotations],
@@ -86,8 +102,8 @@ def lists_of(annotations: list[dict[str, Any]], classes: dict[Any, int], image: 
 
 
 def file_name_of(image: dict[str, Any]) -> str:
-    """The file name of an image; tools on Windows write it with backslashes."""
-    return str(image["file_name"]).replace("\\", "/")
+    """The file name of an image, in one spelling."""
+    return normalized(str(image["file_name"]))
 
 
 def as_number(value: Any) -> Any:

@@ -1,8 +1,9 @@
-"""What `datasets` does not do with files metadata.jsonl: paths of masks, and classes of several kinds."""
+"""What `datasets` does not do with files metadata.jsonl: paths of masks, and classes or masks of several kinds."""
 
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -16,22 +17,42 @@ from training.settings.checks import check
 def refuse_mixed_classes(root: str, files: Sequence[str], column: str) -> None:
     """Raise if some objects have a name as their class and others a number, with an image of each kind."""
     first: dict[str, tuple[str, Any]] = {}
-    for file in files:
-        for row in rows_of(file):
-            name = os.path.relpath(os.path.join(os.path.dirname(file), str(row.get("file_name"))), root)
-            for label in classes_of(row.get(column), name):
-                first.setdefault("name" if isinstance(label, str) else "number", (name, label))
+    for name, label in entries_of(root, files, column, "category"):
+        first.setdefault("name" if isinstance(label, str) else "number", (name, label))
     rule = "hold names of classes or numbers, not both; " + " and ".join(
         f"{name} has the {kind} {label!r}" for kind, (name, label) in first.items()
     )
     check("objects_column", column, len(first) < 2, rule)
 
 
+def refuse_mixed_masks(root: str, files: Sequence[str], column: str) -> None:
+    """Raise if some masks are JSON lists, others dicts or text, with an image of each kind: a column has one type."""
+    kinds = {list: "polygons", dict: "run lengths", str: "text"}
+    first: dict[str, str] = {}
+    for name, mask in entries_of(root, files, column, "segmentation"):
+        first.setdefault(kinds.get(type(mask), "others"), name)
+    rule = (
+        f"hold masks of one kind, but {' and '.join(f'{name} has {kind}' for kind, name in first.items())}. Masks of "
+        'several kinds can all be text: a path, or JSON as "[[5, 5, 20, 5, 20, 9]]" and "{\\"size\\": ...}"'
+    )
+    check("objects_column", column, len(first) < 2, rule)
+
+
+def entries_of(root: str, files: Sequence[str], column: str, kind: str) -> Iterator[tuple[str, Any]]:
+    """The classes or masks, by a key of `KEYS`, of all objects that can be read, each with the path of its image."""
+    for file in files:
+        for row in rows_of(file):
+            name = os.path.relpath(os.path.join(os.path.dirname(file), str(row.get("file_name"))), root)
+            with suppress(BadObjectsError):
+                entries = columns_of(row.get(column), name).get(kind, [])
+                yield from ((name, entry) for entry in entries if entry is not None)
+
+
 def rows_of(file: str) -> Iterator[dict[str, Any]]:
     """The lines of a metadata.jsonl that are JSON; nothing of another file."""
     if not file.endswith(".jsonl"):
         return
-    with open(file, encoding="utf-8") as lines:
+    with open(file, encoding="utf-8-sig") as lines:
         for line in filter(str.strip, lines):
             try:
                 row = json.loads(line)
@@ -39,14 +60,6 @@ def rows_of(file: str) -> Iterator[dict[str, Any]]:
                 continue
             if isinstance(row, dict):
                 yield row
-
-
-def classes_of(objects: Any, name: str) -> list[Any]:
-    """The classes of the objects of an image; none if they cannot be read."""
-    try:
-        return [label for label in columns_of(objects, name).get("category", []) if label is not None]
-    except BadObjectsError:
-        return []
 
 
 def with_whole_paths(source: Dataset | IterableDataset, files: Sequence[str], column: str) -> Dataset | IterableDataset:

@@ -9,9 +9,11 @@ from datasets import Dataset, Features, List, Value
 
 from training.data.checking.columns import Check, check_rows
 from training.data.checking.images import check_images, image_notes, refuse_bad_images
+from training.data.checking.store import Stamps, stamps_of
 from training.data.decoding import BadImageError
 from training.data.detection.columns import BadObjectsError, columns_of
 from training.data.detection.counts import count_objects, object_notes
+from training.data.detection.mask_files import mask_files
 from training.data.detection.masks import is_missing
 from training.data.detection.reader import ObjectReader
 from training.data.detection.transforms import too_thin_for, vanishes
@@ -66,7 +68,7 @@ def load_objects(
         checked = check_images(source, data, num_channels)
         reader = object_reader(data, names, with_masks)
         records = object_records(checked.source, data, reader, checked.sizes)
-        wrong = object_problems(checked.source, records, data, reader, checked.sizes)
+        wrong = records["problem"].to_pylist()
         thin = thin_images(checked.source, data, checked.sizes, longest_side)
         wrong = [problem or other for problem, other in zip(wrong, thin, strict=True)]
         problems = [*problems, *checked.problems, *(problem for problem in wrong if problem)]
@@ -98,34 +100,44 @@ def has_masks(source: Dataset, data: ObjectsDataSettings) -> bool:
 
 
 def object_records(source: Dataset, data: ObjectsDataSettings, reader: ObjectReader, sizes: np.ndarray) -> pa.Table:
-    """The record of the objects of each image; `sizes` are the heights and widths of the images, `(N, 2)`."""
+    """The record of the objects of each image; `sizes` are the heights and widths of the images, `(N, 2)`.
+
+    Problems name the image. An image that had one is checked again: as with images, a problem can be solved without a
+    change of the file, e.g. by a permission.
+    """
     rows = source.select_columns([data.objects_column])
-    arguments = {"reader": reader, "sizes": sizes}
-    return check_rows(rows, data.objects_column, Check("objects", RECORD, check_objects, arguments), data)
+    arguments = {"reader": reader, "sizes": sizes, "stamps": stamps_of(mask_files(rows, data.objects_column))}
+    checked = check_rows(rows, data.objects_column, Check("objects", RECORD, check_objects, arguments), data)
+    wrong = [index for index, problem in enumerate(checked["problem"].to_pylist()) if problem]
+    if not wrong:
+        return checked
+    records = checked.to_pylist()
+    for index in wrong:
+        row = source[index]  # is read for problems alone: it may hold the bytes of the image
+        name = name_of(row[data.image_column], f"example {index}")
+        records[index] = record_of(row[data.objects_column], sizes[index], name, reader)
+    return pa.Table.from_pylist(records, schema=RECORD.arrow_schema)
 
 
-def check_objects(value: Any, index: int, reader: ObjectReader, sizes: np.ndarray) -> dict[str, Any]:
-    """The record of the objects of an image."""
+def check_objects(value: Any, index: int, reader: ObjectReader, sizes: np.ndarray, stamps: Stamps) -> dict[str, Any]:
+    """The record of the objects of an image.
+
+    `stamps` of the files of masks are not read: `datasets` uses a stored record if the arguments are the same, so that
+    they tell a file that has changed.
+    """
+    return record_of(value, sizes[index], f"example {index}", reader)
+
+
+def record_of(value: Any, size: Any, name: str, reader: ObjectReader) -> dict[str, Any]:
+    """The record of the objects of an image of a size `(H, W)`, which a problem calls `name`."""
     try:
-        found = reader.read(value, sizes[index], f"example {index}")
+        found = reader.read(value, size, name)
     except BadImageError as error:
         return {"problem": str(error), "labels": [], "num_crowds": 0, "num_masks": 0, "num_twice": 0}
     different = np.unique(np.column_stack([found.boxes, found.labels, found.crowds]), axis=0)
     counts = {"num_crowds": int(found.crowds.sum()), "num_masks": found.num_masks}
     counts["num_twice"] = len(found.labels) - len(different)
     return {"problem": "", "labels": found.labels.tolist(), **counts}
-
-
-def object_problems(
-    source: Dataset, records: pa.Table, data: ObjectsDataSettings, reader: ObjectReader, sizes: np.ndarray
-) -> list[str]:
-    """For each row, what is wrong with its objects, with the path of the image if it has one; empty if nothing is."""
-    problems = records["problem"].to_pylist()
-    for index in [index for index, problem in enumerate(problems) if problem]:
-        row = source[index]  # is read for problems alone: it may hold the bytes of the image
-        name = name_of(row[data.image_column], f"example {index}")
-        problems[index] = check_objects_of(row[data.objects_column], sizes[index], name, reader)
-    return problems
 
 
 def thin_images(source: Dataset, data: ObjectsDataSettings, sizes: np.ndarray, longest_side: int | None) -> list[str]:
@@ -136,12 +148,3 @@ def thin_images(source: Dataset, data: ObjectsDataSettings, sizes: np.ndarray, l
             name = name_of(source[index][data.image_column], f"example {index}")
             problems[index] = f"{name} ({width} x {height} pixels) {too_thin_for(longest_side)}."
     return problems
-
-
-def check_objects_of(value: Any, size: Any, name: str, reader: ObjectReader) -> str:
-    """What is wrong with the objects of an image."""
-    try:
-        reader.read(value, size, name)
-    except BadImageError as error:
-        return str(error)
-    return ""

@@ -214,7 +214,7 @@ def refuse_twice_named(folder: str, files: list[str]) -> None:
     """Raise if a line of metadata names an image that another line names: an image has all of its objects in one."""
     counts: Counter[str] = Counter()
     for file in files:
-        counts.update(os.path.join(os.path.dirname(file), name) for name in file_names_in(file))
+        counts.update(normalized(os.path.join(os.path.dirname(file), name)) for name in file_names_in(file))
     twice = [show(os.path.relpath(name, folder)) for name, count in counts.items() if count > 1]
     more = ", ..." if len(twice) > 5 else ""
     rule = (
@@ -223,13 +223,18 @@ def refuse_twice_named(folder: str, files: list[str]) -> None:
     check("dataset_name", folder, not twice, rule)
 
 
+def normalized(name: str) -> str:
+    """A file name in the spelling that all names of this file share: `a/1.jpg` for `./a//1.jpg` and `a\\1.jpg`."""
+    return os.path.normpath(name.replace("\\", "/"))  # tools on Windows write backslashes
+
+
 def file_names_in(file: str) -> Iterator[str]:
     """The images that the lines of a metadata file name; lines without a `file_name` are left out."""
     if file.endswith(".parquet"):
         rows = pq.ParquetFile(file).read(columns=["file_name"]).to_pylist()
         yield from (str(row["file_name"]) for row in rows if row.get("file_name"))
         return
-    with open(file, encoding="utf-8", newline="") as lines:
+    with open(file, encoding="utf-8-sig", newline="") as lines:
         rows = map(json.loads, filter(str.strip, lines)) if file.endswith(".jsonl") else csv.DictReader(lines)
         yield from (str(row["file_name"]) for row in rows if row.get("file_name"))
 

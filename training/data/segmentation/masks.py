@@ -46,7 +46,7 @@ def decode_mask(value: Any, name: str) -> np.ndarray:
     if content is None and path is None:
         raise BadMaskError(f"{name} is empty.")
     if not isinstance(content, bytes | None):
-        return checked_array(np.asarray(content), name)
+        return checked_array(array_of(content, name), name)
     try:
         picture = Image.open(io.BytesIO(content if content is not None else read_file(path or "")))
         mode, is_lossy, pages = picture.mode, picture.format in LOSSY, getattr(picture, "n_frames", 1)
@@ -87,6 +87,14 @@ def as_stored(array: np.ndarray, packing: tuple[Any, ...], format: str | None) -
         highest = 255 if array.dtype == np.uint8 else 65535
         return np.rint(array * (packing[1] / highest)).astype(np.int64)
     return array
+
+
+def array_of(content: Any, name: str) -> np.ndarray:
+    """Nested lists as an array; raises a `BadMaskError` if their lengths differ."""
+    try:
+        return np.asarray(content)
+    except ValueError as error:
+        raise BadMaskError(f"{name} must have rows of one length, but has lists of different lengths.") from error
 
 
 def checked_array(array: np.ndarray, name: str) -> np.ndarray:

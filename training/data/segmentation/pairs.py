@@ -36,6 +36,7 @@ from training.settings.data import MaskedDataSettings, SegmentDataSettings
 
 PairTransform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 MOST_CLASSES = 12  # that are printed
+LEAST_SHARE = 0.1  # of the numbers up to the largest one that masks must hold, for their classes to be counted in them
 # The record of a mask: its problem (empty: none), its size, and each number in it with its pixels.
 RECORD = Features(
     {
@@ -108,7 +109,24 @@ def largest_class(data: SegmentDataSettings, num_channels: int) -> int:
     if problems:
         refuse_bad_images(problems, data)
         check("annotation_column", data.annotation_column, False, f"hold masks that can be used, but {problems[0]}")
-    return int(several_classes(stored, data, data.train_split).max())
+    classes = several_classes(stored, data, data.train_split)
+    refuse_gaps(classes, stored, data)
+    return int(classes.max())
+
+
+def refuse_gaps(classes: np.ndarray, stored: Sequence[int], data: SegmentDataSettings) -> None:
+    """Raise if most numbers up to the largest class are in no mask: it is hardly one of so many classes.
+
+    Such masks hold grey values or ids, as 0, 85 and 170, and a model would learn outputs that nothing shows.
+    """
+    count = int(classes.max()) + 1
+    rule = (
+        f"be given, as the masks in split `{data.train_split}` hold only {len(classes)} different numbers of the "
+        f"{count:,} up to the largest: {', '.join(map(str, stored[:8]))}{', ...' if len(stored) > 8 else ''}. If each "
+        "of them is a class, list them with `--mask_values`; if there are more classes, give their number with "
+        "`--num_labels`"
+    )
+    check("num_labels", None, len(classes) >= LEAST_SHARE * count, rule)
 
 
 def several_classes(stored: Sequence[int], data: MaskedDataSettings, split: str) -> np.ndarray:

@@ -90,6 +90,15 @@ def short_names(folder, root):
 
 
 def one_folder_of_images(folder, root):
+    """One folder holds the images of both splits, which have other names."""
+
+    def rename(content):
+        for image in images(content):
+            file = folder / "val2017" / image["file_name"]
+            image["file_name"] = f"held_out_{file.name}"
+            file.rename(file.with_name(image["file_name"]))
+
+    edit(folder, rename, "annotations/instances_val2017.json")
     for split in ("train", "val"):
         shutil.copytree(folder / f"{split}2017", root / "images", dirs_exist_ok=True)
         shutil.copy(folder / f"annotations/instances_{split}2017.json", root / f"{split}.json")
@@ -136,6 +145,61 @@ def test_usual_layouts_are_found_by_split(layout, eval_split, folder, tmp_path, 
         assert all(os.path.exists(row["image"]["path"]) for row in rows)
 
 
+def names_that_repeat(folder, root, places):
+    """Images that have the same names, 1.jpg to 3.jpg, in each split but other pixels, in a folder for each split."""
+    (root / "annotations").mkdir(parents=True)
+    for split, place in places.items():
+        (root / place).mkdir(parents=True, exist_ok=True)
+        content = json.loads((folder / f"annotations/instances_{split}2017.json").read_text())
+        for number, image in enumerate(images(content), 1):
+            shutil.copy(folder / f"{split}2017" / image["file_name"], root / place / f"{number}.jpg")
+            image["file_name"] = f"{number}.jpg"
+        (root / f"annotations/{split}.json").write_text(json.dumps(content))
+
+
+PLACES = [
+    ("images", "images_val"),
+    ("images", "val_images"),
+    ("images_train", "images_val"),
+    ("images/train", "images/val"),
+    ("", "val_01/images"),
+    ("train", "images"),
+]
+
+
+@pytest.mark.parametrize("places", PLACES)
+def test_images_of_the_same_names_are_those_of_their_split(places, folder, tmp_path):
+    root = tmp_path / "data"
+    places = dict(zip(("train", "val"), places, strict=True))
+    names_that_repeat(folder, root, places)
+    for split, place in places.items():
+        rows = load(root, split)
+        assert [row["image"]["path"] for row in rows] == [str(root / place / f"{n}.jpg") for n in (1, 2, 3)]
+
+
+def test_masks_that_have_the_names_of_their_images_are_not_taken_for_them(folder, tmp_path):
+    for number, (place, masks) in enumerate([("images/train", "masks/train"), ("images", "train_masks")]):
+        root = tmp_path / str(number)
+        names_that_repeat(folder, root, {"train": place})
+        shutil.copytree(root / place, root / masks)
+        assert {os.path.dirname(row["image"]["path"]) for row in load(root, eval_split=None)} == {str(root / place)}
+
+
+def test_an_image_of_both_splits_is_refused(folder, tmp_path):
+    """Also where a file is missing, so that more of the images are found among those to train on."""
+    names_that_repeat(folder, tmp_path / "a", {"train": "images", "val": "images_val"})
+    (tmp_path / "a/images_val/3.jpg").unlink()
+    one_folder_of_images(folder, tmp_path / "b")
+    assert len(load(tmp_path / "b")) == 3
+    shared = images(json.loads((tmp_path / "b/train.json").read_text()))[1]["file_name"]
+    edit(tmp_path / "b", lambda content: images(content)[0].update(file_name=shared), "val.json")
+    for root, expected in (("a", "3: images/1.jpg, images/2.jpg, images/3.jpg"), ("b", f"1: images/{shared}")):
+        message = message_of(lambda root=root: load(tmp_path / root))
+        assert "must have other images in each split, but train and validation share " + expected in message
+        assert "folders called train and validation" in message
+        assert len(load(tmp_path / root, eval_split=None)) == 3
+
+
 def test_given_files_belong_to_the_split_to_train_on_and_to_the_other(folder, tmp_path):
     files = []
     for split in ("train", "val"):
@@ -166,6 +230,8 @@ def test_the_json_file_is_read_once_until_it_or_the_folder_changes(folder, monke
     assert list(load(folder)) == first and len(read) == 2
     edit(folder, lambda content: content["annotations"].pop())
     assert sum(len(row["objects"]["bbox"]) for row in load(folder)) == 5 and len(read) == 3
+    monkeypatch.setattr(coco, "READING", coco.READING + 1)
+    assert len(load(folder)) == 3 and len(read) == 5
     (folder / "train2017" / "chelsea0.jpg").unlink()
     assert "chelsea0.jpg: is not there" in message_of(lambda: load(folder))
 
@@ -229,6 +295,8 @@ def of_annotation(**values):
 WRONG = [
     (drop("categories"), "must be COCO's JSON, but it has no list of categories"),
     (lambda content: images(content)[1].update(file_name="astronaut0.jpg"), "but has more with astronaut0.jpg"),
+    (lambda content: images(content)[1].update(file_name="./astronaut0.jpg"), "but has more with astronaut0.jpg"),
+    (lambda content: images(content)[1].update(file_name="a\\..//astronaut0.jpg"), "has more with astronaut0.jpg"),
     (lambda content: images(content)[1].update(id=100), "have one of its images with each `id`, but has more with 100"),
     (lambda content: images(content)[1].pop("file_name"), "must give each of its images a `file_name`"),
     (lambda content: content["categories"][1].update(name="disc"), "categories with each `name`, but has more with"),
@@ -238,8 +306,8 @@ WRONG = [
     (lambda content: images(content)[1].update(id=[1]), "give each of its images a number or text as `id`, not [1]"),
     (lambda content: images(content)[1].update(file_name=["a.png"]), "a number or text as `file_name`, not ['a.png']"),
     (lambda content: content["categories"][1].update(id="2"), "the `id` of its categories, not both"),
-    (of_annotation(bbox=None), "with a `bbox` of numbers; those with these ids have none: 1"),
-    (of_annotation(bbox=["1", 2, 3, 4]), "with a `bbox` of numbers; those with these ids have none: 1"),
+    (of_annotation(bbox=None), "the box None of object 0 of {}/train2017/astronaut0.jpg must have 4 numbers"),
+    (of_annotation(bbox=["1", 2, 3, 4]), "with a `bbox` of numbers; those with these ids have another: 1"),
     (of_annotation(area="large"), "must hold numbers as `area`, `iscrowd`, `height` and `width`"),
     (of_annotation(bbox=[10, 10, 45, 20]), "astronaut0.jpg reaches 7 pixels out of the image"),
     (of_annotation(bbox=[10, 10, 20]), "astronaut0.jpg must have 4 numbers, but has 3"),
@@ -249,7 +317,31 @@ WRONG = [
 @pytest.mark.parametrize(("change", "message"), WRONG, ids=[case[1][:40] for case in WRONG])
 def test_a_wrong_file_is_refused_before_training(change, message, folder):
     edit(folder, change)
-    assert message in message_of(lambda: load(folder))
+    assert message.replace("{}", str(folder)) in message_of(lambda: load(folder))
+
+
+def test_an_image_with_an_annotation_without_a_box_is_left_out_if_asked_to(folder, capsys):
+    edit(folder, lambda content: content["annotations"][0].pop("bbox"))
+    left = [os.path.basename(row["image"]["path"]) for row in load(folder, skip_bad_images=True)]
+    assert left == ["chelsea0.jpg", "coffee0.jpg"]
+    told = capsys.readouterr().out
+    assert "Skipping 1 file that cannot be used with its objects:" in told and "the box None of object 0" in told
+
+
+def test_a_category_without_annotations_whose_name_another_has_is_left_out(folder):
+    """Roboflow writes the supercategory as a category with the id 0, often by the name of the only class."""
+    expected = objects_of(load(folder, with_masks=True))
+    twin = {"id": 0, "name": "rectangle", "supercategory": "none"}
+    for split in ("train", "val"):
+        edit(folder, lambda content: content["categories"].insert(0, twin), f"annotations/instances_{split}2017.json")
+    assert class_names_of(settings(folder), None) == NAMES
+    found = objects_of(load(folder, with_masks=True))
+    assert all((found[name].labels == expected[name].labels).all() for name in found)
+    edit(folder, lambda content: content["annotations"][0].update(category_id=0))
+    assert "categories with each `name`, but has more with rectangle" in message_of(lambda: load(folder))
+    edit(folder, lambda content: content["annotations"][0].update(category_id=1))
+    edit(folder, lambda content: content["categories"][0].update(name="shape"))
+    assert read_coco(str(folder / JSON)).names == ["shape", *NAMES]
 
 
 def test_other_classes_in_another_split_are_refused(folder):

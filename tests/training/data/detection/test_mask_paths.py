@@ -8,9 +8,11 @@ import pytest
 from PIL import Image
 
 from tests.photographs import message_of, quick_datasets
+from training.data.detection import masks
 from training.data.detection.rows import load_objects, object_reader
 from training.data.detection.samples import detection_samples
 from training.data.samples import StreamSamples
+from training.data.segmentation.masks import BadMaskError
 from training.settings.data import DetectDataSettings
 
 __all__ = ["quick_datasets"]
@@ -40,9 +42,9 @@ def write(folder, objects, name="1.jpg"):
 def masks_in(folder, split="train", **fields):
     data = DetectDataSettings(dataset_name=str(folder), num_workers=0, **fields)
     (row,) = load_objects(data, split, None, 3, ["cell"], True)
-    masks = object_reader(data, ["cell"], True)(row["objects"], (48, 48), "x").masks
-    assert masks is not None
-    return masks
+    found = object_reader(data, ["cell"], True)(row["objects"], (48, 48), "x").masks
+    assert found is not None
+    return found
 
 
 def of_lists(*paths):
@@ -57,8 +59,8 @@ def of_dicts(*paths):
 @pytest.mark.parametrize("streaming", [False, True])
 def test_paths_begin_in_the_folder_of_the_metadata_file(written, streaming, folder):
     write(folder / "train", written("parts/1.gif", str(folder / "train/parts/2.gif")))
-    masks = masks_in(folder, streaming=streaming)
-    assert masks.shape == (2, 48, 48) and masks.sum(dim=(1, 2)).tolist() == [200, 200]
+    found = masks_in(folder, streaming=streaming)
+    assert found.shape == (2, 48, 48) and found.sum(dim=(1, 2)).tolist() == [200, 200]
 
 
 def test_a_path_whose_folder_is_not_known_is_refused(folder):
@@ -118,3 +120,57 @@ def test_paths_begin_in_that_folder_also_where_a_readme_names_the_splits(streami
     (folder / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files:\n{named}---\n")
     for split in places:
         assert masks_in(folder, split, streaming=streaming).sum(dim=(1, 2)).tolist() == [200, 200]
+
+
+def told_by(folder, capsys):
+    """What the start says of the images, or why it refuses them."""
+    capsys.readouterr()
+    data = DetectDataSettings(dataset_name=str(folder), num_workers=0)
+    try:
+        load_objects(data, "train", None, 3, ["cell"], True)
+    except ValueError as error:
+        return str(error)
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("written", [of_lists, of_dicts])
+def test_a_mask_that_changes_after_a_check_is_checked_again(written, folder, capsys):
+    write(folder / "train", written("parts/1.gif", "parts/2.gif"))
+    good = told_by(folder, capsys)
+    assert "all 2 objects have masks" in good
+    file = folder / "train/parts/2.gif"
+    kept = file.read_bytes()
+    Image.fromarray(np.zeros((48, 48), np.uint8)).save(file)
+    assert "the mask of object 1 of " in (empty := told_by(folder, capsys)) and "is empty" in empty
+    file.write_bytes(kept)
+    assert told_by(folder, capsys) == good
+    file.unlink()
+    assert "parts/2.gif cannot be read as an image" in told_by(folder, capsys)
+
+
+def test_masks_that_appear_after_a_check_are_used(folder, capsys):
+    write(folder / "train", of_lists("late/1.gif", "late/2.gif"))
+    for _ in range(2):
+        assert "late/1.gif cannot be read as an image" in told_by(folder, capsys)
+    shutil.copytree(folder / "train/parts", folder / "train/late")
+    assert "2 objects (images) of each class: cell 2 (1)" in told_by(folder, capsys)
+
+
+def test_a_problem_that_ends_without_a_change_of_the_file_is_forgotten(folder, capsys, monkeypatch):
+    """As a permission that is missing once: size and time of the file stay as they are."""
+    write(folder / "train", of_lists("parts/1.gif", "parts/2.gif"))
+    with monkeypatch.context() as patched:
+        patched.setattr(masks, "decode_mask", refuse)
+        assert "the mask is not readable" in told_by(folder, capsys)
+    assert "2 objects (images) of each class: cell 2 (1)" in told_by(folder, capsys)
+
+
+def refuse(value, name):
+    raise BadMaskError("the mask is not readable")
+
+
+def test_masks_that_have_not_changed_are_not_read_again(folder, capsys, monkeypatch):
+    write(folder / "train", of_lists("parts/1.gif", "parts/2.gif"))
+    good = told_by(folder, capsys)
+    monkeypatch.setattr(masks, "decode_mask", refuse)
+    assert told_by(folder, capsys) == good

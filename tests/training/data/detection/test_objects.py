@@ -135,6 +135,17 @@ def test_boxes_that_reach_out_by_rounding_are_clipped():
             read({"bbox": [box], "category": [0]})
 
 
+def test_the_first_pixel_is_a_box_where_another_box_is_in_pixels():
+    for box_format in ("xywh", "xyxy"):
+        value = {"bbox": [[0, 0, 1, 1], [4, 5, 20, 10]], "category": [0, 0]}
+        assert read(value, box_format=box_format).boxes[0].tolist() == [0, 0, 1, 1]
+    value = {"bbox": [[1, 1, 1, 1], [4, 5, 20, 10]], "category": [0, 0]}
+    assert read(value).boxes[0].tolist() == [1, 1, 2, 2]
+    for boxes in ([[0, 0, 1, 1]], [[0, 0, 1, 1], [0, 0.5, 1, 0.5]], [[4, 5, 20, 10], [0, 0, 0.5, 1]]):
+        with pytest.raises(BadObjectsError, match="must be in pixels, but its numbers are shares of the image"):
+            read({"bbox": boxes, "category": [0] * len(boxes)})
+
+
 def test_a_reader_reaches_data_loader_workers():
     reader = pickle.loads(pickle.dumps(ObjectReader(NAMES, "xyxy", True)))
     assert reader == ObjectReader(NAMES, "xyxy", True)
@@ -335,6 +346,55 @@ def test_an_image_that_metadata_names_in_two_lines_is_refused(folder):
     assert (
         f"must name each image in one line of its metadata, with all objects, but names train/{name} again" in message
     )
+
+
+@pytest.mark.parametrize("spelling", ["./{}", ".//{}", ".\\{}"])
+def test_an_image_that_metadata_names_in_two_spellings_is_refused(spelling, folder):
+    file = folder / "train/metadata.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    again = {**rows[0], "file_name": spelling.format(rows[0]["file_name"])}
+    file.write_text("\n".join(map(json.dumps, [*rows, again])))
+    assert f"but names train/{rows[0]['file_name']} again" in message_of(lambda: load(folder))
+    file.write_text("\n".join(map(json.dumps, [*rows[1:], again])))
+    assert len(load(folder)) == len(rows)
+
+
+def test_masks_of_several_kinds_in_metadata_are_refused_unless_they_are_text(folder):
+    def with_runs(objects):
+        left, top, width, height = map(int, objects["bbox"][0])
+        mask = np.zeros((48, 48), np.uint8)
+        mask[top : top + height, left : left + width] = 1
+        return {**objects, "segmentation": [runs_of(mask), *objects["segmentation"][1:]]}
+
+    def as_text(objects):
+        return {**objects, "segmentation": [json.dumps(mask) for mask in objects["segmentation"]]}
+
+    rewrite(folder, with_runs)
+    names = [json.loads(line)["file_name"] for line in (folder / "train/metadata.jsonl").read_text().splitlines()]
+    plain = (folder / "train/metadata.jsonl").read_text()
+    (folder / "train/metadata.jsonl").write_text(plain, encoding="utf-8-sig")
+    message = message_of(lambda: load(folder, with_masks=True))
+    (folder / "train/metadata.jsonl").write_text(plain)
+    assert "`objects_column` (=objects) must hold masks of one kind, but " in message
+    assert f"train/{names[0]} has polygons and train/{names[1]} has run lengths. Masks of several kinds" in message
+    rewrite(folder, as_text, every=True)
+    assert len(load(folder, with_masks=True)) == 3
+
+
+@pytest.mark.parametrize("written", ["jsonl", "csv"])
+def test_metadata_may_begin_with_a_byte_order_mark(written, folder):
+    file = folder / "train/metadata.jsonl"
+    lines = file.read_text().splitlines()
+    if written == "jsonl":
+        file.write_text("\n".join(lines), encoding="utf-8-sig")
+        assert len(load(folder)) == len(lines)
+        file.write_text("\n".join([*lines, lines[0]]), encoding="utf-8-sig")
+    else:
+        file.unlink()
+        file = folder / "train/metadata.csv"
+        file.write_text("file_name,objects\n" + 2 * f"{json.loads(lines[0])['file_name']},none\n", encoding="utf-8-sig")
+    assert file.read_bytes().startswith(b"\xef\xbb\xbf")
+    assert f"but names train/{json.loads(lines[0])['file_name']} again" in message_of(lambda: load(folder))
 
 
 def test_metadata_of_every_kind_is_searched_for_images_that_are_named_twice(folder):

@@ -21,7 +21,7 @@ from tests.photographs import (
 )
 from training.data.held_out import load_train_and_eval
 from training.data.segmentation.masks import MaskReader, class_numbers, decode_mask
-from training.data.segmentation.pairs import class_names_of, load_pairs, segmentation_samples
+from training.data.segmentation.pairs import check_mask, class_names_of, load_pairs, segmentation_samples
 from training.data.transforms import SegmentationTransform
 from training.models.segmentation import create_segmentation_processor, create_segmenter
 from training.settings.augmentation import ColorChange, SegmentAugmentationSettings
@@ -274,6 +274,20 @@ def test_black_and_white_masks_are_told_how_to_be_read(folder):
     assert np.array_equal(labels, stored // 255) and set(np.unique(labels)) == {0, 1}
 
 
+def test_masks_that_lack_most_numbers_do_not_say_how_many_classes_there_are(folder):
+    for largest in (29, 30, 200):  # 3 of 30, 31 and 201 numbers
+        for file in folder.glob("train/masks/*.png"):
+            changed(file, lambda mask, largest=largest: np.where(mask >= 2, largest, mask))
+        if largest == 29:
+            assert len(class_names_of(settings(folder), None, 3)) == 30
+            continue
+        message = message_of(lambda: class_names_of(settings(folder), None, 3))
+        assert f"hold only 3 different numbers of the {largest + 1} up to the largest: 0, 1, {largest}. If" in message
+        assert message.endswith("give their number with `--num_labels`.")
+        assert len(class_names_of(settings(folder), largest + 1, 3)) == largest + 1
+        assert len(class_names_of(settings(folder, mask_values=[0, 1, largest]), None, 3)) == 3
+
+
 def test_reduced_labels_ignore_class_0_and_count_from_the_next(tmp_path):
     stored = np.array([[0, 1, 2], [3, 255, 1]], np.uint8)
     reader = MaskReader(3, 255, 255, reduce_labels=True)
@@ -354,6 +368,13 @@ def test_masks_of_a_tiff_file_hold_the_numbers_that_were_stored_unless_0_is_whit
     assert np.array_equal(decode_mask(tiff(numbers, bits, 1), "x").astype(int), numbers)
     message = message_of(lambda: decode_mask(tiff(numbers, bits, 0), "x"))
     assert message == "the mask of x is a TIFF file in which 0 is white. Programs disagree on its numbers: use PNG."
+
+
+@pytest.mark.parametrize("ragged", [[[1, 2], [1]], [[[1], [2]], [[1], 2]]])
+def test_nested_lists_of_different_lengths_are_named(ragged):
+    message = message_of(lambda: decode_mask(ragged, "x"))
+    assert message == "the mask of x must have rows of one length, but has lists of different lengths."
+    assert check_mask(ragged, 3)["problem"].startswith("the mask of example 3 must have rows of one length")
 
 
 def test_a_palette_mask_of_a_hub_data_set_and_a_stream_are_read_alike(tmp_path):
