@@ -1,7 +1,7 @@
 """What the demos of dense tasks share: their flags, the runs of the training scripts, and the table."""
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from conversion.files import read_json
 from conversion.model_folder import RESULTS
-from experiments.subsets import image_names
+from experiments.subsets import image_names, subset, write_once
 from training.comparison.launching import launch
 from training.comparison.runner import side_by_side
 
@@ -27,6 +27,14 @@ class Case(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.share:g}-{self.seed}"
+
+
+class Trained(NamedTuple):
+    """The tiles of each split; of each case, the folder of its tiles and the results of both starts, held out."""
+
+    counts: dict[str, int]
+    folders: dict[Case, Path]
+    results: dict[Case, dict[str, Results]]
 
 
 def add_options(parser: argparse.ArgumentParser, steps: int, epochs: float) -> None:
@@ -60,16 +68,30 @@ def pretrain(output: Path, epochs: float, size: int, *flags: str) -> None:
 
 
 def train_all(
-    script: str, output: Path, folders: Mapping[Case, Path], options: argparse.Namespace, *flags: str
-) -> dict[Case, dict[str, Results]]:
-    """Train from both starts in each case on the tiles of its folder; return the results on the held-out tiles."""
+    script: str,
+    output: Path,
+    write: Callable[[Path], object],
+    size: int,
+    options: argparse.Namespace,
+    shape: Sequence[str],
+    *flags: str,
+) -> Trained:
+    """Write the data, pre-train, and train from both starts in each case.
+
+    size: pixels of the crops of pre-training. shape: flags of pre-training and of training; `flags` are of training.
+    """
+    data = write_once(output / "data", write)
+    counts = count_tiles(data / "labelled")
+    pretrain(output, options.pretrain_epochs, size, *shape)
+    folders = {case: subset(data / "labelled", data / str(case), *case) for case in cases(options)}
     runs = list(product(folders, (PRETRAINED, SCRATCH)))
-    tasks = [partial(train, script, output, folders[case], method, case, options, *flags) for case, method in runs]
+    own = (options, *shape, *flags)
+    tasks = [partial(train, script, output, folders[case], method, case, *own) for case, method in runs]
     side_by_side(options.jobs, tasks)
     found: dict[Case, dict[str, Results]] = {}
     for case, method in runs:
         found.setdefault(case, {})[method] = read_json(trained_folder(output, method, case) / RESULTS)
-    return found
+    return Trained(counts, folders, found)
 
 
 def train(

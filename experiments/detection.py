@@ -18,18 +18,7 @@ from typing import NamedTuple
 from conversion.files import write_json
 from experiments.cells import write_cells
 from experiments.crown_peaks import crown_peaks
-from experiments.dense import (
-    PRETRAINED,
-    SCRATCH,
-    Scores,
-    add_options,
-    cases,
-    count_tiles,
-    pretrain,
-    print_table,
-    train_all,
-)
-from experiments.subsets import subset, write_once
+from experiments.dense import PRETRAINED, SCRATCH, Scores, add_options, print_table, train_all
 from experiments.tree_crowns import write_tree_crowns
 from experiments.watershed import watershed_nuclei
 
@@ -79,19 +68,16 @@ def main() -> None:
     """Write the data, pre-train, train and evaluate all cases, and print and write the tables."""
     options = parse_options()
     task, output = TASKS[options.task], Path(options.output_dir or f"out/{options.task}")
-    data = write_once(output / "data", task.write)
-    counts = count_tiles(data / "labelled")
-    pretrain(output, options.pretrain_epochs, PRETRAIN_SIZE, *task.channels)
-    flags = [*DETECTOR, *task.channels, "--architecture", task.architecture]
+    flags = [*DETECTOR, "--architecture", task.architecture]
+    trained = train_all("detect", output, task.write, PRETRAIN_SIZE, options, task.channels, *flags)
     scores: dict[str, Scores] = {title: {PRETRAINED: {}, SCRATCH: {}, task.control: {}} for title in task.figures}
     scores |= {title: {task.control: {}} for title in task.of_control}
-    folders = {case: subset(data / "labelled", data / str(case), *case) for case in cases(options)}
-    for case, trained in train_all("detect", output, folders, options, *flags).items():
-        results = {**trained, task.control: task.control_figures(folders[case])}
+    for case, of_starts in trained.results.items():
+        results = {**of_starts, task.control: task.control_figures(trained.folders[case])}
         for title, figure in {**task.figures, **task.of_control}.items():
             for method, values in scores[title].items():
                 values[str(case)] = results[method][figure]
-    write_json(output / "report.json", {"tiles": counts, **scores})
+    write_json(output / "report.json", {"tiles": trained.counts, **scores})
     for title, of_figure in scores.items():
         print_table(f"{title} on the held-out tiles", of_figure, options)
 

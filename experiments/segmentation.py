@@ -18,18 +18,7 @@ from sklearn.metrics import confusion_matrix
 
 from conversion.files import write_json
 from experiments.climate_zones import NAMES, write_climate_zones
-from experiments.dense import (
-    PRETRAINED,
-    SCRATCH,
-    Scores,
-    add_options,
-    cases,
-    count_tiles,
-    pretrain,
-    print_table,
-    train_all,
-)
-from experiments.subsets import subset, write_once
+from experiments.dense import PRETRAINED, SCRATCH, Scores, add_options, print_table, train_all
 from training.evaluation.segmentation import mean_figures
 
 COLOURS = "boosted trees on colours"
@@ -41,17 +30,13 @@ def main() -> None:
     """Write the data, pre-train, train and evaluate all cases, and print and write the table."""
     options = parse_options()
     output = Path(options.output_dir)
-    data = write_once(output / "data", write_climate_zones)
-    counts = count_tiles(data / "labelled")
-    pretrain(output, options.pretrain_epochs, SIZE)
-    folders = {case: subset(data / "labelled", data / str(case), *case) for case in cases(options)}
-    trained = train_all("segment", output, folders, options, "--image_size", str(SIZE))
+    trained = train_all("segment", output, write_climate_zones, SIZE, options, (), "--image_size", str(SIZE))
     scores: Scores = {PRETRAINED: {}, SCRATCH: {}, COLOURS: {}}
-    for case, results in trained.items():
+    for case, results in trained.results.items():
         for method, figures in results.items():
             scores[method][str(case)] = figures["eval_mean_iou"]
-        scores[COLOURS][str(case)] = colour_trees(folders[case], case.seed)
-    write_json(output / "report.json", {"tiles": counts, "mean_iou": scores})
+        scores[COLOURS][str(case)] = colour_trees(trained.folders[case], case.seed)
+    write_json(output / "report.json", {"tiles": trained.counts, "mean_iou": scores})
     print_table("mean IoU on the held-out tiles", scores, options)
 
 

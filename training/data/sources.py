@@ -1,5 +1,7 @@
 """Loads any source that `datasets` reads as rows with undecoded images, and reports its problems before training."""
 
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute creates its functions at import, where pyright does not see them)
 import glob
 import os
 import re
@@ -8,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, LargeList, List, Value, load_dataset
 from datasets import load_dataset_builder as load_builder
@@ -101,6 +104,16 @@ def load_split(data: DataSettings, split: str, path: str, **arguments: Any) -> S
 def values_of(source: Dataset, column: str) -> pa.ChunkedArray:
     """A whole column as an Arrow array."""
     return source.select_columns([column]).with_format("arrow")[:][column]  # type: ignore[return-value]
+
+
+def file_paths(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The paths in a column of images or masks that are not stored in the column itself; a text counts as a path."""
+    if pa.types.is_struct(values.type) and {"bytes", "path"} <= set(values.type.names):
+        path = pc.struct_field(values, "path")
+        return path.filter(pc.and_(pc.is_null(pc.struct_field(values, "bytes")), pc.is_valid(path)))
+    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        return values.drop_null()
+    return pa.chunked_array([], pa.string())
 
 
 def features_of(source: Source) -> Features:

@@ -1,28 +1,23 @@
 """What the answers of a run depend on: an unfinished one goes on only if all of it is as it was."""
 
-# pyright: reportAttributeAccessIssue=false
-# (pyarrow.compute creates its functions at import, where pyright does not see them)
 import glob
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from accelerate import Accelerator
 from datasets import Dataset
 
-from training.console.bars import Phase
-from training.data.sources import listing_of, values_of
+from training.data.checking.store import stamps_of
+from training.data.sources import file_paths, listing_of, values_of
 from training.models.loading import stored_config
 from training.prediction.images import Images
 from training.settings.model import ModelSettings
 from training.settings.prediction import PredictDataSettings
 from training.settings.scripts import Settings
-
-ROWS = 10_000  # paths in memory
 
 
 def record_of(
@@ -38,57 +33,33 @@ def record_of(
     record = {name: value for name, value in values.items() if facts[name].affects_result}
     name = model.model_name_or_path or ""
     stored = sorted(file for ending in ("json", "safetensors") for file in Path(name).glob(f"*.{ending}"))
+    source, column = images.source, data.image_column
+    files = file_paths(values_of(source, column)) if isinstance(source, Dataset) else None  # a stream is not read
+    tables = pa.chunked_array([[] if images.root else data_files(data.dataset_name)], pa.string())
     return {
         **record,
         "mixed_precision": accelerator.mixed_precision,  # the setting may leave it to the environment
-        **{f"{file.name} of the model": stamp(file) for file in stored},
+        **{f"{file} of the model": stamp for file, stamp in stamps_by_name(stored).items()},
         "revision of the model": stored_config(name, model.model_revision).get("_commit_hash"),
         "images": images.fingerprint,
         "number of images": images.total,
-        "sizes and times of image files": stamp_of_images(images, data.image_column),
-        "sizes and times of data files": digest([] if images.root else data_files(data.dataset_name)),
+        "sizes and times of image files": digest(files) if files is not None else None,
+        "sizes and times of data files": digest(tables),
     }
 
 
-def stamp(file: str | Path) -> list[int]:
-    """Size in bytes and time of the last change in ns; empty of what is no local file."""
-    try:
-        status = os.stat(file)
-    except (OSError, ValueError):
-        return []
-    return [status.st_size, status.st_mtime_ns]
+def stamps_by_name(files: Sequence[Path]) -> dict[str, list[int]]:
+    """Size in bytes and time of the last change in ns of each file."""
+    stamps = stamps_of(pa.chunked_array([list(map(str, files))], pa.string()))
+    return {
+        file.name: list(pair) for file, *pair in zip(files, stamps.sizes.tolist(), stamps.times.tolist(), strict=True)
+    }
 
 
-def digest(files: Iterable[str]) -> str:
+def digest(paths: pa.ChunkedArray) -> str:
     """A text that differs if one of the files has changed."""
-    found = hashlib.sha256()
-    for file in files:
-        found.update(f"{stamp(file)}".encode())
-    return found.hexdigest()[:16]
-
-
-def stamp_of_images(images: Images, column: str) -> str | None:
-    """The same of all images that are files; None of a stream."""
-    if not isinstance(images.source, Dataset):
-        return None
-    paths = file_paths(values_of(images.source, column))
-    digests = []
-    with Phase("Asking for sizes and times", len(paths)) as phase:
-        for start in range(0, len(paths), ROWS):
-            some = paths.slice(start, ROWS).to_pylist()
-            digests.append(digest(some))
-            phase.update(len(some))
-    return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
-
-
-def file_paths(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The paths in a column of images that are not stored in the column itself."""
-    if pa.types.is_struct(values.type) and {"bytes", "path"} <= {field.name for field in values.type}:
-        path = pc.struct_field(values, "path")
-        return path.filter(pc.and_(pc.is_null(pc.struct_field(values, "bytes")), pc.is_valid(path)))
-    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
-        return values.drop_null()
-    return pa.chunked_array([], pa.string())
+    stamps = stamps_of(paths)
+    return hashlib.sha256(stamps.sizes.tobytes() + stamps.times.tobytes()).hexdigest()[:16]
 
 
 def data_files(name: str) -> list[str]:

@@ -38,7 +38,7 @@ def stamps_of(paths: pa.ChunkedArray) -> Stamps:
                     status = os.stat(path)
                     sizes.append(status.st_size)
                     times.append(status.st_mtime_ns)
-                except OSError:
+                except (OSError, ValueError):  # no path at all
                     sizes.append(MISSING)
                     times.append(MISSING)
             phase.update(len(chunk))

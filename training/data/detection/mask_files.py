@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 from datasets import Dataset
 
 from training.data.detection.columns import KEYS
-from training.data.sources import values_of
+from training.data.sources import file_paths, values_of
 
 
 def mask_files(source: Dataset, column: str) -> pa.ChunkedArray:
@@ -16,13 +16,9 @@ def mask_files(source: Dataset, column: str) -> pa.ChunkedArray:
     fields = objects.type.names if pa.types.is_struct(objects.type) else []
     key = next((key for key in KEYS["segmentation"] if key in fields), None)
     masks = flat(pc.struct_field(objects, key)) if key is not None else pa.chunked_array([], pa.string())
-    if pa.types.is_struct(masks.type) and {"path", "bytes"} <= set(masks.type.names):
-        masks = pc.struct_field(masks.filter(pc.is_null(pc.struct_field(masks, "bytes"))), "path")
-    if not (pa.types.is_string(masks.type) or pa.types.is_large_string(masks.type)):
-        return pa.chunked_array([], pa.string())
-    is_text = pc.is_in(pc.utf8_slice_codeunits(masks, 0, 1), pa.array(["", "[", "{"], masks.type))
-    paths = pc.unique(masks.filter(pc.invert(is_text)).drop_null())
-    return pa.chunked_array([paths])
+    paths = file_paths(masks)
+    is_text = pc.is_in(pc.utf8_slice_codeunits(paths, 0, 1), pa.array(["", "[", "{"], paths.type))
+    return pa.chunked_array([pc.unique(paths.filter(pc.invert(is_text)))])
 
 
 def flat(values: pa.ChunkedArray) -> pa.ChunkedArray:
