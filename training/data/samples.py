@@ -128,7 +128,8 @@ def check_color_change(change: ColorChange | None, checked: CheckedImages, data:
     if change is not None and len(outside):
         index = int(outside[0])
         name = name_of(checked.source[index][data.image_column], f"example {index}")
-        change.check_values(*checked.ranges[index].tolist(), name)
+        lowest, highest = checked.ranges[index].tolist()
+        change.check_values(lowest, highest, name)
 
 
 class MapSamples(TorchDataset[dict[str, Any]]):

@@ -191,7 +191,7 @@ class Checkpoints:
     def check_classes(self, path: Path) -> None:
         """Raise if a class has another name than in the checkpoint: the order of the names is that of the weights."""
         stored = read_json(path / CONFIG_NAME).get("id2label", {})
-        for index, name in self.model_config.id2label.items():
+        for index, name in (self.model_config.id2label or {}).items():
             before = stored.get(str(index), name)  # names that nobody has given are not stored
             if before != name:
                 raise ValueError(
