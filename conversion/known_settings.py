@@ -30,10 +30,20 @@ def known_settings(source: StoredCheckpoint, model_size: str | None, asked: dict
     if model_size is not None:
         settings |= _settings_of_size(model_size, family)
     given = {name: value for name, value in asked.items() if value is not None}
+    _check_heads(given, source.config, family)
+    return {**settings, **given}
+
+
+def _check_heads(given: dict[str, int], stored: dict[str, Any], family: Family) -> None:
+    """Raise for attention heads of a model that has none, or whose configuration says another number of them."""
     for name in HEADS:
         if name in given and family is not CONVMAE:
             raise ValueError(f"`--{name}` must be left out for a {family.name}, which has no attention.")
-    return {**settings, **given}
+        said = stored.get(name, getattr(ConvMAEConfig, name))
+        if name in given and stored.get("model_type") == ConvMAEConfig.model_type and given[name] != said:
+            raise ValueError(
+                f"`--{name}` (={given[name]}) must be {said}, as the configuration beside the weights says. Leave it out."
+            )
 
 
 def _settings_of_size(model_size: str, family: Family) -> dict[str, Any]:

@@ -185,7 +185,7 @@ def _without_lone_parts(named: NamedTensors) -> tuple[NamedTensors, list[str]]:
 
 
 def _check_numbers(tensors: dict[str, Tensor]) -> None:
-    """Raise unless all are dense tensors of a floating type."""
+    """Raise unless all are dense tensors of a floating type, and finite."""
     odd = [
         name for name, tensor in tensors.items() if tensor.dtype not in FLOAT_DTYPES or tensor.layout != torch.strided
     ]
@@ -194,6 +194,9 @@ def _check_numbers(tensors: dict[str, Tensor]) -> None:
         raise ValueError(
             f"The source must hold dense numbers of a floating type, but {_listed(odd)} are not ({kinds})."
         )
+    infinite = [name for name, tensor in tensors.items() if not tensor.is_meta and not tensor.isfinite().all()]
+    if infinite:
+        raise ValueError(f"The source must hold finite numbers, but {_listed(infinite)} have NaN or infinity in them.")
 
 
 def _read_parameters(named: NamedTensors, expected: Mapping[str, Shape]) -> tuple[dict[str, Tensor], list[str]]:

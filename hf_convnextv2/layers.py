@@ -182,7 +182,8 @@ class PixelEmbeddings(nn.Module):
                 "other channels. Set them first, then change the layer."
             )
         self.num_channels = num_channels
-        conv.weight = nn.Parameter(adapt_input_channels(conv.weight.detach(), num_channels))
+        adapted = adapt_input_channels(conv.weight.detach(), num_channels)
+        conv.weight = nn.Parameter(adapted, requires_grad=conv.weight.requires_grad)
         conv.in_channels = num_channels
 
 

@@ -62,6 +62,7 @@ class MaskedPreTrainingModel(ImageEncoderPreTrainedModel):
     decoder: Any
     output_class: ClassVar[type[MaskedAutoencoderOutput]] = MaskedAutoencoderOutput
     accepts_loss_kwargs = False
+    _keys_to_ignore_on_load_unexpected = None  # weights of a decoder that this one has no place for are reported
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any):
         super().__init__(config, *args, **kwargs)

@@ -16,6 +16,7 @@ from .convmae_layers import KERNEL_SIZE
 from .masked_pretraining import MaskedAutoencoderOutput, MaskedPreTrainingModel
 from .modeling_convmae import ConvMAEModel, ConvMAEPreTrainedModel
 from .packing import PackedCells, VisibleCells, locate_cells
+from .position_embeddings import PositionEmbeddings
 
 logger = logging.get_logger(__name__)
 
@@ -60,15 +61,25 @@ class ConvMAEForPreTraining(MaskedPreTrainingModel, ConvMAEPreTrainedModel):
         self.post_init()
 
     def _settle_loaded_weights(self, source: Any, report: dict[str, Any]) -> None:
-        """Drop the learned position embeddings of a model without a decoder: those of pre-training are fixed."""
-        if "decoder.position_embeddings.weight" not in report["missing_keys"]:
+        """Drop the learned position embeddings of a model without a decoder: those of pre-training are fixed.
+
+        Those that come with a decoder are kept, for it was trained with them.
+        """
+        of_encoder: PositionEmbeddings = self.convmae.encoder.stages[-1].position_embeddings
+        tables = {"encoder": of_encoder, "decoder": self.decoder.position_embeddings}
+        others = [name for name, table in tables.items() if not table.has_initial_weight()]
+        if not others:
             return
-        is_learned = self.convmae.encoder.stages[-1].position_embeddings.restore_initial_weight()
-        if is_learned and os.environ.get("LOCAL_RANK", "0") == "0":  # once for all processes
-            logger.warning(
-                f"`{source}` has learned position embeddings, which pre-training does not use: its own are fixed sines "
-                "and cosines."
+        if "decoder.position_embeddings.weight" in report["missing_keys"]:
+            of_encoder.restore_initial_weight()
+            told = "has learned position embeddings, which pre-training does not use: its own are fixed sines and cosines."
+        else:
+            told = (
+                f"has position embeddings of the {' and of the '.join(others)} that are not the sines and cosines of "
+                f"`image_size` (={self.config.image_size}). They are kept: check that it is the size of pre-training."
             )
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # once for all processes
+            logger.warning(f"`{source}` {told}")
 
     def _locate(self, visible: VisibleCells, grid: tuple[int, int], with_halo: bool = True) -> tuple[PackedCells, ...]:
         """Where the visible cells lie at each stage."""

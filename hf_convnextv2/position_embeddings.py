@@ -60,28 +60,26 @@ class PositionEmbeddings(nn.Module):
         """`(1, H * W, D)`."""
         return sincos_table(*self.grid, self.weight.shape[2])[None]
 
-    @torch.no_grad()
-    def restore_initial_weight(self) -> bool:
-        """Make the embeddings sines and cosines again, and return whether they were others.
-
-        Those that half precision has rounded are no others.
-        """
+    def has_initial_weight(self) -> bool:
+        """Whether the embeddings are the sines and cosines of their grid, if only as half precision rounds them."""
         if self.weight.is_meta:  # left on the disk
-            return False
+            return True
         initial = self.initial_weight().to(self.weight.device)
-        for dtype in (torch.float32, torch.bfloat16, torch.float16):
-            rounded = initial.to(dtype).to(self.weight.dtype)
-            if torch.allclose(self.weight, rounded, rtol=0, atol=COMPUTED_ELSEWHERE):
-                return False
-        self.weight.copy_(initial)
-        return True
+        roundings = (initial.to(dtype).to(self.weight.dtype) for dtype in (torch.float32, torch.bfloat16, torch.float16))
+        return any(torch.allclose(self.weight, rounded, rtol=0, atol=COMPUTED_ELSEWHERE) for rounded in roundings)
+
+    @torch.no_grad()
+    def restore_initial_weight(self) -> None:
+        """Make the embeddings sines and cosines again."""
+        self.weight.copy_(self.initial_weight())
 
     @torch.no_grad()
     def set_image_size(self, image_size: int | Sequence[int]) -> None:
         """Make other images' grid the parameter's."""
         grid = self.grid_of(image_size)
-        weight = self(*grid).clone()
-        self.grid, self.weight = grid, nn.Parameter(weight) if self.learned else weight
+        weight, old = self(*grid).clone(), self.weight
+        self.grid = grid
+        self.weight = nn.Parameter(weight, requires_grad=old.requires_grad) if self.learned else weight
 
     def grid_of(self, image_size: int | Sequence[int]) -> tuple[int, int]:
         """Rows and columns of the tokens of images of this size."""

@@ -54,5 +54,5 @@ class PredictionHeads(nn.Module):
             return
         for name, parameter in list(self.pred.named_parameters()):
             adapted = adapt_output_channels(parameter.detach(), stored, num_channels)
-            setattr(self.pred, name, nn.Parameter(adapted))
+            setattr(self.pred, name, nn.Parameter(adapted, requires_grad=parameter.requires_grad))
         self.pred.out_features = len(self.pred.weight)

@@ -35,8 +35,8 @@ class RelativePositionBias(nn.Module):
     @torch.no_grad()
     def resize(self, grid: tuple[int, int]) -> None:
         """Make another grid's table the parameter."""
-        table = self._table_of(*grid).flatten(1).T.clone()
-        self.grid, self.relative_position_bias_table = grid, nn.Parameter(table)
+        table, old = self._table_of(*grid).flatten(1).T.clone(), self.relative_position_bias_table
+        self.grid, self.relative_position_bias_table = grid, nn.Parameter(table, requires_grad=old.requires_grad)
 
     def _table_of(self, height: int, width: int) -> Tensor:
         """`(heads, 2 * H - 1, 2 * W - 1)`."""

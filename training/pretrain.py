@@ -37,7 +37,7 @@ from training.settings.masked_autoencoder import MaskedAutoencoderSettings, Targ
 from training.settings.model import TrainedModelSettings
 from training.settings.regularizer import RegularizerSettings
 
-AUTOENCODER_SETTINGS = ("num_visible_sets", "cell_size", "fusion_stages")
+AUTOENCODER_SETTINGS = ("mask_ratio", "norm_pix_loss", "num_visible_sets", "cell_size", "fusion_stages")
 AUTOENCODER_SETTINGS += ("decoder_hidden_size", "decoder_num_hidden_layers", "decoder_num_attention_heads")
 TARGET_SETTINGS = ("target_type", "feature_target_on", "feature_loss", "feature_loss_weight")
 LOSS_PARTS = ("pixel_loss", "feature_loss")
@@ -108,8 +108,9 @@ def create_model(
     """A new model of the named size, or one with stored weights for the encoder (and the decoder, if stored)."""
     family = chosen_family(settings)
     check_family(autoencoder, family.name)
-    arguments: dict[str, Any] = {"mask_ratio": autoencoder.mask_ratio, "norm_pix_loss": autoencoder.norm_pix_loss}
-    arguments["feature_target_dim"] = teacher.num_channels(settings.image_size) if teacher is not None else None
+    arguments: dict[str, Any] = {
+        "feature_target_dim": teacher.num_channels(settings.image_size) if teacher is not None else None
+    }
     for owner, names in ((autoencoder, AUTOENCODER_SETTINGS), (targets, TARGET_SETTINGS)):
         arguments |= {name: getattr(owner, name) for name in names if getattr(owner, name) is not None}
     if settings.model_name_or_path is None:

@@ -206,6 +206,23 @@ def test_heads_are_asked_for_where_no_size_tells_them(tmp_path, capsys):
     assert code == 2 and "`--num_attention_heads` must be given" in printed and not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("flag", ["--num_attention_heads", "--decoder_num_attention_heads"])
+def test_heads_that_a_folder_says_otherwise_are_refused(tmp_path, capsys, flag):
+    model = ConvMAEForPreTraining(small_convmae_config(decoder_num_attention_heads=2))
+    model.save_pretrained(tmp_path / "ours")
+    code, printed = run(tmp_path / "ours", tmp_path / "out", flag, 4, capsys=capsys)
+    assert code == 2 and f"`{flag}` (=4) must be 2, as the configuration beside the weights says" in printed
+    assert run(tmp_path / "ours", tmp_path / "same", flag, 2, capsys=capsys)[0] == 0
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path, capsys):
+    stored = random(CLASSIFIER)
+    stored["norm.bias" if "norm.bias" in stored else "fc_norm.bias"][3] = float("nan")
+    code, printed = run(save(tmp_path, stored), tmp_path / "out", *ENCODER_HEADS, capsys=capsys)
+    assert code == 2 and "must hold finite numbers, but fc_norm.bias have NaN or infinity" in printed
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("overrides", [{"fusion_stages": ["stage2"]}, {"patch_sizes": [2, 4, 2]}])
 def test_pre_training_that_the_official_code_does_not_know_is_refused(tmp_path, capsys, overrides):
     model = ConvMAEForPreTraining(small_convmae_config(**overrides))

@@ -190,6 +190,15 @@ def test_missing_keys_are_reported_exactly(model, model_class, tmp_path):
     assert set(report["missing_keys"]) == expected
 
 
+@pytest.mark.parametrize("is_trained", [True, False])
+def test_frozen_parameters_stay_frozen_when_a_model_adapts_to_other_images(model, is_trained):
+    others = {"num_channels": 4, "image_size": (96, 64)}
+    model.requires_grad_(is_trained)
+    for name in model.adapted_settings:
+        getattr(model, f"set_{name}")(others[name])
+    assert {parameter.requires_grad for parameter in model.parameters()} == {is_trained}
+
+
 # --- Initialisation ---------------------------------------------------------------------------------------------------
 
 

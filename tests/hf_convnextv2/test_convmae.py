@@ -1,6 +1,7 @@
 """ConvMAE: sizes, settings, positions, loading, masks and targets; what it computes is in test_convmae_parity.py."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -384,6 +385,17 @@ def test_fixed_positions_that_were_stored_in_half_precision_are_no_learned_ones(
     stored = ConvMAEForPreTraining.from_pretrained(tmp_path, dtype=torch.float32)
     actual = stored.convmae.encoder.stages[2].position_embeddings.weight
     assert torch.equal(actual, actual.bfloat16().float()) and not caplog.text
+
+
+def test_positions_of_pretraining_that_are_those_of_another_grid_are_named(tmp_path, caplog):
+    small_model(ConvMAEForPreTraining, image_size=(64, 96)).save_pretrained(tmp_path)
+    ConvMAEForPreTraining.from_pretrained(tmp_path)
+    assert not caplog.text
+    settings = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**settings, "image_size": [96, 64]}))  # as many tokens
+    ConvMAEForPreTraining.from_pretrained(tmp_path)
+    assert "position embeddings of the encoder and of the decoder" in caplog.text
+    assert "`image_size` (=[96, 64])" in caplog.text
 
 
 @pytest.mark.parametrize("model_class", [ConvMAEModel, ConvMAEBackbone, ConvMAEForImageClassification])

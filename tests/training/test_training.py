@@ -687,6 +687,16 @@ def test_the_learning_rate_counts_the_views_of_a_stored_model(data, fcmae, tmp_p
     assert figures(run, "learning_rate")[0][1] == pytest.approx(1e-2 * 4 * 8 / 256)
 
 
+@pytest.mark.parametrize("family", BY_NAME)
+def test_going_on_keeps_what_the_stored_model_hides_and_predicts(data, tiny, family, tmp_path):
+    stored = {"mask_ratio": 0.5, "norm_pix_loss": False}
+    BY_NAME[family].pretraining.from_pretrained(tiny[family], **stored).save_pretrained(tmp_path / "first")
+    for given in ({}, {"norm_pix_loss": True}, {"mask_ratio": 0.25}):
+        fields = {"dataset_name": "x", "output_dir": "out", "model_name_or_path": str(tmp_path / "first"), **given}
+        config = pretrain_model(PretrainSettings(**fields)).config
+        assert {name: getattr(config, name) for name in stored} == {**stored, **given}
+
+
 def test_going_on_from_a_model_of_another_teacher_starts_the_features_anew(data, fcmae, tmp_path):
     model = ConvNextV2ForPreTraining.from_pretrained(
         fcmae, target_type="pixel+feature", feature_target_dim=12, num_visible_sets=4

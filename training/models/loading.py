@@ -56,7 +56,7 @@ def load_pretrained(model_class: type[PreTrainedModel], name: str | None, expect
     model, report = loaded
     anew = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
     drawn = {key for key in anew if matches(key, expected.new)}
-    left_out = {key for key in report["unexpected_keys"] if not matches(key, (*expected.new, *expected.unused))}
+    left_out = {key for key in report["unexpected_keys"] if not matches(key, expected.unused)}
     lost = sorted(anew - drawn) or sorted(key for key in left_out if ENCODER.search(key))
     rule = f"hold the weights of this model and no others, but {len(lost)} differ, e.g. `{next(iter(lost), None)}`"
     check("model_name_or_path", name, not lost, rule)

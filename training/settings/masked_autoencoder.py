@@ -23,7 +23,8 @@ class MaskedAutoencoderSettings:
 
     mask_ratio: float | None = recipe(
         None,
-        "share of cells hidden from the encoder (default: 0.6, of ConvMAE 0.75; with K visible sets: 1 - 1/K)",
+        "share of cells hidden from the encoder (default: the model's, 0.6; of ConvMAE 0.75; with K visible sets:"
+        " 1 - 1/K)",
     )
     cell_size: int | None = recipe(
         None,
@@ -35,7 +36,9 @@ class MaskedAutoencoderSettings:
         "K > 1: divide the cells among K views of an image and train on all of them in one pass (default: the"
         " model's, 1)",
     )
-    norm_pix_loss: bool = recipe(True, "predict pixels normalised within each cell, or token of ConvMAE")
+    norm_pix_loss: bool | None = recipe(
+        None, "predict pixels normalised within each cell, or token of ConvMAE (default: the model's, true)"
+    )
     decoder_hidden_size: int | None = recipe(
         None, "channels of the decoder (default: the model's, 512 of published sizes)", on_resume="refuse"
     )

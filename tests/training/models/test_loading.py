@@ -15,7 +15,8 @@ from hf_convnextv2 import (
     ConvNextV2ForPreTraining,
     ConvNextV2Model,
 )
-from tests.photographs import message_of, write_tiny_convmae, write_tiny_fcmae
+from tests.photographs import WRITE_TINY, message_of, write_tiny_convmae, write_tiny_fcmae
+from training.models.families import BY_NAME
 from training.models.loading import FEATURES, FINETUNING, NOTHING, PRETRAINING, load_pretrained
 
 CLASSES = {"id2label": {0: "a", 1: "b", 2: "c"}, "label2id": {"a": 0, "b": 1, "c": 2}}
@@ -111,6 +112,27 @@ def test_weights_that_the_model_has_no_place_for_are_named(changed, capsys, warn
     load_pretrained(ConvNextV2ForImageClassification, folder, FINETUNING, **CLASSES)
     assert f"Warning: the model has no place for weights in {folder}: adapter." in capsys.readouterr().out
     assert not warned
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "layer"),
+    [
+        ("convnextv2", {"decoder_num_hidden_layers": 2}, "decoder.layers.1"),
+        ("convnextv2", {"fusion_stages": ["stage1"]}, "decoder.fusion"),
+        ("convmae", {"decoder_num_hidden_layers": 2}, "decoder.layers.1"),
+        ("convmae", {"fusion_stages": ["stage1"]}, "decoder.fusion"),
+    ],
+)
+def test_layers_of_a_trained_decoder_that_a_smaller_one_drops_are_named(family, settings, layer, tmp_path, capsys):
+    model_class = BY_NAME[family].pretraining
+    small = model_class.from_pretrained(WRITE_TINY[family](tmp_path / "small"), fusion_stages=[]).config
+    config = small.from_dict({**small.to_dict(), **settings})
+    model_class(config).save_pretrained(tmp_path / "large")
+    smaller = {name: getattr(small, name) for name in settings}
+    load_pretrained(model_class, str(tmp_path / "large"), PRETRAINING)
+    assert not capsys.readouterr().out
+    load_pretrained(model_class, str(tmp_path / "large"), PRETRAINING, **smaller)
+    assert f"Warning: the model has no place for weights in {tmp_path / 'large'}: {layer}" in capsys.readouterr().out
 
 
 def test_a_loading_that_fails_shows_the_table(folders, warned):
