@@ -20,8 +20,9 @@ from torch import Tensor
 
 from training.data.held_out import load_train_and_eval
 from training.data.samples import Collator
+from training.data.segmentation.classes import class_names_of
 from training.data.segmentation.masks import ignored_label, mask_reader
-from training.data.segmentation.pairs import class_names_of, load_pairs, segmentation_samples
+from training.data.segmentation.pairs import load_pairs, segmentation_samples
 from training.data.sources import num_examples
 from training.data.transforms import SegmentationTransform
 from training.evaluation.segmentation import NO_PIXEL, SegmentationEvaluator

@@ -17,6 +17,7 @@ from training.settings.data import MaskedDataSettings
 
 MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")  # of Pillow: one number for each pixel
 LOSSY = ("JPEG", "MPO", "JPEG2000")
+LOSSY_IN_TIFF = ("jpeg", "tiff_jpeg")
 NO_CLASS = -2
 IGNORED, IGNORED_OF_MANY = 255, -100  # the label of pixels without a class; the latter if 255 is a class
 
@@ -49,8 +50,9 @@ def decode_mask(value: Any, name: str) -> np.ndarray:
         return checked_array(array_of(content, name), name)
     try:
         picture = Image.open(io.BytesIO(content if content is not None else read_file(path or "")))
-        mode, is_lossy, pages = picture.mode, picture.format in LOSSY, getattr(picture, "n_frames", 1)
+        mode, pages = picture.mode, getattr(picture, "n_frames", 1)
         packing, is_tiff = packing_of(picture), picture.format == "TIFF"
+        is_lossy = picture.format in LOSSY or (is_tiff and picture.info.get("compression") in LOSSY_IN_TIFF)
         array = np.asarray(ImageOps.exif_transpose(picture)) if mode in MODES else np.empty((0, 0))
         array = as_stored(array, packing, picture.format)
     except ConnectionError:
@@ -60,7 +62,8 @@ def decode_mask(value: Any, name: str) -> np.ndarray:
     except UNREADABLE as error:
         raise BadMaskError(f"{name} cannot be read as an image: {error}") from error
     if is_lossy:
-        raise BadMaskError(f"{name} is a {picture.format} file, whose compression changes class numbers: use PNG.")
+        kind = "TIFF file with JPEG compression, which" if is_tiff else f"{picture.format} file, whose compression"
+        raise BadMaskError(f"{name} is a {kind} changes class numbers: use PNG.")
     if is_tiff and WHITE_IS_ZERO.match(packing[0]):
         raise BadMaskError(f"{name} is a TIFF file in which 0 is white. Programs disagree on its numbers: use PNG.")
     if pages > 1:

@@ -4,49 +4,28 @@
 # (pyarrow.compute creates its functions at import, where pyright does not see them)
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset
 from torch import Tensor, nn
 
-from training.data.checking.columns import Check, check_column
 from training.data.checking.images import check_images, image_notes, refuse_bad_images
 from training.data.folders.listing import show
-from training.data.folders.masks import NAMES, names_in
 from training.data.held_out import is_trained_on
-from training.data.labels import unnamed_classes
 from training.data.overview import print_overview
 from training.data.samples import AnnotatedSamples, check_color_change, name_of, sample_fields
-from training.data.segmentation.masks import (
-    BadMaskError,
-    MaskReader,
-    class_numbers,
-    decode_mask,
-    mismatch,
-    none_of,
-    unknown_numbers,
-)
+from training.data.segmentation.classes import refuse_lone_class, several_classes
+from training.data.segmentation.masks import MaskReader, class_numbers, mismatch, none_of, unknown_numbers
+from training.data.segmentation.records import mask_records, numbers_in
 from training.data.sources import Source, find_source, limit, num_examples
 from training.settings.augmentation import ColorChange
 from training.settings.checks import check
-from training.settings.data import MaskedDataSettings, SegmentDataSettings
+from training.settings.data import MaskedDataSettings
 
 PairTransform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 MOST_CLASSES = 12  # that are printed
-LEAST_SHARE = 0.1  # of the numbers up to the largest one that masks must hold, for their classes to be counted in them
-# The record of a mask: its problem (empty: none), its size, and each number in it with its pixels.
-RECORD = Features(
-    {
-        "problem": Value("string"),
-        "height": Value("int64"),
-        "width": Value("int64"),
-        "stored": List(Value("int64")),
-        "pixels": List(Value("int64")),
-    }
-)
 
 
 def segmentation_samples(
@@ -75,106 +54,6 @@ class ClassCounts(NamedTuple):
     images: np.ndarray
     ignored: int
     total: int
-
-
-def class_names_of(data: SegmentDataSettings, num_labels: int | None, num_channels: int) -> list[str]:
-    """The names of the classes to train.
-
-    They are those of id2label.json in a local folder, else `LABEL_0` and so on: `num_labels` of them, by default as
-    many as `mask_values`, or as the training masks hold.
-
-    Raises:
-        ValueError: if there is only one class, which any model would predict without a loss.
-    """
-    names = names_in(data.dataset_name)
-    if names is not None:
-        fits = num_labels in (None, len(names))
-        check("num_labels", num_labels, fits, f"be {len(names)}, the classes in id2label.json")
-        rule = "name two classes or more, such as a background and an object: with one, every prediction is right"
-        check(NAMES, Path(data.dataset_name) / NAMES, len(names) > 1, rule)
-        return names
-    count = num_labels or (len(data.mask_values) if data.mask_values else None) or largest_class(data, num_channels) + 1
-    return unnamed_classes(count)
-
-
-def largest_class(data: SegmentDataSettings, num_channels: int) -> int:
-    """The largest class number in the masks of the training split; masks that are skipped do not count."""
-    source = limit(find_source(data, data.train_split).source, data, data.max_train_samples)
-    rule = "be given: a stream does not say how many classes it has"
-    check("num_labels", None, isinstance(source, Dataset), rule)
-    assert isinstance(source, Dataset)
-    records = kept_records(source, data, num_channels) if data.skip_bad_images else mask_records(source, data)
-    stored = numbers_in(records)
-    problems = [] if stored else list(filter(None, mask_records(source, data)["problem"].to_pylist()))
-    if problems:
-        refuse_bad_images(problems, data)
-        check("annotation_column", data.annotation_column, False, f"hold masks that can be used, but {problems[0]}")
-    classes = several_classes(stored, data, data.train_split)
-    refuse_gaps(classes, stored, data)
-    return int(classes.max())
-
-
-def refuse_gaps(classes: np.ndarray, stored: Sequence[int], data: SegmentDataSettings) -> None:
-    """Raise if most numbers up to the largest class are in no mask: it is hardly one of so many classes.
-
-    Such masks hold grey values or ids, as 0, 85 and 170, and a model would learn outputs that nothing shows.
-    """
-    count = int(classes.max()) + 1
-    rule = (
-        f"be given, as the masks in split `{data.train_split}` hold only {len(classes)} different numbers of the "
-        f"{count:,} up to the largest: {', '.join(map(str, stored[:8]))}{', ...' if len(stored) > 8 else ''}. If each "
-        "of them is a class, list them with `--mask_values`; if there are more classes, give their number with "
-        "`--num_labels`"
-    )
-    check("num_labels", None, len(classes) >= LEAST_SHARE * count, rule)
-
-
-def several_classes(stored: Sequence[int], data: MaskedDataSettings, split: str) -> np.ndarray:
-    """The classes of the different numbers in the masks of a split to train on.
-
-    Raises:
-        ValueError: if they are fewer than two, with which every prediction is right.
-    """
-    classes = class_numbers(np.array(stored, np.int64), data.ignore_index, data.reduce_labels, data.mask_values)
-    classes = classes[classes >= 0]
-    rule = (
-        f"hold two classes or more in split `{split}`, but the masks hold "
-        f"{', '.join(map(str, stored[:8])) or 'nothing'}, of which `ignore_index` (={data.ignore_index}) is no class"
-    )
-    hint = "" if data.mask_values else ". For black and white masks give `--mask_values 0 255`"
-    check("annotation_column", data.annotation_column, len(classes) > 1, rule + hint)
-    return classes
-
-
-def mask_records(source: Dataset, data: MaskedDataSettings) -> pa.Table:
-    """The record of each mask of a source."""
-    return check_column(source, data.annotation_column, Check("masks", RECORD, check_mask, {}), data)
-
-
-def numbers_in(masks: pa.Table) -> list[int]:
-    """The different numbers in masks, by their records."""
-    return sorted({number for numbers in masks["stored"].to_pylist() for number in numbers or []})
-
-
-def kept_records(source: Dataset, data: MaskedDataSettings, num_channels: int) -> pa.Table:
-    """The records of the masks whose images can be read and have the same size; of all, if images are not checked."""
-    if not data.check_images:
-        return mask_records(source, data)
-    checked = check_images(source, data, num_channels)
-    records = mask_records(checked.source, data)
-    sizes = np.stack([records[side].to_numpy() for side in ("height", "width")], axis=1)
-    return records.filter(pa.array((sizes == checked.sizes).all(axis=1)))
-
-
-def check_mask(value: Any, index: int) -> dict[str, Any]:
-    """The record of a mask."""
-    try:
-        mask = decode_mask(value, f"example {index}")
-    except BadMaskError as error:
-        return {"problem": str(error), "height": 0, "width": 0, "stored": [], "pixels": []}
-    numbers, pixels = np.unique(mask, return_counts=True)
-    (height, width), found = mask.shape, {"stored": numbers.astype(int).tolist(), "pixels": pixels.tolist()}
-    return {"problem": "", "height": height, "width": width, **found}
 
 
 def load_pairs(
@@ -211,6 +90,9 @@ def load_pairs(
             several_classes(numbers_in(masks.filter(pa.array(good))), data, split)
             check_color_change(color_change, checked, data)
         notes = [*notes, *class_notes(counts, names)]
+    elif is_trained_on(data, split):
+        refuse_lone_class(source, data, split)
+    notes = [*notes, *meaning_notes(data, names)]
     print_overview(data, split, source, num_examples([whole], split, None), notes, problems)
     return source
 
@@ -249,6 +131,15 @@ def count_classes(masks: pa.Table, data: MaskedDataSettings, num_labels: int) ->
         images[classes[is_class]] += 1
         ignored += int(count[~is_class].sum())
     return ClassCounts(pixels, images, ignored, int(pixels.sum()) + ignored)
+
+
+def meaning_notes(data: MaskedDataSettings, names: Sequence[str]) -> list[str]:
+    """A line on which number in the masks is which class, if they are not the numbers of the classes."""
+    if not data.reduce_labels and data.mask_values is None:
+        return []
+    values = data.mask_values or range(1, len(names) + 1)
+    pairs = [f"{value} is {show(name)}" for value, name in zip(values, names, strict=False)]
+    return [f"in the masks: {', '.join(pairs[:MOST_CLASSES])}{', ...' if len(pairs) > MOST_CLASSES else ''}"]
 
 
 def class_notes(counts: ClassCounts, names: Sequence[str]) -> list[str]:

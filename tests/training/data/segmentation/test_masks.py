@@ -20,8 +20,10 @@ from tests.photographs import (
     write_masked_parquet,
 )
 from training.data.held_out import load_train_and_eval
+from training.data.segmentation.classes import class_names_of
 from training.data.segmentation.masks import MaskReader, class_numbers, decode_mask
-from training.data.segmentation.pairs import check_mask, class_names_of, load_pairs, segmentation_samples
+from training.data.segmentation.pairs import load_pairs, segmentation_samples
+from training.data.segmentation.records import check_mask
 from training.data.transforms import SegmentationTransform
 from training.models.segmentation import create_segmentation_processor, create_segmenter
 from training.settings.augmentation import ColorChange, SegmentAugmentationSettings
@@ -162,6 +164,11 @@ def damage_negative(folder):
     mask_of(folder).unlink()
 
 
+def damage_lossy_tiff(folder):
+    Image.open(mask_of(folder)).save(mask_of(folder).with_suffix(".tif"), compression="jpeg")
+    mask_of(folder).unlink()
+
+
 def damage_pages(folder):
     picture = Image.open(mask_of(folder)).convert("L")
     picture.save(mask_of(folder).with_suffix(".tif"), save_all=True, append_images=[picture.copy()])
@@ -177,6 +184,7 @@ DAMAGES = [
     (damage_file, "coffee1.png cannot be read as an image: "),
     (damage_text, "coffee1.png cannot be read as an image: its format is not known."),
     (damage_lossy, "coffee1.jpg is a JPEG file, whose compression changes class numbers: use PNG."),
+    (damage_lossy_tiff, "coffee1.tif is a TIFF file with JPEG compression, which changes class numbers: use PNG."),
     (damage_lonely_image, "must have a mask for each of its images, as in train/images/1.jpg with train/masks/1.png"),
     (damage_lonely_mask, "must have an image for each of its masks"),
     (damage_two_images, "must have one file for each name, but has both"),
@@ -498,6 +506,70 @@ def test_a_held_out_split_may_show_a_single_class(folder):
 def test_a_stream_may_begin_with_a_single_class(folder):
     write_numbers(folder, 0, 0)
     assert len(list(load(folder, streaming=True))) == 6
+
+
+@pytest.mark.parametrize("fields", [{"streaming": True}, {"check_images": False}], ids=str)
+def test_the_first_masks_of_a_split_that_is_not_checked_are_no_black_and_white_ones(fields, folder):
+    """Of which 255 is ignored, so that a run would learn to say one class, and its mean IoU would be 100 %."""
+    write_numbers(folder, 0, 255)
+    message = message_of(lambda: load(folder, ["no", "yes"], **fields))
+    assert "in split `train`, but its first 64 masks hold 0, 255, of which `ignore_index` (=255) is no class" in message
+    assert "For black and white masks give `--mask_values 0 255`; if other classes come later" in message
+    assert len(list(load(folder, ["no", "yes"], mask_values=[0, 255], **fields))) == 6
+    mask_of(folder).write_text("damaged")  # named when it is read
+    assert "must hold two classes or more" in message_of(lambda: load(folder, ["no", "yes"], **fields))
+
+
+def test_names_numbers_and_values_of_the_classes_must_be_as_many(folder):
+    message = message_of(lambda: class_names_of(settings(folder, mask_values=[0, 255]), 5, 3))
+    assert message.startswith("`num_labels` (=5) must be 2, the number of `mask_values`")
+    (folder / "id2label.json").write_text(json.dumps(dict(enumerate(NAMES))))
+    message = message_of(lambda: class_names_of(settings(folder, mask_values=[0, 255]), None, 3))
+    assert message.startswith("`mask_values` (=[0, 255]) must be 3 numbers, one for each class in id2label.json")
+    assert class_names_of(settings(folder, mask_values=[0, 1, 9]), 3, 3) == NAMES
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, None),
+        ({"reduce_labels": True}, "in the masks: 1 is dark, 2 is middle, 3 is bright"),
+        ({"mask_values": [2, 1, 0]}, "in the masks: 2 is dark, 1 is middle, 0 is bright"),
+    ],
+)
+def test_the_start_says_which_number_is_which_class_where_it_is_another(fields, expected, folder, capsys):
+    load(folder, **fields)
+    printed = capsys.readouterr().out
+    assert ("in the masks:" in printed) == (expected is not None) and (expected or "") in printed
+
+
+def test_smoothed_edges_of_black_and_white_masks_are_no_classes(folder):
+    for file in folder.glob("train/masks/*.png"):
+        square = Image.new("L", (48, 48))
+        square.paste(255, (16, 16, 32, 32))
+        square.resize((480, 480), Image.Resampling.BICUBIC).save(file)
+        image = next(folder.glob(f"train/images/{file.stem}.*"))
+        Image.open(image).resize((480, 480)).save(image)
+    message = message_of(lambda: class_names_of(settings(folder), None, 3))
+    assert "of the pixels of the masks in split `train` are 0 or 255" in message
+    assert "give `--mask_values 0 255`" in message
+    assert len(class_names_of(settings(folder), 255, 3)) == 255
+
+
+@pytest.mark.parametrize("are_ids", [True, False])
+def test_numbers_that_count_the_objects_of_each_image_are_no_classes(are_ids, folder):
+    for place, file in enumerate(sorted(folder.glob("train/masks/*.png"))):
+        count = 12 + 2 * place  # objects, in rows of the image
+        numbers = np.zeros((48, 48), np.uint8)
+        numbers[:count] = np.arange(1, count + 1)[:, None]
+        if not are_ids:
+            numbers[numbers == 3 + place] = 0  # a class that this image does not show
+        Image.fromarray(numbers).save(file)
+    if are_ids:
+        message = message_of(lambda: class_names_of(settings(folder), None, 3))
+        assert "6 of the 6 masks with several numbers in split `train` hold all from 1 to their largest" in message
+        assert "up to 22, as ids of objects do" in message and message.endswith("give `--num_labels 23`.")
+    assert len(class_names_of(settings(folder), None if not are_ids else 23, 3)) == 23
 
 
 def test_images_of_five_channels_are_tiff_files_with_a_page_for_each_beside_png_masks(folder):
