@@ -360,6 +360,8 @@ def test_a_pretrained_model_has_no_answers(fcmae, images, tmp_path):
         ({"top_k": 4}, "`top_k` (=4) must be at most 3, the classes of the model"),
         ({"output_file": "answers.json"}, "must end in .csv, .parquet, .jsonl for a classifier"),
         ({"masks_dir": "masks"}, "`masks_dir` (=masks) must not be given for a classifier"),
+        ({"eval_flip": True}, "`eval_flip` (=True) must not be given for a classifier"),
+        ({"eval_scales": [1.0, 2.0]}, "`eval_scales` (=[1.0, 2.0]) must not be given for a classifier"),
         ({"dataset_name": "nothing/*.jpg"}, "must match images"),
         ({"dataset_name": "docs"}, "must hold images, such as .jpg or .png"),
         ({"dataset_name": "./no/such/folder"}, "must be a file or folder that exists"),

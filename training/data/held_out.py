@@ -5,8 +5,9 @@ from typing import Any
 
 from datasets import Dataset
 
-from training.data.sources import Source
+from training.data.sources import Source, limit
 from training.data.splits import check_split, say_what_is_left_out
+from training.settings.checks import check
 from training.settings.data import DataSettings, HeldOutDataSettings
 
 
@@ -25,8 +26,9 @@ def load_train_and_eval(
         return source, load(data, data.eval_split, data.max_eval_samples, *arguments)
     if data.train_val_split:
         assert isinstance(source, Dataset)
+        check("train_val_split", data.train_val_split, len(source) > 1, "be left out for one image: it has two parts")
         parts = source.train_test_split(test_size=data.train_val_split, seed=data.seed)
-        return parts["train"], parts["test"]
+        return parts["train"], limit(parts["test"], data, data.max_eval_samples)
     return source, None
 
 

@@ -5,7 +5,7 @@
 import glob
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,6 +51,7 @@ def find_source(data: DataSettings, split: str) -> Found:
         found = find_folder(data, str(name), split)
     elif name.suffix in FILE_BUILDERS:
         pattern = glob.escape(str(name)) if name.exists() else data.dataset_name  # a glob pattern or an address
+        refuse_renumbered(sorted(glob.glob(pattern, recursive=True)), data.dataset_name)
         files = {split: pattern}
         found = Found(load_split(data, split, FILE_BUILDERS[name.suffix], data_files=files), [], [])
     else:
@@ -223,7 +224,8 @@ def load_data_files(data: DataSettings, listing: Listing, folder: str, split: st
     """
     special = re.search(r"[*?\[\]]", folder)
     check("dataset_name", folder, special is None, f"have no `{special and special[0]}` in it: rename a folder")
-    refuse_renumbered(listing, folder)
+    tables = [os.path.join(run.folder, name) for run in listing.tables for name in run.names.to_pylist()]
+    refuse_renumbered(tables, folder, listing.root)
     source = load_split(data, split, folder, name=data.dataset_config_name)
     if isinstance(data, ObjectsDataSettings):
         files = [os.path.join(listing.root, name) for name in listing.metadata]
@@ -239,19 +241,21 @@ def load_data_files(data: DataSettings, listing: Listing, folder: str, split: st
     return source
 
 
-def refuse_renumbered(listing: Listing, folder: str) -> None:
-    """Raise if parquet files number their classes differently: `datasets` applies the first file's numbers to all."""
+def refuse_renumbered(files: Iterable[str], name: str, root: str = "") -> None:
+    """Raise if parquet files number their classes differently: `datasets` applies the first file's numbers to all.
+
+    The files are those of a data set `name`, by their paths below `root`.
+    """
     first: dict[str, tuple[str, list[str]]] = {}
-    files = [os.path.join(run.folder, name) for run in listing.tables for name in run.names.to_pylist()]
     for file in files:
         if not file.endswith(".parquet"):
             continue
-        features = Features.from_arrow_schema(pq.read_schema(os.path.join(listing.root, file)))
+        features = Features.from_arrow_schema(pq.read_schema(os.path.join(root, file)))
         for column, feature in class_labels(features):
             before, names = first.setdefault(column, (file, feature.names))
             rule = f"number the classes of `{column}` alike in all files, but {before} has {', '.join(names[:8])} and "
             rule += f"{file} {', '.join(feature.names[:8])}. Write them with the same classes, or name one file alone"
-            check("dataset_name", folder, names == feature.names, rule)
+            check("dataset_name", name, names == feature.names, rule)
 
 
 def class_labels(feature: Any, name: str = "") -> Iterator[tuple[str, ClassLabel]]:

@@ -1,5 +1,6 @@
 """Transformers' own detectors on a backbone of this package, by the name of their type."""
 
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
@@ -48,6 +49,10 @@ def create_detr(settings: DetectorSettings, backbone: Backbone, labels: dict[str
     if kind in HYBRID:
         strides = list(backbone.config.strides)[-levels:]
         size = image_size_of(backbone.config)
+        sides = [size // stride for stride in strides]
+        fits = all(fine == 2 * coarse for fine, coarse in pairwise(sides))
+        rule = f"be a multiple of {strides[-1]} for `architecture` {kind}, which enlarges each map to twice its size"
+        check("image_size", size, fits, rule)
         positions = sum((size // stride) ** 2 for stride in strides)  # of which the best become queries
         fields |= {"num_queries": min(MOST_QUERIES, positions)}
         fields |= {"encoder_in_channels": backbone.config.hidden_sizes[-levels:], "encoder_hidden_dim": width}

@@ -48,8 +48,8 @@ def load_pretrained(model_class: type[PreTrainedModel], name: str | None, expect
     """`model_class.from_pretrained(name, **arguments)`, with one line instead of Transformers' report of the weights.
 
     Raises:
-        ValueError: if weights other than the expected ones would be initialised anew, or if encoder weights of the
-            source would not be used.
+        ValueError: if weights other than the expected ones would be initialised anew, if encoder weights of the source
+            would not be used, or if weights are NaN or infinite.
     """
     with model_named(name), held_report(), refused_shapes(name):
         loaded: Any = model_class.from_pretrained(name, output_loading_info=True, **arguments)
@@ -60,6 +60,7 @@ def load_pretrained(model_class: type[PreTrainedModel], name: str | None, expect
     lost = sorted(anew - drawn) or sorted(key for key in left_out if ENCODER.search(key))
     rule = f"hold the weights of this model and no others, but {len(lost)} differ, e.g. `{next(iter(lost), None)}`"
     check("model_name_or_path", name, not lost, rule)
+    check_finite_weights(model, name)
     if is_first_process() and drawn and expected.is_told:
         print(f"Weights of {name}; those of {layers(drawn)} are new.", flush=True)
     if is_first_process() and left_out:
@@ -67,6 +68,13 @@ def load_pretrained(model_class: type[PreTrainedModel], name: str | None, expect
     if hasattr(model.config, "auto_map"):  # of a repository with code, which is not saved along
         del model.config.auto_map
     return model
+
+
+def check_finite_weights(model: PreTrainedModel, name: str | None) -> None:
+    """Raise if a model has weights that are NaN or infinite, as a run that diverged leaves them."""
+    wrong = [key for key, weight in model.named_parameters() if not weight.isfinite().all()]
+    rule = f"hold finite weights, but {len(wrong)} have NaN or infinity in them, e.g. `{next(iter(wrong), None)}`"
+    check("model_name_or_path", name, not wrong, rule)
 
 
 def stored_config(name: str | None, revision: str | None) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What each kind of model says of an image, and how it becomes rows of a table."""
 
 from collections.abc import Iterator
+from dataclasses import MISSING, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -69,6 +70,13 @@ def check_fits(stored: StoredModel, settings: PredictSettings) -> None:
         check_separable(class_list(stored.model.config), output.output_file)
     fits = kind == "segmentation model" or output.masks_dir is None
     check("masks_dir", output.masks_dir, fits, f"not be given for a {kind}")
+    for field in fields(settings.prediction):
+        value = getattr(settings.prediction, field.name)
+        is_usual = value == (field.default if field.default is not MISSING else field.default_factory())
+        check(field.name, value, kind == "segmentation model" or is_usual, f"not be given for a {kind}")
+    least = getattr(stored.model.config, "box_score_threshold", 0)
+    rule = f"be at least {least}, below which this detector drops objects (`box_score_threshold` in its config.json)"
+    check("threshold", settings.answers.threshold, settings.answers.threshold >= least, rule)
     encoder = getattr(stored.model.config, "backbone_config", None)
     if kind == "segmentation model" and isinstance(encoder, EncoderConfig):
         check_prediction(settings.prediction, encoder, stored.processor)

@@ -8,6 +8,7 @@ from datasets import Dataset
 from PIL import Image
 
 from tests.photographs import message_of
+from training.data.held_out import load_train_and_eval
 from training.data.sources import load_source
 from training.data.splits import check_split, say_what_is_left_out, with_eval_split
 from training.settings.scripts import FinetuneSettings, ValidateSettings
@@ -87,6 +88,18 @@ def test_a_split_that_is_asked_for_and_missing_is_an_error_with_those_there_are(
     undivided = write_splits(tmp_path / "undivided", ".", array=array)
     message = message_of(lambda: check_split(replace(config, dataset_name=undivided), "eval_split", "test"))
     assert "`--train_val_split 0.2` evaluates on a fifth of the training images instead." in message
+
+
+def test_the_images_that_are_held_out_are_at_most_as_many_as_asked_for(tmp_path):
+    folder = write_splits(tmp_path / "images", "train")
+    for index in range(2, 10):
+        Image.new("RGB", (8, 8)).save(f"{folder}/train/cat/{index}.png")
+    config = FinetuneSettings(dataset_name=folder, output_dir="out", train_val_split=0.5).data
+    for most, expected in ((None, 5), (3, 3), (7, 5)):
+        train, held_out = load_train_and_eval(replace(config, max_eval_samples=most), load_source)
+        assert (len(train), len(held_out)) == (5, expected)
+    message = message_of(lambda: load_train_and_eval(replace(config, max_train_samples=1), load_source))
+    assert message == "`train_val_split` (=0.5) must be left out for one image: it has two parts."
 
 
 def test_fine_tuning_says_which_images_it_leaves_out(tmp_path, capsys):

@@ -147,6 +147,13 @@ def test_the_table_names_each_class_with_its_shares():
     assert mean_figures(confusion)["majority_accuracy"] == pytest.approx(8 / 12)
 
 
+def test_a_mean_iou_of_one_class_alone_is_told_to_say_little():
+    """As of black and white masks whose 255 is ignored."""
+    told = table_in_words(np.array([[6, 0], [0, 0]]), ["sky", "tree"])
+    assert "Warning: all pixels that have a class are of sky" in told and "`--mask_values 0 255`" in told
+    assert "Warning" not in table_in_words(np.array([[6, 0], [1, 0]]), ["sky", "tree"])
+
+
 @pytest.mark.parametrize("count", [2, 20, 150])
 def test_classes_have_colours_of_their_own(count):
     colors = class_colors(count)

@@ -1,12 +1,30 @@
 """Transformers' own detectors on a backbone of this package."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn.modules.module import Module
 
+from tests.photographs import message_of
 from training.models.detection import create_detector
 from training.models.detr import HYBRID
 from training.settings.model import DetectorSettings
+
+
+@pytest.mark.parametrize("architecture", HYBRID)
+@pytest.mark.parametrize("size", [64, 36, 72, 60, 80])
+def test_sizes_whose_maps_do_not_double_are_refused(architecture, size):
+    """What Transformers computes with them ends in an error about shapes, which is the control."""
+    settings = DetectorSettings(image_size=size, architecture=architecture, decoder_hidden_size=32)
+    if size in (64, 36, 72):
+        create_detector(settings, ["a"])(pixel_values=torch.zeros((1, 3, size, size)))
+        return
+    message = message_of(lambda: create_detector(settings, ["a"]))
+    assert message.startswith(f"`image_size` (={size}) must be a multiple of 32 for `architecture` {architecture}")
+    model = create_detector(replace(settings, image_size=64), ["a"])
+    with pytest.raises(RuntimeError):
+        model(pixel_values=torch.zeros((1, 3, size, size)))
 
 
 def loss_and_gradients(model: Module, count: int) -> tuple[float, set[str]]:

@@ -135,6 +135,16 @@ def test_layers_of_a_trained_decoder_that_a_smaller_one_drops_are_named(family, 
     assert f"Warning: the model has no place for weights in {tmp_path / 'large'}: {layer}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(value, changed):
+    name = "convnextv2.encoder.stages.1.layers.0.pwconv1.weight"
+    folder = str(changed("classifier", lambda weights: weights[name][3].fill_(value)))
+    said = message_of(lambda: load_pretrained(ConvNextV2ForImageClassification, folder, NOTHING))
+    assert said == (
+        f"`model_name_or_path` (={folder}) must hold finite weights, but 1 have NaN or infinity in them, e.g. `{name}`."
+    )
+
+
 def test_a_loading_that_fails_shows_the_table(folders, warned):
     with pytest.raises(ValueError, match="must hold weights of the shapes that the settings ask for"):
         load_pretrained(ConvNextV2ForImageClassification, str(folders / "classifier"), NOTHING, num_labels=7)

@@ -102,7 +102,8 @@ def coco_rows(listing: Listing, data: ObjectsDataSettings, split: str, asked: li
         rule = f"have the same classes in all splits, but {own} has {few(names)} and {name} has {few(part.names)}"
         check("dataset_name", listing.root, part.names == names, rule)
     refuse_shared(listing.root, {name: part.paths() for name, part in parts.items()})
-    return CocoRows(parts[own].open(), parts[own].problems, parts[own].notes)
+    unused = [f"left out: {few(listing.metadata)}, for COCO's JSON has the objects"] if listing.metadata else []
+    return CocoRows(parts[own].open(), parts[own].problems, parts[own].notes + unused)
 
 
 def refuse_shared(root: str, images: dict[str, set[str]]) -> None:
@@ -167,8 +168,8 @@ def arrow_of(objects: list[dict[str, Any]], features: Features, column: str, pat
     """The objects as an Arrow array; raises a `ValueError` if a value is no number."""
     try:
         return pa.array(objects, features.arrow_schema.field(column).type)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        rule = f"hold numbers as `area`, `iscrowd`, `height` and `width`: {error}"
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+        rule = f"hold a number as `area`, and whole ones as `iscrowd`, `height` and `width`: {error}"
         raise ValueError(f"`annotation_files` (={path}) must {rule}") from error
 
 

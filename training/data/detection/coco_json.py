@@ -49,6 +49,8 @@ def read_coco(path: str) -> CocoFile:
             same = map(file_name_of, content[part]) if key == "file_name" else values
             twice = [value for value, count in Counter(same).items() if count > 1]
             require(path, not twice, f"have one of its {part} with each `{key}`, but has more with {listed(twice)}")
+    unnamed = [each["id"] for each in categories if not str(each["name"]).strip()]
+    require(path, not unnamed, f"name each of its categories; those with these ids have an empty name: {listed(unnamed)}")
     kinds = {isinstance(each["id"], str) for each in categories}
     require(path, len(kinds) < 2, "have numbers or texts as the `id` of its categories, not both")
     classes = {each["id"]: number for number, each in enumerate(sorted(categories, key=lambda each: each["id"]))}
@@ -120,7 +122,8 @@ def is_scalar(value: Any) -> bool:
 
 
 def is_numbers(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(number, int | float) for number in value)
+    """Whether a value is a list of numbers; true and false are none."""
+    return isinstance(value, list) and all(type(number) in (int, float) for number in value)
 
 
 def listed(values: Iterable[Any]) -> str:

@@ -43,6 +43,7 @@ def with_documents(listing: Listing) -> Listing:
 
     found = [path for path in listing.others if is_document(path)]
     others = [path for path in listing.others if not is_document(path)]
+    found = [path for path in found if path != NAMES]  # it is read
     return replace(listing, others=others, documents=[*listing.documents, *found])
 
 

@@ -250,6 +250,12 @@ def test_images_that_are_missing_or_not_named_are_told(folder, capsys):
     assert "astronaut0.jpg, chelsea0.jpg, coffee0.jpg), but none is in" in message_of(lambda: load(folder))
 
 
+def test_a_metadata_file_beside_it_is_told_to_be_left_out(folder, capsys):
+    (folder / "train2017/metadata.jsonl").write_text('{"file_name": "coffee0.jpg"}')
+    load(folder)
+    assert "left out: train2017/metadata.jsonl, for COCO's JSON has the objects" in capsys.readouterr().out
+
+
 def test_images_of_another_size_than_stated_are_named(folder):
     edit(folder, lambda content: images(content)[1].update(width=96, height=64))
     expected = "chelsea0.jpg are stated for an image of 96 x 64 pixels, but it has 48 x 48 after the rotation"
@@ -308,7 +314,11 @@ WRONG = [
     (lambda content: content["categories"][1].update(id="2"), "the `id` of its categories, not both"),
     (of_annotation(bbox=None), "the box None of object 0 of {}/train2017/astronaut0.jpg must have 4 numbers"),
     (of_annotation(bbox=["1", 2, 3, 4]), "with a `bbox` of numbers; those with these ids have another: 1"),
-    (of_annotation(area="large"), "must hold numbers as `area`, `iscrowd`, `height` and `width`"),
+    (of_annotation(bbox=[True, 2, 3, 4]), "with a `bbox` of numbers; those with these ids have another: 1"),
+    (of_annotation(area="large"), "must hold a number as `area`, and whole ones as `iscrowd`, `height` and `width`"),
+    (of_annotation(iscrowd=0.5), "must hold a number as `area`, and whole ones as `iscrowd`, `height` and `width`"),
+    (of_annotation(iscrowd=10**30), "must hold a number as `area`, and whole ones as `iscrowd`, `height` and `width`"),
+    (lambda content: content["categories"][1].update(name=" "), "name each of its categories; those with these ids"),
     (of_annotation(bbox=[10, 10, 45, 20]), "astronaut0.jpg reaches 7 pixels out of the image"),
     (of_annotation(bbox=[10, 10, 20]), "astronaut0.jpg must have 4 numbers, but has 3"),
 ]

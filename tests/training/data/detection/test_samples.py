@@ -218,14 +218,18 @@ def test_images_of_which_nothing_would_be_left_are_named_or_skipped_at_the_start
     assert len(load_objects(settings(folder, skip_bad_images=True), *arguments, 149)) == num_images - 1
 
 
-def test_files_that_number_the_classes_of_objects_differently_are_refused(tmp_path):
+@pytest.mark.parametrize("pattern", ["", "*.parquet", "test-*.parquet"])
+def test_files_that_number_the_classes_of_objects_differently_are_refused(pattern, tmp_path):
     """`datasets` would read the second file with the names of the first."""
     folder = write_objects_parquet(tmp_path / "data", {"train": 2, "test": 2}, files=1)
     file = next(folder.glob("test-*.parquet"))
     table = Dataset.from_parquet(str(file))
     features = Features.from_dict(json.loads(json.dumps(table.features.to_dict()).replace(*ORDERS)))
     table.cast(features).to_parquet(file)
-    message = message_of(lambda: class_names_of(settings(folder), None))
+    if pattern.startswith("test"):  # the control: one file
+        assert class_names_of(settings(folder / pattern), None) == ["rectangle", "disc"]
+        return
+    message = message_of(lambda: class_names_of(settings(folder / pattern), None))
     assert "must number the classes of `objects.category` alike in all files" in message
 
 

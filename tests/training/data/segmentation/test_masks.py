@@ -90,6 +90,14 @@ def test_ade20k_is_read_as_it_is_unpacked(folder, tmp_path, capsys):
     assert "more.zip: an archive, unpack it" in message_of(lambda: load(root, NAMES[1:], **options))
 
 
+def test_the_file_that_names_the_classes_is_not_said_to_be_left_out(folder, capsys):
+    (folder / "id2label.json").write_text(json.dumps(dict(enumerate(NAMES))))
+    (folder / "objectInfo.txt").write_text("other")
+    load(folder)
+    printed = capsys.readouterr().out
+    assert "objectInfo.txt" in printed and "id2label.json" not in printed
+
+
 def test_the_start_counts_the_pixels_of_each_class(folder, capsys):
     changed(mask_of(folder), lambda mask: np.full_like(mask, 255))
     rows = load(folder)
