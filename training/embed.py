@@ -26,7 +26,7 @@ from training.prediction.batches import create_reader
 from training.prediction.encoders import load_encoder
 from training.prediction.feature_files import FeatureTables, write_features
 from training.prediction.features import FeatureAnswers
-from training.prediction.images import find_images
+from training.prediction.images import check_same_images, find_images
 from training.prediction.loop import alone, answer_images, begin, finish
 from training.prediction.parts import Parts
 from training.prediction.record import record_of
@@ -41,6 +41,7 @@ def main(settings: EmbedSettings) -> Path:
     data, output = with_background(settings.data, settings.model), Path(settings.output.output_file)
     with accelerator.main_process_first():
         images = find_images(data, encoder.num_channels, [output])
+    check_same_images(accelerator, data, images)
     about = about_features(settings, features, data.background, encoder.num_channels)
     tables = FeatureTables(features.shapes, settings.features.dtype, about)
     parts = Parts(output, record_of(accelerator, settings, settings.model, data, images), tables)

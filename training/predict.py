@@ -27,7 +27,7 @@ from training.models.creation import with_background
 from training.prediction.answers import check_fits, create_answers
 from training.prediction.batches import create_reader
 from training.prediction.files import write_answers
-from training.prediction.images import find_images
+from training.prediction.images import check_same_images, find_images
 from training.prediction.loop import alone, answer_images, begin, finish
 from training.prediction.masks import clear_masks
 from training.prediction.models import load_stored_model
@@ -48,6 +48,7 @@ def main(settings: PredictSettings) -> Path:
     written = [output, *([settings.output.masks] if has_masks else [])]
     with accelerator.main_process_first():
         images = find_images(data, stored.num_channels, written)
+    check_same_images(accelerator, data, images)
     answers, overwrite = create_answers(stored, settings, images), settings.output.overwrite
     parts = Parts(output, record_of(accelerator, settings, settings.model, data, images), JsonLines())
     with alone(accelerator, parts):

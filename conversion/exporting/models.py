@@ -154,7 +154,15 @@ def load_subject(name: str, task: str | None) -> Subject:
             "file of it would answer on the scale of training, not in the units of the values."
         )
     with registered():
-        model = classes[task].from_pretrained(name, dtype=torch.float32).eval()
+        loaded: Any = classes[task].from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+    model, report = loaded
+    missing = sorted(report["missing_keys"]) if task != FEATURES else []  # features are taken before the final norm
+    if missing:
+        raise ValueError(
+            f"`model` (={name}) must hold all weights of a {type(model).__name__}, but lacks {len(missing)}, e.g. "
+            f"`{missing[0]}`: the file would have random ones."
+        )
+    model.eval()
     own = getattr(model.config, "backbone_config", None) or model.config
     cell = height_and_width(own.cell_size) if task == RECONSTRUCTION else own.last_strides
     sides = height_and_width(own.image_size or DEFAULT_SIZE)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from conversion.exporting.choices import CLASSIFICATION
 from conversion.exporting.formats import FORMATS
 from conversion.exporting.record import Record
 from conversion.files import write_text
@@ -37,5 +38,10 @@ def render(template: str, record: Record, repo_id: str | None) -> str:
 
 
 def pipeline_of(record: Record) -> str | None:
-    """The pipeline of transformers.js that runs the files, if it has one."""
-    return PIPELINES.get((record.model_type, record.task)) if record.format == "onnx" else None
+    """The pipeline of transformers.js that runs the files, if it has one.
+
+    That of classification takes the softmax of the scores, so it is none for several classes of an image, or numbers.
+    """
+    if record.format != "onnx" or (record.task == CLASSIFICATION and not record.gives_one_class):
+        return None
+    return PIPELINES.get((record.model_type, record.task))

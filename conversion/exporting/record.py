@@ -82,6 +82,11 @@ class Record:
     files: dict[str, FileRecord] = dataclasses.field(default_factory=dict)
     components: dict[str, Any] = dataclasses.field(default_factory=dict)
 
+    @property
+    def gives_one_class(self) -> bool:
+        """Whether the answer is the class with the largest score: only then are classes compared."""
+        return any(each.agreement is not None for found in self.files.values() for each in found.parity)
+
     def add(self, dtype: str, found: FileRecord, metadata: dict[str, Any]) -> None:
         """Note a file; Transformers loads the first one, with what its exporter noted."""
         self.files[dtype] = found

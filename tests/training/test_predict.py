@@ -184,6 +184,11 @@ def test_objects_are_those_of_the_pipeline(architecture, images, tmp_path):
     assert count == len(rows) > 0
 
 
+def test_scores_below_those_that_an_rcnn_drops_are_refused(mask_rcnn, images, tmp_path):
+    message = message_of(lambda: predicted(mask_rcnn, images, tmp_path / "answers.csv", threshold=0.04))
+    assert message.startswith("`threshold` (=0.04) must be at least 0.05, below which this detector drops objects")
+
+
 def test_coco_has_the_objects_and_masks_of_the_table(mask_rcnn, images, tmp_path):
     rows = predicted(mask_rcnn, images, tmp_path / "answers.parquet", threshold=0.2)
     with apart():

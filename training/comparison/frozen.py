@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from datasets import Dataset
 from torch import Tensor
 
+from hf_convnextv2.images import DEFAULT_BACKGROUND
 from training.comparison.subsets import undecoded
 from training.data.decoding import decode_image
 from training.data.problems import labelled_samples
@@ -19,6 +20,7 @@ from training.data.transforms import EvaluationTransform
 from training.evaluation.features import Embed, extract_features, knn_scores, linear_probe_scores
 from training.evaluation.loop import logits_of, pass_over
 from training.evaluation.whitening import Features, whitened
+from training.models.creation import BACKGROUND
 from training.models.families import chosen_family
 from training.models.loading import FEATURES
 from training.prediction.pooling import PooledMaps
@@ -89,25 +91,30 @@ def predicted_classes(folder: str, images: Dataset, num_workers: int = 0) -> np.
 
 def loader_of(images: Dataset, model: Any, processor: Any, num_workers: int) -> Any:
     """Batches of images as the model sees them in an evaluation, in order."""
-    data = ValidateDataSettings(dataset_name="unused", num_workers=num_workers)
+    background = getattr(processor, BACKGROUND, None)
+    data = ValidateDataSettings(dataset_name="unused", num_workers=num_workers, background=background)
     part = undecoded(images)
     return eval_loader(part, labelled_samples(data, part, model.config, EvaluationTransform(processor)), data)
 
 
-def pixel_statistics(images: Dataset, num_channels: int = 1) -> tuple[Tensor, Tensor]:
+def pixel_statistics(
+    images: Dataset, num_channels: int = 1, background: str = DEFAULT_BACKGROUND
+) -> tuple[Tensor, Tensor]:
     """Mean, deviation and histogram of each channel of each image `(N, 18 * num_channels)`, and the labels.
 
     One channel is the brightness of a picture. In the histogram, values of arrays count as 0 or 1 beyond these.
     """
-    return Tensor(np.array(list(statistics(images, num_channels)))), Tensor(images["label"][:]).long()
+    found = list(statistics(images, num_channels, background))
+    return Tensor(np.array(found)), Tensor(images["label"][:]).long()
 
 
-def statistics(images: Dataset, num_channels: int) -> Iterator[list[float]]:
+def statistics(images: Dataset, num_channels: int, background: str) -> Iterator[list[float]]:
     """The statistics of each image."""
     part = undecoded(images)
     dtype = array_dtype(part, "image")
     for index in range(len(part)):
-        pixels = decode_image(part[index]["image"], num_channels, f"example {index}", dtype).pixels.numpy()
+        decoded = decode_image(part[index]["image"], num_channels, f"example {index}", dtype, background=background)
+        pixels = decoded.pixels.numpy()
         row: list[float] = []
         for channel in pixels / 255 if pixels.dtype == np.uint8 else pixels:
             histogram = np.histogram(channel.clip(0, 1), bins=NUM_BINS, range=(0, 1), density=True)[0]

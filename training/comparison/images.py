@@ -13,9 +13,10 @@ from sklearn.model_selection import train_test_split
 
 from conversion.split_names import HELD_OUT
 from training.comparison.subsets import undecoded, write_parquet
+from training.data.checking.store import digest_of_files
 from training.data.labels import check_labels, label_array, label_mapping, resolve_labels
 from training.data.samples import load_images
-from training.data.sources import Source, array_dtype, features_of, find_source, values_of
+from training.data.sources import Source, array_dtype, features_of, file_paths, find_source, values_of
 from training.data.splits import check_split, split_names
 from training.settings.checks import check
 from training.settings.comparison import CompareDataSettings
@@ -43,12 +44,13 @@ class Labelled(NamedTuple):
 
     @property
     def fingerprint(self) -> str:
-        """What tells these images and labels from others: paths or sizes of the files, and classes."""
+        """What tells these images and labels from others: paths, sizes and times of the files, and classes."""
         digest = hashlib.sha256()
         for part in (self.train, self.test):
             digest.update(f"{len(part)} {self.names} {part['label'][:]}".encode())
             if array_dtype(part, "image") is not None:  # arrays themselves: by their number
                 continue
+            digest.update(digest_of_files(file_paths(values_of(undecoded(part), "image"))).encode())
             for batch in undecoded(part).select_columns(["image"]).iter(batch_size=1000):
                 for image in batch["image"]:  # type: ignore[index]
                     stored = image if isinstance(image, dict) else {"path": image}

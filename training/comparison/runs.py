@@ -132,8 +132,9 @@ class Comparison:
             if PIXELS not in self.features:
                 parts = {"train": self.images.train, "test": self.images.test}
                 channels = self.settings.starts.num_channels
+                background = self.settings.data.background or DEFAULT_BACKGROUND
                 self.features[PIXELS] = {
-                    split: frozen.pixel_statistics(part, channels) for split, part in parts.items()
+                    split: frozen.pixel_statistics(part, channels, background) for split, part in parts.items()
                 }
             chosen = draw(self.images.train["label"][:], *case)
             store_answers(file, {PIXELS: frozen.pixel_answers(self.features[PIXELS], chosen, case.seed)})

@@ -26,6 +26,7 @@ from training.data.folders.rows import array_rows, image_rows, metadata_of, refu
 from training.data.folders.splits import divide, is_split, split_name
 from training.settings.checks import check
 from training.settings.data import FILE_BUILDERS, DataSettings, MaskedDataSettings, ObjectsDataSettings
+from training.settings.labels import LabelSettings
 
 Source = Dataset | IterableDataset
 NOT_ARRAYS = ("string", "large_string", "binary", "large_binary", "null", "dict")
@@ -211,8 +212,10 @@ def load_described(data: DataSettings, listing: Listing, split: str, files: list
             refuse_mixed_classes(listing.root, files, data.objects_column)
             refuse_mixed_masks(listing.root, files, data.objects_column)
         raise
+    if isinstance(data, LabelSettings):
+        refuse_twice_named(listing.root, files, "labels, as a list if they are several")
     if isinstance(data, ObjectsDataSettings):
-        refuse_twice_named(listing.root, files)
+        refuse_twice_named(listing.root, files, "objects")
         source = with_whole_paths(source, files, data.objects_column)
     return source
 

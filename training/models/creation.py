@@ -1,6 +1,7 @@
 """Settings of a model and its image processor, resolved before training by both training scripts."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from training.settings.data import DataSettings
 from training.settings.model import ModelSettings, TrainedModelSettings
 
 Data = TypeVar("Data", bound=DataSettings)
+RESIZE = ("crop_pct", "resample")  # of ConvNextImageProcessor
 BACKGROUND = "background"  # its name in preprocessor_config.json
 SET_BY_WEIGHTS = ("patch_size", "num_stages", "use_grn", "layer_scale_init_value")  # where a model is not new
 
@@ -63,13 +65,26 @@ def with_background(data: Data, settings: ModelSettings) -> Data:
     return replace(data, background=given)
 
 
-def create_processor(settings: ModelSettings, background: str | None, model_config: EncoderConfig) -> Any:
+def create_processor(
+    settings: ModelSettings, background: str | None, model_config: EncoderConfig, keeps_resize: bool = False
+) -> Any:
     """Create the image processor that training uses and saves with the model.
 
     Mean and standard deviation are those given, else those saved with the initial weights, else ImageNet's. The
-    background is saved even by a stock class that does not use it, so that it can be read from the folder.
+    background is saved even by a stock class that does not use it, so that it can be read from the folder. With
+    `keeps_resize`, the share of an image that a square keeps and the filter are those saved with the weights.
     """
-    return create_image_processor(model_config, **processor_overrides(settings, background, model_config))
+    overrides = processor_overrides(settings, background, model_config)
+    if keeps_resize and is_square(model_config.image_size):
+        stored = stored_processor(settings)
+        is_alike = str(stored.get("image_processor_type", "")).startswith("ConvNext")
+        overrides |= {name: stored[name] for name in RESIZE if is_alike and name in stored}
+    return create_image_processor(model_config, **overrides)
+
+
+def is_square(size: int | Sequence[int]) -> bool:
+    """Whether a size of images, a number or height and width, is that of a square."""
+    return isinstance(size, int) or size[0] == size[1]
 
 
 def processor_overrides(settings: ModelSettings, background: str | None, model_config: EncoderConfig) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from datasets import Dataset
 
 from training.console.errors import is_first_process
@@ -62,6 +64,13 @@ def find_images(data: PredictDataSettings, num_channels: int, written: Sequence[
             refuse_bad_images(problems, data)
     print_images(data, source, notes, problems)
     return Images(source, root, total)
+
+
+def check_same_images(accelerator: Accelerator, data: PredictDataSettings, images: Images) -> None:
+    """Raise unless all processes, which share the images by their numbers, have found the same ones."""
+    same = len(set(gather_object([images.fingerprint]))) == 1
+    rule = "stay as it is at the start, but the processes found different images in it: start again"
+    check("dataset_name", data.dataset_name, same, rule)
 
 
 def whole_folder(data: PredictDataSettings, written: Sequence[Path]) -> WholeFolder | None:

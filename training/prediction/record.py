@@ -1,7 +1,6 @@
 """What the answers of a run depend on: an unfinished one goes on only if all of it is as it was."""
 
 import glob
-import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ import pyarrow as pa
 from accelerate import Accelerator
 from datasets import Dataset
 
-from training.data.checking.store import stamps_of
+from training.data.checking.store import digest_of_files, stamps_of
 from training.data.sources import file_paths, listing_of, values_of
 from training.models.loading import stored_config
 from training.prediction.images import Images
@@ -43,8 +42,8 @@ def record_of(
         "revision of the model": stored_config(name, model.model_revision).get("_commit_hash"),
         "images": images.fingerprint,
         "number of images": images.total,
-        "sizes and times of image files": digest(files) if files is not None else None,
-        "sizes and times of data files": digest(tables),
+        "sizes and times of image files": digest_of_files(files) if files is not None else None,
+        "sizes and times of data files": digest_of_files(tables),
     }
 
 
@@ -54,12 +53,6 @@ def stamps_by_name(files: Sequence[Path]) -> dict[str, list[int]]:
     return {
         file.name: list(pair) for file, *pair in zip(files, stamps.sizes.tolist(), stamps.times.tolist(), strict=True)
     }
-
-
-def digest(paths: pa.ChunkedArray) -> str:
-    """A text that differs if one of the files has changed."""
-    stamps = stamps_of(paths)
-    return hashlib.sha256(stamps.sizes.tobytes() + stamps.times.tobytes()).hexdigest()[:16]
 
 
 def data_files(name: str) -> list[str]:

@@ -88,7 +88,7 @@ def load_processor(settings: ModelSettings, background: str | None, model: Any) 
     if is_as_stored(settings):
         return AutoImageProcessor.from_pretrained(name, revision=settings.model_revision)
     model.config.image_size = settings.image_size or model.config.image_size
-    return create_processor(settings, background, model.config)
+    return create_processor(settings, background, model.config, keeps_resize=True)
 
 
 def load_dense_processor(

@@ -1,5 +1,6 @@
 """What cannot be exported is one line with the name, the value and the rule, before work starts; nothing is left."""
 
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from conversion import export
 from conversion.exporting import checks, images, precision
@@ -240,3 +242,14 @@ def test_images_are_multiples_of_the_stride_and_in_pre_training_of_what_is_hidde
     assert (subject.cell, subject.image_size) == ((32, 32), (64, 64))
     subject = load_subject(str(tmp_path / "ConvMAEForPreTraining"), "features")
     assert (subject.cell, subject.image_size) == ((16, 16), (80, 80))
+
+
+def test_a_model_that_lacks_the_weights_of_its_head_is_refused(folder, tmp_path, capsys):
+    """Its file would answer by random weights."""
+    shutil.copytree(folder / "several", tmp_path / "model")
+    weights = load_file(tmp_path / "model/model.safetensors")
+    kept = {name: weight for name, weight in weights.items() if not name.startswith("classifier.")}
+    save_file(kept, tmp_path / "model/model.safetensors", {"format": "pt"})
+    message = message_of(capsys, tmp_path / "model", tmp_path / "out")
+    assert "must hold all weights of a ConvNextV2ForImageClassification, but lacks 2, e.g. `classifier.bias`" in message
+    assert not (tmp_path / "out").exists()

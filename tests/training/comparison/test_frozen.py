@@ -182,3 +182,30 @@ def test_validate_reads_features_as_a_comparison_does(tmp_path, monkeypatch):
     assert train_labels.tolist() == expected["train"][1].tolist()
     for found, split in ((train, "train"), (queries, "test")):
         torch.testing.assert_close(found.abs(), expected[split][0].abs(), rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("background", ["black", "#ff8000"])
+def test_transparent_images_are_composited_on_what_the_model_was_trained_on(background, tmp_path):
+    model = save_classifier(tmp_path)
+    create_image_processor(model.config, background=background).save_pretrained(tmp_path)
+    cut_out = photographs(1).map(lambda row: {"image": with_hole(row["image"])})
+    solid = photographs(1).map(lambda row: {"image": on(background, with_hole(row["image"]))})
+    settings = ModelSettings(model_name_or_path=str(tmp_path))
+    found, expected = (features_of(settings, {"train": images})["train"][0] for images in (cut_out, solid))
+    torch.testing.assert_close(found, expected)
+    statistics = pixel_statistics(cut_out, 3, background)[0]
+    torch.testing.assert_close(statistics, pixel_statistics(solid, 3)[0])
+    assert not torch.allclose(statistics, pixel_statistics(cut_out, 3)[0])  # the control: on white
+
+
+def with_hole(picture):
+    """The picture with a transparent square."""
+    picture = picture.convert("RGBA")
+    picture.paste((0, 0, 0, 0), (8, 8, 40, 40))
+    return picture
+
+
+def on(color, picture):
+    """What is seen of a transparent picture on a colour."""
+    ground = Pictures.new("RGBA", picture.size, color)
+    return Pictures.alpha_composite(ground, picture).convert("RGB")

@@ -40,6 +40,15 @@ def test_without_such_a_split_a_share_of_each_class_is_held_out(tmp_path):
     assert found.fingerprint == again.fingerprint != other.fingerprint
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_images_that_have_changed_in_their_files_are_other_images(split, tmp_path):
+    folder = write_folder(tmp_path / "images", {"train": 2, "test": 2})
+    before, again = load(folder).fingerprint, load(folder).fingerprint
+    file = next(folder.glob(f"{split}/*/*"))
+    file.write_bytes(file.read_bytes())  # its time is another one
+    assert before == again != load(folder).fingerprint
+
+
 def undecoded(part):
     return part.cast_column("image", Image(decode=False))["image"]
 

@@ -291,6 +291,14 @@ def test_a_list_of_class_numbers_needs_no_names(tmp_path):
     assert len(find_problem(settings(folder), 9).names) == 9
 
 
+def test_an_image_that_two_lines_give_a_class_each_is_refused(tmp_path):
+    """Some sets have a line for each label: an image would be of one class in training, of another in evaluation."""
+    folder = write_label_folder(tmp_path / "images", {"train": 3}, "csv")
+    (folder / "train/metadata.csv").write_text("file_name,label\n0.png,cat\n1.png,dog\n2.png,cat\n0.png,dog\n")
+    message = message_of(lambda: find_problem(settings(folder), None))
+    assert "with all labels, as a list if they are several, but names train/0.png again" in message
+
+
 def test_a_metadata_file_with_an_empty_cell_is_refused(tmp_path):
     folder = write_label_folder(tmp_path / "images", {"train": 4}, "csv")
     file = folder / "train/metadata.csv"

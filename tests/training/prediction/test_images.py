@@ -3,10 +3,11 @@
 import shutil
 
 import pytest
+from accelerate import Accelerator
 from datasets import Dataset
 
 from tests.photographs import cut, message_of, quick_datasets, write_parquet
-from training.prediction.images import find_images
+from training.prediction.images import check_same_images, find_images
 from training.prediction.masks import MaskNames
 from training.settings.prediction import PredictDataSettings
 
@@ -82,6 +83,23 @@ def test_other_images_have_another_fingerprint(folder):
     assert found(folder).fingerprint == first
     (folder / "1.png").rename(folder / "5.png")
     assert found(folder).fingerprint != first
+
+
+def test_a_file_whose_name_has_a_bracket_is_that_file(folder):
+    (folder / "1.png").rename(folder / "IMG[1].png")
+    (folder / "1.jpg").rename(folder / "IMG1.png")
+    assert names_of(found(folder / "IMG[1].png")) == ["IMG[1].png"]
+    assert names_of(found(folder / "IMG[12].png")) == ["IMG1.png"]  # the control: a pattern
+
+
+def test_processes_that_have_found_different_images_stop(folder, monkeypatch):
+    data = PredictDataSettings(dataset_name=str(folder))
+    images = found(folder)
+    accelerator = Accelerator(cpu=True)
+    check_same_images(accelerator, data, images)
+    monkeypatch.setattr("training.prediction.images.gather_object", lambda own: [*own, "of another listing"])
+    message = message_of(lambda: check_same_images(accelerator, data, images))
+    assert "must stay as it is at the start, but the processes found different images in it" in message
 
 
 def test_a_mask_is_called_like_its_image_unless_two_would_be_called_alike(folder):

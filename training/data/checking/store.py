@@ -2,6 +2,7 @@
 
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute creates its functions at import, where pyright does not see them)
+import hashlib
 import os
 from array import array
 from pathlib import Path
@@ -43,6 +44,12 @@ def stamps_of(paths: pa.ChunkedArray) -> Stamps:
                     times.append(MISSING)
             phase.update(len(chunk))
     return Stamps(np.array(sizes), np.array(times))
+
+
+def digest_of_files(paths: pa.ChunkedArray) -> str:
+    """A text that differs if one of the files has another size or has changed since."""
+    stamps = stamps_of(paths)
+    return hashlib.sha256(stamps.sizes.tobytes() + stamps.times.tobytes()).hexdigest()[:16]
 
 
 class CheckStore:

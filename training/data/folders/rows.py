@@ -210,16 +210,14 @@ def metadata_of(listing: Listing, split: str, asked: list[str]) -> Metadata:
     return Metadata(paths, sum(len(part.run.names) for part in own))
 
 
-def refuse_twice_named(folder: str, files: list[str]) -> None:
-    """Raise if a line of metadata names an image that another line names: an image has all of its objects in one."""
+def refuse_twice_named(folder: str, files: list[str], what: str) -> None:
+    """Raise if a line of metadata names an image that another line names: an image has all of its `what` in one."""
     counts: Counter[str] = Counter()
     for file in files:
         counts.update(normalized(os.path.join(os.path.dirname(file), name)) for name in file_names_in(file))
     twice = [show(os.path.relpath(name, folder)) for name, count in counts.items() if count > 1]
     more = ", ..." if len(twice) > 5 else ""
-    rule = (
-        f"name each image in one line of its metadata, with all objects, but names {', '.join(twice[:5])}{more} again"
-    )
+    rule = f"name each image in one line of its metadata, with all {what}, but names {', '.join(twice[:5])}{more} again"
     check("dataset_name", folder, not twice, rule)
 
 

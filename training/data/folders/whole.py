@@ -56,13 +56,14 @@ def pattern_rows(pattern: str, written: Sequence[Path] = ()) -> WholeFolder:
     `written`: files and folders that are left out, since the images' answers are written there.
     """
     pattern = os.path.abspath(os.path.expanduser(pattern))
-    matched = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path) or is_dangling(path))
+    is_file = os.path.isfile(pattern)  # one whose name has a bracket, perhaps
+    matched = [pattern] if is_file else sorted(filter(is_file_or_link, glob.glob(pattern, recursive=True)))
     found = [path for path in matched if kind_of(path) in ("images", "arrays")]
     paths = outside(found, written)
     rule = "match images, such as 'photos/**/*.jpg'"
     rule += f", outside of {', '.join(map(str, written))}" if found else ""
     check("dataset_name", pattern, bool(paths), rule)
-    root = str(Path(pattern).parent) if not glob.has_magic(pattern) else fixed_part(pattern)
+    root = str(Path(pattern).parent) if is_file or not glob.has_magic(pattern) else fixed_part(pattern)
     others, own = len(matched) - len(found), len(found) - len(paths)
     notes = [f"left out: {others:,} files without an extension of an image"] if others else []
     notes += [f"left out: {own:,} files that an earlier run has written"] if own else []
@@ -83,6 +84,11 @@ def outside(paths: list[str], places: Sequence[Path]) -> list[str]:
 def kind_of(path: str) -> str | None:
     """The kind of a file by its extension."""
     return KINDS.get(os.path.splitext(path)[1].lower())
+
+
+def is_file_or_link(path: str) -> bool:
+    """Whether a path is a file, or a link to nothing, which is named as a bad image."""
+    return os.path.isfile(path) or is_dangling(path)
 
 
 def is_dangling(path: str) -> bool:
