@@ -650,14 +650,16 @@ def test_weights_stored_in_half_precision_are_trained_and_evaluated_in_single_pr
     ids=str,
 )
 def test_a_validation_prepares_images_as_stored_but_for_what_is_given(given, expected, tmp_path):
-    config, stored = small_config(image_size=64), {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
+    config = small_config(image_size=64)
+    stored = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6], "crop_pct": 0.95, "resample": 2}
     ConvNextV2ForImageClassification(config).save_pretrained(tmp_path)
     create_image_processor(config, **stored).save_pretrained(tmp_path)
     settings = ValidateSettings(dataset_name="x", model_name_or_path=str(tmp_path), **given)
     background = settings.data.background
     processor = validate.load_processor(settings.model, background, classifier_of(settings))
     found = {"image_mean": list(processor.image_mean), "image_std": list(processor.image_std)}
-    found["size"] = dict(processor.size)["shortest_edge"]
+    found |= {"size": dict(processor.size)["shortest_edge"], "crop_pct": processor.crop_pct}
+    found["resample"] = int(processor.resample)
     expected = {**stored, "size": 64, **expected}
     assert {name: pytest.approx(value) for name, value in expected.items()} == found
 

@@ -15,10 +15,12 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, LargeList, List
 from transformers import PreTrainedConfig
 
+from training.console.errors import is_first_process
 from training.data.sources import Source, features_of, values_of
 from training.settings.checks import check
 
 STRINGS = ("string", "large_string")
+LEAST_SHARE = 0.1  # of the numbers up to the largest one that a column must hold, for classes to be counted in it
 NO_CLASS = "hold a class for some image, but all of its lists are empty"
 
 
@@ -63,6 +65,9 @@ def class_names(source: Source, column: str) -> list[str] | None:
         names = set(class_values(source, column).unique().to_pylist())
         where = "in each place of its lists" if holds_lists(source, column) else "for every image"
         check("label_column", column, None not in names, f"hold a class {where}, but lacks some")
+        twins = sorted(name for name in names if name != name.strip() and name.strip() in names)
+        rule = f"hold each class in one spelling, but has both {', '.join(map(repr, twins[:5]))} and the same without spaces"
+        check("label_column", column, not twins, rule)
         return sorted(names)
     return None
 
@@ -113,7 +118,24 @@ def resolve_labels(source: Source, column: str, num_labels: int | None, notes: S
         numbers = label_array(source, column)
         check("label_column", column, len(numbers) > 0, NO_CLASS)
         num_labels = int(numbers.max()) + 1
+        check_counted(column, np.unique(numbers), num_labels)
     return unnamed_classes(num_labels)
+
+
+def check_counted(column: str, found: np.ndarray, count: int) -> None:
+    """Raise if most numbers up to the largest class are in no image; print a note if 0 is in none.
+
+    Such a column holds ids, or classes that are counted from 1: a model would have classes that nothing shows.
+    """
+    rule = (
+        f"be given, as `{column}` holds only {len(found)} different numbers of the {count:,} up to the largest: "
+        f"{', '.join(map(str, found[:8]))}{', ...' if len(found) > 8 else ''}. If they are names of classes, write them as "
+        "texts, such as `c7`; if there are more classes, give their number with `--num_labels`"
+    )
+    check("num_labels", None, len(found) >= LEAST_SHARE * count, rule)
+    if found.min() > 0 and is_first_process():
+        told = f"No image has the class 0 in `{column}`, whose least number is {found.min()}: classes count from 0"
+        print(f"{told}, so the model has {found.min()} without an image.", flush=True)
 
 
 def check_labels(source: Source, column: str, classes: list[str]) -> None:

@@ -1,6 +1,7 @@
 """The problem that a model is trained for: what the labels are, their names, checks and readers."""
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from datasets import Dataset
@@ -21,6 +22,7 @@ from training.settings.data import FinetuneDataSettings, LabelledDataSettings
 from training.settings.labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 MANY_OF = 4  # one in so many class names
+DECIMAL = re.compile(r"[+-]?\d+,\d+")
 
 
 class Problem(NamedTuple):
@@ -48,12 +50,27 @@ def find_problem(data: FinetuneDataSettings, num_labels: int | None) -> Problem:
 
 
 def tell_of_joined_names(source: Source, column: str, names: Sequence[str]) -> None:
-    """Print a note if many of the names in a column of texts seem to be several classes each, such as "cat;dog"."""
-    joined = [name for name in names if name.startswith("[") or set(name) & set(";|")]
-    if holds_strings(source, column) and MANY_OF * len(joined) >= len(names):
+    """Print a note if many of the names in a column of texts seem to be several classes each, or values.
+
+    So do "cat;dog" and, where both are names too, "cat,dog" and "cat dog"; and "0,5".
+    """
+    if not holds_strings(source, column):
+        return
+    if all(DECIMAL.fullmatch(name) for name in names):
+        print(f"The class names in `{column}` look like values: {names[0]!r}. Write a point instead of the comma.")
+        return
+    known = set(names)
+    joined = [name for name in names if name.startswith("[") or set(name) & set(";|") or is_joined(name, known)]
+    if joined and MANY_OF * len(joined) >= len(names):
         found = f"{len(joined):,} of {len(names):,} class names in `{column}` look like several classes: {joined[0]!r}"
         form = "a column of 0 and 1 for each class, or a column of lists in metadata.jsonl or parquet files"
         print(f"{found}. If they are, --problem_type multi_label_classification takes {form}.", flush=True)
+
+
+def is_joined(name: str, known: Collection[str]) -> bool:
+    """Whether a name consists of several others."""
+    parts = [part for part in re.split(r"[,/+&\s]+", name) if part]
+    return len(parts) > 1 and all(part in known for part in parts)
 
 
 def is_list(source: Source, columns: Sequence[str]) -> bool:

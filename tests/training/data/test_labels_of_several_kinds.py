@@ -174,6 +174,9 @@ def test_lists_of_the_classes_0_and_1_are_lists_of_classes(values, feature, coun
     [
         (["cat;dog", "cat", "dog", "cat|dog"], "2 of 4 class names in `label` look like several classes: 'cat;dog'."),
         (["[cat,dog]", "[cat]", "[]", "[]"], "3 of 3 class names in `label` look like several classes: '[]'."),
+        (["cat,dog", "cat", "dog"], "1 of 3 class names in `label` look like several classes: 'cat,dog'."),
+        (["cat dog", "cat", "dog"], "1 of 3 class names in `label` look like several classes: 'cat dog'."),
+        (["tench, Tinca tinca", "polar bear", "bear"], None),
         (["cat", "dog", "tabby|cat", "bird", "cow"], None),
         (["cat", "dog", "a [rare] one", "bird"], None),
     ],
@@ -297,6 +300,37 @@ def test_an_image_that_two_lines_give_a_class_each_is_refused(tmp_path):
     (folder / "train/metadata.csv").write_text("file_name,label\n0.png,cat\n1.png,dog\n2.png,cat\n0.png,dog\n")
     message = message_of(lambda: find_problem(settings(folder), None))
     assert "with all labels, as a list if they are several, but names train/0.png again" in message
+
+
+def write_labels(folder, labels):
+    """A folder whose metadata.csv has these labels."""
+    write_label_folder(folder, {"train": len(labels)}, "csv")
+    table = "".join(f'{number}.png,"{label}"\n' for number, label in enumerate(labels))
+    (folder / "train/metadata.csv").write_text(f"file_name,label\n{table}")
+    return folder
+
+
+def test_values_with_a_decimal_comma_are_told_not_to_be_values(tmp_path, capsys):
+    find_problem(settings(write_labels(tmp_path / "values", ["0,5", "1,25", "-2,0"])), None)
+    assert "look like values: '-2,0'. Write a point instead of the comma." in capsys.readouterr().out
+
+
+def test_names_that_differ_in_outer_spaces_alone_are_refused(tmp_path):
+    message = message_of(lambda: find_problem(settings(write_labels(tmp_path / "names", ["cat", "dog", "cat "])), None))
+    assert "must hold each class in one spelling, but has both 'cat ' and the same without spaces" in message
+
+
+def test_numbers_that_are_hardly_classes_are_asked_for(tmp_path, capsys):
+    folder = write_labels(tmp_path / "ids", [120345, 120346, 120347])
+    message = message_of(lambda: find_problem(settings(folder), None))
+    assert "`label` holds only 3 different numbers of the 120,348 up to the largest: 120345, 120346, 120347" in message
+    assert len(find_problem(settings(folder), 120348).names) == 120348
+    capsys.readouterr()
+    assert len(find_problem(settings(write_labels(tmp_path / "from_1", [1, 2, 1])), None).names) == 3
+    told = "No image has the class 0 in `label`, whose least number is 1: classes count from 0, so the model has 1 without"
+    assert told in capsys.readouterr().out
+    find_problem(settings(write_labels(tmp_path / "from_0", [0, 2, 1])), None)
+    assert "No image" not in capsys.readouterr().out
 
 
 def test_a_metadata_file_with_an_empty_cell_is_refused(tmp_path):
