@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from conversion.model_folder import weight_digests
 from training.models.creation import with_background
 from training.prediction.batches import create_reader
 from training.prediction.encoders import load_encoder
@@ -43,6 +44,8 @@ def main(settings: EmbedSettings) -> Path:
         images = find_images(data, encoder.num_channels, [output])
     check_same_images(accelerator, data, images)
     about = about_features(settings, features, data.background, encoder.num_channels)
+    if accelerator.is_main_process:  # which writes them
+        about["weights"] = weight_digests(Path(settings.model.model_name_or_path or ""))
     tables = FeatureTables(features.shapes, settings.features.dtype, about)
     parts = Parts(output, record_of(accelerator, settings, settings.model, data, images), tables)
     with alone(accelerator, parts):

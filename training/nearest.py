@@ -22,6 +22,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
+from conversion.model_folder import weight_digests
 from training.console.bars import keep_bars_to_terminals
 from training.data.samples import Samples, make_samples
 from training.evaluation.pictures import drawable, save_labelled_pictures
@@ -67,12 +68,15 @@ def label(name: str, place: int) -> str:
 
 
 def row_of(query: str, stored: StoredFeatures, images: Images) -> int | None:
-    """The row of an image that has features; None of an image file that has none."""
-    for name in (query, images.name({"path": os.path.realpath(query)}, 0)):
-        if name in stored.names:
-            return stored.names.index(name)
-    check("query", query, Path(query).is_file(), "be an image in `features_file`, or an image file that exists")
-    return None
+    """The row of an image that has features; None of an image file that has none.
+
+    A file that exists is itself, whatever image of the features has the name of its path.
+    """
+    is_file = Path(query).is_file()
+    name = images.name({"path": os.path.realpath(query)}, 0) if is_file else query
+    is_known = name in stored.names
+    check("query", query, is_file or is_known, "be an image in `features_file`, or an image file that exists")
+    return stored.names.index(name) if is_known else None
 
 
 def pixels_of(row: int, stored: StoredFeatures, images: Images, samples: Samples) -> Tensor:
@@ -86,11 +90,19 @@ def pixels_of(row: int, stored: StoredFeatures, images: Images, samples: Samples
     return samples.decode(found, name).pixels  # type: ignore[arg-type]
 
 
+def check_same_weights(name: str, noted: dict[str, str] | None) -> None:
+    """Raise if a folder holds other weights than those of the features; `noted` are their digests, if they are known."""
+    now = weight_digests(Path(name))
+    rule = "hold the weights that `features_file` was computed with, which are others: embed the images anew"
+    check("model_name_or_path", name, not noted or not now or noted == now, rule)
+
+
 @torch.no_grad()
 def embed(pixels: Tensor, about: dict[str, Any], model: str | None) -> Tensor:
     """The features `(D,)` of an image `(C, H, W)`, computed as those in the file."""
     settings = ModelSettings(**about["model"])
     settings = replace(settings, model_name_or_path=model or settings.model_name_or_path)
+    check_same_weights(settings.model_name_or_path or "", about.get("weights"))
     encoder = load_encoder(settings, about["background"])
     answers = FeatureAnswers(encoder, FeatureSettings(**about["features"]))
     return answers.embed(encoder.model.eval(), answers.transform(pixels)[None])[POOLED][0].float()

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image as Pictures
+from safetensors.torch import load_file, save_file
 
 from tests.photographs import apart, cut, message_of, quick_datasets, write_parquet
 from tests.training.test_embed import embedded, models, spoilt
@@ -107,3 +108,32 @@ def test_files_among_the_images_of_a_pattern_that_embed_wrote_are_no_images(mode
     assert [row["image"] for row in again] == [row["image"] for row in rows] and len(rows) == 3
     actual = found(folder / "features.npy", folder / "**/*.*", rows[0]["image"], folder / "a.png")
     assert_neighbors(actual, by_formula(rows, rows[0]["features"], 3)[1:])
+
+
+def test_features_of_other_weights_are_not_compared(models, images, tmp_path):
+    """As where the model was trained on after its images were embedded."""
+    model = tmp_path / "model"
+    shutil.copytree(models / "encoder", model)
+    embedded(model, images, tmp_path / "features.parquet")
+    query = tmp_path / "query.png"
+    next(iter(cut("coffee", 1))).save(query)
+    assert found(tmp_path / "features.parquet", images, query, tmp_path / "a.png")
+    weights = load_file(model / "model.safetensors")
+    weights[next(iter(weights))][0] += 1
+    save_file(weights, model / "model.safetensors", {"format": "pt"})
+    message = message_of(lambda: found(tmp_path / "features.parquet", images, query, tmp_path / "b.png"))
+    assert "which are others: embed the images anew" in message
+    again = {"model_name_or_path": str(models / "encoder")}
+    assert found(tmp_path / "features.parquet", images, query, tmp_path / "b.png", **again)
+
+
+def test_a_file_that_exists_is_itself_and_not_the_image_of_its_name(models, images, tmp_path, monkeypatch):
+    rows = embedded(models / "encoder", images, tmp_path / "features.parquet")
+    name = rows[0]["image"]
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(images / rows[5]["image"], tmp_path / name)  # another picture, under the working folder
+    own = found(tmp_path / "features.parquet", images, name, tmp_path / "a.png", num_neighbors=3)
+    assert name not in dict(own)  # the query itself
+    monkeypatch.chdir(tmp_path)
+    neighbour = found(tmp_path / "features.parquet", images, name, tmp_path / "b.png", num_neighbors=3)[0]
+    assert neighbour[0] == rows[5]["image"] and neighbour[1] == pytest.approx(1, abs=1e-4)
