@@ -87,7 +87,8 @@ def choose_protocols(settings: ValidateSettings) -> list[str]:
     """The protocols that are asked for, else the one that fits the model; raises if they do not fit."""
     name = settings.model.model_name_or_path or ""
     with model_named(name), convnextv2_supported():
-        kind = AutoConfig.from_pretrained(name, revision=settings.model.model_revision).model_type
+        revision = settings.model.model_revision
+        kind = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False).model_type
     fitting = ["classifier", *FITTED]
     for protocol, types in (("segmentation", SEGMENTERS), ("detection", DETECTORS)):
         fitting = [protocol] if kind in types else fitting

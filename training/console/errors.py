@@ -65,9 +65,14 @@ def message_for_user(error: Exception) -> str | None:
         return message_of_worker(str(error))
     if type(error).__name__ == "OutOfMemoryError":  # of torch, which is not imported here
         return f"{str(error).partition('. ')[0]}. {LESS_MEMORY}"
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    is_told = isinstance(error, OSError) or is_deliberate(last.filename, last.line)
+    is_told = isinstance(error, OSError) or is_of_ours(error)
     return (str(error) or type(error).__name__) if is_told else None
+
+
+def is_of_ours(error: BaseException) -> bool:
+    """Whether our own code raised an error on purpose."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return is_deliberate(last.filename, last.line)
 
 
 def message_of_worker(report: str) -> str | None:

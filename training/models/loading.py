@@ -6,16 +6,22 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_utils import logger
 
-from training.console.errors import is_first_process
+from training.console.errors import is_first_process, is_of_ours
 from training.settings.checks import check
 
 ENCODER = re.compile(r"(^|\.)(embeddings|encoder)\.")
 HEAD = r"^classifier\."
 FINAL_NORM = r"^((convnextv2|convmae)\.)?layernorm\."  # pre-training has none
 DECODER = r"^decoder\."
+
+
+# What Transformers, safetensors and the checks of a configuration raise for files that they cannot use.
+NOT_LOADED = (ValueError, KeyError, TypeError, AttributeError, ImportError, SafetensorError, StrictDataclassError)
 
 
 class Expected(NamedTuple):
@@ -34,14 +40,22 @@ NOTHING = Expected()
 
 @contextmanager
 def model_named(name: str | None) -> Iterator[None]:
-    """Turn the `OSError` for a model that cannot be found into a `ValueError` that names the setting."""
+    """Turn errors about a model that cannot be found or loaded into a `ValueError` that names the setting.
+
+    Code that a repository holds is never run here, and an error about it is one of these.
+    """
     try:
         yield
     except OSError as error:
-        found = " ".join(str(error).split())
         raise ValueError(
-            f"`model_name_or_path` (={name}) must be a folder that holds a model, or a model on the Hub: {found}"
+            f"`model_name_or_path` (={name}) must be a folder that holds a model, or a model on the Hub: "
+            f"{' '.join(str(error).split())}"
         ) from error
+    except NOT_LOADED as error:
+        if is_of_ours(error):
+            raise
+        told = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"`model_name_or_path` (={name}) must hold a model that can be loaded: {told}") from error
 
 
 def load_pretrained(model_class: type[PreTrainedModel], name: str | None, expected: Expected, **arguments: Any) -> Any:

@@ -71,8 +71,8 @@ class FrozenTeacher(nn.Module):
         super().__init__()
         revision = revision or "main"
         try:
-            model = AutoModel.from_pretrained(name, revision=revision, dtype=torch.float32)
-            processor = AutoImageProcessor.from_pretrained(name, revision=revision)
+            model = AutoModel.from_pretrained(name, revision=revision, dtype=torch.float32, trust_remote_code=False)
+            processor = AutoImageProcessor.from_pretrained(name, revision=revision, trust_remote_code=False)
         except (OSError, ValueError) as error:
             rule = f"be a vision model with an image processor, but Transformers says: {error}"
             raise ValueError(f"`teacher_name_or_path` (={name}) must {rule}") from error

@@ -125,6 +125,7 @@ def load_other(settings: ModelSettings, kind: Kind, stored: dict[str, Any]) -> S
         check(setting, getattr(settings, setting), is_as_stored(settings) or not getattr(settings, setting), rule)
     model_class: Any = SEGMENTERS.get(str(stored.get("model_type")), AUTO_CLASSES[kind])
     with convnextv2_supported():
-        model = load_pretrained(model_class, name, NOTHING, revision=revision, dtype=torch.float32)
+        arguments: dict[str, Any] = {"revision": revision, "dtype": torch.float32, "trust_remote_code": False}
+        model = load_pretrained(model_class, name, NOTHING, **arguments)
     with model_named(name):
-        return StoredModel(kind, model, AutoImageProcessor.from_pretrained(name, revision=revision))
+        return StoredModel(kind, model, AutoImageProcessor.from_pretrained(name, revision=revision, trust_remote_code=False))

@@ -26,7 +26,8 @@ def load_classifier(settings: ModelSettings, use_ema: bool) -> Classifier:
     """Load the classifier of a folder or Hub id. Raises an error for a model without a trained head."""
     name = settings.model_name_or_path or ""
     with model_named(name):
-        stored = AutoConfig.from_pretrained(name, revision=settings.model_revision).architectures or []
+        config = AutoConfig.from_pretrained(name, revision=settings.model_revision, trust_remote_code=False)
+    stored = config.architectures or []
     is_classifier = any(architecture.endswith("ForImageClassification") for architecture in stored)
     check("model_name_or_path", name, is_classifier, f"hold an image classifier, not {', '.join(stored)}")
     model = load_weights(chosen_family(settings).classifier, settings, use_ema, NOTHING)
@@ -48,7 +49,7 @@ def load_with_backbone(settings: ModelSettings, use_ema: bool, class_of: Callabl
     """
     name, revision = settings.model_name_or_path or "", settings.model_revision
     with registered(), convnextv2_supported():
-        config: Any = AutoConfig.from_pretrained(name, revision=revision)
+        config: Any = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
         backbone = config.backbone_config
         families = [family for family in BY_NAME.values() if isinstance(backbone, family.config)]
         rule = f"have a backbone of the type {' or '.join(BY_NAME)}, not {backbone.model_type}"
@@ -65,7 +66,8 @@ def load_weights(model_class: Any, settings: ModelSettings, use_ema: bool, expec
     name = settings.model_name_or_path or ""
     arguments: dict[str, Any] = {"dtype": torch.float32}
     if use_ema:
-        stored = {"state_dict": averaged_weights(Path(name)), "config": AutoConfig.from_pretrained(name)}
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        stored = {"state_dict": averaged_weights(Path(name)), "config": config}
         model = load_pretrained(model_class, None, expected, **stored, **arguments)
         if settings.num_channels:  # `from_pretrained` adapts only weights read from a folder
             model.set_num_channels(settings.num_channels)
@@ -86,7 +88,7 @@ def load_processor(settings: ModelSettings, background: str | None, model: Any) 
         model.config.image_size = settings.image_size or checkpoint.image_size
         return create_processor(settings, background, model.config)
     if is_as_stored(settings):
-        return AutoImageProcessor.from_pretrained(name, revision=settings.model_revision)
+        return stored_image_processor(settings)
     model.config.image_size = settings.image_size or model.config.image_size
     return create_processor(settings, background, model.config, keeps_resize=True)
 
@@ -96,10 +98,17 @@ def load_dense_processor(
 ) -> Any:
     """The image processor saved with a model that has a backbone, or another one if the settings change it."""
     if is_as_stored(settings):
-        return AutoImageProcessor.from_pretrained(settings.model_name_or_path or "", revision=settings.model_revision)
+        return stored_image_processor(settings)
     backbone = model.config.backbone_config
     backbone.image_size = settings.image_size or backbone.image_size
     return create(settings, background, backbone, model.config.model_type)
+
+
+def stored_image_processor(settings: ModelSettings) -> Any:
+    """The image processor saved with the model; raises a `ValueError` if there is none, or one that is not known."""
+    name = settings.model_name_or_path or ""
+    with model_named(name):
+        return AutoImageProcessor.from_pretrained(name, revision=settings.model_revision, trust_remote_code=False)
 
 
 def is_as_stored(settings: ModelSettings) -> bool:

@@ -17,6 +17,8 @@ from hf_convnextv2 import (
 )
 from tests.photographs import WRITE_TINY, message_of, write_tiny_convmae, write_tiny_fcmae
 from training.models.families import BY_NAME
+from training.run.stored_models import load_classifier
+from training.settings.model import ModelSettings
 from training.models.loading import FEATURES, FINETUNING, NOTHING, PRETRAINING, load_pretrained
 
 CLASSES = {"id2label": {0: "a", 1: "b", 2: "c"}, "label2id": {"a": 0, "b": 1, "c": 2}}
@@ -165,6 +167,41 @@ def test_a_model_that_is_nowhere_is_an_error_of_the_setting_that_names_it(tmp_pa
         assert message.startswith(
             f"`model_name_or_path` (={name}) must be a folder that holds a model, or a model on the"
         )
+
+
+def pointer(folder):
+    """What a clone without Git LFS has in place of weights."""
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+
+
+def cut_weights(folder):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def unknown_type(folder):
+    (folder / "config.json").write_text(json.dumps({"model_type": "convnextv9"}))
+
+
+def wrong_value(folder):
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, "hidden_act": 7}))
+
+
+def with_code(folder):
+    """A model of somebody's own, whose code Transformers offers to run."""
+    maps = {"AutoConfig": "own.Config", "AutoModelForImageClassification": "own.Model"}
+    (folder / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": maps}))
+    (folder / "own.py").write_text("raise SystemExit('run')")
+
+
+@pytest.mark.parametrize("damage", [pointer, cut_weights, unknown_type, wrong_value, with_code])
+def test_a_model_that_cannot_be_loaded_is_an_error_of_the_setting_that_names_it(damage, folders, tmp_path, monkeypatch):
+    shutil.copytree(folders / "classifier", tmp_path / "model")
+    damage(tmp_path / "model")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asks whether to run code"))
+    message = message_of(lambda: load_classifier(ModelSettings(model_name_or_path=str(tmp_path / "model")), False))
+    assert message.startswith(f"`model_name_or_path` (={tmp_path / 'model'}) must ") and "\n" not in message
 
 
 def test_the_map_to_code_that_is_not_saved_along_is_dropped(tmp_path):
