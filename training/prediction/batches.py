@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.data_loader import BatchSamplerShard
 from datasets import Dataset, IterableDataset
+from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import IterableDataset as TorchIterableDataset
@@ -40,11 +41,22 @@ class ImageReader:
         sample: Sample = {"index": index, "image": self.images.name(value, index)}
         try:
             image = self.samples.decode(row, f"image {index}").pixels
-            return {**sample, "pixel_values": self.samples.transform(image), "size": tuple(image.shape[-2:])}
+            pixel_values = self.prepared(image, name_of(value, f"image {index}"))
+            return {**sample, "pixel_values": pixel_values, "size": tuple(image.shape[-2:])}
         except (BadImageError, WrongChannelsError) as error:
             if not self.skips_bad_images:
                 raise ValueError(f"{error} `--skip_bad_images true` goes on after such images.") from error
             return {**sample, "error": str(error).removeprefix(f"{name_of(value, f'image {index}')} ")}
+
+
+    def prepared(self, image: Tensor, name: str) -> Tensor:
+        """What the transform makes of an image `(C, H, W)`; raises a `BadImageError` if it makes nothing of it."""
+        try:
+            return self.samples.transform(image)
+        except (ValueError, RuntimeError, ZeroDivisionError) as error:
+            size = f"{image.shape[-1]} x {image.shape[-2]} pixels"
+            told = " ".join(str(error).split())
+            raise BadImageError(f"{name} has {size}, of which the model's image processor makes no input: {told}") from error
 
 
 def create_reader(images: Images, data: PredictDataSettings, num_channels: int, transform: Transform) -> ImageReader:
@@ -105,6 +117,12 @@ def batches(
 def collate(samples: list[Sample], stacks: bool) -> Batch:
     """A batch of samples."""
     pixels = [sample.pop("pixel_values") for sample in samples if "error" not in sample]
+    shapes = sorted({tuple(each.shape[-2:]) for each in pixels})
+    if stacks and len(shapes) > 1:
+        raise ValueError(
+            f"`per_device_eval_batch_size` must be 1 with this model, whose image processor leaves images in sizes of "
+            f"their own: {', '.join(f'{width} x {height}' for height, width in shapes[:3])} pixels."
+        )
     stacked = torch.stack(pixels) if stacks and pixels else pixels
     return {"samples": samples, "pixel_values": stacked}
 

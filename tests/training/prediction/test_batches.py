@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 from datasets import Dataset, Features, Image
 
 from tests.photographs import cut, message_of
@@ -21,10 +22,10 @@ def source():
     return rows.cast_column("image", Image(decode=False))
 
 
-def batches_of(source, rank, world, size, start, workers=0, streaming=False, bad=()):
+def batches_of(source, rank, world, size, start, workers=0, streaming=False, bad=(), transform=torch.Tensor.float):
     data = PredictDataSettings(dataset_name="me/photos", per_device_eval_batch_size=size, num_workers=workers)
     source = source.to_iterable_dataset(num_shards=3) if streaming else source
-    samples = make_samples(data, source, 3, lambda image: image.float())
+    samples = make_samples(data, source, 3, transform)
     place = SimpleNamespace(process_index=rank, num_processes=world)
     reader = ImageReader(Images(source, None, None), samples, not bad)
     return batches(place, Images(source, None, None), reader, data, start, True)
@@ -59,3 +60,30 @@ def test_an_image_that_cannot_be_read_takes_no_place_among_the_pixels(source):
     assert len(batch["pixel_values"]) == COUNT - 1
     message = message_of(lambda: list(batches_of(source, 0, 1, COUNT, 0, bad=(1,))))
     assert message.startswith("image 1 cannot be read") and "`--skip_bad_images true`" in message
+
+
+def test_an_image_of_which_the_processor_makes_nothing_is_named_and_the_others_are_read(source):
+    seen = []
+
+    def transform(image):
+        seen.append(image)
+        if len(seen) == 2:
+            raise ValueError("height and width must be > 0")
+        return image.float()
+
+    (batch,) = batches_of(source, 0, 1, COUNT, 0, transform=transform)
+    assert [("error" in sample) for sample in batch["samples"]] == [index == 1 for index in range(COUNT)]
+    error = batch["samples"][1]["error"]
+    assert error.startswith("has 48 x 48 pixels, of which the model's image processor makes no input: height and width")
+
+
+def test_images_that_keep_their_sizes_are_told_to_come_one_by_one(source):
+    seen = []
+
+    def transform(image):
+        seen.append(image)
+        return image.float()[:, : 10 + len(seen) % 2]
+
+    message = message_of(lambda: list(batches_of(source, 0, 1, COUNT, 0, transform=transform)))
+    assert message.startswith("`per_device_eval_batch_size` must be 1 with this model")
+    assert len(list(batches_of(source, 0, 1, 1, 0, transform=transform))) == COUNT

@@ -33,6 +33,16 @@ SETTINGS |= {"logging_steps": 1, "reconstruction_steps": 100, "with_tracking": F
 SIGNALS = [name for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
 
 
+@pytest.fixture(autouse=True)
+def hangups_end_programs():
+    """As in a shell; under `nohup`, which ignores them, the tests would see a run that does so too."""
+    names = [name for name in SIGNALS if name == "SIGHUP"]
+    before = {name: signal.signal(getattr(signal, name), signal.SIG_DFL) for name in names}
+    yield
+    for name, handler in before.items():
+        signal.signal(getattr(signal, name), handler)
+
+
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     return str(write_folder(tmp_path_factory.mktemp("images") / "folder", {"train": 6}))
