@@ -137,8 +137,7 @@ class ConvMAEConfig(BackboneConfigMixin, PreTrainingConfig):
         self._check_attention("hidden_sizes", self.hidden_sizes[-1], "num_attention_heads")
         self._check_attention("decoder_hidden_size", self.decoder_hidden_size, "decoder_num_attention_heads")
         self._check_windows()
-        if not 0 <= self.drop_path_rate < 1:
-            raise ValueError(f"`drop_path_rate` (={self.drop_path_rate}) must be in [0, 1).")
+        self._check_channels_and_drop_path()
         self._resolve_mask_ratio()
         self.stage_names = ["stem", *(f"stage{index}" for index in range(1, NUM_STAGES + 1))]
         self.set_output_features_output_indices(
@@ -166,9 +165,7 @@ class ConvMAEConfig(BackboneConfigMixin, PreTrainingConfig):
             raise ValueError(f"`mlp_ratio` (={self.mlp_ratio}) must leave an MLP at least one channel.")
 
     def _check_images(self) -> None:
-        """Raise unless an image has channels and room for a token, and a cell whole tokens; resolves `cell_size`."""
-        if self.num_channels < 1:
-            raise ValueError(f"`num_channels` (={self.num_channels}) must be at least 1.")
+        """Raise unless an image has room for a token, and a cell whole tokens; resolves `cell_size`."""
         token = self.target_size
         if min(height_and_width(self.image_size)) < token:
             raise ValueError(f"`image_size` (={self.image_size}) must be at least {token}, the size of a token.")
@@ -226,13 +223,7 @@ class ConvMAEConfig(BackboneConfigMixin, PreTrainingConfig):
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """As in Transformers, but the folder of another type of model is an error."""
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        stored = config_dict.get("model_type", cls.model_type)
-        nested = [value.get("model_type") for value in config_dict.values() if isinstance(value, dict)]
-        if stored != cls.model_type and cls.model_type not in nested:
-            raise ValueError(
-                f"`{pretrained_model_name_or_path}` (of type `{stored}`) must be a `{cls.model_type}` model for "
-                f"{cls.__name__}. Load it with its own class or with AutoModel."
-            )
+        cls._refuse_other_type(pretrained_model_name_or_path, config_dict, [cls.model_type])
         return config_dict, kwargs
 
     @classmethod

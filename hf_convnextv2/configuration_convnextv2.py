@@ -71,12 +71,9 @@ class ConvNextV2Config(CheckedConfig, StockConvNextV2Config):
             self.num_stages = len(depths)
         if self.num_stages != len(depths):
             raise ValueError(f"`num_stages` (={self.num_stages}) must equal the length of `depths` (={depths}).")
-        if self.num_channels < 1:
-            raise ValueError(f"`num_channels` (={self.num_channels}) must be at least 1.")
+        self._check_channels_and_drop_path()
         if min(self.patch_sides) < 1:
             raise ValueError(f"`patch_size` (={self.patch_size}) must be at least 1.")
-        if not 0 <= self.drop_path_rate < 1:
-            raise ValueError(f"`drop_path_rate` (={self.drop_path_rate}) must be in [0, 1).")
         if not 0 <= self.layer_scale_init_value < math.inf:
             value = self.layer_scale_init_value
             raise ValueError(f"`layer_scale_init_value` (={value}) must be finite and not negative; 0: no LayerScale.")
@@ -169,16 +166,10 @@ class ConvNextV2Config(CheckedConfig, StockConvNextV2Config):
         That of a ConvNeXt V1 is read as that of a model with its blocks.
         """
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        stored = config_dict.get("model_type", cls.model_type)
-        nested = [value.get("model_type") for value in config_dict.values() if isinstance(value, dict)]
-        if stored in (ConvNextV2Config.model_type, FCMAE_MODEL_TYPE, V1_MODEL_TYPE):
+        known = (ConvNextV2Config.model_type, FCMAE_MODEL_TYPE, V1_MODEL_TYPE)
+        cls._refuse_other_type(pretrained_model_name_or_path, config_dict, known)
+        if config_dict.get("model_type", cls.model_type) in known:
             config_dict = as_model_type(config_dict, cls)
-        elif not {cls.model_type, V1_MODEL_TYPE} & set(nested):
-            raise ValueError(
-                f"`{pretrained_model_name_or_path}` (of type `{stored}`) must be a `{ConvNextV2Config.model_type}`, "
-                f"`{FCMAE_MODEL_TYPE}` or `{V1_MODEL_TYPE}` model for {cls.__name__}. Load it with its own class or "
-                "with AutoModel."
-            )
         return config_dict, kwargs
 
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import fields
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -33,6 +33,10 @@ def without(settings: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
 class CheckedConfig(PreTrainedConfig):
     """A configuration all of whose settings are checked together."""
 
+    if TYPE_CHECKING:
+        num_channels: int
+        drop_path_rate: float | int
+
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As in Transformers, but overrides are checked together with the rest instead of being set afterwards."""
@@ -41,6 +45,26 @@ class CheckedConfig(PreTrainedConfig):
         if "depths" in overrides:
             config_dict = without(config_dict, FOLLOWS_DEPTHS)
         return super().from_dict({**config_dict, **overrides}, **without(kwargs, names))
+
+    @classmethod
+    def _refuse_other_type(cls, source: Any, config_dict: dict[str, Any], known: Sequence[str]) -> None:
+        """Raise if the settings of a folder or Hub id are those of another type of model, and hold none of these."""
+        stored = config_dict.get("model_type", cls.model_type)
+        nested = {value.get("model_type") for value in config_dict.values() if isinstance(value, dict)}
+        if stored not in known and not nested & set(known):
+            *others, last = (f"`{name}`" for name in known)
+            listed = f"{', '.join(others)} or {last}" if others else last
+            raise ValueError(
+                f"`{source}` (of type `{stored}`) must be a {listed} model for {cls.__name__}. Load it with its own class "
+                "or with AutoModel."
+            )
+
+    def _check_channels_and_drop_path(self) -> None:
+        """Raise unless images have channels, and the rate of stochastic depth is a share."""
+        if self.num_channels < 1:
+            raise ValueError(f"`num_channels` (={self.num_channels}) must be at least 1.")
+        if not 0 <= self.drop_path_rate < 1:
+            raise ValueError(f"`drop_path_rate` (={self.drop_path_rate}) must be in [0, 1).")
 
 
 @strict

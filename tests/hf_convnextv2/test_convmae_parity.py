@@ -143,10 +143,16 @@ def test_a_convolution_without_the_mask_fails_the_leak_test(with_masks):
     assert (change == 0) is with_masks
 
 
-def test_all_predictions_are_independent_of_hidden_pixels():
-    model, x, noise = small_model(), torch.randn(2, 3, 64, 64), torch.rand(2, 16)
+@pytest.mark.parametrize("num_sets", [1, 2, 4])
+def test_all_predictions_of_a_view_are_independent_of_the_pixels_that_are_hidden_from_it(num_sets):
+    """Those of hidden tokens too."""
+    model, x, noise = small_model(num_visible_sets=num_sets), torch.randn(2, 3, 64, 64), torch.rand(2, 16)
     before = model(x, noise=noise)
-    hidden = F.interpolate(before.mask.view(2, 1, 4, 4), scale_factor=16)
-    after = model(torch.where(hidden.bool(), torch.randn_like(x), x), noise=noise)
-    assert torch.equal(after.logits, before.logits)
-    assert not torch.equal(after.loss, before.loss)  # they are the target
+    for index, masked in enumerate(masks_of(before, num_sets)):
+        hidden = F.interpolate(masked.float().view(2, 1, 4, 4), scale_factor=16)
+        after = model(torch.where(hidden.bool(), torch.randn_like(x), x), noise=noise)
+        views = [output.logits.unflatten(0, (num_sets, 2)) for output in (after, before)]
+        assert torch.equal(views[0][index], views[1][index])
+        assert not torch.equal(after.loss, before.loss)  # they are the target
+        others = [view for view in range(num_sets) if view != index]
+        assert not any(torch.equal(views[0][view], views[1][view]) for view in others)  # which see some of them
