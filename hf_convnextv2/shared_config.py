@@ -21,6 +21,8 @@ def height_and_width(size: int | Sequence[int]) -> tuple[int, int]:
     """Both sides of an image, a patch or a cell; one number stands for a square."""
     if isinstance(size, int):
         return size, size
+    if isinstance(size, str) or len(size) != 2:
+        raise ValueError(f"A size (={size!r}) must be one number, or height and width.")
     height, width = size
     return height, width
 

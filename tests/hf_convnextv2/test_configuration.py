@@ -8,12 +8,14 @@ import transformers
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 
 from hf_convnextv2 import (
+    ConvMAEConfig,
     ConvNextV2Config,
     ConvNextV2FCMAEConfig,
     ConvNextV2ForImageClassification,
     ConvNextV2ForPreTraining,
     ConvNextV2Model,
 )
+from hf_convnextv2.shared_config import height_and_width
 from tests.small_models import SMALL, small_config, small_fcmae_config
 
 # Parameters of the 1000-class classifier and of the FCMAE model: counted by hand from the paper's appendix A.1.
@@ -233,3 +235,10 @@ def test_out_features_and_out_indices_agree(make):
         make(out_features=["stage1"], out_indices=[2])
     with pytest.raises(ValueError, match="must be a subset of stage_names"):
         make(out_features=["stage5"])
+
+
+@pytest.mark.parametrize("size", ["96", [32], [32, 32, 32]])
+@pytest.mark.parametrize("config_class", [ConvNextV2FCMAEConfig, ConvMAEConfig])
+def test_a_size_that_is_no_number_or_pair_is_refused_in_words(size, config_class):
+    with pytest.raises((ValueError, StrictDataclassFieldValidationError), match=r"image_size|A size \(="):
+        height_and_width(config_class(image_size=size).image_size)
