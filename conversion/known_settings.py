@@ -42,7 +42,8 @@ def _check_heads(given: dict[str, int], stored: dict[str, Any], family: Family) 
         said = stored.get(name, getattr(ConvMAEConfig, name))
         if name in given and stored.get("model_type") == ConvMAEConfig.model_type and given[name] != said:
             raise ValueError(
-                f"`--{name}` (={given[name]}) must be {said}, as the configuration beside the weights says. Leave it out."
+                f"`--{name}` (={given[name]}) must be {said}, as the configuration beside the weights says. Leave it "
+                "out."
             )
 
 

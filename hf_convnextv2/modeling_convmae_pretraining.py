@@ -72,7 +72,9 @@ class ConvMAEForPreTraining(MaskedPreTrainingModel, ConvMAEPreTrainedModel):
             return
         if "decoder.position_embeddings.weight" in report["missing_keys"]:
             of_encoder.restore_initial_weight()
-            told = "has learned position embeddings, which pre-training does not use: its own are fixed sines and cosines."
+            told = (
+                "has learned position embeddings, which pre-training does not use: its own are fixed sines and cosines."
+            )
         else:
             told = (
                 f"has position embeddings of the {' and of the '.join(others)} that are not the sines and cosines of "

@@ -65,7 +65,9 @@ class PositionEmbeddings(nn.Module):
         if self.weight.is_meta:  # left on the disk
             return True
         initial = self.initial_weight().to(self.weight.device)
-        roundings = (initial.to(dtype).to(self.weight.dtype) for dtype in (torch.float32, torch.bfloat16, torch.float16))
+        roundings = (
+            initial.to(dtype).to(self.weight.dtype) for dtype in (torch.float32, torch.bfloat16, torch.float16)
+        )
         return any(torch.allclose(self.weight, rounded, rtol=0, atol=COMPUTED_ELSEWHERE) for rounded in roundings)
 
     @torch.no_grad()

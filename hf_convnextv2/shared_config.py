@@ -3,7 +3,7 @@
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -35,10 +35,6 @@ def without(settings: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
 class CheckedConfig(PreTrainedConfig):
     """A configuration all of whose settings are checked together."""
 
-    if TYPE_CHECKING:
-        num_channels: int
-        drop_path_rate: float | int
-
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As in Transformers, but overrides are checked together with the rest instead of being set afterwards."""
@@ -57,11 +53,11 @@ class CheckedConfig(PreTrainedConfig):
             *others, last = (f"`{name}`" for name in known)
             listed = f"{', '.join(others)} or {last}" if others else last
             raise ValueError(
-                f"`{source}` (of type `{stored}`) must be a {listed} model for {cls.__name__}. Load it with its own class "
-                "or with AutoModel."
+                f"`{source}` (of type `{stored}`) must be a {listed} model for {cls.__name__}. Load it with its own "
+                "class or with AutoModel."
             )
 
-    def _check_channels_and_drop_path(self) -> None:
+    def _check_channels_and_drop_path(self: Any) -> None:
         """Raise unless images have channels, and the rate of stochastic depth is a share."""
         if self.num_channels < 1:
             raise ValueError(f"`num_channels` (={self.num_channels}) must be at least 1.")

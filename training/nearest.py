@@ -91,7 +91,7 @@ def pixels_of(row: int, stored: StoredFeatures, images: Images, samples: Samples
 
 
 def check_same_weights(name: str, noted: dict[str, str] | None) -> None:
-    """Raise if a folder holds other weights than those of the features; `noted` are their digests, if they are known."""
+    """Raise if a folder holds other weights than those of the features; `noted`: their digests, if they are known."""
     now = weight_digests(Path(name))
     rule = "hold the weights that `features_file` was computed with, which are others: embed the images anew"
     check("model_name_or_path", name, not noted or not now or noted == now, rule)

@@ -11,6 +11,7 @@ import numpy as np
 from accelerate.utils import set_seed
 from transformers import AutoModelForPreTraining, PreTrainedConfig
 
+from hf_convnextv2.images import DEFAULT_BACKGROUND
 from training.comparison import frozen
 from training.comparison.drawing import draw, finetuning_steps
 from training.comparison.images import Labelled

@@ -66,7 +66,8 @@ def class_names(source: Source, column: str) -> list[str] | None:
         where = "in each place of its lists" if holds_lists(source, column) else "for every image"
         check("label_column", column, None not in names, f"hold a class {where}, but lacks some")
         twins = sorted(name for name in names if name != name.strip() and name.strip() in names)
-        rule = f"hold each class in one spelling, but has both {', '.join(map(repr, twins[:5]))} and the same without spaces"
+        told = ", ".join(map(repr, twins[:5]))
+        rule = f"hold each class in one spelling, but has both {told} and the same without spaces"
         check("label_column", column, not twins, rule)
         return sorted(names)
     return None
@@ -127,10 +128,11 @@ def check_counted(column: str, found: np.ndarray, count: int) -> None:
 
     Such a column holds ids, or classes that are counted from 1: a model would have classes that nothing shows.
     """
+    first = ", ".join(map(str, found[:8])) + (", ..." if len(found) > 8 else "")
     rule = (
         f"be given, as `{column}` holds only {len(found)} different numbers of the {count:,} up to the largest: "
-        f"{', '.join(map(str, found[:8]))}{', ...' if len(found) > 8 else ''}. If they are names of classes, write them as "
-        "texts, such as `c7`; if there are more classes, give their number with `--num_labels`"
+        f"{first}. If they are names of classes, write them as texts, such as `c7`; if there are more classes, give "
+        "their number with `--num_labels`"
     )
     check("num_labels", None, len(found) >= LEAST_SHARE * count, rule)
     if found.min() > 0 and is_first_process():

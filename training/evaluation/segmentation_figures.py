@@ -36,15 +36,15 @@ def class_table(confusion: np.ndarray, names: Sequence[str]) -> list[dict[str, A
 
 
 def table_in_words(confusion: np.ndarray, names: Sequence[str]) -> str:
-    """The table as text: all classes if they are few, else those with the lowest IoU; a warning if one alone is true."""
+    """The table as text: all classes if they are few, else those with the lowest IoU; a warning if one is true."""
     headings = {"pixels": "pixels", "iou": "IoU", "precision": "precision", "recall": "recall"}
     table = format_table(class_table(confusion, names), headings, worst_by="iou")
     true = np.flatnonzero(confusion.sum(1))
     if len(true) > 1 or len(names) == 1:
         return table
     return (
-        f"{table}\nWarning: all pixels that have a class are of {names[true[0]]}, which a model that always says it gets "
-        "right. For black and white masks give `--mask_values 0 255`."
+        f"{table}\nWarning: all pixels that have a class are of {names[true[0]]}, which a model that always says it "
+        "gets right. For black and white masks give `--mask_values 0 255`."
     )
 
 

@@ -1,7 +1,6 @@
 """What each kind of model says of an image, and how it becomes rows of a table."""
 
 from collections.abc import Iterator
-from dataclasses import MISSING, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,6 +33,7 @@ from training.prediction.masks import MaskNames, signature
 from training.prediction.models import StoredModel
 from training.prediction.parts import Answer
 from training.settings.checks import check
+from training.settings.evaluation import SegmentPredictionSettings
 from training.settings.labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from training.settings.prediction import COCO, TABLES, PredictSettings
 
@@ -70,10 +70,9 @@ def check_fits(stored: StoredModel, settings: PredictSettings) -> None:
         check_separable(class_list(stored.model.config), output.output_file)
     fits = kind == "segmentation model" or output.masks_dir is None
     check("masks_dir", output.masks_dir, fits, f"not be given for a {kind}")
-    for field in fields(settings.prediction):
-        value = getattr(settings.prediction, field.name)
-        is_usual = value == (field.default if field.default is not MISSING else field.default_factory())
-        check(field.name, value, kind == "segmentation model" or is_usual, f"not be given for a {kind}")
+    for name, usual in vars(SegmentPredictionSettings()).items():
+        value = getattr(settings.prediction, name)
+        check(name, value, kind == "segmentation model" or value == usual, f"not be given for a {kind}")
     least = getattr(stored.model.config, "box_score_threshold", 0)
     rule = f"be at least {least}, below which this detector drops objects (`box_score_threshold` in its config.json)"
     check("threshold", settings.answers.threshold, settings.answers.threshold >= least, rule)

@@ -48,7 +48,6 @@ class ImageReader:
                 raise ValueError(f"{error} `--skip_bad_images true` goes on after such images.") from error
             return {**sample, "error": str(error).removeprefix(f"{name_of(value, f'image {index}')} ")}
 
-
     def prepared(self, image: Tensor, name: str) -> Tensor:
         """What the transform makes of an image `(C, H, W)`; raises a `BadImageError` if it makes nothing of it."""
         try:
@@ -56,7 +55,9 @@ class ImageReader:
         except (ValueError, RuntimeError, ZeroDivisionError) as error:
             size = f"{image.shape[-1]} x {image.shape[-2]} pixels"
             told = " ".join(str(error).split())
-            raise BadImageError(f"{name} has {size}, of which the model's image processor makes no input: {told}") from error
+            raise BadImageError(
+                f"{name} has {size}, of which the model's image processor makes no input: {told}"
+            ) from error
 
 
 def create_reader(images: Images, data: PredictDataSettings, num_channels: int, transform: Transform) -> ImageReader:

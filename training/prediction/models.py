@@ -128,4 +128,6 @@ def load_other(settings: ModelSettings, kind: Kind, stored: dict[str, Any]) -> S
         arguments: dict[str, Any] = {"revision": revision, "dtype": torch.float32, "trust_remote_code": False}
         model = load_pretrained(model_class, name, NOTHING, **arguments)
     with model_named(name):
-        return StoredModel(kind, model, AutoImageProcessor.from_pretrained(name, revision=revision, trust_remote_code=False))
+        return StoredModel(
+            kind, model, AutoImageProcessor.from_pretrained(name, revision=revision, trust_remote_code=False)
+        )

@@ -327,7 +327,9 @@ def test_numbers_that_are_hardly_classes_are_asked_for(tmp_path, capsys):
     assert len(find_problem(settings(folder), 120348).names) == 120348
     capsys.readouterr()
     assert len(find_problem(settings(write_labels(tmp_path / "from_1", [1, 2, 1])), None).names) == 3
-    told = "No image has the class 0 in `label`, whose least number is 1: classes count from 0, so the model has 1 without"
+    told = (
+        "No image has the class 0 in `label`, whose least number is 1: classes count from 0, so the model has 1 without"
+    )
     assert told in capsys.readouterr().out
     find_problem(settings(write_labels(tmp_path / "from_0", [0, 2, 1])), None)
     assert "No image" not in capsys.readouterr().out

@@ -17,9 +17,9 @@ from hf_convnextv2 import (
 )
 from tests.photographs import WRITE_TINY, message_of, write_tiny_convmae, write_tiny_fcmae
 from training.models.families import BY_NAME
+from training.models.loading import FEATURES, FINETUNING, NOTHING, PRETRAINING, load_pretrained
 from training.run.stored_models import load_classifier
 from training.settings.model import ModelSettings
-from training.models.loading import FEATURES, FINETUNING, NOTHING, PRETRAINING, load_pretrained
 
 CLASSES = {"id2label": {0: "a", 1: "b", 2: "c"}, "label2id": {"a": 0, "b": 1, "c": 2}}
 

@@ -50,7 +50,9 @@ def read_coco(path: str) -> CocoFile:
             twice = [value for value, count in Counter(same).items() if count > 1]
             require(path, not twice, f"have one of its {part} with each `{key}`, but has more with {listed(twice)}")
     unnamed = [each["id"] for each in categories if not str(each["name"]).strip()]
-    require(path, not unnamed, f"name each of its categories; those with these ids have an empty name: {listed(unnamed)}")
+    require(
+        path, not unnamed, f"name each of its categories; those with these ids have an empty name: {listed(unnamed)}"
+    )
     kinds = {isinstance(each["id"], str) for each in categories}
     require(path, len(kinds) < 2, "have numbers or texts as the `id` of its categories, not both")
     classes = {each["id"]: number for number, each in enumerate(sorted(categories, key=lambda each: each["id"]))}

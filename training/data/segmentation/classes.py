@@ -5,7 +5,6 @@ import itertools
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -44,7 +43,9 @@ def class_names_of(data: SegmentDataSettings, num_labels: int | None, num_channe
         fits = num_labels in (None, len(names))
         check("num_labels", num_labels, fits, f"be {len(names)}, the classes in id2label.json")
         fits = values is None or len(values) == len(names)
-        check("mask_values", values, fits, f"be {len(names)} numbers, one for each class in id2label.json, in its order")
+        check(
+            "mask_values", values, fits, f"be {len(names)} numbers, one for each class in id2label.json, in its order"
+        )
         rule = "name two classes or more, such as a background and an object: with one, every prediction is right"
         check(NAMES, Path(data.dataset_name) / NAMES, len(names) > 1, rule)
         return names
@@ -113,8 +114,8 @@ def refuse_object_ids(records: pa.Table, data: SegmentDataSettings, count: int) 
     counted = [len(numbers) for numbers in several if numbers[-1] == len(numbers)]  # 1, 2, ..., n
     rule = (
         f"be given, as {len(counted):,} of the {len(several):,} masks with several numbers in split "
-        f"`{data.train_split}` hold all from 1 to their largest, up to {max(counted, default=0)}, as ids of objects do. "
-        "If they are ids, write a class for each pixel, such as 1 for any object, or train detect.py; if they are "
+        f"`{data.train_split}` hold all from 1 to their largest, up to {max(counted, default=0)}, as ids of objects do"
+        ". If they are ids, write a class for each pixel, such as 1 for any object, or train detect.py; if they are "
         f"classes, give `--num_labels {count}`"
     )
     is_counted = len(counted) > COUNTED * len(several) and len(set(counted)) > 1
