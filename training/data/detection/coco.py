@@ -169,7 +169,7 @@ def arrow_of(objects: list[dict[str, Any]], features: Features, column: str, pat
     try:
         return pa.array(objects, features.arrow_schema.field(column).type)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
-        rule = f"hold a number as `area`, and whole ones as `iscrowd`, `height` and `width`: {error}"
+        rule = f"hold numbers as `area`, `iscrowd`, `height` and `width`: {error}"
         raise ValueError(f"`annotation_files` (={path}) must {rule}") from error
 
 

@@ -58,6 +58,7 @@ def read_coco(path: str) -> CocoFile:
     classes = {each["id"]: number for number, each in enumerate(sorted(categories, key=lambda each: each["id"]))}
     require(path, bool(images and classes), "hold images and categories")
     refuse_unknown(path, annotations, {each["id"] for each in images}, classes)
+    refuse_fractions(path, images, annotations)
     objects: dict[Any, list[dict[str, Any]]] = {each["id"]: [] for each in images}
     for each in annotations:
         objects[each["image_id"]].append(each)
@@ -90,6 +91,14 @@ def refuse_unknown(path: str, annotations: list[dict[str, Any]], images: set[Any
     wrong = [identity for identity, box in boxes if box is not None and not is_numbers(box)]
     rule = f"have annotations with a `bbox` of numbers; those with these ids have another: {listed(wrong)}"
     require(path, not wrong, rule)
+
+
+def refuse_fractions(path: str, images: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> None:
+    """Raise for numbers with a fraction where a whole one is meant: Arrow would drop the fraction."""
+    held = [(key, each.get(key)) for each in images for key in ("height", "width")]
+    held += [("iscrowd", each.get("iscrowd")) for each in annotations]
+    wrong = [f"{value} as `{key}`" for key, value in held if isinstance(value, float) and not value.is_integer()]
+    require(path, not wrong, f"have whole numbers where there are no others, not {listed(wrong)}")
 
 
 def lists_of(annotations: list[dict[str, Any]], classes: dict[Any, int], image: dict[str, Any]) -> dict[str, list[Any]]:
