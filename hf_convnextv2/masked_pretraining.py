@@ -62,11 +62,15 @@ class MaskedPreTrainingModel(ImageEncoderPreTrainedModel):
     decoder: Any
     output_class: ClassVar[type[MaskedAutoencoderOutput]] = MaskedAutoencoderOutput
     accepts_loss_kwargs = False
-    _keys_to_ignore_on_load_unexpected = None  # weights of a decoder that this one has no place for are reported
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any):
         super().__init__(config, *args, **kwargs)
         self._check_pixels(self.config.num_channels)
+
+    def post_init(self) -> None:
+        """As in Transformers, but weights of a decoder that this one has no place for are reported."""
+        super().post_init()
+        self._keys_to_ignore_on_load_unexpected = set()  # the encoder's, which has no decoder
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

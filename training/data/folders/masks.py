@@ -43,8 +43,8 @@ def with_documents(listing: Listing) -> Listing:
 
     found = [path for path in listing.others if is_document(path)]
     others = [path for path in listing.others if not is_document(path)]
-    found = [path for path in found if path != NAMES]  # it is read
-    return replace(listing, others=others, documents=[*listing.documents, *found])
+    documents = [path for path in (*listing.documents, *found) if path != NAMES]  # which is read
+    return replace(listing, others=others, documents=documents)
 
 
 def mask_rows(listing: Listing, split: str, asked: list[str], column: str) -> FolderRows:
