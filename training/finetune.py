@@ -100,7 +100,10 @@ def settings_for(settings: FinetuneSettings, problem: Problem) -> FinetuneSettin
 def create_model(
     settings: ClassifierSettings, augmentation: FinetuneAugmentationSettings, problem: Problem
 ) -> Classifier:
-    """A new classifier of the named size, or one with stored weights. Other classes than stored get a new head."""
+    """A new classifier of the named size, or one with stored weights.
+
+    Another number of classes than stored, and other values, get a new head; as many classes keep it.
+    """
     family, fresh = chosen_family(settings), settings.model_name_or_path is None
     head_scale = settings.head_init_scale
     if head_scale is None:
