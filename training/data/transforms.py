@@ -1,12 +1,13 @@
 """Turns a decoded image into model input: torchvision's transforms in training, the image processor in evaluation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
-from torchvision.tv_tensors import Image, Mask
+from torchvision.transforms.v2.functional import resize_image
+from torchvision.tv_tensors import Image, Mask, wrap
 
 from training.data.decoding import Enough
 from training.settings.augmentation import (
@@ -56,6 +57,25 @@ def to_bytes(image: Tensor) -> Tensor:
     return v2.functional.to_dtype(clipped, torch.uint8, scale=True)
 
 
+class ResizeTogether(v2.Resize):
+    """Resizes an image with its boxes and masks, so that the pixels of a mask lie where those of the image do.
+
+    A number is taken of the mask's pixel in whose middle the new one's lies (NEAREST_EXACT). torchvision's own `Resize`
+    takes NEAREST for masks whatever it is given, which moves them by up to half a pixel to the right and below.
+    """
+
+    def __init__(self, size: int | Sequence[int]) -> None:
+        super().__init__(size, InterpolationMode.BILINEAR, antialias=True)
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """As torchvision calls it: `inpt` is one of the inputs."""
+        if not isinstance(inpt, Mask):
+            return super().transform(inpt, params)
+        masks = inpt.as_subclass(Tensor).unsqueeze(-3)  # a channel each
+        resized = resize_image(masks, self.size, InterpolationMode.NEAREST_EXACT, antialias=False)
+        return wrap(resized.squeeze(-3), like=inpt)
+
+
 class RandomShorterSide:
     """Resizes images so that their shorter side is exactly one of `sizes`, drawn at random.
 
@@ -67,7 +87,7 @@ class RandomShorterSide:
 
     def __call__(self, *images: Tensor) -> Any:
         size = self.sizes[int(torch.randint(len(self.sizes), ()))]
-        return v2.Resize(size, InterpolationMode.BILINEAR, antialias=True)(*images)
+        return ResizeTogether(size)(*images)
 
 
 class SegmentationTransform:

@@ -4,13 +4,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import get_size
 from torchvision.tv_tensors import BoundingBoxes, Image, Mask
 
 from training.data.decoding import BadImageError
 from training.data.detection.objects import Objects
-from training.data.transforms import EvaluationTransform, distortions, normalise
+from training.data.transforms import EvaluationTransform, ResizeTogether, distortions, normalise
 from training.settings.augmentation import DetectAugmentationSettings
 
 LEAST_SIDE = 1.0  # of the box of an object that a crop leaves over, in pixels
@@ -32,7 +32,7 @@ class JitterScale:
         least, most = self.scale_range
         factor = (least + (most - least) * torch.rand(()).item()) * self.size / max(height, width)
         size = [max(1, round(height * factor)), max(1, round(width * factor))]
-        return v2.Resize(size, InterpolationMode.BILINEAR, antialias=True)(sample)
+        return ResizeTogether(size)(sample)
 
 
 class CropWithObjects:
@@ -69,7 +69,7 @@ class DetectionTransform:
     ) -> None:
         square = (image_size, image_size)
         if is_square:
-            size: list[Any] = [CropWithObjects(), v2.Resize(square, InterpolationMode.BILINEAR, antialias=True)]
+            size: list[Any] = [CropWithObjects(), ResizeTogether(square)]
         else:
             size = [JitterScale(image_size, augmentation.scale_range), CropToFit(image_size)]
         self.geometry = v2.Compose([*size, v2.RandomHorizontalFlip(augmentation.horizontal_flip)])
