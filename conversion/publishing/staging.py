@@ -38,6 +38,7 @@ from conversion.publishing.onnx_files import is_onnx, settings_of_transformers_j
 from conversion.publishing.publication import Publication
 from conversion.publishing.sections.results import ANALYSES, PICTURES, analyses_of
 from conversion.segmenters import SEGMENTERS, convnextv2_supported
+from hf_convnextv2.registration import registered
 from hf_convnextv2 import ConvMAEConfig
 from hf_convnextv2.configuration_convnextv2 import FCMAE_MODEL_TYPE, V1_MODEL_TYPE
 
@@ -122,7 +123,7 @@ def check_weights(folder: Path, asked: str, auto_class: Any) -> None:
         asked: the setting that names the folder and its value, for errors.
     """
     read_config(folder)  # raises unless the model or its backbone is one of ours
-    with convnextv2_supported():
+    with registered(), convnextv2_supported():  # else a backbone without GRN would be Transformers', which has it
         _, report = auto_class.from_pretrained(folder, output_loading_info=True, ignore_mismatched_sizes=True)
     mismatched = {name for name, *_ in report["mismatched_keys"]}
     wrong = sorted({*report["missing_keys"], *report["unexpected_keys"], *mismatched})

@@ -1,12 +1,11 @@
 """Batch normalisation over the images of all training processes."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -26,6 +25,22 @@ def synchronise_batch_norm(model: Model, accelerator: Accelerator) -> Model:
     return model
 
 
+class SumOverProcesses(torch.autograd.Function):
+    """The sum of a tensor over all processes, and of its gradient; that of `torch.distributed.nn` is deprecated."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor) -> Tensor:
+        total = input.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        total = grad_output.clone()
+        dist.all_reduce(total)
+        return total
+
+
 class SharedBatchNorm2d(nn.BatchNorm2d):
     """`BatchNorm2d` with the mean and variance over the batches, of equal size, of all processes."""
 
@@ -35,9 +50,9 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         shape = (1, -1, 1, 1)
         wide = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
         world = dist.get_world_size()
-        mean = all_reduce(wide.mean(dim=(0, 2, 3))) / world
+        mean = SumOverProcesses.apply(wide.mean(dim=(0, 2, 3))) / world
         centred = wide - mean.view(shape)
-        variance = all_reduce(centred.square().mean(dim=(0, 2, 3))) / world
+        variance = SumOverProcesses.apply(centred.square().mean(dim=(0, 2, 3))) / world
         self.update_statistics(mean.detach(), variance.detach(), world * input.numel() // input.shape[1])
         scale = (variance + self.eps).rsqrt() * self.weight
         return (centred * scale.view(shape) + self.bias.view(shape)).to(input.dtype)

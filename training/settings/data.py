@@ -9,6 +9,7 @@ from training.settings.checks import check, check_at_least, check_below_one, che
 from training.settings.fields import REQUIRED, operation, recipe
 from training.settings.labels import LabelSettings
 
+IGNORE_INDEX = 255  # by default
 FILE_BUILDERS = {".parquet": "parquet", ".tar": "webdataset", ".arrow": "arrow"}  # extension: `datasets` builder
 
 
@@ -160,7 +161,7 @@ class MaskSettings:
     """Masks and how they are read."""
 
     annotation_column: str = recipe("annotation", "column that holds the masks: a class number for each pixel")
-    ignore_index: int = recipe(255, "value of mask pixels that belong to no class; they are ignored")
+    ignore_index: int = recipe(IGNORE_INDEX, "value of mask pixels that belong to no class; they are ignored")
     reduce_labels: bool = recipe(False, "ignore class 0 and count the others from 0, as for the masks of ADE20K")
     mask_values: list[int] | None = recipe(
         None, "value of each class in the masks, e.g. 0 255 for black and white ones (default: 0, 1, 2, ...)"
@@ -175,6 +176,9 @@ class MaskSettings:
         if values is not None:
             check("mask_values", values, len(values) == len(set(values)) > 1, "be two or more different numbers")
             check("reduce_labels", self.reduce_labels, not self.reduce_labels, "be false with `mask_values`")
+            usual = self.ignore_index == IGNORE_INDEX
+            rule = f"not be one of `mask_values` (={values}), which are classes"
+            check("ignore_index", self.ignore_index, usual or self.ignore_index not in values, rule)
             self.ignore_index = -1 if self.ignore_index in values else self.ignore_index
 
 

@@ -93,10 +93,15 @@ STOCK = {
 }
 
 
-@pytest.mark.parametrize("architecture", STOCK)
-def test_a_published_model_loads_without_this_package_and_computes_the_same(architecture, tmp_path):
+WITHOUT_GRN = {"use_grn": False, "layer_scale_init_value": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "blocks"), [*((name, {}) for name in STOCK), ("upernet", WITHOUT_GRN)], ids=str
+)
+def test_a_published_model_loads_without_this_package_and_computes_the_same(architecture, blocks, tmp_path):
     torch.manual_seed(0)
-    small = {"image_size": 64, "num_stages": 3, "decoder_hidden_size": 32, "num_queries": 7}
+    small = {"image_size": 64, "num_stages": 3, "decoder_hidden_size": 32, "num_queries": 7, **blocks}
     settings = SegmenterSettings(architecture=architecture, **small)
     model = awake(create_segmenter(settings, ["sky", "tree", "sea"]))
     model.save_pretrained(tmp_path)

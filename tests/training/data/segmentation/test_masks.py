@@ -528,6 +528,12 @@ def test_the_first_masks_of_a_split_that_is_not_checked_are_no_black_and_white_o
     assert "must hold two classes or more" in message_of(lambda: load(folder, ["no", "yes"], **fields))
 
 
+def test_a_value_of_a_class_is_not_ignored_too(folder):
+    message = message_of(lambda: settings(folder, mask_values=[0, 10, 20], ignore_index=0))
+    assert message == "`ignore_index` (=0) must not be one of `mask_values` (=[0, 10, 20]), which are classes."
+    assert settings(folder, mask_values=[0, 255]).ignore_index == -1  # by default, 255 is no class
+
+
 def test_names_numbers_and_values_of_the_classes_must_be_as_many(folder):
     message = message_of(lambda: class_names_of(settings(folder, mask_values=[0, 255]), 5, 3))
     assert message.startswith("`num_labels` (=5) must be 2, the number of `mask_values`")
