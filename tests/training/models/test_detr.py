@@ -17,12 +17,12 @@ from training.settings.model import DetectorSettings
 def test_sizes_whose_maps_do_not_double_are_refused(architecture, size):
     """What Transformers computes with them ends in an error about shapes, which is the control."""
     settings = DetectorSettings(image_size=size, architecture=architecture, decoder_hidden_size=32)
-    if size in (64, 36, 72):
-        create_detector(settings, ["a"])(pixel_values=torch.zeros((1, 3, size, size)))
+    if size in (64, 36):
+        create_detector(settings, ["a"]).eval()(pixel_values=torch.zeros((1, 3, size, size)))
         return
     message = message_of(lambda: create_detector(settings, ["a"]))
     assert message.startswith(f"`image_size` (={size}) must be a multiple of 32 for `architecture` {architecture}")
-    model = create_detector(replace(settings, image_size=64), ["a"])
+    model = create_detector(replace(settings, image_size=64), ["a"]).eval()
     with pytest.raises(RuntimeError):
         model(pixel_values=torch.zeros((1, 3, size, size)))
 

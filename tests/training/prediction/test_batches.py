@@ -74,7 +74,7 @@ def test_an_image_of_which_the_processor_makes_nothing_is_named_and_the_others_a
     (batch,) = batches_of(source, 0, 1, COUNT, 0, transform=transform)
     assert [("error" in sample) for sample in batch["samples"]] == [index == 1 for index in range(COUNT)]
     error = batch["samples"][1]["error"]
-    assert error.startswith("has 48 x 48 pixels, of which the model's image processor makes no input: height and width")
+    assert error.startswith("has 40 x 40 pixels, of which the model's image processor makes no input: height and width")
 
 
 def test_images_that_keep_their_sizes_are_told_to_come_one_by_one(source):
