@@ -156,7 +156,8 @@ def load_subject(name: str, task: str | None) -> Subject:
     with registered():
         loaded: Any = classes[task].from_pretrained(name, dtype=torch.float32, output_loading_info=True)
     model, report = loaded
-    missing = sorted(report["missing_keys"]) if task != FEATURES else []  # features are taken before the final norm
+    # Where nothing was pre-trained, the norms of a backbone and the final one change nothing.
+    missing = sorted(report["missing_keys"]) if task in WITH_HEAD else []
     if missing:
         raise ValueError(
             f"`model` (={name}) must hold all weights of a {type(model).__name__}, but lacks {len(missing)}, e.g. "
