@@ -38,9 +38,9 @@ from conversion.publishing.onnx_files import is_onnx, settings_of_transformers_j
 from conversion.publishing.publication import Publication
 from conversion.publishing.sections.results import ANALYSES, PICTURES, analyses_of
 from conversion.segmenters import SEGMENTERS, convnextv2_supported
-from hf_convnextv2.registration import registered
 from hf_convnextv2 import ConvMAEConfig
 from hf_convnextv2.configuration_convnextv2 import FCMAE_MODEL_TYPE, V1_MODEL_TYPE
+from hf_convnextv2.registration import registered
 
 UPLOADED = (*LOADED, *PICTURES, RESULTS, "eval_results.json", "metrics.jsonl", PROVENANCE, PER_CLASS, CONFUSIONS)
 CONVMAE = ConvMAEConfig.model_type

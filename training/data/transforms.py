@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2.functional import resize_image
-from torchvision.tv_tensors import Image, Mask, wrap
+from torchvision.tv_tensors import Image, Mask
 
 from training.data.decoding import Enough
 from training.settings.augmentation import (
@@ -73,7 +73,7 @@ class ResizeTogether(v2.Resize):
             return super().transform(inpt, params)
         masks = inpt.as_subclass(Tensor).unsqueeze(-3)  # a channel each
         resized = resize_image(masks, self.size, InterpolationMode.NEAREST_EXACT, antialias=False)
-        return wrap(resized.squeeze(-3), like=inpt)
+        return Mask(resized.squeeze(-3))
 
 
 class RandomShorterSide:

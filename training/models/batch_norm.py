@@ -1,11 +1,13 @@
 """Batch normalisation over the images of all training processes."""
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor, nn
+
+from training.models.collectives import SumOverProcesses
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -23,22 +25,6 @@ def synchronise_batch_norm(model: Model, accelerator: Accelerator) -> Model:
         if type(module) is nn.BatchNorm2d:
             module.__class__ = SharedBatchNorm2d
     return model
-
-
-class SumOverProcesses(torch.autograd.Function):
-    """The sum of a tensor over all processes, and of its gradient; that of `torch.distributed.nn` is deprecated."""
-
-    @staticmethod
-    def forward(ctx: Any, input: Tensor) -> Tensor:
-        total = input.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        total = grad_output.clone()
-        dist.all_reduce(total)
-        return total
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor
 
 from training.data.sampling import sample_seed
+from training.models.collectives import SumOverProcesses
 from training.settings.regularizer import RegularizerSettings
 
 LARGEST, NUM_POINTS = 3.0, 17  # the integral's reach, and its points, as in LeJEPA's code
@@ -77,27 +77,10 @@ def epps_pulley(x: Tensor, num_processes: int = 1) -> Tensor:
     angles = x[..., None] * t  # (N, M, T)
     means: Any = torch.stack([angles.cos().mean(dim=0), angles.sin().mean(dim=0)])
     if num_processes > 1:
-        means = _SumOverProcesses.apply(means) / num_processes
+        means = SumOverProcesses.apply(means) / num_processes
     return len(x) * num_processes * ((means[0] - normal) ** 2 + means[1] ** 2) @ (spacing * normal)
 
 
 def invariance(views: Tensor) -> Tensor:
     """The mean squared distance of the features `(V, B, C)` of an image's views to their mean, by channel."""
     return (views - views.mean(dim=0)).square().mean()
-
-
-class _SumOverProcesses(torch.autograd.Function):
-    """The sum over all processes. Every process has the loss of it; averaging their gradients then makes that of one.
-
-    `torch.distributed.nn.functional` has been deprecated for collectives that have no gradients.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        x = x.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(x)
-        return x
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return _SumOverProcesses.forward(ctx, grad)
