@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.at_scale import arithmetic
 from benchmarks.shared import measured_tables
 from benchmarks.shared.measure import Row
-from experiments import payoff_tables
+from experiments import dense_tables, payoff_tables
 from experiments.ablation import tables as ablation_tables
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -34,7 +34,8 @@ def filled(page: str) -> str:
     measured: dict[str, Callable[[], list[Row]]] = {
         name: lambda rows=part["rows"]: rows for name, part in parts.items()
     }
-    measured |= {**measured_tables.TABLES, **ablation_tables.TABLES, **payoff_tables.MEASURED}
+    studies = {**ablation_tables.TABLES, **payoff_tables.MEASURED, **dense_tables.TABLES}
+    measured |= {**measured_tables.TABLES, **studies}
     tables = {"computed": COMPUTED, "measured": measured}
     return TABLE.sub(lambda found: f"{found[1]}\n{as_table(tables[found[2]][found[3]]())}\n{found[4]}", page)
 

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.pages import AT_SCALE, COMPUTED, PAGES, TABLE, as_table, filled
 from benchmarks.shared import measured_tables
-from experiments import payoff_tables
+from experiments import dense_tables, payoff_tables
 from experiments.ablation import tables as ablation_tables
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +25,7 @@ def test_a_page_has_the_tables_that_the_code_computes_and_the_benchmarks_have_me
 
 def test_every_table_is_on_one_page():
     found = Counter((kind, name) for page in PAGES for _, kind, name, _ in TABLE.findall(page.read_text()))
-    of_studies = (*ablation_tables.TABLES, *payoff_tables.MEASURED)
+    of_studies = (*ablation_tables.TABLES, *payoff_tables.MEASURED, *dense_tables.TABLES)
     names = (*json.loads(AT_SCALE.read_text())["parts"], *measured_tables.TABLES, *of_studies)
     expected = {("measured", name) for name in names}
     assert found == Counter(expected | {("computed", name) for name in COMPUTED})
