@@ -286,7 +286,10 @@ def test_every_path_that_a_page_names_is_there():
     named = {span for page in LINKED for span in spans(page) if is_path(span)}
     assert len(named) > 30 and {span for span in named if not list(ROOT.glob(span.rstrip("/")))} == set()
     recipes = {
-        span for page in LINKED for span in spans(page) if re.fullmatch(r"(?:pretrain|finetune)_[\w*]+\.yaml", span)
+        span
+        for page in LINKED
+        for span in spans(page)
+        if re.fullmatch(r"(?:pretrain|finetune|segment|detect)_[\w*]+\.yaml", span)
     }
     assert len(recipes) > 5 and {name for name in recipes if not list(ROOT.glob(f"training/recipes/{name}"))} == set()
 
