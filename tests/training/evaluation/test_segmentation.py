@@ -176,3 +176,7 @@ def test_windows_and_scales_may_be_as_small_as_the_stride_of_the_encoder(encoder
     assert message == f"`eval_window` (={stride - 1}) must be at least {stride} pixels, the stride of the encoder."
     message = message_of(lambda: checked(eval_scales=[0.4]))
     assert message == f"`eval_scales` (=0.4) must leave images of {2 * stride} pixels at least {stride}."
+
+
+def test_an_evaluation_whose_pixels_have_no_class_is_told_to_say_nothing():
+    assert "Warning: no pixel of the masks has a class" in table_in_words(np.zeros((2, 2), int), ["sky", "tree"])
