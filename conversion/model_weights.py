@@ -74,7 +74,7 @@ def from_state_dict(state_dict: Mapping[str, Tensor], settings: Mapping[str, Any
     foreign = [name for name in state_dict if layout.foreign and re.match(layout.foreign, name)]
     kept = {name: tensor for name, tensor in state_dict.items() if name not in set(foreign)}
     named, of_decoder = _without_lone_parts(_name_tensors(kept, layout))
-    _check_numbers(named.tensors)
+    _check_numbers({theirs: named.stored[theirs] for theirs, ours in named.our_names.items() if ours is not None})
     kind = kind_of(named.tensors, layout.family)
     known = layout.settings if kind == layout.family.pretraining else {}
     config = config_of(kind, named.tensors, {**known, **(settings or {})}, layout.family)
@@ -185,7 +185,7 @@ def _without_lone_parts(named: NamedTensors) -> tuple[NamedTensors, list[str]]:
 
 
 def _check_numbers(tensors: dict[str, Tensor]) -> None:
-    """Raise unless all are dense tensors of a floating type, and finite."""
+    """Raise unless all, by their names in the source, are dense tensors of a floating type, and finite."""
     odd = [
         name for name, tensor in tensors.items() if tensor.dtype not in FLOAT_DTYPES or tensor.layout != torch.strided
     ]

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 
-from hf_convnextv2 import ConvMAEConfig, ConvNextV2Config
+from hf_convnextv2 import ConvMAEConfig, ConvNextV2Config, ConvNextV2FCMAEConfig
 from hf_convnextv2.configuration_convnextv2 import SIZES
 from tests.photographs import (
     WRITE_TINY,
@@ -193,7 +193,8 @@ def test_pretraining_without_a_recipe_has_the_optimizer_the_crops_and_the_learni
     table = resolved("pretrain_atto")
     assert plain.optimizer == table.optimizer and plain.augmentation == table.augmentation
     assert plain.schedule.base_learning_rate == table.schedule.base_learning_rate
-    assert plain.autoencoder.norm_pix_loss and table.autoencoder.norm_pix_loss
+    assert plain.autoencoder.norm_pix_loss is None and ConvNextV2FCMAEConfig().norm_pix_loss  # the model's
+    assert table.autoencoder.norm_pix_loss
 
 
 @pytest.mark.parametrize("name", ["pretrain_fast_atto", "pretrain_fast_fusion", "pretrain_fast_teacher"])
