@@ -542,7 +542,7 @@ BAD_SOURCES = {
     one_too_many: "1 unexpected: head.extra.weight",
     one_misshapen: "1 of the wrong shape: stages.1.0.dwconv.weight (16, 1, 5, 5) instead of (16, 1, 7, 7)",
     a_parameter_twice: "must hold each parameter once, but has convnextv2.encoder.stages.0.layers.0.dwconv.bias twice",
-    whole_numbers: "must hold dense numbers of a floating type, but embeddings.patch_embeddings.weight",
+    whole_numbers: "must hold dense numbers of a floating type, but downsample_layers.0.0.weight",
     not_a_configuration: "The configuration beside the weights is not valid",
     not_a_processor: "The image processor beside the weights is not valid",
     no_tensors: "must hold a state dict, tensors by name, but holds epoch, loss",
