@@ -253,7 +253,11 @@ def refuse_renumbered(files: Iterable[str], name: str, root: str = "") -> None:
     for file in files:
         if not file.endswith(".parquet"):
             continue
-        features = Features.from_arrow_schema(pq.read_schema(os.path.join(root, file)))
+        try:
+            features = Features.from_arrow_schema(pq.read_schema(os.path.join(root, file)))
+        except (pa.ArrowInvalid, OSError) as error:
+            rule = f"hold parquet files that can be read, but {file} cannot be: {error}"
+            raise ValueError(f"`dataset_name` (={name}) must {rule}") from error
         for column, feature in class_labels(features):
             before, names = first.setdefault(column, (file, feature.names))
             rule = f"number the classes of `{column}` alike in all files, but {before} has {', '.join(names[:8])} and "

@@ -36,20 +36,15 @@ def class_table(confusion: np.ndarray, names: Sequence[str]) -> list[dict[str, A
 
 
 def table_in_words(confusion: np.ndarray, names: Sequence[str]) -> str:
-    """The table as text: all classes if they are few, else those with the lowest IoU.
-
-    A warning follows if fewer than two classes are true.
-    """
+    """The table as text: all classes if they are few, else those with the lowest IoU; a warning if one is true."""
     headings = {"pixels": "pixels", "iou": "IoU", "precision": "precision", "recall": "recall"}
     table = format_table(class_table(confusion, names), headings, worst_by="iou")
     true = np.flatnonzero(confusion.sum(1))
-    if len(true) == 0:
-        return f"{table}\nWarning: no pixel of the masks has a class, so that the figures say nothing."
     if len(true) > 1 or len(names) == 1:
         return table
     return (
         f"{table}\nWarning: all pixels that have a class are of {names[true[0]]}, which a model that always says it "
-        "gets right. For black and white masks give `--mask_values 0 255`."
+        "gets right. See which numbers the masks hold, and `--mask_values`, `--ignore_index` and `--reduce_labels`."
     )
 
 

@@ -51,7 +51,7 @@ def create_detr(settings: DetectorSettings, backbone: Backbone, labels: dict[str
         size = image_size_of(backbone.config)
         sides = [size // stride for stride in strides]
         fits = all(fine == 2 * coarse for fine, coarse in pairwise(sides))
-        rule = f"be a multiple of {strides[-1]} for `architecture` {kind}, which enlarges each map to twice its size"
+        rule = f"give `architecture` {kind} maps each twice as large as the next, as a multiple of {strides[-1]} does"
         check("image_size", size, fits, rule)
         positions = sum((size // stride) ** 2 for stride in strides)  # of which the best become queries
         fields |= {"num_queries": min(MOST_QUERIES, positions)}

@@ -46,9 +46,25 @@ class ModelSection:
         return family_of(self.config)
 
     @property
+    def is_convmae(self) -> bool:
+        """Whether its encoder is a ConvMAE's, of which Transformers has no class."""
+        return self.family is CONVMAE
+
+    @property
+    def has_both_blocks(self) -> bool:
+        """Whether it has GRN and LayerScale. Transformers' class reads it, but leaves out LayerScale."""
+        return not self.is_convmae and self.config.use_grn and self.config.has_layer_scale
+
+    @property
     def needs_package(self) -> bool:
         """Whether Transformers has no such model."""
-        return self.family is CONVMAE
+        return self.is_convmae or self.has_both_blocks
+
+    @property
+    def import_line(self) -> str:
+        """The import of this package, for a model that needs it."""
+        known = "" if self.has_both_blocks else f"  # makes {self.family.name} known to the Auto classes"
+        return f"import hf_convnextv2{known}"
 
     @cached_property
     def detector(self) -> Detector | None:

@@ -1,6 +1,7 @@
 """From any source to the same samples, whatever the processes and workers; what is wrong with it is said at once."""
 
 import io
+import shutil
 from itertools import islice, takewhile
 
 import numpy as np
@@ -99,6 +100,18 @@ def test_parquet_is_read_by_glob_file_and_folder(parquet):
     names = [parquet, f"{parquet}/train-*.parquet"]
     assert [len(load_source(data_settings(dataset_name=name), "train", None)) for name in names] == [15, 15]
     assert len(load_source(data_settings(dataset_name=f"{parquet}/train-00000-of-00002.parquet"), "train", None)) == 8
+
+
+@pytest.mark.parametrize("pattern", ["", "/train-*.parquet", "/train-00001-of-00002.parquet"])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_damaged_parquet_file_is_named(streaming, pattern, parquet, tmp_path):
+    shutil.copytree(parquet, tmp_path / "data")
+    file = tmp_path / "data/train-00001-of-00002.parquet"
+    file.write_bytes(file.read_bytes()[:500])
+    name = f"{tmp_path}/data{pattern}"
+    message = message_of(lambda: load_source(data_settings(dataset_name=name, streaming=streaming), "train", None))
+    assert message.startswith(f"`dataset_name` (={name}) must hold parquet files that can be read, but ")
+    assert "train-00001-of-00002.parquet cannot be: Parquet magic bytes not found" in message
 
 
 def test_max_samples_are_drawn_from_all_classes(folder):

@@ -150,7 +150,7 @@ def test_the_table_names_each_class_with_its_shares():
 def test_a_mean_iou_of_one_class_alone_is_told_to_say_little():
     """As of black and white masks whose 255 is ignored."""
     told = table_in_words(np.array([[6, 0], [0, 0]]), ["sky", "tree"])
-    assert "Warning: all pixels that have a class are of sky" in told and "`--mask_values 0 255`" in told
+    assert "Warning: all pixels that have a class are of sky" in told and "`--mask_values`" in told
     assert "Warning" not in table_in_words(np.array([[6, 0], [1, 0]]), ["sky", "tree"])
 
 
@@ -176,7 +176,3 @@ def test_windows_and_scales_may_be_as_small_as_the_stride_of_the_encoder(encoder
     assert message == f"`eval_window` (={stride - 1}) must be at least {stride} pixels, the stride of the encoder."
     message = message_of(lambda: checked(eval_scales=[0.4]))
     assert message == f"`eval_scales` (=0.4) must leave images of {2 * stride} pixels at least {stride}."
-
-
-def test_an_evaluation_whose_pixels_have_no_class_is_told_to_say_nothing():
-    assert "Warning: no pixel of the masks has a class" in table_in_words(np.zeros((2, 2), int), ["sky", "tree"])

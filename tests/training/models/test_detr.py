@@ -21,7 +21,7 @@ def test_sizes_whose_maps_do_not_double_are_refused(architecture, size):
         create_detector(settings, ["a"]).eval()(pixel_values=torch.zeros((1, 3, size, size)))
         return
     message = message_of(lambda: create_detector(settings, ["a"]))
-    assert message.startswith(f"`image_size` (={size}) must be a multiple of 32 for `architecture` {architecture}")
+    assert message.startswith(f"`image_size` (={size}) must give `architecture` {architecture} maps each twice")
     model = create_detector(replace(settings, image_size=64), ["a"]).eval()
     with pytest.raises(RuntimeError):
         model(pixel_values=torch.zeros((1, 3, size, size)))

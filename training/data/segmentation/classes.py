@@ -22,7 +22,8 @@ from training.settings.data import MaskedDataSettings, SegmentDataSettings
 
 LEAST_SHARE = 0.1  # of the numbers up to the largest one that masks must hold, for their classes to be counted in them
 FEW = 16  # classes that are counted in masks without a doubt
-MOST_OF_TWO = 0.95  # of the pixels: two numbers that hold more of them have smoothed edges between them
+MOST_OF_TWO = 0.95  # of the pixels: if the least and the largest number hold more, between them are smoothed edges
+MANY_GREYS = 128  # numbers: of masks with more, half of the pixels are enough
 COUNTED = 0.9  # of the masks: where so many hold all numbers up to their largest, these are counted in each image
 NUM_LOOKED_AT = 64  # masks of a split that is not checked
 
@@ -89,22 +90,22 @@ def refuse_gaps(classes: np.ndarray, stored: Sequence[int], data: SegmentDataSet
 
 
 def refuse_shades(records: pa.Table, data: SegmentDataSettings, count: int) -> None:
-    """Raise if nearly all pixels hold one of two numbers: those between them are hardly classes.
+    """Raise if the least and the largest number hold nearly all pixels, or half of them beside many greys.
 
-    Such are black and white masks whose edges were smoothed, by a resize or by drawing with antialiasing.
+    The others are hardly classes: black and white masks whose edges were smoothed, by a resize or by drawing with
+    antialiasing, are such.
     """
     pixels: Counter[int] = Counter()
     for numbers, counts in zip(records["stored"].to_pylist(), records["pixels"].to_pylist(), strict=True):
         pixels.update(dict(zip(numbers, counts, strict=True)))
-    (first, _), (second, _) = common = pixels.most_common(2)
-    share = sum(number for _, number in common) / pixels.total()
+    first, last = min(pixels), max(pixels)
+    share = (pixels[first] + pixels[last]) / pixels.total()
     rule = (
         f"be given, as {100 * share:.1f} % of the pixels of the masks in split `{data.train_split}` are {first} or "
-        f"{second}, and few hold one of the others up to {count - 1}. If these are smoothed edges, save the masks "
-        f"without them and give `--mask_values {min(first, second)} {max(first, second)}`; if they are classes, give "
-        f"`--num_labels {count}`"
+        f"{last}, and few hold each of the numbers between. If these are smoothed edges, save the masks without them "
+        f"and give `--mask_values {first} {last}`; if they are classes, give `--num_labels {count}`"
     )
-    check("num_labels", None, share <= MOST_OF_TWO, rule)
+    check("num_labels", None, share <= (0.5 if count > MANY_GREYS else MOST_OF_TWO), rule)
 
 
 def refuse_object_ids(records: pa.Table, data: SegmentDataSettings, count: int) -> None:
@@ -135,8 +136,9 @@ def refuse_lone_class(source: Source, data: MaskedDataSettings, split: str) -> N
     for row in rows:
         with contextlib.suppress(BadMaskError):  # named when it is read in training
             stored |= set(np.unique(decode_mask(row[data.annotation_column], "")).tolist())
-    if data.ignore_index in stored:
-        more = "; if other classes come later, list the numbers of all, e.g. `--mask_values 0 1 2`"
+    if {data.ignore_index, *([0] if data.reduce_labels else [])} & stored:
+        example = "1 2 3 --ignore_index 0` without `--reduce_labels`" if data.reduce_labels else "0 1 2`"
+        more = f"; if other classes come later, list the numbers of all, e.g. `--mask_values {example}"
         several_classes(sorted(stored), data, split, f"its first {NUM_LOOKED_AT} masks", more)
 
 
@@ -154,6 +156,7 @@ def several_classes(
         f"hold two classes or more in split `{split}`, but {where} hold "
         f"{', '.join(map(str, stored[:8])) or 'nothing'}, of which `ignore_index` (={data.ignore_index}) is no class"
     )
-    hint = "" if data.mask_values else ". For black and white masks give `--mask_values 0 255`"
+    rule += ", nor 0 with `reduce_labels`" if data.reduce_labels else ""
+    hint = "" if data.mask_values or data.reduce_labels else ". For black and white masks give `--mask_values 0 255`"
     check("annotation_column", data.annotation_column, len(classes) > 1, rule + hint + more)
     return classes

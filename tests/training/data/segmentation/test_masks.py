@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from hf_convnextv2 import ConvNextV2Config
 from tests.photographs import (
@@ -528,6 +528,14 @@ def test_the_first_masks_of_a_split_that_is_not_checked_are_no_black_and_white_o
     assert "must hold two classes or more" in message_of(lambda: load(folder, ["no", "yes"], **fields))
 
 
+def test_the_first_masks_of_a_stream_are_not_of_one_class_beside_the_one_that_is_reduced(folder):
+    write_numbers(folder, 0, 1)
+    message = message_of(lambda: load(folder, ["no", "yes"], streaming=True, reduce_labels=True))
+    assert "hold 0, 1, of which `ignore_index` (=255) is no class, nor 0 with `reduce_labels`" in message
+    assert message.endswith("e.g. `--mask_values 1 2 3 --ignore_index 0` without `--reduce_labels`.")
+    assert len(list(load(folder, ["no", "yes"], streaming=True))) == 6
+
+
 def test_a_value_of_a_class_is_not_ignored_too(folder):
     message = message_of(lambda: settings(folder, mask_values=[0, 10, 20], ignore_index=0))
     assert message == "`ignore_index` (=0) must not be one of `mask_values` (=[0, 10, 20]), which are classes."
@@ -557,11 +565,14 @@ def test_the_start_says_which_number_is_which_class_where_it_is_another(fields, 
     assert ("in the masks:" in printed) == (expected is not None) and (expected or "") in printed
 
 
-def test_smoothed_edges_of_black_and_white_masks_are_no_classes(folder):
+@pytest.mark.parametrize(("radius", "share"), [(1, 0.99), (3, 0.95), (30, 0.7)])
+def test_smoothed_edges_of_black_and_white_masks_are_no_classes(radius, share, folder):
     for file in folder.glob("train/masks/*.png"):
         square = Image.new("L", (48, 48))
         square.paste(255, (16, 16, 32, 32))
-        square.resize((480, 480), Image.Resampling.BICUBIC).save(file)
+        square.resize((480, 480)).filter(ImageFilter.GaussianBlur(radius)).save(file)
+        pixels = np.asarray(Image.open(file))
+        assert np.isin(pixels, (0, 255)).mean() <= share and len(np.unique(pixels)) > 16
         image = next(folder.glob(f"train/images/{file.stem}.*"))
         Image.open(image).resize((480, 480)).save(image)
     message = message_of(lambda: class_names_of(settings(folder), None, 3))
