@@ -28,7 +28,9 @@ def known_settings(source: StoredCheckpoint, model_size: str | None, asked: dict
         if name in source.arguments:
             settings.setdefault(name, source.arguments[name])
     if model_size is not None:
-        settings |= _settings_of_size(model_size, family)
+        of_size = _settings_of_size(model_size, family)
+        _check_size(model_size, of_size, source.config)
+        settings |= of_size
     given = {name: value for name, value in asked.items() if value is not None}
     _check_heads(given, source.config, family)
     return {**settings, **given}
@@ -45,6 +47,17 @@ def _check_heads(given: dict[str, int], stored: dict[str, Any], family: Family) 
                 f"`--{name}` (={given[name]}) must be {said}, as the configuration beside the weights says. Leave it "
                 "out."
             )
+
+
+def _check_size(model_size: str, of_size: dict[str, Any], stored: dict[str, Any]) -> None:
+    """Raise if a ConvMAE's configuration says another number of attention heads, which no shape of a weight shows."""
+    name = HEADS[0]
+    said = stored.get(name, getattr(ConvMAEConfig, name))
+    if stored.get("model_type") == ConvMAEConfig.model_type and of_size.get(name, said) != said:
+        raise ValueError(
+            f"`--model_size` (={model_size}) must be a size with {said} attention heads, as the configuration beside "
+            f"the weights says, not {of_size[name]}. Leave it out."
+        )
 
 
 def _settings_of_size(model_size: str, family: Family) -> dict[str, Any]:

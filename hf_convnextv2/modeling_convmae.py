@@ -108,7 +108,8 @@ class ConvMAEModel(ImageEncoderModel, ConvMAEPreTrainedModel):
     """The encoder with average pooling and a LayerNorm; all tokens are visible.
 
     `add_pooling_layer=False` leaves the LayerNorm out, so that no parameter is without a gradient where only the maps
-    are used. `learned_positions=False` keeps the position embeddings at their sines and cosines.
+    are used. `learned_positions=False` makes the position embeddings a buffer, the sines and cosines of the image's
+    grid, as in pre-training; it is not for weights whose embeddings were learned.
     """
 
     # The folder of a pre-training model has no LayerNorm of pooled features.

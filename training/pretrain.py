@@ -22,7 +22,7 @@ from training.data.samples import Collator, CropsCollator, Samples, first_sample
 from training.data.sources import Source, num_examples
 from training.data.transforms import enough_for_crops, pretraining_transform
 from training.models.creation import create_processor, image_size_of, load_arguments, with_background
-from training.models.families import Family, PreTrainingModel, chosen_family
+from training.models.families import PreTrainingModel, chosen_family
 from training.models.loading import PRETRAINING, load_pretrained, model_named
 from training.models.optimizer import decayed_parameters
 from training.models.sigreg import PARTS, Regularizer
@@ -117,9 +117,12 @@ def create_model(
         config = family.pretraining_config.from_size(settings.model_size, **load_arguments(settings), **arguments)
         model = family.pretraining(config)
     else:
-        restart = start_of_features(family, settings, targets, arguments["feature_target_dim"])
-        arguments = {**load_arguments(settings), **arguments, **restart}
-        model = load_pretrained(family.pretraining, settings.model_name_or_path, PRETRAINING, **arguments)
+        name = settings.model_name_or_path
+        with model_named(name):
+            stored = family.pretraining_config.from_pretrained(name, revision=settings.model_revision or "main")
+        check_decoder_heads(stored, autoencoder)
+        arguments |= start_of_features(stored, name, targets, arguments["feature_target_dim"])
+        model = load_pretrained(family.pretraining, name, PRETRAINING, **load_arguments(settings), **arguments)
     if targets.target_type is None and model.config.target_type == "pixel":
         for name in ("feature_target_on", "feature_loss", "feature_loss_weight"):
             check(name, getattr(targets, name), getattr(targets, name) is None, "come with `target_type`")
@@ -129,13 +132,19 @@ def create_model(
     return model
 
 
-def start_of_features(
-    family: Family, settings: TrainedModelSettings, targets: TargetSettings, num_channels: int | None
-) -> dict[str, Any]:
-    """Arguments for loading a model. If it has learned another teacher's features, its feature head starts anew."""
-    name = settings.model_name_or_path or ""
-    with model_named(name):
-        stored = family.pretraining_config.from_pretrained(name, revision=settings.model_revision or "main")
+def check_decoder_heads(stored: Any, autoencoder: MaskedAutoencoderSettings) -> None:
+    """Raise if a stored decoder, whose weights fit any number of attention heads, was trained with another one."""
+    name = "decoder_num_attention_heads"
+    asked, trained = getattr(autoencoder, name), getattr(stored, name, None)
+    has_decoder = any(architecture.endswith("ForPreTraining") for architecture in stored.architectures or [])
+    check(name, asked, asked in (None, trained) or not has_decoder, f"be {trained}, as the stored decoder was trained")
+
+
+def start_of_features(stored: Any, name: str, targets: TargetSettings, num_channels: int | None) -> dict[str, Any]:
+    """Arguments for loading a model. If it has learned another teacher's features, its feature head starts anew.
+
+    stored: its configuration.
+    """
     said = targets.target_type is not None or stored.target_type == "pixel"
     rule = f"be given to go on from {name}, which predicts features of a teacher that is not in it"
     check("target_type", None, said, rule)

@@ -22,6 +22,7 @@ from transformers import (
 from conversion import official_convmae
 from hf_convnextv2 import (
     ConvMAEBackbone,
+    ConvMAEConfig,
     ConvMAEForImageClassification,
     ConvMAEForPreTraining,
     ConvMAEModel,
@@ -213,6 +214,16 @@ def test_heads_that_a_folder_says_otherwise_are_refused(tmp_path, capsys, flag):
     code, printed = run(tmp_path / "ours", tmp_path / "out", flag, 4, capsys=capsys)
     assert code == 2 and f"`{flag}` (=4) must be 2, as the configuration beside the weights says" in printed
     assert run(tmp_path / "ours", tmp_path / "same", flag, 2, capsys=capsys)[0] == 0
+
+
+def test_a_size_whose_heads_a_folder_says_otherwise_is_refused(tmp_path, capsys):
+    tiny = ConvMAEConfig.from_size("tiny", image_size=64, num_labels=5)
+    for heads in (tiny.num_attention_heads, 2 * tiny.num_attention_heads):
+        config = ConvMAEConfig.from_dict({**tiny.to_dict(), "num_attention_heads": heads})
+        ConvMAEForImageClassification(config).save_pretrained(tmp_path / f"{heads}")
+        code, printed = run(tmp_path / f"{heads}", tmp_path / f"out-{heads}", "--model_size", "tiny", capsys=capsys)
+        assert code == (0 if heads == tiny.num_attention_heads else 2)
+    assert f"`--model_size` (=tiny) must be a size with {heads} attention heads, as the configuration" in printed
 
 
 def test_weights_that_are_not_finite_are_refused(tmp_path, capsys):

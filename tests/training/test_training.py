@@ -26,6 +26,7 @@ from torch.testing import assert_close
 from transformers import AutoModelForImageClassification, AutoModelForObjectDetection, pipeline
 
 from hf_convnextv2 import (
+    ConvMAEForPreTraining,
     ConvNextV2ForImageClassification,
     ConvNextV2ForPreTraining,
     ConvNextV2Model,
@@ -697,6 +698,22 @@ def test_going_on_keeps_what_the_stored_model_hides_and_predicts(data, tiny, fam
         fields = {"dataset_name": "x", "output_dir": "out", "model_name_or_path": str(tmp_path / "first"), **given}
         config = pretrain_model(PretrainSettings(**fields)).config
         assert {name: getattr(config, name) for name in stored} == {**stored, **given}
+
+
+def test_attention_heads_of_a_stored_decoder_are_those_that_it_was_trained_with(tiny, tmp_path):
+    stored = ConvMAEForPreTraining.from_pretrained(tiny["convmae"])
+    heads = stored.config.decoder_num_attention_heads
+    stored.save_pretrained(tmp_path / "stored")
+    stored.convmae.save_pretrained(tmp_path / "encoder")
+
+    def model_of(name, asked):
+        fields = {"model_name_or_path": str(tmp_path / name), "decoder_num_attention_heads": asked}
+        return pretrain_model(PretrainSettings(dataset_name="x", output_dir="out", **fields))
+
+    with pytest.raises(ValueError, match=rf"`decoder_num_attention_heads` \(={2 * heads}\) must be {heads}, as the"):
+        model_of("stored", 2 * heads)
+    assert model_of("stored", heads).config.decoder_num_attention_heads == heads
+    assert model_of("encoder", 2 * heads).config.decoder_num_attention_heads == 2 * heads
 
 
 def test_going_on_from_a_model_of_another_teacher_starts_the_features_anew(data, fcmae, tmp_path):

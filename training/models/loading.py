@@ -86,7 +86,7 @@ def load_pretrained(model_class: type[PreTrainedModel], name: str | None, expect
 
 def check_finite_weights(model: PreTrainedModel, name: str | None) -> None:
     """Raise if a model has weights that are NaN or infinite, as a run that diverged leaves them."""
-    here = [named for named in model.named_parameters() if not named[1].is_meta]  # else another process has them
+    here = [named for named in model.state_dict().items() if not named[1].is_meta]  # else another process has them
     wrong = [key for key, weight in here if not weight.isfinite().all()]
     rule = f"hold finite weights, but {len(wrong)} have NaN or infinity in them, e.g. `{next(iter(wrong), None)}`"
     check("model_name_or_path", name, not wrong, rule)
