@@ -110,8 +110,10 @@ class ConvNextV2RCNNForObjectDetection(PreTrainedModel):
         Args:
             pixel_mask: `(B, H, W)`, 1 where an image is, 0 in the padding right of it and below; default: no padding.
             labels: for each image `class_labels` `(N,)` int64, `boxes` `(N, 4)` (centre, width and height, relative to
-                H and W as DETR's image processors have it), with masks `masks` `(N, H, W)`; `seed` (int), from which
-                the regions for the losses are drawn, may be left out.
+                H and W as DETR's image processors have it), with masks `masks` `(N, H, W)`. Two may be left out: `seed`
+                (int), from which the regions for the losses are drawn, and `pixel_boxes` `(N, 4)` (left, top, right,
+                bottom in pixels), which take the place of `boxes`: these, relative to a padded batch, are rounded in
+                each batch in another way, and anchors that fit an object equally well are taken for it or not.
         """
         if self.training and labels is None:
             raise ValueError("`labels` (=None) must be given in training; `model.eval()` is for detections.")
@@ -232,9 +234,11 @@ def image_sizes(pixel_mask: Tensor) -> list[tuple[int, int]]:
 
 def torchvision_target(label: dict[str, Any], height: int, width: int, size: tuple[int, int]) -> dict[str, Any]:
     """The labels of an image as torchvision's heads take them: boxes in pixels, classes from 1 on."""
-    boxes = label["boxes"]
-    whole = boxes.new_tensor([width, height, width, height])
-    target = {"boxes": box_convert(boxes, "cxcywh", "xyxy") * whole, "labels": label["class_labels"] + 1}
+    boxes = label.get("pixel_boxes")
+    if boxes is None:
+        whole = label["boxes"].new_tensor([width, height, width, height])
+        boxes = box_convert(label["boxes"], "cxcywh", "xyxy") * whole
+    target = {"boxes": boxes, "labels": label["class_labels"] + 1}
     if "masks" in label:
         target["masks"] = label["masks"][:, : size[0], : size[1]].to(torch.uint8)
     if "seed" in label:

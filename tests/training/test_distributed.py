@@ -76,27 +76,32 @@ DETECT = {
     "scale_range": "0.5 1.5",
     "eval_split": "test",
 }
-# Which regions a detector keeps and draws changes with the last digits of its weights. Here these hardly move, so that
-# losses and gradients of all steps are those of the same weights.
+# Which regions a detector keeps and draws, and which of few units are above 0, can change with the last digit of its
+# weights in float32, which is another one with each number of processes. Trained steps are therefore compared in
+# float64, and those in float32 with weights that hardly move.
 STILL = {**DETECT, "learning_rate": 1e-9}
+THROUGH = {"float32": [], "float64": ["tests/in_float64.py"]}
+TOLERANCE = {"float32": 1e-5, "float64": 1e-7}  # losses are written down in float32
 WRITERS = {"segment": partial(write_masked_parquet, unknown=True), "detect": write_objects_parquet}
 NUM_TESTED = {"segment": 21, "detect": 21}  # images to evaluate on: no multiple of the processes' batches
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("script", "fields", "family"),
+    ("script", "fields", "family", "dtype"),
     [
-        ("pretrain", {}, "convnextv2"),
-        ("pretrain", VIEWS, "convnextv2"),
-        ("segment", SEGMENT, "convnextv2"),
-        ("detect", DETECT, "convnextv2"),
-        ("detect", STILL, "convnextv2"),
-        ("pretrain", {}, "convmae"),
-        ("pretrain", VIEWS, "convmae"),
+        ("pretrain", {}, "convnextv2", "float32"),
+        ("pretrain", VIEWS, "convnextv2", "float32"),
+        ("segment", SEGMENT, "convnextv2", "float32"),
+        ("detect", DETECT, "convnextv2", "float64"),
+        ("detect", STILL, "convnextv2", "float32"),
+        ("pretrain", {}, "convmae", "float32"),
+        ("pretrain", VIEWS, "convmae", "float32"),
     ],
 )
-def test_the_same_total_batch_gives_the_same_losses_in_one_two_and_three_processes(script, fields, family, tmp_path):
+def test_the_same_total_batch_gives_the_same_losses_in_one_two_and_three_processes(
+    script, fields, family, dtype, tmp_path
+):
     write = WRITERS.get(script, write_parquet)
     settings = {
         "learning_rate": 1e-3,
@@ -114,7 +119,7 @@ def test_the_same_total_batch_gives_the_same_losses_in_one_two_and_three_process
         output = tmp_path / str(processes)
         flags = {**settings, "output_dir": output, "per_device_train_batch_size": 6 // processes}
         words = as_flags(flags)
-        run([f"training/{script}.py", *words], processes, tmp_path)
+        run([*THROUGH[dtype], f"training/{script}.py", *words], processes, tmp_path)
         state = json.loads((output / f"checkpoint-{STEPS}/training_state.json").read_text())
         assert state["num_processes"] == processes
         lines = [line for line in read_metrics(output / "metrics.jsonl") if "loss" in line]
@@ -124,9 +129,9 @@ def test_the_same_total_batch_gives_the_same_losses_in_one_two_and_three_process
         results[processes] = json.loads((output / "all_results.json").read_text())
         assert results[processes].get("eval_samples") == NUM_TESTED.get(script)
     for processes in (2, 3):
-        assert losses[processes] == pytest.approx(losses[1], rel=1e-5)
-        if fields is STILL:
-            assert gradients[processes] == pytest.approx(gradients[1], rel=1e-5)
+        assert losses[processes] == pytest.approx(losses[1], rel=TOLERANCE[dtype])
+        if script == "detect":
+            assert gradients[processes] == pytest.approx(gradients[1], rel=TOLERANCE[dtype])
         for name in {"eval_loss", "eval_mean_iou", "eval_map", "eval_map_mask"} & set(results[1]):
             assert results[processes][name] == pytest.approx(results[1][name], rel=1e-3)
     assert losses[1][0] != pytest.approx(losses[1][1], rel=1e-4)  # the control: steps differ by more

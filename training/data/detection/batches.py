@@ -37,6 +37,6 @@ class DetectionCollator(Collator):
             if "masks" in sample:
                 label["masks"] = padded(sample["masks"])
             if self.with_regions:
-                label["seed"] = sample["region_seed"]
+                label |= {"seed": sample["region_seed"], "pixel_boxes": sample["boxes"]}
             labels.append(label)
         return {"pixel_values": torch.stack([*map(padded, images)]), "pixel_mask": torch.stack(mask), "labels": labels}

@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import DetrImageProcessor
 
+from hf_convnextv2.modeling_rcnn import torchvision_target
 from training.data.decoding import BadImageError
 from training.data.detection.batches import DetectionCollator
 from training.data.detection.objects import Objects
@@ -92,3 +93,19 @@ def test_a_batch_has_boxes_relative_to_its_padded_size():
         torch.testing.assert_close(label["boxes"], expected)
         assert label["masks"].shape == (1, 64, 64) and label["masks"].sum() == 16 * 20
     assert batch["labels"][0]["seed"] == samples[0]["region_seed"]
+
+
+def test_the_objects_of_an_image_are_the_same_to_the_bit_beside_a_larger_image():
+    """Anchors that fit an object equally well are told apart by the last digit."""
+    corners = torch.rand(50, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([40.0, 30.0])
+    boxes = torch.cat([corners, 2 * corners], 1)
+    objects = {"boxes": boxes, "class_labels": torch.zeros(50, dtype=torch.int64), "region_seed": torch.tensor(0)}
+    small, large = ({**objects, "pixel_values": torch.zeros(3, *size)} for size in ((60, 80), (91, 111)))
+    collate = DetectionCollator(with_regions=True).stack
+    alone, beside = collate([small])["labels"][0], collate([small, large])["labels"][0]
+    targets = [torchvision_target(alone, 60, 80, (60, 80)), torchvision_target(beside, 91, 111, (60, 80))]
+    assert all(torch.equal(target["boxes"], boxes) for target in targets)
+    del alone["pixel_boxes"], beside["pixel_boxes"]
+    first, second = torchvision_target(alone, 60, 80, (60, 80)), torchvision_target(beside, 91, 111, (60, 80))
+    torch.testing.assert_close(first["boxes"], second["boxes"])
+    assert not torch.equal(first["boxes"], second["boxes"])  # the control: relative boxes are rounded by the batch
