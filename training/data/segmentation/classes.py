@@ -90,7 +90,8 @@ def refuse_gaps(classes: np.ndarray, stored: Sequence[int], data: SegmentDataSet
 
 
 def refuse_shades(records: pa.Table, data: SegmentDataSettings, count: int) -> None:
-    """Raise if the least and the largest number hold nearly all pixels, or half of them beside many greys.
+    """Raise if two numbers, the commonest or the least and the largest, hold nearly all pixels, or the latter half of
+    them beside many greys.
 
     The others are hardly classes: black and white masks whose edges were smoothed, by a resize or by drawing with
     antialiasing, are such.
@@ -98,14 +99,16 @@ def refuse_shades(records: pa.Table, data: SegmentDataSettings, count: int) -> N
     pixels: Counter[int] = Counter()
     for numbers, counts in zip(records["stored"].to_pylist(), records["pixels"].to_pylist(), strict=True):
         pixels.update(dict(zip(numbers, counts, strict=True)))
-    first, last = min(pixels), max(pixels)
-    share = (pixels[first] + pixels[last]) / pixels.total()
-    rule = (
-        f"be given, as {100 * share:.1f} % of the pixels of the masks in split `{data.train_split}` are {first} or "
-        f"{last}, and few hold each of the numbers between. If these are smoothed edges, save the masks without them "
-        f"and give `--mask_values {first} {last}`; if they are classes, give `--num_labels {count}`"
-    )
-    check("num_labels", None, share <= (0.5 if count > MANY_GREYS else MOST_OF_TWO), rule)
+    commonest = sorted(number for number, _ in pixels.most_common(2))
+    ends, most = (min(pixels), max(pixels)), 0.5 if count > MANY_GREYS else MOST_OF_TWO
+    for (first, last), most_of in ((commonest, MOST_OF_TWO), (ends, most)):
+        share = (pixels[first] + pixels[last]) / pixels.total()
+        rule = (
+            f"be given, as {100 * share:.1f} % of the pixels of the masks in split `{data.train_split}` are {first} or "
+            f"{last}, and few hold each of the others. If these are smoothed edges, save the masks without them and "
+            f"give `--mask_values {first} {last}`; if they are classes, give `--num_labels {count}`"
+        )
+        check("num_labels", None, share <= most_of, rule)
 
 
 def refuse_object_ids(records: pa.Table, data: SegmentDataSettings, count: int) -> None:
