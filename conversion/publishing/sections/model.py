@@ -66,6 +66,13 @@ class ModelSection:
         known = "" if self.has_both_blocks else f"  # makes {self.family.name} known to the Auto classes"
         return f"import hf_convnextv2{known}"
 
+    @property
+    def without_register(self) -> str:
+        """What happens where Transformers alone loads the model, if it does so without an error; ends a paragraph."""
+        if not self.has_both_blocks:
+            return ""
+        return " Without `register()`, Transformers loads it all the same, and what it computes is wrong."
+
     @cached_property
     def detector(self) -> Detector | None:
         """The detector that the folder holds, if it holds one."""
