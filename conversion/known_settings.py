@@ -41,8 +41,8 @@ def _check_heads(given: dict[str, int], stored: dict[str, Any], family: Family) 
     for name in HEADS:
         if name in given and family is not CONVMAE:
             raise ValueError(f"`--{name}` must be left out for a {family.name}, which has no attention.")
-        said = stored.get(name, getattr(ConvMAEConfig, name))
-        if name in given and stored.get("model_type") == ConvMAEConfig.model_type and given[name] != said:
+        said = _stored_heads(name, stored)
+        if name in given and said not in (None, given[name]):
             raise ValueError(
                 f"`--{name}` (={given[name]}) must be {said}, as the configuration beside the weights says. Leave it "
                 "out."
@@ -51,13 +51,19 @@ def _check_heads(given: dict[str, int], stored: dict[str, Any], family: Family) 
 
 def _check_size(model_size: str, of_size: dict[str, Any], stored: dict[str, Any]) -> None:
     """Raise if a ConvMAE's configuration says another number of attention heads, which no shape of a weight shows."""
-    name = HEADS[0]
-    said = stored.get(name, getattr(ConvMAEConfig, name))
-    if stored.get("model_type") == ConvMAEConfig.model_type and of_size.get(name, said) != said:
+    said = _stored_heads(HEADS[0], stored)
+    heads = of_size.get(HEADS[0], said)
+    if said not in (None, heads):
         raise ValueError(
             f"`--model_size` (={model_size}) must be a size with {said} attention heads, as the configuration beside "
-            f"the weights says, not {of_size[name]}. Leave it out."
+            f"the weights says, not {heads}. Leave it out."
         )
+
+
+def _stored_heads(name: str, stored: dict[str, Any]) -> int | None:
+    """The attention heads in the configuration of a ConvMAE; None if it is of another model, or there is none."""
+    is_convmae = stored.get("model_type") == ConvMAEConfig.model_type
+    return stored.get(name, getattr(ConvMAEConfig, name)) if is_convmae else None
 
 
 def _settings_of_size(model_size: str, family: Family) -> dict[str, Any]:

@@ -7,10 +7,9 @@ out/cells; copies of them are in docs/benchmarks.
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from statistics import mean, stdev
 
 from conversion.files import read_json
-from experiments.rows import Row
+from experiments.rows import Row, spread
 
 MEASURED = Path(__file__).parents[1] / "docs/benchmarks"
 SHARES = {"0.1": "10 % of the labels", "1": "all labels"}
@@ -26,9 +25,7 @@ def table(file: str, figures: dict[str, str]) -> list[Row]:
     return [
         {"Start": method}
         | {
-            f"{name}{labels}": spread(
-                [value for case, value in report[figure][method].items() if of_share(case, share)]
-            )
+            f"{name}{labels}": f"{spread(of_share(report[figure][method], share))} %"
             for figure, name in figures.items()
             for share, labels in SHARES.items()
         }
@@ -36,15 +33,10 @@ def table(file: str, figures: dict[str, str]) -> list[Row]:
     ]
 
 
-def of_share(case: str, share: str) -> bool:
-    """Whether a case, `share-seed`, has this share of the labels."""
-    return case.split("-")[0] == share
-
-
-def spread(values: list[float]) -> str:
-    """Mean and standard deviation in per cent; of a method without chance the mean alone."""
-    deviation = stdev(values)
-    return f"{100 * mean(values):.1f}" + (f" ± {100 * deviation:.1f} %" if deviation else " %")
+def of_share(cases: dict[str, float], share: str) -> list[float]:
+    """The figures of the cases, `share-seed`, with this share of the labels: of a method without chance, one."""
+    found = [value for case, value in cases.items() if case.split("-")[0] == share]
+    return found if len(set(found)) > 1 else found[:1]
 
 
 TABLES: dict[str, Callable[[], list[Row]]] = {

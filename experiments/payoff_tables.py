@@ -13,7 +13,7 @@ from experiments.payoff import FINETUNED, KEYS, OUTPUT
 from experiments.payoff_final import AFTER, RESULTS, SHARES, UNTRAINED_SHAPE
 from experiments.payoff_final import KEYS as FINAL_KEYS
 from experiments.readings import mean_scores
-from experiments.rows import Row, Rows
+from experiments.rows import Row, Rows, spread
 from training.comparison.frozen import NEIGHBOURS, PROBE
 from training.comparison.intervals import CONFIDENCE, Difference
 
@@ -128,13 +128,6 @@ def values_of(rows: list[Row], start: str, method: str, share: float) -> dict[in
     mine = sorted((row for row in rows if (row["arm"], row["share"]) == (start, share)), key=lambda row: row["seed"])
     read = {row["seed"]: row if method == FINETUNED else row["frozen"][row["reading"]] for row in mine}
     return {seed: figures[method] for seed, figures in read.items() if method in figures}
-
-
-def spread(values: list[float]) -> str:
-    """Mean and standard deviation, in %."""
-    if not values:
-        return ""
-    return f"{100 * mean(values):.1f} ± {100 * (stdev(values) if len(values) > 1 else 0):.1f}"
 
 
 def percent(value: float) -> str:

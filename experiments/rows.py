@@ -1,12 +1,20 @@
 """The rows of a study in a JSON file, which a command that is started again goes on with."""
 
 from pathlib import Path
+from statistics import mean, stdev
 from threading import Lock
 from typing import Any
 
 from conversion.files import read_json, write_json
 
 Row = dict[str, Any]
+
+
+def spread(values: list[float]) -> str:
+    """Mean and standard deviation of shares, in %; of one value itself, and empty for none."""
+    if not values:
+        return ""
+    return f"{100 * mean(values):.1f}" + (f" ± {100 * stdev(values):.1f}" if len(values) > 1 else "")
 
 
 class Rows:

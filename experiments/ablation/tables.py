@@ -3,19 +3,19 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 from conversion.files import read_json
 from experiments.ablation.arms import ARMS, BLOCKS, GATE, GATE_SEEDS, PRETRAININGS, PRIMARY
 from experiments.ablation.cases import Length
 from experiments.ablation.estimate import hours_of, runs_of
+from experiments.rows import Row, spread
 
 RESULTS = Path(__file__).parents[2] / "docs/benchmarks/ablations.json"
 NOT_RUN = "not yet run"
 FINETUNED, PROBE, NEIGHBOURS = "fine-tuned", "linear probe", "20 nearest neighbours"
 COLLAPSE_OF = ("v2_fcmae", "v1_fcmae", "dense", "lrn", "batch_norm", "layer_norm", "v2_fcmae_long", "v1_fcmae_long")
-Row = dict[str, Any]
 
 
 def read(results: Path = RESULTS) -> dict[str, Any]:
@@ -31,13 +31,6 @@ def points(value: float) -> str:
 def interval(row: Row) -> str:
     """The ends of an interval."""
     return f"{points(row['low'])} to {points(row['high'])}"
-
-
-def spread(values: list[float]) -> str:
-    """Mean and standard deviation of shares, in %."""
-    if not values:
-        return NOT_RUN
-    return f"{100 * mean(values):.1f} ± {100 * stdev(values):.1f}" if len(values) > 1 else f"{100 * values[0]:.1f}"
 
 
 def contrasts(results: Path = RESULTS) -> list[Row]:
@@ -77,10 +70,10 @@ def arm_row(arm: str, seeds: tuple[int, ...], rows: list[Row], differences: dict
     """An arm of a block, on the block's seeds."""
     done = [row["figures"] for row in rows if row["arm"] == arm and row["seed"] in seeds]
     shown: Row = {"arm": ARMS[arm].title, "seeds": f"{len(done)} of {len(seeds)}"}
-    shown |= {"fine-tuned": spread([figures[FINETUNED] for figures in done])}
+    shown |= {"fine-tuned": spread([figures[FINETUNED] for figures in done]) or NOT_RUN}
     for method in (PROBE, NEIGHBOURS):
         known = [figures[method] for figures in done if method in figures]
-        shown[method] = spread(known) if known else ""
+        shown[method] = spread(known)
     difference = differences.get(arm)
     return shown | {"minus V2, FCMAE": f"{points(difference['gain'])} ({interval(difference)})" if difference else ""}
 
@@ -91,7 +84,7 @@ def rates(results: Path = RESULTS) -> list[Row]:
     shown: dict[str, Row] = {}
     for key, gate in GATE.items():
         found = [row["figures"][FINETUNED] for row in rows if row["arm"] == key and row["seed"] in GATE_SEEDS]
-        shown.setdefault(gate.arm.start, {"start": gate.arm.title})[f"{gate.rate:g}"] = spread(found)
+        shown.setdefault(gate.arm.start, {"start": gate.arm.title})[f"{gate.rate:g}"] = spread(found) or NOT_RUN
     return list(shown.values())
 
 
