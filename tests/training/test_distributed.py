@@ -81,7 +81,9 @@ DETECT = {
 # float64, and those in float32 with weights that hardly move.
 STILL = {**DETECT, "learning_rate": 1e-9}
 THROUGH = {"float32": [], "float64": ["tests/in_float64.py"]}
-TOLERANCE = {"float32": 1e-5, "float64": 1e-7}  # losses are written down in float32
+TOLERANCE = {"float32": 1e-5, "float64": 1e-8}
+ROUNDED = 1e-7  # of a detector's loss in float64: PyTorch computes that of objectness in the labels' type, float32
+DETECTION_LOSSES = ("loss_classifier", "loss_box_reg", "loss_mask", "loss_rpn_box_reg")  # the other parts of it
 WRITERS = {"segment": partial(write_masked_parquet, unknown=True), "detect": write_objects_parquet}
 NUM_TESTED = {"segment": 21, "detect": 21}  # images to evaluate on: no multiple of the processes' batches
 
@@ -114,7 +116,7 @@ def test_the_same_total_batch_gives_the_same_losses_in_one_two_and_three_process
         "num_workers": 1,
         "with_tracking": False,
     }
-    losses, gradients, results = {}, {}, {}
+    losses, lines, results = {}, {}, {}
     for processes in (1, 2, 3):
         output = tmp_path / str(processes)
         flags = {**settings, "output_dir": output, "per_device_train_batch_size": 6 // processes}
@@ -122,16 +124,16 @@ def test_the_same_total_batch_gives_the_same_losses_in_one_two_and_three_process
         run([*THROUGH[dtype], f"training/{script}.py", *words], processes, tmp_path)
         state = json.loads((output / f"checkpoint-{STEPS}/training_state.json").read_text())
         assert state["num_processes"] == processes
-        lines = [line for line in read_metrics(output / "metrics.jsonl") if "loss" in line]
-        losses[processes] = [line["loss"] for line in lines]
-        gradients[processes] = [line["grad_norm"] for line in lines]
+        lines[processes] = [line for line in read_metrics(output / "metrics.jsonl") if "loss" in line]
+        losses[processes] = [line["loss"] for line in lines[processes]]
         assert len(losses[processes]) == STEPS
         results[processes] = json.loads((output / "all_results.json").read_text())
         assert results[processes].get("eval_samples") == NUM_TESTED.get(script)
     for processes in (2, 3):
-        assert losses[processes] == pytest.approx(losses[1], rel=TOLERANCE[dtype])
-        if script == "detect":
-            assert gradients[processes] == pytest.approx(gradients[1], rel=TOLERANCE[dtype])
+        assert losses[processes] == pytest.approx(losses[1], rel=max(TOLERANCE[dtype], ROUNDED))
+        for name in ("grad_norm", *DETECTION_LOSSES) if script == "detect" else ():
+            found, expected = ([line[name] for line in lines[count]] for count in (processes, 1))
+            assert found == pytest.approx(expected, rel=TOLERANCE[dtype]), name
         for name in {"eval_loss", "eval_mean_iou", "eval_map", "eval_map_mask"} & set(results[1]):
             assert results[processes][name] == pytest.approx(results[1][name], rel=1e-3)
     assert losses[1][0] != pytest.approx(losses[1][1], rel=1e-4)  # the control: steps differ by more

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from training.data.detection.transforms import LEAST_SIDE
 from training.data.folders.listing import show
 
 MOST_CLASSES = 12  # that are printed
@@ -39,6 +40,25 @@ def count_objects(records: pa.Table, num_labels: int) -> ObjectCounts:
         crowded += len(labels) > MOST_EVALUATED
     crowds, masks, twice = (sum(records[name].to_pylist()) for name in ("num_crowds", "num_masks", "num_twice"))
     return ObjectCounts(objects, images, without, crowds, masks, twice, crowded)
+
+
+def count_small(records: pa.Table, sizes: np.ndarray, longest_side: int | None) -> int:
+    """The objects that are less than a pixel wide or high in their images, of sizes `(N, 2)`, once these are resized.
+
+    longest_side: of the resized images; None if they do not keep their shapes, and none of them is counted.
+    """
+    if longest_side is None:
+        return 0
+    sides = records["shorter_sides"].to_pylist()
+    factors = longest_side / sizes.max(axis=1)
+    return sum(side * factor < LEAST_SIDE for found, factor in zip(sides, factors, strict=True) for side in found)
+
+
+def small_notes(count: int, longest_side: int | None) -> list[str]:
+    """A line on objects that are too small, if there are any."""
+    hint = "a larger `--image_size`, or images that are cut into tiles, would show them"
+    resized = f"in images that are resized to {longest_side} pixels"
+    return [f"{count:,} objects are less than a pixel wide or high {resized}: {hint}"] if count else []
 
 
 def object_notes(counts: ObjectCounts, names: Sequence[str], with_masks: bool) -> list[str]:

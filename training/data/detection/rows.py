@@ -12,7 +12,7 @@ from training.data.checking.images import check_images, image_notes, refuse_bad_
 from training.data.checking.store import Stamps, stamps_of
 from training.data.decoding import BadImageError
 from training.data.detection.columns import BadObjectsError, columns_of
-from training.data.detection.counts import count_objects, object_notes
+from training.data.detection.counts import count_objects, count_small, object_notes, small_notes
 from training.data.detection.mask_files import mask_files
 from training.data.detection.masks import is_missing
 from training.data.detection.reader import ObjectReader
@@ -25,11 +25,13 @@ from training.settings.augmentation import ColorChange
 from training.settings.checks import check
 from training.settings.data import ObjectsDataSettings
 
-# The record of an image's objects: its problem (empty: none), the class of each object, and the crowds and masks.
+# The record of an image's objects: its problem (empty: none), the class of each object, the shorter side in pixels of
+# the box of each that is no crowd, and the crowds and masks.
 RECORD = Features(
     {
         "problem": Value("string"),
         "labels": List(Value("int64")),
+        "shorter_sides": List(Value("float32")),
         "num_crowds": Value("int64"),
         "num_masks": Value("int64"),
         "num_twice": Value("int64"),
@@ -75,14 +77,19 @@ def load_objects(
         refuse_bad_images(problems, data)
         good = np.array([not problem for problem in wrong], dtype=bool)
         source = checked.source if good.all() else checked.source.select(np.flatnonzero(good))
-        counts = count_objects(records.filter(pa.array(good)), len(names))
+        kept = records.filter(pa.array(good))
+        counts = count_objects(kept, len(names))
         check("dataset_name", data.dataset_name, counts.total > 0, f"hold images with objects in split `{split}`")
         rule = f"hold other objects than crowds in split `{split}`: nothing can be trained or evaluated on crowds alone"
         check("dataset_name", data.dataset_name, counts.total > counts.crowds, rule)
+        small = count_small(kept, checked.sizes[good], longest_side)
         if is_trained_on(data, split):
+            rule = f"hold objects in split `{split}` that are a pixel wide and high at `image_size` (={longest_side})"
+            fits = small < counts.total - counts.crowds
+            check("dataset_name", data.dataset_name, fits, f"{rule}: raise it, or cut the images into tiles")
             check_color_change(color_change, checked, data)
         notes = [*notes, *image_notes(checked, data, num_channels, "boxes and masks")]
-        notes = [*notes, *object_notes(counts, names, with_masks)]
+        notes = [*notes, *object_notes(counts, names, with_masks), *small_notes(small, longest_side)]
     print_overview(data, split, source, num_examples([whole], split, None), notes, problems)
     return source
 
@@ -133,11 +140,13 @@ def record_of(value: Any, size: Any, name: str, reader: ObjectReader) -> dict[st
     try:
         found = reader.read(value, size, name)
     except BadImageError as error:
-        return {"problem": str(error), "labels": [], "num_crowds": 0, "num_masks": 0, "num_twice": 0}
+        nothing = {"labels": [], "shorter_sides": [], "num_crowds": 0, "num_masks": 0, "num_twice": 0}
+        return {"problem": str(error), **nothing}
     different = np.unique(np.column_stack([found.boxes, found.labels, found.crowds]), axis=0)
     counts = {"num_crowds": int(found.crowds.sum()), "num_masks": found.num_masks}
     counts["num_twice"] = len(found.labels) - len(different)
-    return {"problem": "", "labels": found.labels.tolist(), **counts}
+    sides = (found.boxes[:, 2:] - found.boxes[:, :2]).min(1)[~found.crowds]
+    return {"problem": "", "labels": found.labels.tolist(), "shorter_sides": sides.tolist(), **counts}
 
 
 def thin_images(source: Dataset, data: ObjectsDataSettings, sizes: np.ndarray, longest_side: int | None) -> list[str]:

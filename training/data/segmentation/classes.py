@@ -94,11 +94,15 @@ def refuse_shades(records: pa.Table, data: SegmentDataSettings, count: int) -> N
     them beside many greys.
 
     The others are hardly classes: black and white masks whose edges were smoothed, by a resize or by drawing with
-    antialiasing, are such.
+    antialiasing, are such. A number without a class counts alone where greys may lead up to it.
     """
     pixels: Counter[int] = Counter()
     for numbers, counts in zip(records["stored"].to_pylist(), records["pixels"].to_pylist(), strict=True):
         pixels.update(dict(zip(numbers, counts, strict=True)))
+    if count <= MANY_GREYS or data.ignore_index < count:
+        pixels.pop(data.ignore_index, None)
+    if data.reduce_labels:
+        pixels.pop(0, None)
     commonest = sorted(number for number, _ in pixels.most_common(2))
     ends, most = (min(pixels), max(pixels)), 0.5 if count > MANY_GREYS else MOST_OF_TWO
     for (first, last), most_of in ((commonest, MOST_OF_TWO), (ends, most)):

@@ -40,16 +40,14 @@ def decode_mask(value: Any, name: str) -> np.ndarray:
         BadMaskError: if it is no image, has colours or several pages, or if its numbers are not sure: stored with loss,
             or as a TIFF in which 0 is white.
     """
-    path, content = (value.get("path"), value.get("bytes")) if isinstance(value, dict) else (None, value)
-    if isinstance(content, str):
-        path, content = content, None
+    path, content = file_of(value)
     name = f"the mask {path or f'of {name}'}"
     if content is None and path is None:
         raise BadMaskError(f"{name} is empty.")
     if not isinstance(content, bytes | None):
         return checked_array(array_of(content, name), name)
     try:
-        picture = Image.open(io.BytesIO(content if content is not None else read_file(path or "")))
+        picture = open_file(path, content)
         mode, pages = picture.mode, getattr(picture, "n_frames", 1)
         packing, is_tiff = packing_of(picture), picture.format == "TIFF"
         is_lossy = picture.format in LOSSY or (is_tiff and picture.info.get("compression") in LOSSY_IN_TIFF)
@@ -73,6 +71,17 @@ def decode_mask(value: Any, name: str) -> np.ndarray:
             f"{name} must hold one class number for each pixel (mode L, P or I), but its mode is {mode}."
         )
     return checked_array(array, name)
+
+
+def file_of(value: Any) -> tuple[str | None, Any]:
+    """The path of a stored mask, and its bytes or its array; each None if it has none."""
+    path, content = (value.get("path"), value.get("bytes")) if isinstance(value, dict) else (None, value)
+    return (content, None) if isinstance(content, str) else (path, content)
+
+
+def open_file(path: str | None, content: bytes | None) -> Image.Image:
+    """The picture in a file, which is not decoded yet."""
+    return Image.open(io.BytesIO(content if content is not None else read_file(path or "")))
 
 
 def packing_of(picture: Image.Image) -> tuple[Any, ...]:

@@ -18,6 +18,7 @@ from training.data.overview import print_overview
 from training.data.samples import AnnotatedSamples, check_color_change, name_of, sample_fields
 from training.data.segmentation.classes import refuse_lone_class, several_classes
 from training.data.segmentation.masks import MaskReader, class_numbers, mismatch, none_of, unknown_numbers
+from training.data.segmentation.palettes import refuse_other_palettes
 from training.data.segmentation.records import mask_records, numbers_in
 from training.data.sources import Source, find_source, limit, num_examples
 from training.settings.augmentation import ColorChange
@@ -82,12 +83,14 @@ def load_pairs(
         source = checked.source if good.all() else checked.source.select(np.flatnonzero(good))
         check("dataset_name", data.dataset_name, len(source) > 0, f"hold images with masks in split `{split}`")
         notes = [*notes, *image_notes(checked, data, num_channels, "the masks")]
-        counts = count_classes(masks.filter(pa.array(good)), data, len(names))
+        masks = masks.filter(pa.array(good))
+        refuse_other_palettes(masks, source, data)
+        counts = count_classes(masks, data, len(names))
         check(
             "annotation_column", data.annotation_column, bool(counts.pixels.any()), f"hold classes in split `{split}`"
         )
         if is_trained_on(data, split):
-            several_classes(numbers_in(masks.filter(pa.array(good))), data, split)
+            several_classes(numbers_in(masks), data, split)
             check_color_change(color_change, checked, data)
         notes = [*notes, *class_notes(counts, names)]
     elif is_trained_on(data, split):

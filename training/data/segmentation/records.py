@@ -9,9 +9,11 @@ from datasets import Dataset, Features, List, Value
 from training.data.checking.columns import Check, check_column
 from training.data.checking.images import check_images
 from training.data.segmentation.masks import BadMaskError, decode_mask
+from training.data.segmentation.palettes import colors_of
 from training.settings.data import MaskedDataSettings
 
-# The record of a mask: its problem (empty: none), its size, and each number in it with its pixels.
+# The record of a mask: its problem (empty: none), its size, and each number in it with its pixels and its colour; no
+# colours if it has no palette.
 RECORD = Features(
     {
         "problem": Value("string"),
@@ -19,6 +21,7 @@ RECORD = Features(
         "width": Value("int64"),
         "stored": List(Value("int64")),
         "pixels": List(Value("int64")),
+        "colors": List(List(Value("int64"))),
     }
 )
 
@@ -48,7 +51,7 @@ def check_mask(value: Any, index: int) -> dict[str, Any]:
     try:
         mask = decode_mask(value, f"example {index}")
     except BadMaskError as error:
-        return {"problem": str(error), "height": 0, "width": 0, "stored": [], "pixels": []}
+        return {"problem": str(error), "height": 0, "width": 0, "stored": [], "pixels": [], "colors": []}
     numbers, pixels = np.unique(mask, return_counts=True)
     (height, width), found = mask.shape, {"stored": numbers.astype(int).tolist(), "pixels": pixels.tolist()}
-    return {"problem": "", "height": height, "width": width, **found}
+    return {"problem": "", "height": height, "width": width, **found, "colors": colors_of(value, numbers)}

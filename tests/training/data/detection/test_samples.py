@@ -258,3 +258,27 @@ def test_other_names_in_the_held_out_split_are_refused(tmp_path):
     check_held_out(part, part, data, NAMES)
     message = message_of(lambda: check_held_out(part, part, data, NAMES[::-1]))
     assert "must have the 2 classes of the model, in their order: rectangle, disc, but has disc, rectangle" in message
+
+
+def test_objects_that_are_less_than_a_pixel_once_resized_are_told_and_alone_refused(tmp_path, capsys):
+    folder = tmp_path / "data"
+    for split in ("train", "test"):
+        (folder / split).mkdir(parents=True)
+        Pictures.new("RGB", (100, 80)).save(folder / split / "1.png")
+    rows = {"train": [[5, 5, 3, 50], [20, 20, 40, 30]], "test": [[5, 5, 3, 50]]}  # left, top, width and height
+
+    def load(split, longest_side):
+        for name, boxes in rows.items():
+            objects = {"bbox": boxes, "category": [0] * len(boxes)}
+            line = json.dumps({"file_name": "1.png", "objects": objects})
+            (folder / name / "metadata.jsonl").write_text(line)
+        load_objects(settings(folder), split, None, 3, ["cell"], False, longest_side)
+        return capsys.readouterr().out
+
+    told = "1 objects are less than a pixel wide or high in images that are resized to"
+    assert told not in load("train", 34) and f"{told} 33 pixels" in load("train", 33)
+    assert f"{told} 33 pixels" in load("test", 33)
+    rows["train"] = rows["test"]
+    message = message_of(lambda: load("train", 33))
+    assert "must hold objects in split `train` that are a pixel wide and high at `image_size` (=33)" in message
+    load("train", None)  # each side of an image is resized by a factor of its own

@@ -588,6 +588,40 @@ def test_smoothed_edges_of_masks_of_two_numbers_are_no_classes(radius, share, br
     assert len(class_names_of(settings(folder), 255, 3)) == 255
 
 
+@pytest.mark.parametrize("fields", [{"ignore_index": 255}, {"ignore_index": 0}, {"reduce_labels": True}])
+def test_few_labels_among_pixels_without_a_class_are_classes(fields, folder):
+    unlabelled = fields.get("ignore_index", 0)
+    for file in folder.glob("train/masks/*.png"):
+        numbers = np.full((48, 48), unlabelled, np.uint8)
+        numbers[0, :20] = np.arange(20) + (unlabelled == 0)
+        Image.fromarray(numbers).save(file)
+    count = 21 if fields.get("ignore_index") == 0 else 20
+    assert len(class_names_of(settings(folder, **fields), None, 3)) == count
+
+
+def with_palette(file, colors):
+    """Write the numbers of a mask with a palette."""
+    mask = Image.open(file)
+    mask.putpalette([part for color in colors for part in color])
+    mask.save(file)
+
+
+def test_a_color_that_is_another_number_in_another_mask_is_refused(folder):
+    red, green, blue = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+    for file in folder.glob("train/masks/*.png"):
+        with_palette(file, [red, green, blue])
+    load(folder)
+    with_palette(mask_of(folder), [red, green, (9, 9, 9)])
+    load(folder)  # the control: a colour of one mask alone
+    with_palette(mask_of(folder), [green, green, blue])
+    load(folder)  # another: a colour that does not tell numbers apart
+    with_palette(mask_of(folder), [red, blue, green])
+    message = message_of(lambda: load(folder))
+    assert "must hold masks in which a colour is one number throughout, but (0, " in message
+    assert "coffee1" in message and "their palettes differ" in message
+    load(folder, mask_values=[0, 1, 2])  # the user has said what the numbers are
+
+
 @pytest.mark.parametrize("are_ids", [True, False])
 def test_numbers_that_count_the_objects_of_each_image_are_no_classes(are_ids, folder):
     for place, file in enumerate(sorted(folder.glob("train/masks/*.png"))):
