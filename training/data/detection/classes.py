@@ -4,6 +4,7 @@
 # (pyarrow.compute creates its functions at import, where pyright does not see them)
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, LargeList, List
@@ -11,7 +12,7 @@ from datasets import ClassLabel, Dataset, LargeList, List
 from training.data.detection.columns import KEYS
 from training.data.detection.mask_files import flat
 from training.data.folders.masks import names_in
-from training.data.labels import unnamed_classes
+from training.data.labels import check_counted, unnamed_classes
 from training.data.sources import Source, features_of, find_source, values_of
 from training.settings.checks import check
 from training.settings.data import DetectDataSettings, ObjectsDataSettings
@@ -23,6 +24,9 @@ def class_names_of(data: DetectDataSettings, num_labels: int | None) -> list[str
     They are those that the data set states (COCO's categories, `ClassLabel`), else those of id2label.json in a local
     folder, else the names that stand in the objects, sorted. Of classes without names there are `num_labels`, by
     default as many as the objects have, and they are called `LABEL_0` and so on.
+
+    Raises:
+        ValueError: if the objects have few of the numbers up to the largest, which are hardly numbers of classes.
     """
     source = find_source(data, data.train_split).source  # all of it: a part may lack classes of the held-out images
     names = stated_names(source, data)
@@ -40,7 +44,9 @@ def class_names_of(data: DetectDataSettings, num_labels: int | None) -> list[str
         check("objects_column", data.objects_column, all(map(str.strip, names)), "have no class without a name")
         check("num_labels", num_labels, num_labels in (None, len(names)), f"be {len(names)}, the classes of the data")
         return names
-    numbers = [int(each) for each in found if isinstance(each, int | float) and each == each and each >= 0]
+    numbers = sorted({int(each) for each in found if isinstance(each, int | float) and each == each and each >= 0})
+    if num_labels is None and numbers:
+        check_counted(data.objects_column, np.array(numbers), numbers[-1] + 1)
     return unnamed_classes(num_labels or max(numbers, default=0) + 1)
 
 

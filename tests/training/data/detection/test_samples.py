@@ -140,6 +140,28 @@ def test_class_numbers_are_counted_or_named_in_a_file(tmp_path):
     assert class_names_of(settings(folder), None) == list("abcd") == class_names_of(stream, None)
 
 
+def test_ids_in_the_place_of_class_numbers_are_refused_and_a_class_0_without_objects_is_told(tmp_path, capsys):
+    folder = numbered_folder(tmp_path / "data")
+    file = folder / "train/metadata.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+
+    def numbered(numbers):
+        for row in rows:
+            row["objects"]["category"] = [numbers[number // 3] for number in row["objects"]["category"]]
+        file.write_text("\n".join(map(json.dumps, rows)))
+        for row in rows:
+            row["objects"]["category"] = [3 * numbers.index(number) for number in row["objects"]["category"]]
+
+    numbered([7, 100_000])
+    message = message_of(lambda: class_names_of(settings(folder), None))
+    assert "as `objects` holds only 2 different numbers of the 100,001 up to the largest: 7, 100000" in message
+    assert len(class_names_of(settings(folder), 100_001)) == 100_001
+    assert "No image has the class 0" not in capsys.readouterr().out
+    numbered([1, 2])
+    assert len(class_names_of(settings(folder), None)) == 3
+    assert "No image has the class 0 in `objects`, whose least number is 1" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("place", [slice(0, 1), slice(None)], ids=["an object", "an image"])
 @pytest.mark.parametrize("streaming", [False, True])
 def test_names_and_numbers_of_classes_in_one_file_are_refused_by_the_images(place, streaming, tmp_path):
