@@ -71,9 +71,7 @@ def decode_image(
     larger than `enough` is decoded at 1/2, 1/4 or 1/8 of its size, which takes a fraction of the time. With 1 or 3
     channels, transparent pixels are composited on `background`.
     """
-    path, content = (value.get("path"), value.get("bytes")) if isinstance(value, dict) else (None, value)
-    if isinstance(content, str):
-        path, content = content, None
+    path, content = file_of(value)
     name = path or name
     if content is None and path is None:
         raise BadImageError(f"{name} cannot be read as an image: it is empty.")
@@ -96,6 +94,12 @@ def decode_image(
         raise BadImageError(f"{name} cannot be read as an image: its format is not known.") from error
     except UNREADABLE as error:
         raise BadImageError(f"{name} cannot be read as an image: {error}") from error
+
+
+def file_of(value: Any) -> tuple[str | None, Any]:
+    """The path of a stored image or mask, and its bytes or its array; each None if it has none."""
+    path, content = (value.get("path"), value.get("bytes")) if isinstance(value, dict) else (None, value)
+    return (content, None) if isinstance(content, str) else (path, content)
 
 
 def reduce_size(picture: Image.Image, enough: Enough) -> None:

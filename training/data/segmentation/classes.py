@@ -94,15 +94,14 @@ def refuse_shades(records: pa.Table, data: SegmentDataSettings, count: int) -> N
     them beside many greys.
 
     The others are hardly classes: black and white masks whose edges were smoothed, by a resize or by drawing with
-    antialiasing, are such. A number without a class counts alone where greys may lead up to it.
+    antialiasing, are such. A number without a class counts only where greys may lead up to it.
     """
     pixels: Counter[int] = Counter()
     for numbers, counts in zip(records["stored"].to_pylist(), records["pixels"].to_pylist(), strict=True):
         pixels.update(dict(zip(numbers, counts, strict=True)))
-    if count <= MANY_GREYS or data.ignore_index < count:
-        pixels.pop(data.ignore_index, None)
-    if data.reduce_labels:
-        pixels.pop(0, None)
+    greys_lead_to = {data.ignore_index} if count > MANY_GREYS and data.ignore_index >= count else set()
+    for number in numbers_without_class(data) - greys_lead_to:
+        pixels.pop(number, None)
     commonest = sorted(number for number, _ in pixels.most_common(2))
     ends, most = (min(pixels), max(pixels)), 0.5 if count > MANY_GREYS else MOST_OF_TWO
     for (first, last), most_of in ((commonest, MOST_OF_TWO), (ends, most)):
@@ -130,6 +129,11 @@ def refuse_object_ids(records: pa.Table, data: SegmentDataSettings, count: int) 
     check("num_labels", None, not is_counted, rule)
 
 
+def numbers_without_class(data: MaskedDataSettings) -> set[int]:
+    """The numbers in masks that are no class."""
+    return {data.ignore_index, *([0] if data.reduce_labels else [])}
+
+
 def refuse_lone_class(source: Source, data: MaskedDataSettings, split: str) -> None:
     """Raise if the first masks of a split that is not checked hold one class and pixels of none.
 
@@ -143,7 +147,7 @@ def refuse_lone_class(source: Source, data: MaskedDataSettings, split: str) -> N
     for row in rows:
         with contextlib.suppress(BadMaskError):  # named when it is read in training
             stored |= set(np.unique(decode_mask(row[data.annotation_column], "")).tolist())
-    if {data.ignore_index, *([0] if data.reduce_labels else [])} & stored:
+    if numbers_without_class(data) & stored:
         example = "1 2 3 --ignore_index 0` without `--reduce_labels`" if data.reduce_labels else "0 1 2`"
         more = f"; if other classes come later, list the numbers of all, e.g. `--mask_values {example}"
         several_classes(sorted(stored), data, split, f"its first {NUM_LOOKED_AT} masks", more)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from training.data.decoding import UNREADABLE, BadImageError
+from training.data.decoding import UNREADABLE, BadImageError, file_of
 from training.data.retry import read_file
 from training.settings.data import MaskedDataSettings
 
@@ -71,12 +71,6 @@ def decode_mask(value: Any, name: str) -> np.ndarray:
             f"{name} must hold one class number for each pixel (mode L, P or I), but its mode is {mode}."
         )
     return checked_array(array, name)
-
-
-def file_of(value: Any) -> tuple[str | None, Any]:
-    """The path of a stored mask, and its bytes or its array; each None if it has none."""
-    path, content = (value.get("path"), value.get("bytes")) if isinstance(value, dict) else (None, value)
-    return (content, None) if isinstance(content, str) else (path, content)
 
 
 def open_file(path: str | None, content: bytes | None) -> Image.Image:

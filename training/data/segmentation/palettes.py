@@ -6,8 +6,9 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 
+from training.data.decoding import file_of
 from training.data.samples import name_of
-from training.data.segmentation.masks import file_of, open_file
+from training.data.segmentation.masks import open_file
 from training.settings.checks import check
 from training.settings.data import MaskedDataSettings
 

@@ -144,13 +144,12 @@ def test_ids_in_the_place_of_class_numbers_are_refused_and_a_class_0_without_obj
     folder = numbered_folder(tmp_path / "data")
     file = folder / "train/metadata.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()]
+    classes = [[number // 3 for number in row["objects"]["category"]] for row in rows]
 
     def numbered(numbers):
-        for row in rows:
-            row["objects"]["category"] = [numbers[number // 3] for number in row["objects"]["category"]]
+        for row, of_row in zip(rows, classes, strict=True):
+            row["objects"]["category"] = [numbers[number] for number in of_row]
         file.write_text("\n".join(map(json.dumps, rows)))
-        for row in rows:
-            row["objects"]["category"] = [3 * numbers.index(number) for number in row["objects"]["category"]]
 
     numbered([7, 100_000])
     message = message_of(lambda: class_names_of(settings(folder), None))
