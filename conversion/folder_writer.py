@@ -15,7 +15,6 @@ from transformers import ConvNextV2Config as StockConfig
 from conversion.checkpoint_reader import StoredCheckpoint
 from conversion.families import CONVMAE
 from conversion.files import atomic_path, sha256, write_json
-from conversion.image_processor import height_and_width
 from conversion.layouts import OURS, TIMM, V1_LAYOUT, Layout
 from conversion.model_folder import CARD, PROVENANCE
 from conversion.model_weights import FINAL_NORM, ModelWeights, to_state_dict
@@ -26,6 +25,7 @@ from conversion.publishing.pretraining import FROM_FCMAE, is_from_fcmae
 from conversion.publishing.publication import Publication
 from conversion.publishing.sections.data import describe_data_sets
 from conversion.timm_models import timm_model
+from hf_convnextv2.shared_config import height_and_width
 
 # Layouts of encoders that have no norm of pooled features.
 WITHOUT_NEW_NORM = ("official-fcmae", "convmae-official", "convmae-easycv")

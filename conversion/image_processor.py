@@ -8,17 +8,9 @@ from transformers import ConvNextImageProcessor
 from conversion.checkpoint_reader import StoredCheckpoint
 from conversion.command_line import one_line
 from hf_convnextv2 import ConvNextV2Config, create_image_processor
+from hf_convnextv2.shared_config import height_and_width
 
 DEFAULT_SIZE = 224
-
-
-def height_and_width(size: int | list[int] | tuple[int, ...]) -> tuple[int, int]:
-    """Both sides of images whose size is given as one number of pixels or as two."""
-    if isinstance(size, int):
-        return size, size
-    if len(size) != 2 or not all(isinstance(side, int) for side in size):
-        raise ValueError(f"`image_size` (={size}) must be a number of pixels, or height and width.")
-    return size[0], size[1]
 
 
 def image_size_of(source: StoredCheckpoint) -> int | None:

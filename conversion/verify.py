@@ -20,11 +20,11 @@ from conversion.checkpoint_reader import StoredCheckpoint
 from conversion.command_line import one_line
 from conversion.convmae_layouts import CONVMAE_CODE, EASYCV
 from conversion.families import CONVMAE
-from conversion.image_processor import height_and_width
 from conversion.layouts import MMPRETRAIN, OFFICIAL, OURS, TIMM, Layout
 from conversion.model_weights import ModelWeights
 from conversion.timm_models import timm_model
 from hf_convnextv2 import ConvNextV2Config, ConvNextV2ForPreTraining, create_image_processor
+from hf_convnextv2.shared_config import height_and_width
 
 # Differences that rounding explains, as shares of the largest value: of the weights that were cast to another type, and
 # of the computation.

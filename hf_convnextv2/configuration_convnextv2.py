@@ -106,7 +106,7 @@ class ConvNextV2Config(CheckedConfig, StockConvNextV2Config):
     @property
     def patch_sides(self) -> tuple[int, int]:
         """Height and width in pixels of a patch of the stem."""
-        return height_and_width(self.patch_size)
+        return height_and_width(self.patch_size, "patch_size")
 
     @property
     def cell_size(self) -> int | tuple[int, int]:

@@ -17,12 +17,12 @@ CHOICES = {
 }
 
 
-def height_and_width(size: int | Sequence[int]) -> tuple[int, int]:
-    """Both sides of an image, a patch or a cell; one number stands for a square."""
+def height_and_width(size: int | Sequence[int], name: str = "image_size") -> tuple[int, int]:
+    """Both sides of an image, a patch or a cell, whose setting has this name; one number stands for a square."""
     if isinstance(size, int):
         return size, size
-    if isinstance(size, str) or len(size) != 2:
-        raise ValueError(f"A size (={size!r}) must be one number, or height and width.")
+    if isinstance(size, str) or len(size) != 2 or not all(isinstance(side, int) for side in size):
+        raise ValueError(f"`{name}` (={size!r}) must be a number of pixels, or height and width.")
     height, width = size
     return height, width
 

@@ -240,5 +240,5 @@ def test_out_features_and_out_indices_agree(make):
 @pytest.mark.parametrize("size", ["96", [32], [32, 32, 32]])
 @pytest.mark.parametrize("config_class", [ConvNextV2FCMAEConfig, ConvMAEConfig])
 def test_a_size_that_is_no_number_or_pair_is_refused_in_words(size, config_class):
-    with pytest.raises((ValueError, StrictDataclassFieldValidationError), match=r"image_size|A size \(="):
+    with pytest.raises((ValueError, StrictDataclassFieldValidationError), match="image_size"):
         height_and_width(config_class(image_size=size).image_size)

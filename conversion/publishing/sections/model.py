@@ -8,11 +8,12 @@ from typing import Any
 from conversion.detectors import Detector, detector_of, has_masks
 from conversion.families import CONVMAE, CONVNEXT_V1, Family, family_of
 from conversion.files import read_json
-from conversion.image_processor import DEFAULT_SIZE, height_and_width
+from conversion.image_processor import DEFAULT_SIZE
 from conversion.model_folder import PROCESSOR, parameter_sizes, read_config
 from conversion.publishing.wording import format_name
 from conversion.segmenters import SEGMENTERS, Segmenter
 from hf_convnextv2.images import MODES, background_color
+from hf_convnextv2.shared_config import height_and_width
 
 HEADS = ("classifier.", "head.fc.", "head.weight", "head.bias", "head_0.")  # in every layout
 DECODERS = ("decoder.", "mask_token")
