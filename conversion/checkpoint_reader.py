@@ -68,8 +68,11 @@ def read_checkpoint(name: str, use_ema: bool = False) -> StoredCheckpoint:
     """
     if Path(name).is_dir():
         return _read_folder(name, Path(name), use_ema)
-    if Path(name).is_file():
-        return _read_files(name, [Path(name)], use_ema, find_file(name))
+    file = Path(name)
+    if file.is_file():
+        if file.name in WEIGHT_FILES and (file.parent / "config.json").is_file():
+            return _read_folder(name, file.parent, use_ema, file=file)
+        return _read_files(name, [file], use_ema, find_file(name))
     official = find_file(name)
     if official is not None and name == official.name:
         return _read_files(name, [download(official)], use_ema, official)
@@ -79,9 +82,11 @@ def read_checkpoint(name: str, use_ema: bool = False) -> StoredCheckpoint:
     return _read_folder(name, _download_repository(hub_id, name), use_ema, hub_id)
 
 
-def _read_folder(name: str, folder: Path, use_ema: bool, hub_id: str | None = None) -> StoredCheckpoint:
-    """A folder of Transformers or timm: the weights and the settings beside them."""
-    file = _find_weights(name, folder)
+def _read_folder(
+    name: str, folder: Path, use_ema: bool, hub_id: str | None = None, file: Path | None = None
+) -> StoredCheckpoint:
+    """A folder of Transformers or timm: the weights, of this file if it has several, and the settings beside them."""
+    file = file or _find_weights(name, folder)
     weights = _shards(file) if file.suffix == ".json" else [file]
     provenance = read_provenance(folder)
     official = checkpoint_table().get(str(provenance.get("checkpoint")))

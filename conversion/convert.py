@@ -18,6 +18,7 @@ UNSTATED = {
     "fcmae": ("mask_ratio", "norm_pix_loss"),
     "convmae": ("mask_ratio", "norm_pix_loss", "num_visible_sets"),
 }
+UNSTATED_BY_OURS = ("hidden_act", "layer_norm_eps", "window_block_indices")
 TARGETS = ("transformers", "ours", *WITH_SCRIPTS, "timm", "mmpretrain", "easycv")
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -64,7 +65,7 @@ from conversion.folder_writer import write_folder
 from conversion.image_processor import DEFAULT_SIZE, image_processor_of, image_size_of
 from conversion.known_settings import known_settings
 from conversion.labels import IMAGENET_CLASSES, read_id2label
-from conversion.layout_tables import Layout
+from conversion.layout_tables import OURS, Layout
 from conversion.model_weights import ModelWeights, from_state_dict
 from conversion.targets import EASYCV_CLASSIFIER, POOLED_BY_EASYCV, check_target, fit_to_target, target_layout
 from conversion.verify import compare_outputs
@@ -193,6 +194,8 @@ def _complete_config(
     config: Any = weights.config
     if weights.family is CONVMAE:
         _check_image_size(config, image_size)
+        if "model_type" not in source.config:
+            weights.notes.append(f"square images of {config.image_size} pixels: tokens do not say how they lie")
     else:
         _set_image_size(weights, source, image_size)
     _note_assumptions(weights, source)
@@ -231,6 +234,8 @@ def _note_assumptions(weights: ModelWeights, source: StoredCheckpoint) -> None:
     """Note settings that the source does not say."""
     stated = {**weights.layout.settings, **source.arguments}
     names = [name for name in UNSTATED.get(weights.kind, ()) if name not in stated]
+    if weights.layout.library == OURS:  # other libraries have one activation and one epsilon
+        names += [name for name in UNSTATED_BY_OURS if getattr(weights.config, name, None) is not None]
     if weights.layout.name == EASYCV_CLASSIFIER:
         weights.notes.append(f"the features of all tokens are averaged; {POOLED_BY_EASYCV}")
     if names and "model_type" not in source.config:

@@ -43,7 +43,7 @@ def fields_shown_by(kind: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         fields["num_channels"] = stem.shape[1]
     counts = [tensors[name].shape[1] for name in POSITIONS if name in tensors and tensors[name].ndim == 3]
     if counts:
-        fields["image_size"] = math.isqrt(most_common(counts)) * math.prod(fields["patch_sizes"])
+        fields["image_size"] = _side_of_grid(most_common(counts)) * math.prod(fields["patch_sizes"])
     table = tensors.get(WINDOWED_TABLE)
     if table is not None and table.ndim == 2:  # a square of the differences of two places in a window
         side = (math.isqrt(len(table)) + 1) // 2
@@ -58,6 +58,17 @@ def fields_shown_by(kind: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
             "decoder_hidden_size": most_common(widths[None]),
         }
     return fields
+
+
+def _side_of_grid(num_tokens: int) -> int:
+    """The side of a square grid, in tokens."""
+    side = math.isqrt(num_tokens)
+    if side**2 != num_tokens:
+        raise ValueError(
+            f"The position embeddings are those of {num_tokens} tokens, which fill no square: give the folder with the "
+            "config.json of the model, which says how high and wide its images are."
+        )
+    return side
 
 
 def with_heads(fields: dict[str, Any], is_pretraining: bool) -> dict[str, Any]:

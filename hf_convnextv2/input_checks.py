@@ -22,7 +22,15 @@ MASKS = ("noise", "bool_masked_pos")  # of pre-training models
 
 
 def check_pixel_values(pixel_values: Tensor, num_channels: int, cell_size: int | tuple[int, int]) -> None:
-    """Raise a `ValueError` unless `pixel_values` are images of `num_channels` channels, at least one cell large."""
+    """Raise a `ValueError` unless `pixel_values` are images of `num_channels` channels, at least one cell large.
+
+    They must be floats: integers of 0 to 255 would be taken as they are, without the scale that the model knows.
+    """
+    if not pixel_values.is_floating_point():
+        raise ValueError(
+            f"`pixel_values` (of dtype {pixel_values.dtype}) must be floats, scaled and normalised as by the model's "
+            "image processor."
+        )
     if pixel_values.ndim != 4 or pixel_values.shape[1] != num_channels:
         raise ValueError(
             f"`pixel_values` (of shape {tuple(pixel_values.shape)}) must be (batch, `num_channels` (={num_channels}), "

@@ -101,5 +101,6 @@ def _refuse_settings_of_whole_images(config: ConvMAEConfig) -> None:
         if value:
             raise ValueError(
                 f"`{name}` (={value}) must be left out in pre-training, which computes visible cells alone. Give it "
-                f"where images are whole: `ConvMAEBackbone.from_pretrained(..., {name}={value})`."
+                f"where images are whole: `ConvMAEBackbone.from_pretrained(..., {name}={value})`. Weights that hold "
+                "trained biases have no place for them here: pre-train what they were trained from."
             )

@@ -226,6 +226,44 @@ def test_a_size_whose_heads_a_folder_says_otherwise_is_refused(tmp_path, capsys)
     assert f"`--model_size` (=tiny) must be a size with {heads} attention heads, as the configuration" in printed
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("unseen", "told"),
+    [
+        (
+            {"window_size": 2, "window_block_indices": [0, 4], "use_relative_position_bias": True},
+            "layer_norm_eps 1e-06, window_block_indices [3]: this package's defaults",
+        ),
+        ({"image_size": [32, 128]}, "square images of 64 pixels: tokens do not say how they lie"),
+        (
+            {"layer_norm_eps": 1e-3, "hidden_act": "relu"},
+            "hidden_act gelu, layer_norm_eps 1e-06: this package's defaults",
+        ),
+    ],
+)
+def test_the_configuration_beside_a_file_of_weights_holds_as_for_the_folder(unseen, told, tmp_path, capsys):
+    """No shape shows which blocks have windows, the activation, the epsilon, or how the tokens of an image lie."""
+    model = awake(ConvMAEModel(small_convmae_config(depths=[1, 2, 5], **unseen))).eval()
+    model.save_pretrained(tmp_path / "ours")
+    code, printed = run(tmp_path / "ours/model.safetensors", tmp_path / "out", "--verify", capsys=capsys)
+    assert code == 0 and "defaults" not in printed and "square" not in printed
+    x = torch.randn(2, 3, 32, 128)
+    expected = model(x).last_hidden_state
+    assert torch.equal(ConvMAEModel.from_pretrained(tmp_path / "out").eval()(x).last_hidden_state, expected)
+    (tmp_path / "ours/config.json").unlink()  # the control
+    code, printed = run(tmp_path / "ours/model.safetensors", tmp_path / "alone", *ENCODER_HEADS, capsys=capsys)
+    assert code == 0 and told in printed
+    assert not torch.equal(ConvMAEModel.from_pretrained(tmp_path / "alone").eval()(x).last_hidden_state, expected)
+
+
+def test_tokens_that_fill_no_square_need_a_configuration(tmp_path, capsys):
+    ConvMAEModel(small_convmae_config(image_size=[32, 96])).save_pretrained(tmp_path / "ours")
+    assert run(tmp_path / "ours/model.safetensors", tmp_path / "out", capsys=capsys)[0] == 0
+    (tmp_path / "ours/config.json").unlink()
+    code, printed = run(tmp_path / "ours", tmp_path / "alone", *ENCODER_HEADS, capsys=capsys)
+    assert code == 2 and "tokens, which fill no square: give the folder with the config.json" in printed
+
+
 def test_weights_that_are_not_finite_are_refused(tmp_path, capsys):
     stored = random(CLASSIFIER)
     stored["norm.bias" if "norm.bias" in stored else "fc_norm.bias"][3] = float("nan")

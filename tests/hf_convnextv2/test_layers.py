@@ -11,7 +11,7 @@ from accelerate import cpu_offload
 from torch import nn
 from transformers.models.convnextv2 import modeling_convnextv2 as stock
 
-from hf_convnextv2 import ConvNextV2Model
+from hf_convnextv2 import ConvMAEForPreTraining, ConvMAEModel, ConvNextV2ForPreTraining, ConvNextV2Model
 from hf_convnextv2.downsampling import patch_conv
 from hf_convnextv2.grn import ConvNextV2GRN
 from hf_convnextv2.layers import (
@@ -23,7 +23,14 @@ from hf_convnextv2.layers import (
 )
 from hf_convnextv2.packing import locate_cells, one_view
 from tests.hf_convnextv2.grn_formula import grn_formula
-from tests.small_models import assert_close, awake, difference, small_config
+from tests.small_models import (
+    assert_close,
+    awake,
+    difference,
+    small_config,
+    small_convmae_config,
+    small_fcmae_config,
+)
 
 
 def test_grn_is_the_formula():
@@ -202,6 +209,20 @@ def test_stage_downsamples_after_a_norm():
 def test_images_of_another_number_of_channels_are_refused(shape):
     with pytest.raises(ValueError, match=re.escape(f"(of shape {shape}) must be (batch, `num_channels` (=3), height")):
         ConvNextV2Embeddings(small_config())(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool])
+def test_pixels_that_are_no_floats_are_refused(dtype):
+    pixel_values = torch.randint(0, 2, (2, 3, 64, 64)).to(dtype)
+    for model in (
+        ConvNextV2Model(small_config()),
+        ConvNextV2ForPreTraining(small_fcmae_config()),
+        ConvMAEModel(small_convmae_config()),
+        ConvMAEForPreTraining(small_convmae_config()),
+    ):
+        with pytest.raises(ValueError, match=rf"`pixel_values` \(of dtype {dtype}\) must be floats"):
+            model(pixel_values)
+        model(pixel_values.float())  # the control
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 31, 64), (2, 3, 64, 31)])

@@ -981,6 +981,17 @@ def test_a_checkpoint_of_another_plan_is_refused(data, fcmae, tmp_path):
         )
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_stream_is_not_taken_up_without_streaming_nor_the_other_way_round(streaming, data, fcmae, tmp_path):
+    """The two give the images in different orders: some would be seen twice, and others not at all."""
+    fields = {"max_train_steps": 4, "checkpointing_steps": 2}
+    folder = pretrain_run(tmp_path / "run", data["parquet"], fcmae, streaming=streaming, **fields)
+    again = {**fields, "resume_from_checkpoint": str(folder / "checkpoint-2")}
+    other = message_of(lambda: pretrain_run(folder, data["parquet"], fcmae, streaming=not streaming, **again))
+    assert other.startswith(f"`streaming` (={not streaming}) must be")
+    pretrain_run(folder, data["parquet"], fcmae, streaming=streaming, **again)  # the control
+
+
 def test_learning_rate_and_decay_may_change_on_resume_and_it_is_said(data, fcmae, tmp_path, capsys):
     fields = {"checkpointing_steps": 2, "max_train_steps": 6}
     folder = pretrain_run(tmp_path, data["folder"], fcmae, **fields)

@@ -77,7 +77,7 @@ class TrainBatches:
         weights: Sequence[float] = (1,),
     ) -> None:
         streamed = not all(isinstance(source, Dataset) for source in sources)
-        self.order = {"seed": data.seed, "mixture_weights": list(weights)}
+        self.order = {"streaming": streamed, "seed": data.seed, "mixture_weights": list(weights)}
         self.order |= {"shuffle_buffer_size": data.shuffle_buffer_size} if streamed else {}
         check_order(self.order, states)
         self.samples_seen = states[0]["samples_seen"] if states else 0
@@ -161,8 +161,11 @@ class TrainBatches:
 
 def check_order(order: State, states: Sequence[State]) -> None:
     """Raise if a setting that determines the order of the images differs from the checkpoint's."""
-    for name, value in order.items() if states else ():
-        before = states[0]["order"].get(name)
+    if not states:
+        return
+    stored = {"streaming": "shuffle_buffer_size" in states[0]["order"], **states[0]["order"]}
+    for name, value in order.items():
+        before = stored.get(name)
         check(
             name, value, value == before, f"be {before}, as in the checkpoint: the order of the images follows from it"
         )

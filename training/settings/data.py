@@ -22,7 +22,9 @@ class DataSettings:
     )
     dataset_config_name: str | None = recipe(None, "configuration of a Hub data set (default: its own)")
     dataset_revision: str | None = recipe(None, "revision of a Hub data set (default: main)")
-    streaming: bool = recipe(False, "read the data set as a stream instead of preparing it on disk first")
+    streaming: bool = recipe(
+        False, "read the data set as a stream instead of preparing it on disk first", on_resume="refuse"
+    )
     image_column: str = recipe("image", "column that holds the images")
     background: str | None = recipe(
         None,

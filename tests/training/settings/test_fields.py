@@ -54,7 +54,8 @@ def test_a_resume_compares_the_recipe_and_leaves_what_the_plan_sums_up():
     assert not {"learning_rate", "gradient_accumulation_steps", "output_dir", "num_workers", "ddp_timeout"} & compared
 
 
-REFUSED_ELSEWHERE = {"seed", "shuffle_buffer_size", "mixture_weights"}  # by the order of the images: test_batches.py
+# By the order of the images: test_batches.py
+REFUSED_ELSEWHERE = {"seed", "streaming", "shuffle_buffer_size", "mixture_weights"}
 
 
 @CONFIGS
