@@ -21,6 +21,7 @@ from hf_convnextv2.images import (
 from training.data.retry import read_file
 from training.settings.data import DataSettings
 
+LONGEST_NAME = 255  # characters of the name of a file, in most file systems
 NUMPY_MAGIC = b"\x93NUMPY"
 SAMPLES_PER_PIXEL = 277  # TIFF tag
 AS_CHANNELS = "the channels as .npy arrays, or as a TIFF file with a page for each channel"  # how any number is stored
@@ -72,6 +73,9 @@ def decode_image(
     channels, transparent pixels are composited on `background`.
     """
     path, content = file_of(value)
+    if path is not None and not is_path(path):
+        rule = "must be the path of an image. If it is the image in base64, store what `base64.b64decode` makes of it"
+        raise BadImageError(f"{name}, a text of {len(path):,} characters ({path[:20]}...), {rule}.")
     name = path or name
     if content is None and path is None:
         raise BadImageError(f"{name} cannot be read as an image: it is empty.")
@@ -100,6 +104,11 @@ def file_of(value: Any) -> tuple[str | None, Any]:
     """The path of a stored image or mask, and its bytes or its array; each None if it has none."""
     path, content = (value.get("path"), value.get("bytes")) if isinstance(value, dict) else (None, value)
     return (content, None) if isinstance(content, str) else (path, content)
+
+
+def is_path(text: str) -> bool:
+    """Whether a text may be a path or an address: a long one with no dot in it is an image in base64."""
+    return "." in text or len(text) <= LONGEST_NAME
 
 
 def reduce_size(picture: Image.Image, enough: Enough) -> None:

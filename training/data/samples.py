@@ -16,7 +16,15 @@ from torch.utils.data import IterableDataset as TorchIterableDataset
 
 from hf_convnextv2.images import DEFAULT_BACKGROUND
 from training.data.checking.images import CheckedImages, check_images, image_notes, refuse_bad_images
-from training.data.decoding import BadImageError, Decoded, Enough, decode_image, fate_of_transparency, value_range
+from training.data.decoding import (
+    BadImageError,
+    Decoded,
+    Enough,
+    decode_image,
+    fate_of_transparency,
+    is_path,
+    value_range,
+)
 from training.data.held_out import is_trained_on
 from training.data.label_readers import LabelReader
 from training.data.overview import print_overview
@@ -119,7 +127,7 @@ class AnnotatedSamples(Samples):
 def name_of(value: Any, name: str) -> str:
     """The path of an image if it has one, else `name`."""
     path = value.get("path") if isinstance(value, dict) else value
-    return path if isinstance(path, str) and path else name
+    return path if isinstance(path, str) and path and is_path(path) else name
 
 
 def check_color_change(change: ColorChange | None, checked: CheckedImages, data: DataSettings) -> None:

@@ -5,15 +5,16 @@
 import glob
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, LargeList, List, Value, load_dataset
+from datasets import Dataset, Features, Image, IterableDataset, LargeList, List, Value, load_dataset
 from datasets import load_dataset_builder as load_builder
+from datasets.exceptions import DatasetGenerationError
 from datasets.splits import SplitDict, SplitInfo
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard
@@ -24,6 +25,7 @@ from training.data.folders.listing import Listing, is_current, left_out, list_fo
 from training.data.folders.masks import mask_rows, with_documents
 from training.data.folders.rows import array_rows, image_rows, metadata_of, refuse_twice_named, split_at, stored_rows
 from training.data.folders.splits import divide, is_split, split_name
+from training.data.tables import refuse_unlike_files
 from training.settings.checks import check
 from training.settings.data import FILE_BUILDERS, DataSettings, MaskedDataSettings, ObjectsDataSettings
 from training.settings.labels import LabelSettings
@@ -52,7 +54,7 @@ def find_source(data: DataSettings, split: str) -> Found:
         found = find_folder(data, str(name), split)
     elif name.suffix in FILE_BUILDERS:
         pattern = glob.escape(str(name)) if name.exists() else data.dataset_name  # a glob pattern or an address
-        refuse_renumbered(sorted(glob.glob(pattern, recursive=True)), data.dataset_name)
+        refuse_unlike_files(sorted(glob.glob(pattern, recursive=True)), data.dataset_name)
         files = {split: pattern}
         found = Found(load_split(data, split, FILE_BUILDERS[name.suffix], data_files=files), [], [])
     else:
@@ -94,13 +96,23 @@ def rows_of(source: IterableDataset) -> Iterator[dict[str, Any]]:
 
 
 def load_split(data: DataSettings, split: str, path: str, **arguments: Any) -> Source:
-    """Call `datasets.load_dataset`; a missing file or split raises a `ValueError` that names the setting."""
-    try:
+    """Call `datasets.load_dataset`; what it cannot load raises a `ValueError` that names the setting."""
+    with named_source(data, split):
         source = load_dataset(path, split=split, streaming=data.streaming, **arguments)
-    except (FileNotFoundError, ValueError) as error:
-        raise ValueError(f"`dataset_name` (={data.dataset_name}) must hold a split `{split}`: {error}") from error
     assert isinstance(source, Dataset | IterableDataset)
     return source
+
+
+@contextmanager
+def named_source(data: DataSettings, split: str) -> Iterator[None]:
+    """Turn errors of `datasets` into a `ValueError` that names the setting."""
+    try:
+        yield
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(f"`dataset_name` (={data.dataset_name}) must hold a split `{split}`: {error}") from error
+    except DatasetGenerationError as error:
+        rule = "hold files that can be read, with the same columns in all files of one kind"
+        raise ValueError(f"`dataset_name` (={data.dataset_name}) must {rule}: {error.__cause__ or error}") from error
 
 
 def values_of(source: Dataset, column: str) -> pa.ChunkedArray:
@@ -227,53 +239,21 @@ def load_data_files(data: DataSettings, listing: Listing, folder: str, split: st
     """
     special = re.search(r"[*?\[\]]", folder)
     check("dataset_name", folder, special is None, f"have no `{special and special[0]}` in it: rename a folder")
-    tables = [os.path.join(run.folder, name) for run in listing.tables for name in run.names.to_pylist()]
-    refuse_renumbered(tables, folder, listing.root)
+    with named_source(data, split):
+        taken = load_builder(folder, name=data.dataset_config_name).config.data_files or {}
+    used = [str(file) for files in taken.values() for file in files]
+    refuse_unlike_files(used, folder, listing.root)
     source = load_split(data, split, folder, name=data.dataset_config_name)
     if isinstance(data, ObjectsDataSettings):
         files = [os.path.join(listing.root, name) for name in listing.metadata]
         source = with_whole_paths(source, files, data.objects_column)
     if not has_own_splits(folder):
-        taken = load_builder(folder, name=data.dataset_config_name).config.data_files or {}
-        used = {str(file) for files in taken.values() for file in files}
         stored = [f"{listing.root}/{run.folder}/{name}" for run in listing.tables for name in run.names.to_pylist()]
-        unused = ", ".join([file for file in map(os.path.normpath, stored) if file not in used][:5])
+        unused = ", ".join([file for file in map(os.path.normpath, stored) if file not in {*used}][:5])
         rule = f"have each of its files in a split, but {unused} is in none: {', '.join(map(str, taken))} are found by "
         rule += "the names of files and folders. Name it after a split as well, or move it elsewhere"
         check("dataset_name", folder, not unused, rule)
     return source
-
-
-def refuse_renumbered(files: Iterable[str], name: str, root: str = "") -> None:
-    """Raise if parquet files number their classes differently: `datasets` applies the first file's numbers to all.
-
-    The files are those of a data set `name`, by their paths below `root`.
-    """
-    first: dict[str, tuple[str, list[str]]] = {}
-    for file in files:
-        if not file.endswith(".parquet"):
-            continue
-        try:
-            features = Features.from_arrow_schema(pq.read_schema(os.path.join(root, file)))
-        except (pa.ArrowInvalid, OSError) as error:
-            rule = f"hold parquet files that can be read, but {file} cannot be: {error}"
-            raise ValueError(f"`dataset_name` (={name}) must {rule}") from error
-        for column, feature in class_labels(features):
-            before, names = first.setdefault(column, (file, feature.names))
-            rule = f"number the classes of `{column}` alike in all files, but {before} has {', '.join(names[:8])} and "
-            rule += f"{file} {', '.join(feature.names[:8])}. Write them with the same classes, or name one file alone"
-            check("dataset_name", name, names == feature.names, rule)
-
-
-def class_labels(feature: Any, name: str = "") -> Iterator[tuple[str, ClassLabel]]:
-    """The types of classes in a type, also in lists and dicts, each with its name: `label`, `objects.category`."""
-    if isinstance(feature, ClassLabel):
-        yield name, feature
-    elif isinstance(feature, List | LargeList):
-        yield from class_labels(feature.feature, name)
-    elif isinstance(feature, dict):
-        for key, part in feature.items():
-            yield from class_labels(part, f"{name}.{key}" if name else key)
 
 
 def as_asked(rows: Dataset, data: DataSettings, split: str) -> Source:

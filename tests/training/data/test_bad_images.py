@@ -1,5 +1,6 @@
 """A tenth of the files is broken or unusual, of ten kinds: a run goes through them, and says which it left out."""
 
+import base64
 import json
 
 import numpy as np
@@ -12,6 +13,7 @@ from tests.photographs import cut, forget_accelerate, quick_datasets, write_tiny
 from training import pretrain
 from training.data.batches import TrainBatches
 from training.data.decoding import BadImageError, decode_image
+from training.data.samples import name_of
 from training.evaluation.pictures import read_metrics
 from training.settings.scripts import PretrainSettings
 
@@ -94,6 +96,17 @@ def test_a_run_goes_through_a_flood_of_bad_images_and_counts_each(form, flood, t
 def test_a_file_that_is_no_picture_is_a_bad_image(kind):
     with pytest.raises(BadImageError, match=r"photo cannot be read as an image"):
         decode_image({"bytes": bad_file(kind, cut("coffee", 1)[0]), "path": None}, 3, "photo")
+
+
+@pytest.mark.parametrize("prefix", ["", "data:image/png;base64,"])
+def test_an_image_in_base64_is_named_by_its_number_and_not_by_its_text(prefix):
+    text = prefix + base64.b64encode(cut("coffee", 1)[0]).decode()
+    with pytest.raises(
+        BadImageError, match=r"^example 3, a text of [\d,]+ characters \(.{20}\.\.\.\), must be the path"
+    ):
+        decode_image(text, 3, name_of(text, "example 3"))
+    path = "/" + "folder/" * 60 + "1.png"  # the control
+    assert name_of(path, "example 3") == path
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
