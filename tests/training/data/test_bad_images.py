@@ -100,7 +100,7 @@ def test_a_file_that_is_no_picture_is_a_bad_image(kind):
 
 @pytest.mark.parametrize("prefix", ["", "data:image/png;base64,"])
 def test_an_image_in_base64_is_named_by_its_number_and_not_by_its_text(prefix):
-    text = prefix + base64.b64encode(cut("coffee", 1)[0]).decode()
+    text = prefix + base64.b64encode(encode(cut("coffee", 1)[0], "png")).decode()
     with pytest.raises(
         BadImageError, match=r"^example 3, a text of [\d,]+ characters \(.{20}\.\.\.\), must be the path"
     ):

@@ -42,5 +42,5 @@ def test_other_files_that_datasets_cannot_join_are_an_error_that_names_the_setti
         table = pa.table(columns)
         with pa.ipc.new_stream(tmp_path / f"{name}.arrow", table.schema) as file:
             file.write_table(table)
-    with pytest.raises(ValueError, match="`dataset_name` .* with the same columns in all files"):
+    with pytest.raises(ValueError, match=r"`dataset_name` .* with the same columns in all files"):
         find_source(DataSettings(dataset_name=str(tmp_path / "*.arrow"), image_column="image"), "train")
