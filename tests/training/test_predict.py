@@ -13,7 +13,16 @@ import pytest
 import torch
 from PIL import Image as Pictures
 from pycocotools.coco import COCO
-from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor, pipeline
+from torch.nn.functional import interpolate
+from transformers import (
+    MobileViTConfig,
+    MobileViTForSemanticSegmentation,
+    MobileViTImageProcessor,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+    pipeline,
+)
 
 from hf_convnextv2 import ConvNextV2Config, ConvNextV2ForImageClassification, create_image_processor
 from tests.photographs import (
@@ -165,6 +174,36 @@ def test_masks_are_those_of_the_pipeline(segmenter, images, tmp_path):
         shares = [float(row[f"share_{label}"]) for label in ("sky", "tree", "sea")]
         assert shares == pytest.approx([np.mean(mask == label) for label in range(3)])
     assert len(found) > 1
+
+
+def test_masks_of_a_model_whose_processor_crops_are_those_of_whole_images(images, tmp_path, capsys):
+    torch.manual_seed(0)
+    sizes = {"hidden_sizes": [16, 24, 32], "neck_hidden_sizes": [8, 8, 16, 16, 24, 32, 32], "aspp_out_channels": 16}
+    model = MobileViTForSemanticSegmentation(MobileViTConfig(**sizes, num_labels=2)).eval()
+    processor = MobileViTImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
+    picture = read_picture(images / "0.png")  # 56 x 40
+    inputs = processor([picture, picture.rotate(180)], return_tensors="pt", do_center_crop=False)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():  # normalised features and logits, so that both classes are in the image
+        model.train()(**inputs)
+        model.segmentation_head.classifier.convolution.bias -= model.eval()(**inputs).logits.mean((0, 2, 3))
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    (row, *_) = predicted(tmp_path / "model", images, tmp_path / "answers.csv")
+    assert "The center crop of MobileViTImageProcessor is left out" in capsys.readouterr().out
+    assert row["image"] == "0.png"
+    mask = np.asarray(read_picture(tmp_path / "answers_masks" / row["mask"])) == 1
+
+    def expected(**crop):
+        with torch.no_grad():
+            logits = model(**processor(picture, return_tensors="pt", **crop)).logits
+        return interpolate(logits, picture.size[::-1], mode="bilinear")[0].argmax(0).numpy() == 1
+
+    assert 0.1 < mask.mean() < 0.9
+    assert np.mean(mask != expected(do_center_crop=False)) < 0.01  # ties
+    assert np.mean(mask != expected(do_center_crop=True)) > 0.05  # the control: stretched
 
 
 @pytest.mark.parametrize("architecture", ["faster_rcnn", "rt_detr_v2"])

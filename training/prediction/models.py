@@ -13,6 +13,7 @@ from transformers import (
 
 from conversion.detectors import DETECTORS
 from conversion.segmenters import convnextv2_supported
+from training.console.errors import is_first_process
 from training.models.detection import create_detection_processor
 from training.models.families import BY_MODEL_TYPE
 from training.models.loading import NOTHING, load_pretrained, model_named, stored_config
@@ -128,6 +129,16 @@ def load_other(settings: ModelSettings, kind: Kind, stored: dict[str, Any]) -> S
         arguments: dict[str, Any] = {"revision": revision, "dtype": torch.float32, "trust_remote_code": False}
         model = load_pretrained(model_class, name, NOTHING, **arguments)
     with model_named(name):
-        return StoredModel(
-            kind, model, AutoImageProcessor.from_pretrained(name, revision=revision, trust_remote_code=False)
-        )
+        processor = AutoImageProcessor.from_pretrained(name, revision=revision, trust_remote_code=False)
+    if kind != "classifier":
+        keep_borders(processor)
+    return StoredModel(kind, model, processor)
+
+
+def keep_borders(processor: Any) -> None:
+    """Leave a center crop out, and say so: masks and boxes are those of whole images, as MobileViT's are not."""
+    if not getattr(processor, "do_center_crop", False):
+        return
+    processor.do_center_crop = False
+    if is_first_process():
+        print(f"The center crop of {type(processor).__name__} is left out: answers are on whole images.", flush=True)
