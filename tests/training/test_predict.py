@@ -346,6 +346,17 @@ def test_an_array_of_other_channels_is_a_bad_image(classifier, tmp_path):
     assert "`num_channels` (=3) must be" in wrong["error"] and right["label"] and not right["error"]
 
 
+@pytest.mark.parametrize(
+    ("dtype", "largest", "is_told"), [("float32", 255, True), ("float32", 1, False), ("uint8", 255, False)]
+)
+def test_values_that_no_photograph_has_are_told(dtype, largest, is_told, classifier, tmp_path, capsys):
+    array = np.linspace(0, largest, 40 * 40 * 3).reshape(40, 40, 3).astype(dtype)
+    (tmp_path / "arrays").mkdir()
+    np.save(tmp_path / "arrays/1.npy", array)
+    predicted(classifier, tmp_path / "arrays", tmp_path / "answers.csv")
+    assert ("values from 0 to 255 are used as they are" in capsys.readouterr().out) == is_told
+
+
 def test_bad_images_that_are_not_skipped_stop_the_run_before_its_first_answer(
     classifier, spoilt, tmp_path, monkeypatch
 ):

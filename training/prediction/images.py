@@ -11,11 +11,20 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 
 from training.console.errors import is_first_process
-from training.data.checking.images import check_images, refuse_bad_images
+from training.data.checking.images import check_images, refuse_bad_images, value_note
+from training.data.decoding import BadImageError, WrongChannelsError, decode_image, value_range
 from training.data.folders.whole import WholeFolder, folder_rows, is_pattern_of_images, pattern_rows
 from training.data.overview import MAX_NAMED, size_of
 from training.data.samples import name_of
-from training.data.sources import Source, check_column, find_source, has_own_splits, listing_of, num_examples
+from training.data.sources import (
+    Source,
+    array_dtype,
+    check_column,
+    find_source,
+    has_own_splits,
+    listing_of,
+    num_examples,
+)
 from training.data.splits import chosen_split
 from training.settings.checks import check
 from training.settings.prediction import PredictDataSettings
@@ -57,6 +66,7 @@ def find_images(data: PredictDataSettings, num_channels: int, written: Sequence[
         check_column(source, "image_column", data.image_column)
         total = len(whole.rows)
     source = source.select_columns([data.image_column])
+    notes = [*notes, *first_values(source, data, num_channels)]
     if not data.skip_bad_images:
         if isinstance(source, Dataset) and data.check_images:
             problems = [*problems, *check_images(source, data, num_channels).problems]
@@ -64,6 +74,17 @@ def find_images(data: PredictDataSettings, num_channels: int, written: Sequence[
             refuse_bad_images(problems, data)
     print_images(data, source, notes, problems)
     return Images(source, root, total)
+
+
+def first_values(source: Source, data: PredictDataSettings, num_channels: int) -> list[str]:
+    """A line on the values of the first image if they are not in [0, 1]; none for a stream."""
+    if not isinstance(source, Dataset) or len(source) == 0:
+        return []
+    value, dtype = source[0][data.image_column], array_dtype(source, data.image_column)
+    try:
+        return value_note(*value_range(decode_image(value, num_channels, "the first image", dtype).pixels))
+    except (BadImageError, WrongChannelsError):  # told when its turn comes
+        return []
 
 
 def check_same_images(accelerator: Accelerator, data: PredictDataSettings, images: Images) -> None:

@@ -74,7 +74,19 @@ def image_notes(
 ) -> list[str]:
     """Lines on what becomes of the images of a split. `annotations`: what there is of each, as a text."""
     notes = transparency_note(checked, data) if num_channels in (1, 3) else []
-    return notes if checked is None or annotations is None else [*notes, *rotation_note(checked, annotations)]
+    if checked is None:
+        return notes
+    if len(checked.ranges):
+        notes += value_note(float(checked.ranges[:, 0].min()), float(checked.ranges[:, 1].max()))
+    return notes if annotations is None else [*notes, *rotation_note(checked, annotations)]
+
+
+def value_note(lowest: float, highest: float) -> list[str]:
+    """A line on floats between these values; none if they are in [0, 1], which the usual normalisation is for."""
+    if lowest >= 0 and highest <= 1:
+        return []
+    told = f"values from {lowest:g} to {highest:g} are used as they are: the mean and standard deviation of the image "
+    return [f"{told}processor (`--image_mean`, `--image_std`) must be those of such values"]
 
 
 def transparency_note(checked: CheckedImages | None, data: DataSettings) -> list[str]:
