@@ -15,6 +15,8 @@ from training.console.errors import is_first_process
 from training.data.value_scale import Scale
 from training.settings.labels import REGRESSION
 
+MOST_NAMED = 8  # classes
+
 
 def settle_head(model: Any, stored: dict[str, Any]) -> None:
     """Keep the head of stored weights if it answers what the model is to answer, else draw a new one.
@@ -36,6 +38,9 @@ def settle_head(model: Any, stored: dict[str, Any]) -> None:
         torch.nn.init.zeros_(model.classifier.bias)
         if is_first_process():
             print("The stored head answers something else: a new one is trained.", flush=True)
+    elif names != config.id2label and len(names) == config.num_labels and is_first_process():
+        few = ", ".join(names[number] for number in sorted(names)[:MOST_NAMED])
+        print(f"Training goes on from a head of other classes, or of another order of them: {few}.", flush=True)
 
 
 def set_scale(model: Any, scale: Scale) -> None:

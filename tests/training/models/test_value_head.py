@@ -95,11 +95,21 @@ def test_a_head_of_something_else_is_drawn_anew(stored, problem_type, capsys):
     assert "The stored head answers something else" in capsys.readouterr().out
 
 
-def test_a_classifier_keeps_its_head_whatever_its_classes_are_called(capsys):
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["price", "age"], ""),
+        (["age", "price"], "a head of other classes, or of another order of them: age, price."),
+        (["cat", "dog"], "a head of other classes, or of another order of them: cat, dog."),
+    ],
+)
+def test_a_classifier_keeps_its_head_and_says_which_classes_it_was_of(names, told, capsys):
     model = value_model(problem_type="multi_label_classification")
     before = model.classifier.weight.clone()
-    settle_head(model, {"problem_type": "single_label_classification", "id2label": {"0": "cat", "1": "dog"}})
-    assert torch.equal(model.classifier.weight, before) and capsys.readouterr().out == ""
+    stored = {str(number): name for number, name in enumerate(names)}
+    settle_head(model, {"problem_type": "single_label_classification", "id2label": stored})
+    out = capsys.readouterr().out
+    assert torch.equal(model.classifier.weight, before) and told in out and bool(out) == bool(told)
     assert Scale.of(model.config) is None
 
 
