@@ -71,8 +71,14 @@ verify: $(VENV)/space-test
 BENCHMARKS := classifier products operations half_precision loaded fcmae_step views convmae segmentation detection \
 	dense_phases compiled pipelines scaling imports loader folders endurance predictions scale
 
-bench: $(VENV)/installed
+$(VENV)/export: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable '.[export]'
+	touch $@
+
+bench: $(VENV)/export
 	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name --output docs/benchmarks/$$name.json || exit 1; done
+	for what in agreement speed; do \
+		$(BIN)/python -m benchmarks.exported --whats $$what --output docs/benchmarks/exported_$$what.json || exit 1; done
 	$(BIN)/python -m benchmarks.plot
 	$(BIN)/python -m benchmarks.pages
 
