@@ -212,15 +212,6 @@ def exported_agreement() -> list[Row]:
     return found
 
 
-def exported_speed() -> list[Row]:
-    """A row for each contender: images a second over those of Transformers' model, for each size and batch."""
-    found: dict[str, Row] = {}
-    for row in read("exported_speed"):
-        shown = found.setdefault(row["contender"], {"Contender": row["contender"]})
-        shown[f"{row['size']}, {row['batch']}"] = times(row["times Transformers"])
-    return list(found.values())
-
-
 TABLES: dict[str, Callable[[], list[Row]]] = {
     "overview": overview,
     "classifier_v1": classifier_v1,
@@ -237,5 +228,4 @@ TABLES: dict[str, Callable[[], list[Row]]] = {
     "mask_rcnn_phases": mask_rcnn_phases,
     "convmae": convmae,
     "exported_agreement": exported_agreement,
-    "exported_speed": exported_speed,
 }
