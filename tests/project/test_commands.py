@@ -139,7 +139,8 @@ def write_models(folder: Path, made: set[str]) -> None:
     make_stand_ins(folder)
     for name in made:  # by the page's own commands
         shutil.rmtree(folder / name, ignore_errors=True)
-    save_classifier(folder / "out/classifier", len(CLASSES))
+    if "out/classifier" not in made:
+        save_classifier(folder / "out/classifier", len(CLASSES))
     checkpoint = folder / "out/pretrain/checkpoint-5000"
     shutil.copytree(folder / "out/pretrain", checkpoint)
     average = {f"module.{name}": value for name, value in load_file(checkpoint / "model.safetensors").items()}
