@@ -249,7 +249,8 @@ def load_data_files(data: DataSettings, listing: Listing, folder: str, split: st
         source = with_whole_paths(source, files, data.objects_column)
     if not has_own_splits(folder):
         stored = [f"{listing.root}/{run.folder}/{name}" for run in listing.tables for name in run.names.to_pylist()]
-        unused = ", ".join([file for file in map(os.path.normpath, stored) if file not in {*used}][:5])
+        in_split = set(used)
+        unused = ", ".join([file for file in map(os.path.normpath, stored) if file not in in_split][:5])
         rule = f"have each of its files in a split, but {unused} is in none: {', '.join(map(str, taken))} are found by "
         rule += "the names of files and folders. Name it after a split as well, or move it elsewhere"
         check("dataset_name", folder, not unused, rule)
