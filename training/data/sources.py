@@ -54,7 +54,8 @@ def find_source(data: DataSettings, split: str) -> Found:
         found = find_folder(data, str(name), split)
     elif name.suffix in FILE_BUILDERS:
         pattern = glob.escape(str(name)) if name.exists() else data.dataset_name  # a glob pattern or an address
-        refuse_unlike_files(sorted(glob.glob(pattern, recursive=True)), data.dataset_name)
+        matched = sorted(glob.glob(pattern, recursive=True))
+        refuse_unlike_files(matched, data.dataset_name, read=matched)
         files = {split: pattern}
         found = Found(load_split(data, split, FILE_BUILDERS[name.suffix], data_files=files), [], [])
     else:
@@ -240,9 +241,13 @@ def load_data_files(data: DataSettings, listing: Listing, folder: str, split: st
     special = re.search(r"[*?\[\]]", folder)
     check("dataset_name", folder, special is None, f"have no `{special and special[0]}` in it: rename a folder")
     with named_source(data, split):
-        taken = load_builder(folder, name=data.dataset_config_name).config.data_files or {}
+        builder = load_builder(folder, name=data.dataset_config_name)
+    taken = builder.config.data_files or {}
     used = [str(file) for files in taken.values() for file in files]
-    refuse_unlike_files(used, folder, listing.root)
+    # A README.md may say which columns there are. A stream reads no other split's files.
+    is_told = builder.info.features is not None or getattr(builder.config, "columns", None) is not None
+    read = [str(file) for file in taken.get(split, [])] if data.streaming else used
+    refuse_unlike_files(used, folder, listing.root, [] if is_told else read)
     source = load_split(data, split, folder, name=data.dataset_config_name)
     if isinstance(data, ObjectsDataSettings):
         files = [os.path.join(listing.root, name) for name in listing.metadata]

@@ -1,4 +1,7 @@
-"""Parquet files of one data set: `datasets` reads all of them with the columns and the class numbers of the first."""
+"""Parquet files of one data set: `datasets` reads all of them with the class numbers, and the columns, of the first.
+
+The README.md of the data set may say otherwise of the columns.
+"""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -11,16 +14,18 @@ from datasets import ClassLabel, Features, LargeList, List
 from training.settings.checks import check
 
 
-def refuse_unlike_files(files: Sequence[str], name: str, root: str = "") -> None:
+def refuse_unlike_files(files: Sequence[str], name: str, root: str = "", read: Sequence[str] = ()) -> None:
     """Raise if parquet files number their classes differently, or have columns that the first one does not have.
 
     Args:
         files: those of the data set `name`, in the order in which `datasets` reads them. Others than parquet are left
             alone, and so is what is not on this machine.
         root: their folder, which errors leave out.
+        read: those of them that are read with the columns of the first.
     """
     numbered: dict[str, tuple[str, list[str]]] = {}
     first: tuple[str, list[str]] | None = None
+    checked = set(read)
     for path in files:
         if not path.endswith(".parquet") or not os.path.isfile(path):
             continue
@@ -31,7 +36,8 @@ def refuse_unlike_files(files: Sequence[str], name: str, root: str = "") -> None
             rule = f"hold parquet files that can be read, but {file} cannot be: {error}"
             raise ValueError(f"`dataset_name` (={name}) must {rule}") from error
         first = first or (file, list(features))
-        _refuse_new_columns(first, (file, list(features)), name)
+        if path in checked:
+            _refuse_new_columns(first, (file, list(features)), name)
         for column, feature in class_labels(features):
             before, names = numbered.setdefault(column, (file, feature.names))
             rule = f"number the classes of `{column}` alike in all files, but {before} has {', '.join(names[:8])} and "

@@ -39,7 +39,7 @@ def settle_head(model: Any, stored: dict[str, Any]) -> None:
         if is_first_process():
             print("The stored head answers something else: a new one is trained.", flush=True)
     elif names != config.id2label and len(names) == config.num_labels and is_first_process():
-        few = ", ".join(names[number] for number in sorted(names)[:MOST_NAMED])
+        few = ", ".join(str(names[number]) for number in sorted(names)[:MOST_NAMED])
         print(f"Training goes on from a head of other classes, or of another order of them: {few}.", flush=True)
 
 

@@ -30,6 +30,35 @@ def test_the_first_file_is_that_of_the_first_split_as_datasets_reads_them(tmp_pa
     assert find_source(data, "test").source["label"] == [None]
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    "told",
+    [
+        "configs:\n- config_name: default\n  data_files: '*.parquet'\n  columns: [image, label]\n",
+        "dataset_info:\n  features:\n  - {name: image, dtype: string}\n  - {name: label, dtype: int64}\n"
+        "  - {name: extra, dtype: string}\n",
+    ],
+    ids=["columns", "features"],
+)
+def test_columns_that_a_readme_tells_are_those_of_all_files(told, tmp_path, streaming):
+    data = write(tmp_path, train_0=COLUMNS, train_1={**COLUMNS, "extra": ["x", "y"]})
+    data.streaming = streaming
+    (tmp_path / "README.md").write_text(f"---\n{told}---\n")
+    rows = list(find_source(data, "train").source)
+    assert [row["label"] for row in rows] == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_column_of_a_split_that_a_stream_does_not_read_does_not_stop_it(tmp_path, streaming):
+    data = write(tmp_path, train=COLUMNS, test={**COLUMNS, "extra": ["x", "y"]})
+    data.streaming = streaming
+    if streaming:
+        assert [row["label"] for row in find_source(data, "train").source] == [0, 1]
+        return
+    with pytest.raises(ValueError, match="also extra"):  # `datasets` prepares all splits
+        find_source(data, "train")
+
+
 def test_files_in_a_pattern_are_checked_alike(tmp_path):
     data = write(tmp_path, a={**COLUMNS}, b={**COLUMNS, "extra": ["x", "y"]})
     data.dataset_name = str(tmp_path / "*.parquet")
