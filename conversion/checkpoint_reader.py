@@ -66,9 +66,9 @@ def read_checkpoint(name: str, use_ema: bool = False) -> StoredCheckpoint:
     Raises:
         ValueError: if there is none, or it is damaged, empty or needs code to be run.
     """
-    if Path(name).is_dir():
-        return _read_folder(name, Path(name), use_ema)
     file = Path(name)
+    if file.is_dir():
+        return _read_folder(name, file, use_ema)
     if file.is_file():
         if file.name in WEIGHT_FILES and (file.parent / "config.json").is_file():
             return _read_folder(name, file.parent, use_ema, file=file)
@@ -76,7 +76,7 @@ def read_checkpoint(name: str, use_ema: bool = False) -> StoredCheckpoint:
     official = find_file(name)
     if official is not None and name == official.name:
         return _read_files(name, [download(official)], use_ema, official)
-    if Path(name).suffix in (".safetensors", *PICKLES) or name.startswith((".", "/", "~")):
+    if file.suffix in (".safetensors", *PICKLES) or name.startswith((".", "/", "~")):
         raise ValueError(f"`source` (={name}) must {RULE}; there is no such file.")
     hub_id = _timm_id(name.removeprefix("timm:")) if name.startswith("timm:") else name
     return _read_folder(name, _download_repository(hub_id, name), use_ema, hub_id)

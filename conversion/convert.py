@@ -18,6 +18,7 @@ UNSTATED = {
     "fcmae": ("mask_ratio", "norm_pix_loss"),
     "convmae": ("mask_ratio", "norm_pix_loss", "num_visible_sets"),
 }
+# Settings of all models of Transformers and of this package that only a config.json says.
 UNSTATED_BY_OURS = ("hidden_act", "layer_norm_eps", "window_block_indices")
 TARGETS = ("transformers", "ours", *WITH_SCRIPTS, "timm", "mmpretrain", "easycv")
 DTYPES = ("float32", "float16", "bfloat16")

@@ -163,6 +163,7 @@ def check_order(order: State, states: Sequence[State]) -> None:
     """Raise if a setting that determines the order of the images differs from the checkpoint's."""
     if not states:
         return
+    # Checkpoints of earlier versions do not say whether they are of a stream, but only those of a stream have a buffer.
     stored = {"streaming": "shuffle_buffer_size" in states[0]["order"], **states[0]["order"]}
     for name, value in order.items():
         before = stored.get(name)

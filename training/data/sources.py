@@ -247,7 +247,7 @@ def load_data_files(data: DataSettings, listing: Listing, folder: str, split: st
     # A README.md may say which columns there are. A stream reads no other split's files.
     is_told = builder.info.features is not None or getattr(builder.config, "columns", None) is not None
     read = [str(file) for file in taken.get(split, [])] if data.streaming else used
-    refuse_unlike_files(used, folder, listing.root, [] if is_told else read)
+    refuse_unlike_files(used, folder, listing.root, read=[] if is_told else read)
     source = load_split(data, split, folder, name=data.dataset_config_name)
     if isinstance(data, ObjectsDataSettings):
         files = [os.path.join(listing.root, name) for name in listing.metadata]

@@ -14,7 +14,7 @@ from datasets import ClassLabel, Features, LargeList, List
 from training.settings.checks import check
 
 
-def refuse_unlike_files(files: Sequence[str], name: str, root: str = "", read: Sequence[str] = ()) -> None:
+def refuse_unlike_files(files: Sequence[str], name: str, root: str = "", *, read: Sequence[str]) -> None:
     """Raise if parquet files number their classes differently, or have columns that the first one does not have.
 
     Args:

@@ -309,6 +309,16 @@ def test_what_the_order_follows_from_stays_as_it_was(fields, numbers):
     assert message.startswith(f"`{name}` (={value}) must be ") and "the order of the images follows from it" in message
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_checkpoint_that_does_not_say_whether_it_is_of_a_stream_is_known_by_its_buffer(streaming, numbers):
+    states = resume_of([batches_of(settings(numbers[3], streaming=streaming))], 2)
+    del states[0]["order"]["streaming"]
+    batches_of(settings(numbers[3], streaming=streaming), states=states)
+    other = settings(numbers[3], streaming=not streaming)
+    message = message_of(lambda: batches_of(other, states=states))
+    assert message.startswith(f"`streaming` (={not streaming}) must be {streaming}, as in the checkpoint")
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("files", [1, 3, 8])
 def test_the_first_examples_of_a_stream_are_as_many_as_asked_for(files, num_workers, numbers):
