@@ -11,8 +11,8 @@ from torch import Tensor
 
 from .groups import Groups
 
-# Numbers of the middle tensor that are worked on at a time on a CPU: 4 MiB in float32, a few of which fit its cache.
-CHUNK_SIZE = 2**20
+# Bytes of the middle tensor that are worked on at a time on a CPU: a few times as many fit its cache.
+CHUNK_SIZE = 2**22
 
 
 class Chunk(NamedTuple):
@@ -52,12 +52,12 @@ def split_into_chunks(groups: Groups, up: Tensor) -> list[Chunk]:
 def _views_at_a_time(views: int, positions: int, up: Tensor) -> int:
     """All views where a kernel's launch costs more than a pass over memory; on a CPU what fits its cache.
 
-    That may be as many numbers as `up` has: of far fewer, reading the weights would cost more than the rest.
+    That may be as many bytes as `up` has: of far fewer, reading the weights would cost more than the rest.
     """
-    numbers = views * positions * len(up)
-    if up.device.type != "cpu" or numbers <= CHUNK_SIZE:
+    view_size = positions * len(up) * up.itemsize
+    if up.device.type != "cpu" or views * view_size <= CHUNK_SIZE:
         return views
-    fitting = max(max(CHUNK_SIZE, up.numel()) // (positions * len(up)), 1)
+    fitting = max(max(CHUNK_SIZE, up.nbytes) // view_size, 1)
     return math.ceil(views / math.ceil(views / fitting))
 
 

@@ -82,11 +82,11 @@ def _weights(
     down_weight, down_bias = down.weight, down.bias
     if layer_scale is not None:
         down_weight, down_bias = layer_scale[:, None] * down_weight, layer_scale * down_bias
-    cast: Any = cast_for_autocast(up.weight, up.bias, down_weight)
-    up_weight, up_bias, cast_down = cast
+    cast: Any = cast_for_autocast(up.weight, up.bias)
+    up_weight, up_bias = cast
     scale, shift = (None, None) if grn is None else (grn.weight.view(-1), grn.bias.view(-1))
     if runs_on_kernels(up_weight) and not torch.compiler.is_compiling():  # which read vectors as they are
-        up_bias, down_weight = up.bias, cast_down
+        up_bias, (down_weight,) = up.bias, cast_for_autocast(down_weight)
     else:  # both biases are part of products with `down`
         down_bias = down_bias.to(down_weight.dtype)
         shift = None if shift is None else shift.to(down_weight.dtype)

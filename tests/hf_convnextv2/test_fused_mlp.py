@@ -51,7 +51,8 @@ def test_fused_mlp_has_the_gradients_of_the_formula(mlp, shape):
 
 def test_the_largest_cases_above_are_worked_on_in_chunks():
     for images, positions in ((300, 256), (40_000, 2)):
-        assert images * positions * 16 > CHUNK_SIZE > positions * 16
+        view_size = positions * 16 * torch.get_default_dtype().itemsize
+        assert images * view_size > CHUNK_SIZE > view_size
 
 
 def test_fused_mlp_computes_the_same_without_gradients(mlp):
@@ -261,17 +262,24 @@ def test_compiled_formula_is_the_fused_one(branch, monkeypatch):
     assert_close(fused_branch(branch, short, short, factor), plain_branch(branch, short, short, factor))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("images", "positions", "width"), [(7, 3136, 384), (8, 49, 3072), (5, 1, 8), (1, 10**6, 16)])
-def test_chunks_are_of_nearly_one_size_and_cover_every_image_once(images, positions, width):
-    up = torch.empty(width, width // 4)
+def test_chunks_are_of_nearly_one_size_and_cover_every_image_once(images, positions, width, dtype):
+    up = torch.empty(width, width // 4, dtype=dtype)
     chunks = split_into_chunks(((images, positions), (2, positions - 1)), up)
     assert [i for chunk in chunks for i in range(chunk.views.start, chunk.views.stop)] == list(range(images + 2))
     stops = [0, *(chunk.rows.stop for chunk in chunks)]
     assert [chunk.rows.start for chunk in chunks] == stops[:-1]
     assert stops[-1] == images * positions + 2 * (positions - 1)
     sizes = [chunk.shape[0] for chunk in chunks if chunk.views.stop <= images]
-    assert len(sizes) == 1 or max(sizes) * positions * width <= 2 * max(CHUNK_SIZE, up.numel())
+    assert len(sizes) == 1 or max(sizes) * positions * width * dtype.itemsize <= 2 * max(CHUNK_SIZE, up.nbytes)
     assert max(sizes) - min(sizes) < max(2, len(sizes))
+
+
+def test_half_precision_is_worked_on_in_fewer_chunks():
+    up = torch.empty(384, 96)
+    counts = [len(split_into_chunks(((8, 1216),), weight)) for weight in (up, up.bfloat16())]
+    assert counts == [4, 2]
 
 
 def weights_of(branch):
