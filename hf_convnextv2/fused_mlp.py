@@ -86,7 +86,8 @@ def _weights(
     up_weight, up_bias = cast
     scale, shift = (None, None) if grn is None else (grn.weight.view(-1), grn.bias.view(-1))
     if runs_on_kernels(up_weight) and not torch.compiler.is_compiling():  # which read vectors as they are
-        up_bias, (down_weight,) = up.bias, cast_for_autocast(down_weight)
+        cast = cast_for_autocast(down_weight)
+        up_bias, down_weight = up.bias, cast[0]
     else:  # both biases are part of products with `down`
         down_bias = down_bias.to(down_weight.dtype)
         shift = None if shift is None else shift.to(down_weight.dtype)
