@@ -1,6 +1,6 @@
 """The classifier against Transformers' own beside processes that compute, and in a process whose heap has grown.
 
-    python -m benchmarks.loaded --cases atto:16 tiny:8 --busy 0 1 2
+    python -m benchmarks.loaded --cases atto:16 tiny:8 atto:1 tiny:1 base:1 --busy 0 1 2
 
 A busy process multiplies matrices on one core for as long as the contenders take turns. "grown" is a process that has
 trained both models: its memory allocator then keeps freed memory, and fresh pages cost less.
@@ -26,12 +26,13 @@ MATRIX_SIZE = 512
 def main() -> None:
     args = parse_arguments(
         str(__doc__),
-        cases=["atto:16", "tiny:8"],
+        cases=["atto:16", "tiny:8", "atto:1", "tiny:1", "base:1"],
         whats=["inference", "training"],
         busy=[0, 1, 2],
         heaps=["fresh", "grown"],
         image_size=224,
         dtype="float32",
+        rounds=7,
     )
     rows: list[Row] = []
     for size, batch_size in (case.split(":") for case in args.cases):

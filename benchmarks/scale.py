@@ -1,7 +1,7 @@
 """What limits 8, 64 and 512 GPUs, as far as one machine can measure it: loader, readers, shuffling and checkpoints.
 
     python -m benchmarks.scale
-    python -m benchmarks.scale --parts checkpoints --sizes tiny base large huge --folder path/to/disk
+    python -m benchmarks.scale --parts checkpoints --sizes tiny base --folder path/to/disk
 
 With `--output`, the parts of an earlier file that are not measured now are kept. `python -m benchmarks.pages`
 writes these figures, and those that are computed, into docs/scale.md.
@@ -28,7 +28,7 @@ def main() -> None:
     args = parse_arguments(
         str(__doc__),
         parts=["loader", "requests", "readers", "messages", "shuffling", "checkpoints"],
-        sizes=["tiny", "base", "large"],
+        sizes=["tiny", "base", "large", "huge"],
         readers=64,
         shards=[64, 100, 24],
         images=40,

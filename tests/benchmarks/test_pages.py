@@ -6,8 +6,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from benchmarks.pages import AT_SCALE, COMPUTED, PAGES, TABLE, as_table, filled
+from benchmarks.plot import digest_of_speeds
 from benchmarks.shared import measured_tables
 from experiments import dense_tables, payoff_tables
 from experiments.ablation import tables as ablation_tables
@@ -47,6 +49,12 @@ def test_a_table_shows_numbers_at_the_right_and_words_at_the_left():
         "| tiny | 1.23 | 12,345 | yes |",
         "| base | 123 | 1 | **no** |",
     ]
+
+
+def test_the_picture_of_speeds_was_drawn_from_these_figures():
+    """Else: python -m benchmarks.plot"""
+    with Image.open(ROOT / "docs/speed.png") as picture:
+        assert picture.text["Source"] == digest_of_speeds()
 
 
 # What the README says, the file of the figures, the row, and its columns of speed and of memory.

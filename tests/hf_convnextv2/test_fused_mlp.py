@@ -163,6 +163,25 @@ def test_autocast_rounds_little_more_than_in_plain_layers(positions):
     assert (ours < torch.tensor([1.3, 1.1]) * of_plain_layers).all()
 
 
+def test_a_bias_gradient_that_nearly_cancels_between_chunks_is_rounded_once(monkeypatch):
+    monkeypatch.setattr("hf_convnextv2.chunks.CHUNK_SIZE", 2**15)
+    layers = {"up": nn.Linear(16, 64), "grn": awake(ConvNextV2GRN(64), std=0.5), "down": nn.Linear(64, 16)}
+    mlp, half = nn.ModuleDict(layers), torch.randn(32, 100, 16)
+    x = torch.cat([half, half])
+    upstream = 0.3 * torch.randn(32, 100, 16) + torch.randn(16)
+    upstream = torch.cat([upstream, -0.99 * upstream])
+
+    def gradient(compute, enabled):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            out = compute(mlp, x).float()
+        return torch.autograd.grad(out, mlp["up"].bias, upstream)[0]
+
+    assert len(split_into_chunks((x.shape[:2],), mlp["up"].weight.bfloat16())) > 8
+    expected = gradient(plain, False)
+    ours, of_plain_layers = ((gradient(compute, True) - expected).norm() for compute in (fused, plain))
+    assert ours < 2 * of_plain_layers
+
+
 @pytest.fixture
 def branch(mlp):
     """The same middle, with the norm before it."""
