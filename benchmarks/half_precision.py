@@ -4,10 +4,10 @@
 
 "weights" are in bfloat16, or stay in float32 under "autocast". Each has the error of its logits, or of its gradients,
 against Transformers' in float32 with the same weights. OpenVINO, with weights in float16 and products in bfloat16, is
-left out where it is not installed, and where the processor has no bfloat16.
+left out where it is not installed, and where the processor has no bfloat16. In its presence, single images take all
+contenders longer.
 """
 
-import time
 from contextlib import nullcontext
 from statistics import median
 from typing import Any
@@ -24,8 +24,6 @@ from benchmarks.shared.pretraining import steps_by_precision
 FLOAT32 = "Transformers, float32"
 INFERENCE = (FLOAT32, "Transformers, weights", "Transformers, autocast", "ours, float32", "ours, weights")
 TRAINING = (FLOAT32, "Transformers, autocast", "ours, float32", "ours, autocast")
-# Seconds after an answer of OpenVINO, whose threads go on spinning for a while: they would slow the next contender.
-PAUSE = 0.5
 
 
 def main() -> None:
@@ -59,9 +57,7 @@ def compare_classifiers(size: str, batch: int, what: str, image_size: int, round
         written = write_classifier(contenders["ours, float32"].model, "openvino", "bfloat16")
         calls["OpenVINO, bf16"] = lambda: written.run({"pixel_values": pixel_values})
         errors["OpenVINO, bf16"] = error([written.logits(pixel_values)], expected)
-        calls["pause"] = lambda: time.sleep(PAUSE)
     seconds = alternate(calls, rounds)
-    seconds.pop("pause", None)
     return [
         {
             "what": what,

@@ -98,9 +98,9 @@ def loaded() -> list[Row]:
     return list(found.values())
 
 
-def half_precision(what: str) -> list[Row]:
+def half_precision(what: str, file: str = "half_precision") -> list[Row]:
     """A row for each case, a column for each contender: times Transformers' float32, and the error."""
-    rows = [row for row in read("half_precision") if row["what"] == what]
+    rows = [row for row in read(file) if row["what"] == what]
     found = []
     for (size, batch), each in groupby(rows, key=lambda row: (row["size"], row["batch"])):
         table: Row = {"Model, batch": f"{size}, {batch}"}
@@ -217,6 +217,7 @@ TABLES: dict[str, Callable[[], list[Row]]] = {
     "classifier_v1": classifier_v1,
     "loaded": loaded,
     "half_precision_inference": lambda: half_precision("inference"),
+    "half_precision_single": lambda: half_precision("inference", "half_precision_single"),
     "half_precision_training": lambda: half_precision("training"),
     "half_precision_step": half_precision_step,
     "operations": lambda: operations("training"),
