@@ -36,15 +36,33 @@ from .products import linear, linear_of_views
 
 
 class _GradientSums:
-    """Gradients of the parameters, summed over chunks in GRN's dtype; matrices of a single chunk are in their own."""
+    """Gradients of the parameters, summed over chunks in GRN's dtype; matrices of a single chunk are in their own.
+
+    is_first: whether no chunk was added yet: the first one writes the matrices, whose numbers do not count before.
+    """
 
     def __init__(self, weights: MLPWeights, num_chunks: int):
         dim, self.dtype = len(weights.down), at_least_float32(weights.up.dtype)
         dtype = weights.up.dtype if num_chunks == 1 else self.dtype
-        self.up = torch.empty_like(weights.up, dtype=dtype)  # the first chunk writes both
+        self.is_first = True
+        self.up = torch.empty_like(weights.up, dtype=dtype)
         self.down = torch.empty_like(weights.down, dtype=torch.promote_types(dtype, weights.down.dtype))
         self.up_bias, self.grn = (torch.zeros_like(weights.up[:, 0], dtype=self.dtype) for _ in range(2))
         self.down_bias, self.norm, self.norm_bias = (self.up_bias.new_zeros(dim) for _ in range(3))
+
+    def add(self, total: Tensor, value: Tensor) -> None:
+        """Add `value` to `total`, one of the matrices."""
+        if self.is_first:
+            total.copy_(value)
+        else:
+            total += value
+
+    def add_product(self, total: Tensor, a: Tensor, b: Tensor) -> None:
+        """Add `a @ b` to `total`, one of the matrices."""
+        if total.dtype == a.dtype:
+            torch.addmm(total, a, b, beta=0 if self.is_first else 1, out=total)
+        else:
+            self.add(total, torch.mm(a, b))
 
     def of(self, weights: MLPWeights) -> list[Tensor | None]:
         """The gradient of each of `weights`, in its dtype."""
@@ -76,7 +94,7 @@ def mlp_gradients(
     activation, grad_activation = (chunk_buffer(weights.up.T, chunks) for _ in range(2))
     products = activation if energy is None else chunk_buffer(weights.up.T, chunks)
     for chunk, h in zip(chunks, hidden, strict=True):
-        y, buffer, is_first = chunk.start_of(activation), chunk.start_of(grad_activation), chunk is chunks[0]
+        y, buffer = chunk.start_of(activation), chunk.start_of(grad_activation)
         z = chunk.of(grad)
         if factor is not None:
             z = z * factor[chunk.views]
@@ -84,26 +102,26 @@ def mlp_gradients(
         z = z.to(weights.up.dtype)
         torch.ops.aten.gelu.out(h, out=y)
         if energy is None:
-            grad_y = _without_grn(z, y, weights, sums, is_first, buffer)
+            grad_y = _without_grn(z, y, weights, sums, buffer)
         elif scales_weights(chunk.shape[1], weights):
-            grad_y = _through_weights(z, y, energy[chunk.views], weights, sums, is_first, buffer)
+            grad_y = _through_weights(z, y, energy[chunk.views], weights, sums, buffer)
         else:
-            buffers = buffer, chunk.start_of(products)
-            grad_y = _through_activations(z, y, energy[chunk.views], weights, sums, is_first, *buffers)
+            grad_y = _through_activations(z, y, energy[chunk.views], weights, sums, buffer, chunk.start_of(products))
         torch.ops.aten.gelu_backward.grad_input(grad_y, h, grad_input=grad_y)
-        grad_x[chunk.rows] = _through_up(grad_y.flatten(0, 1), x[chunk.rows], weights, sums, is_first)
+        grad_x[chunk.rows] = _through_up(grad_y.flatten(0, 1), x[chunk.rows], weights, sums)
+        sums.is_first = False
     return grad_x, sums.of(weights)
 
 
-def _without_grn(z: Tensor, y: Tensor, weights: MLPWeights, sums: _GradientSums, is_first: bool, out: Tensor) -> Tensor:
+def _without_grn(z: Tensor, y: Tensor, weights: MLPWeights, sums: _GradientSums, out: Tensor) -> Tensor:
     """dL/dy `(B, T, 4C)`, which may lie in `out`, in a block without GRN; adds to the sum of `down`."""
     rows = z.flatten(0, 1)
-    _add_product(sums.down, rows.T, y.flatten(0, 1), is_first)
+    sums.add_product(sums.down, rows.T, y.flatten(0, 1))
     return linear(rows, weights.down.T.to(z.dtype), out=out.flatten(0, 1)).view(y.shape)
 
 
 def _through_weights(
-    z: Tensor, y: Tensor, energy: Tensor, weights: MLPWeights, sums: _GradientSums, is_first: bool, out: Tensor
+    z: Tensor, y: Tensor, energy: Tensor, weights: MLPWeights, sums: _GradientSums, out: Tensor
 ) -> Tensor:
     """dL/dy `(B, T, 4C)`, which may lie in `out`, with GRN's scale multiplied into `down`; adds to the sums of both."""
     products = torch.bmm(z.mT, y)  # (B, C, 4C)
@@ -111,20 +129,13 @@ def _through_weights(
     assert weights.grn is not None
     wide_scale, slope, grad_grn = grn_gradients(grad_scale, energy, weights.grn)
     sums.grn += grad_grn
-    _add(sums.down, products.mul_(wide_scale).sum(dim=0), is_first)
+    sums.add(sums.down, products.mul_(wide_scale).sum(dim=0))
     grad_y = linear_of_views(z, scaled_down(weights, wide_scale).mT, out=out)
     return grad_y.addcmul_(y, slope.to(y.dtype))
 
 
 def _through_activations(
-    z: Tensor,
-    y: Tensor,
-    energy: Tensor,
-    weights: MLPWeights,
-    sums: _GradientSums,
-    is_first: bool,
-    out: Tensor,
-    products: Tensor,
+    z: Tensor, y: Tensor, energy: Tensor, weights: MLPWeights, sums: _GradientSums, out: Tensor, products: Tensor
 ) -> Tensor:
     """The same with GRN's scale multiplied into the activations `y`, which are overwritten, as are `products`."""
     grad_y = linear(z.flatten(0, 1), weights.down.T.to(z.dtype), out=out.flatten(0, 1)).view(y.shape)
@@ -134,20 +145,20 @@ def _through_activations(
     scale = wide_scale.to(y.dtype)
     sums.grn += grad_grn
     grad_y.mul_(scale).addcmul_(y, slope.to(y.dtype))
-    _add_product(sums.down, z.flatten(0, 1).T, y.mul_(scale).flatten(0, 1), is_first)
+    sums.add_product(sums.down, z.flatten(0, 1).T, y.mul_(scale).flatten(0, 1))
     return grad_y
 
 
-def _through_up(grad: Tensor, x: Tensor, weights: MLPWeights, sums: _GradientSums, is_first: bool) -> Tensor:
+def _through_up(grad: Tensor, x: Tensor, weights: MLPWeights, sums: _GradientSums) -> Tensor:
     """Gradient of the input `(rows, C)` from that of the output `(rows, 4C)` of `up`; adds to the sums of both."""
     # The sum of one chunk is rounded once either way, and takes half the time unless float32 is asked for.
     sums.up_bias += grad.sum(dim=0, dtype=None if sums.up.dtype == grad.dtype else sums.dtype)
     if weights.norm is None:
-        _add_product(sums.up, grad.T, x, is_first)
+        sums.add_product(sums.up, grad.T, x)
         return linear(grad, weights.up.T)
     wide, shape, affine = x.to(weights.norm.dtype), x.shape[-1:], (weights.norm, weights.norm_bias)
     rows, mean, deviation = torch.native_layer_norm(wide, shape, *affine, weights.eps)
-    _add_product(sums.up, grad.T, rows.to(weights.up.dtype), is_first)
+    sums.add_product(sums.up, grad.T, rows.to(weights.up.dtype))
     grad_rows = linear(grad, weights.up.T).to(wide.dtype)
     wanted = [True, True, True]
     gradients = torch.ops.aten.native_layer_norm_backward(grad_rows, wide, shape, mean, deviation, *affine, wanted)
@@ -155,19 +166,3 @@ def _through_up(grad: Tensor, x: Tensor, weights: MLPWeights, sums: _GradientSum
     sums.norm += grad_norm
     sums.norm_bias += grad_norm_bias
     return grad_x
-
-
-def _add_product(total: Tensor, a: Tensor, b: Tensor, is_first: bool) -> None:
-    """Add `a @ b` to `total`, whose numbers do not count if this is the first product."""
-    if total.dtype == a.dtype:
-        torch.addmm(total, a, b, beta=0 if is_first else 1, out=total)
-    else:
-        _add(total, torch.mm(a, b), is_first)
-
-
-def _add(total: Tensor, value: Tensor, is_first: bool) -> None:
-    """Add `value` to `total`, whose numbers do not count if this is the first value."""
-    if is_first:
-        total.copy_(value)
-    else:
-        total += value
