@@ -5,6 +5,10 @@ nothing else. Beside another process, a thread that spins keeps a core from the 
 OpenMP, which PyTorch has on Linux, lets threads spin for milliseconds, but for microseconds only in a process that has
 more of its threads than cores. Idle threads, one where each core has a thread that computes, are therefore a switch, at
 any time. What is computed stays the same.
+
+Alone, threads that sleep take 1.3 to 1.7 times as long: waking up costs time, and Linux then often runs two of them on
+one core. That other processes want the cores shows in how long threads wait for a core, but only while they spin: those
+that sleep wait for one at each wake-up. So from time to time they spin again for a moment, to see.
 """
 
 import contextlib
@@ -16,27 +20,29 @@ import threading
 import time
 from collections.abc import Mapping
 from functools import cache
-from importlib import import_module
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 SET_BY_USER = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 SECONDS_BETWEEN_CHECKS = 0.5
-LEAST_SECONDS = 0.25  # of processor time between two checks
+LEAST_SECONDS = 0.25  # of computing between two checks
 MOST = 32  # OpenMP threads of an idle thread; on a machine with more cores to spare, threads spin
-# How often a core is taken from a thread that computes, in a second of its time: 20 times on a machine that does
-# nothing else, 140 times and more beside another process, at each turn of Linux's scheduler.
-FEW, MANY = 40, 80
+# How long all threads together are delayed, in a second in which one of them computes: 0.04 to 0.3 s where nothing else
+# is done, 0.7 s and more beside another process.
+TOO_LONG = 0.4
+SLEEP_TIMES = 8  # threads sleep so many times as long as it took to see that they should
 LEAST_PARALLEL = 2**15  # numbers from which on PyTorch divides an operation
+THREADS = "/proc/self/task"
 TORCH_LIBRARY = "libtorch_cpu.so"  # finds the functions of the OpenMP that it was linked with
 
 
 class Usage(NamedTuple):
-    """What this process has used: processor time in seconds, and how often a core was taken from it."""
+    """Seconds that a thread has computed, and that it was delayed because it had no core."""
 
-    seconds: float
-    preemptions: int
+    computing: float
+    delayed: float
 
 
 class IdleThread(threading.Thread):
@@ -114,13 +120,18 @@ def wait_until_gone(thread: threading.Thread) -> None:
 
 
 class Waiting:
-    """Whether waiting threads sleep soon, decided anew from time to time by what happened to this process."""
+    """Whether waiting threads sleep soon, decided anew from time to time by what happened to this process.
+
+    last_check, last_usage: when a decision was last made, and what the threads had used by then.
+    rest: the seconds of computing for which threads sleep before they spin again.
+    """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.idle_thread: IdleThread | None = None
         self.last_check = -SECONDS_BETWEEN_CHECKS
-        self.last_usage: Usage | None = None
+        self.last_usage: dict[str, Usage] = {}
+        self.rest = 0.0
 
     def adapt(self) -> None:
         """Check whether others want the cores, if the last check is long ago, and switch if that has changed."""
@@ -128,21 +139,22 @@ class Waiting:
         with self.lock:
             if self.idle_thread is not None and self.idle_thread.beside != threads:
                 self._let_spin()
+                self.last_usage = {}
             if now - self.last_check >= SECONDS_BETWEEN_CHECKS and threads > 1 and num_own_threads(threads) <= MOST:
                 self._check(now)
 
     def _check(self, now: float) -> None:
-        usage, before = used_so_far(), self.last_usage
-        if before is not None and usage.seconds - before.seconds < LEAST_SECONDS:
+        usage = used_so_far()
+        spent = spent_between(self.last_usage, usage)
+        computed = max((sum(each) for each in spent), default=0.0)
+        if self.last_usage and computed < (LEAST_SECONDS if self.idle_thread is None else self.rest):
             return
         self.last_check, self.last_usage = now, usage
-        if before is None:
-            return
-        rate = (usage.preemptions - before.preemptions) / (usage.seconds - before.seconds)
-        if rate > MANY and self.idle_thread is None:
-            self._let_sleep()
-        elif rate < FEW and self.idle_thread is not None:
+        if self.idle_thread is not None:
             self._let_spin()
+        elif sum(each.delayed for each in spent) > TOO_LONG * computed:
+            self.rest = SLEEP_TIMES * computed
+            self._let_sleep()
 
     def _let_sleep(self) -> None:
         thread = IdleThread()
@@ -159,11 +171,21 @@ class Waiting:
         self.idle_thread = None
 
 
-def used_so_far() -> Usage:
-    # By name: Windows does not have this module, and a model on the Hub is refused if an import of its code is missing.
-    resource = import_module("resource")
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return Usage(used.ru_utime + used.ru_stime, used.ru_nivcsw)
+def used_so_far() -> dict[str, Usage]:
+    """By the threads of this process; nothing where the system does not say."""
+    found = {}
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(THREADS):
+            with contextlib.suppress(OSError):  # it has ended
+                computing, delayed, _ = Path(THREADS, thread, "schedstat").read_text().split()
+                found[thread] = Usage(int(computing) / 1e9, int(delayed) / 1e9)
+    return found
+
+
+def spent_between(before: Mapping[str, Usage], after: Mapping[str, Usage]) -> list[Usage]:
+    """By the threads that were there both times."""
+    both = [(before[thread], used) for thread, used in after.items() if thread in before]
+    return [Usage(used.computing - old.computing, used.delayed - old.delayed) for old, used in both]
 
 
 @cache

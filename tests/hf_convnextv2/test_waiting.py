@@ -4,21 +4,24 @@ import multiprocessing
 import os
 import sys
 import threading
+import time
 
 import pytest
 import torch
 
 from hf_convnextv2 import ConvNextV2ForImageClassification, waiting
 from hf_convnextv2.waiting import (
-    FEW,
     LEAST_SECONDS,
-    MANY,
     SECONDS_BETWEEN_CHECKS,
+    SLEEP_TIMES,
+    TOO_LONG,
     IdleThread,
     Usage,
     Waiting,
     is_switchable,
     share_cores,
+    spent_between,
+    used_so_far,
 )
 from tests.small_models import awake, run_python, small_config
 
@@ -37,16 +40,19 @@ def two_threads():
 
 
 class Machine:
-    """A clock, and what the process has used so far, that a test moves on."""
+    """A clock, and what two threads have used so far, that a test moves on."""
 
     def __init__(self, monkeypatch):
-        self.time, self.usage = 100.0, Usage(10.0, 5000)
+        self.time, self.usage = 100.0, {"1": Usage(10.0, 3.0), "2": Usage(8.0, 5.0)}
         monkeypatch.setattr(waiting.time, "monotonic", lambda: self.time)
-        monkeypatch.setattr(waiting, "used_so_far", lambda: self.usage)
+        monkeypatch.setattr(waiting, "used_so_far", lambda: dict(self.usage))
 
-    def compute(self, preemptions, seconds=SECONDS_BETWEEN_CHECKS, of_processor=1.0):
-        self.time += seconds
-        self.usage = Usage(self.usage.seconds + of_processor, self.usage.preemptions + preemptions)
+    def compute(self, delayed, seconds=1.0, passed=None):
+        """The first thread computes or is delayed for so many seconds; both are delayed for the same time."""
+        self.time += seconds if passed is None else passed
+        for thread, computing in (("1", seconds - delayed / 2), ("2", 0.0)):
+            used = self.usage[thread]
+            self.usage[thread] = Usage(used.computing + computing, used.delayed + delayed / 2)
 
 
 @pytest.fixture
@@ -71,53 +77,119 @@ def idle_threads():
 
 def test_threads_sleep_once_others_take_the_cores_and_spin_again_afterwards(waits, machine):
     before = idle_threads()
-    for preemptions, sleeps in ((FEW, False), (MANY + 1, True), (FEW, True), (FEW - 1, False), (MANY, False)):
-        machine.compute(preemptions)
+    rest = SLEEP_TIMES * 1.0
+    for delayed, seconds, sleeps in (
+        (TOO_LONG - 0.01, 1.0, False),
+        (TOO_LONG + 0.01, 1.0, True),
+        (0.0, rest - 0.1, True),  # whether the cores are free does not show while threads sleep
+        (0.0, 0.2, False),
+        (TOO_LONG - 0.01, 1.0, False),
+        (TOO_LONG + 0.01, 1.0, True),
+        (rest, rest + 0.1, False),
+        (TOO_LONG + 0.01, 1.0, True),  # the other process is still there
+    ):
+        machine.compute(delayed, seconds)
         waits.adapt()
         assert (waits.idle_thread is not None) == sleeps == (len(idle_threads()) > len(before))
 
 
-def test_preemptions_count_by_the_time_that_was_computed(waits, machine):
-    machine.compute(MANY + 1, of_processor=2.0)
+def test_delays_count_by_the_time_that_was_computed(waits, machine):
+    machine.compute(TOO_LONG + 0.1, seconds=2.0)
     waits.adapt()
     assert waits.idle_thread is None
-    machine.compute(MANY // 2 + 1, of_processor=0.5)
+    machine.compute(TOO_LONG / 2 + 0.1, seconds=0.5)
+    waits.adapt()
+    assert waits.idle_thread is not None
+
+
+def test_threads_sleep_for_longer_if_it_took_longer_to_see_that_they_should(waits, machine):
+    machine.compute(6.0, seconds=6.0)
+    waits.adapt()
+    for seconds, sleeps in ((SLEEP_TIMES * 6.0 - 0.1, True), (0.2, False)):
+        machine.compute(0.0, seconds)
+        waits.adapt()
+        assert (waits.idle_thread is not None) == sleeps
+
+
+def test_time_without_computing_is_no_rest(waits, machine):
+    machine.compute(1.0)
+    waits.adapt()
+    machine.compute(0.0, seconds=0.1, passed=3600.0)
     waits.adapt()
     assert waits.idle_thread is not None
 
 
 @pytest.mark.parametrize(
-    ("seconds", "of_processor"), [(SECONDS_BETWEEN_CHECKS / 2, 1.0), (SECONDS_BETWEEN_CHECKS, LEAST_SECONDS / 2)]
+    ("passed", "seconds"), [(SECONDS_BETWEEN_CHECKS / 2, 1.0), (SECONDS_BETWEEN_CHECKS, LEAST_SECONDS / 2)]
 )
-def test_nothing_is_told_from_a_moment_or_from_little_work(seconds, of_processor, waits, machine):
+def test_nothing_is_told_from_a_moment_or_from_little_work(passed, seconds, waits, machine):
     for sleeps in (False, True):  # twice as long, or as much, is enough
-        machine.compute(1000, seconds, of_processor)
+        machine.compute(seconds, seconds, passed)
         waits.adapt()
         assert (waits.idle_thread is not None) == sleeps
 
 
+def test_threads_spin_where_the_system_does_not_say_how_long_they_wait_for_a_core(monkeypatch):
+    monkeypatch.setattr(waiting, "THREADS", "/proc/absent")
+    assert used_so_far() == {}
+    waits = Waiting()
+    for now in (1.0, 2.0, 3.0):
+        monkeypatch.setattr(waiting.time, "monotonic", lambda now=now: now)
+        waits.adapt()
+    assert waits.idle_thread is None
+
+
+def test_threads_that_began_or_ended_meanwhile_do_not_count():
+    before = {"1": Usage(1.0, 0.5), "2": Usage(7.0, 7.0)}
+    assert spent_between(before, {"1": Usage(3.0, 0.75), "3": Usage(9.0, 9.0)}) == [Usage(2.0, 0.25)]
+
+
+def test_a_thread_that_wants_a_core_all_the_time_computes_or_is_delayed():
+    cores, matrix, found = os.sched_getaffinity(0), torch.ones(64, 64), {}
+
+    def compute():
+        os.sched_setaffinity(0, {min(cores)})  # of this thread: both have one core
+        name, start, before = str(threading.get_native_id()), time.perf_counter(), used_so_far()
+        while time.perf_counter() - start < 0.5:
+            torch.mm(matrix, matrix)
+        (spent,) = spent_between({name: before[name]}, {name: used_so_far()[name]})
+        found[name] = (*spent, time.perf_counter() - start)
+
+    threads = [threading.Thread(target=compute) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 2
+    for computing, delayed, passed in found.values():
+        assert computing < 0.8 * passed
+        assert computing + delayed <= 1.01 * passed
+    assert sum(delayed for _, delayed, _ in found.values()) > 0.1
+
+
 def test_one_thread_has_nobody_to_wait_for(waits, machine):
     torch.set_num_threads(1)
-    machine.compute(1000)
+    machine.compute(1.0)
     waits.adapt()
     assert waits.idle_thread is None
 
 
 def test_another_number_of_threads_ends_the_idle_thread(waits, machine):
-    machine.compute(1000)
+    machine.compute(1.0)
     waits.adapt()
     assert waits.idle_thread.beside == 2
     torch.set_num_threads(3)
     waits.adapt()
     assert waits.idle_thread is None
-    machine.compute(1000)
-    waits.adapt()
+    for _ in range(2):  # what was used while threads slept says nothing
+        machine.compute(1.0)
+        waits.adapt()
     assert waits.idle_thread.beside == 3
 
 
 def test_threads_spin_where_many_cores_would_need_many_idle_threads(waits, machine, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(waiting.MOST + 1))
-    machine.compute(1000)
+    machine.compute(1.0)
     waits.adapt()
     assert waits.idle_thread is None
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(4))
@@ -132,15 +204,15 @@ def refused(number):
 def test_the_switch_is_given_up_for_good_once_threads_are_refused(waits, machine, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(waiting, "check_room", refused)
-        machine.compute(1000)
+        machine.compute(1.0)
         waits.adapt()
-    machine.compute(1000)
+    machine.compute(1.0)
     waits.adapt()
     assert waits.idle_thread is None
 
 
 def test_the_number_of_threads_stays_as_it_was(waits, machine):
-    machine.compute(1000)
+    machine.compute(1.0)
     waits.adapt()
     seen = [torch.get_num_threads()]
     fresh = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
@@ -189,7 +261,7 @@ def test_an_idle_thread_has_as_many_openmp_threads_as_make_more_than_cores(monke
 def test_without_the_functions_of_openmp_threads_spin(library, waits, machine, monkeypatch):
     monkeypatch.setattr(waiting, "TORCH_LIBRARY", library)
     before = idle_threads()
-    machine.compute(1000)
+    machine.compute(1.0)
     waits.adapt()
     assert waits.idle_thread is None
     assert idle_threads() == before
@@ -200,7 +272,7 @@ def test_results_are_the_same_bits_in_either_way(waits, machine):
     torch.manual_seed(0)
     model, images = awake(ConvNextV2ForImageClassification(small_config())), torch.randn(4, 3, 64, 64)
     expected = model(images).logits
-    machine.compute(1000)
+    machine.compute(1.0)
     waits.adapt()
     assert torch.equal(model(images).logits, expected)
 
