@@ -19,9 +19,11 @@
 
 # %%
 # Installs the package. In Colab, or wherever you have no clone, set REPOSITORY to the https address of its repository.
+# In a clone, goes to its folder: Jupyter starts in that of the notebook.
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 REPOSITORY = os.environ.get("REPOSITORY", "")
 if REPOSITORY:
@@ -29,11 +31,14 @@ if REPOSITORY:
     os.chdir("hf_convnextv2")
     install = [sys.executable, "-m", "pip", "install", "--quiet"]
     subprocess.run([*install, "-e", ".[training,conversion]", "scikit-image"], check=True)
+while not Path("training/pretrain.py").is_file():
+    if Path.cwd() == Path.cwd().parent:
+        raise RuntimeError("Start this notebook in a clone of the repository, or set REPOSITORY to its address.")
+    os.chdir("..")
 
 # %%
 import csv
 import shlex
-from pathlib import Path
 
 import numpy as np
 import skimage.data

@@ -15,6 +15,7 @@ if __name__ == "__main__":  # before the imports below, which take seconds: repo
     settings = parse_settings(CompareSettings, sys.argv[1:], __doc__)
 
 import json
+import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from datasets import Dataset
 
 from conversion.files import read_json, write_json
 from training.comparison.drawing import check_shares
@@ -33,7 +35,8 @@ from training.comparison.runs import Comparison
 from training.comparison.starts import create_starts, recipe_of
 from training.comparison.stopping import stopping_runs
 from training.console.bars import keep_bars_to_terminals
-from training.data.sources import find_source
+from training.data.sources import check_column, file_paths, find_source, values_of
+from training.prediction.record import stamps_of_images
 from training.run.locks import only_one
 from training.settings.checks import check
 
@@ -46,10 +49,12 @@ def main(settings: CompareSettings) -> str:
     output = Path(settings.run.output_dir)
     check_folder(output)
     starts = create_starts(settings)
-    check_unlabelled(settings)
+    unlabelled = find_unlabelled(settings)
     images = load_labelled(settings.data, settings.starts.num_channels)
+    if unlabelled is not None:
+        check_held_out(settings, images, unlabelled)
     check_shares(np.array(images.train["label"][:]), images.names, settings.budget.label_shares, settings.budget.seeds)
-    record = record_of(settings, images)
+    record = record_of(settings, images, unlabelled)
     check_same(output, record)
     if settings.run.dry_run:
         with TemporaryDirectory() as folder:
@@ -75,20 +80,35 @@ def check_folder(output: Path) -> None:
     check("output_dir", output, not held or (output / RECORD).is_file(), rule)
 
 
-def check_unlabelled(settings: CompareSettings) -> None:
-    """Raise unless the images to pre-train on are there; none of them is read."""
+def find_unlabelled(settings: CompareSettings) -> Dataset | None:
+    """Other images to pre-train on, if the settings name some; none of them is read. Raises if they are not there."""
     name = settings.data.unlabelled_dataset_name
     if name is None:
-        return
+        return None
     try:
-        find_source(settings.replace(dataset_name=name, train_split="train", eval_split=None).data, "train")
+        data = settings.replace(dataset_name=name, train_split="train", eval_split=None).data
+        found = find_source(data, "train").source
+        check_column(found, "image_column", data.image_column)
     except ValueError as error:
         raise ValueError(str(error).replace("`dataset_name`", "`unlabelled_dataset_name`")) from error
     used = any(start not in ("random", "checkpoint") for start in settings.starts.starts or [])
     check("unlabelled_dataset_name", name, used, "come with a start that is pre-trained")
+    assert isinstance(found, Dataset)
+    return found
 
 
-def record_of(settings: CompareSettings, images: Labelled) -> dict[str, Any]:
+def check_held_out(settings: CompareSettings, images: Labelled, unlabelled: Dataset) -> None:
+    """Raise if files of held-out images are among those to pre-train on."""
+    files = file_paths(values_of(unlabelled, settings.data.image_column))
+    held_out, there = (
+        {os.path.abspath(file) for file in part.to_pylist()} for part in (images.files_of(images.test), files)
+    )
+    both = sorted(held_out & there)
+    rule = f"leave the held-out images out, but holds {len(both):,} of them, such as {(both or [''])[0]}"
+    check("unlabelled_dataset_name", settings.data.unlabelled_dataset_name, not both, rule)
+
+
+def record_of(settings: CompareSettings, images: Labelled, unlabelled: Dataset | None) -> dict[str, Any]:
     """All that the runs depend on, beside what their folders are named after: start, share of the labels and seed."""
     values = settings.values()
     record = {name: values[name] for name in settings.record().compared}
@@ -96,6 +116,9 @@ def record_of(settings: CompareSettings, images: Labelled) -> dict[str, Any]:
         recipe = recipe_of(settings, task)
         record[f"{task}_config"] = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     record["images"] = {"train": len(images.train), "test": len(images.test), "fingerprint": images.fingerprint}
+    if unlabelled is not None:
+        name, column = str(settings.data.unlabelled_dataset_name), settings.data.image_column
+        record["unlabelled images"] = stamps_of_images(unlabelled, column, name)
     return json.loads(json.dumps(record))
 
 

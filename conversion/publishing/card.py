@@ -130,13 +130,12 @@ def _measured(contents: CardContents) -> list[EvalResult]:
             dataset_split=settings.get("train_split" if kind in PRETRAINING else "eval_split"),
             task_name=contents.model.task_name,
             metric_type=metric,
-            metric_name=metric_name,
+            metric_name=metric_name and contents.results.in_words(figure, metric_name),
             metric_args=arguments,
             metric_value=value,
         )
-        for (metric, metric_name, arguments), value in (
-            (HUB_METRICS.get(figure, (figure, None, None)), value) for figure, value in contents.results.metrics.items()
-        )
+        for figure, value in contents.results.metrics.items()
+        for metric, metric_name, arguments in [HUB_METRICS.get(figure, (figure, None, None))]
     ]
 
 

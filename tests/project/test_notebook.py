@@ -50,19 +50,29 @@ def test_the_notebook_has_ten_cells_of_code_holds_no_output_and_installs_from_th
     assert "--depth" in first and not re.search(r"hf_[A-Za-z0-9]{20}", SOURCE.read_text())  # no token
 
 
+def test_the_notebook_says_where_to_start_it(tmp_path):
+    first = cells_of(json.loads(NOTEBOOK.read_text()))[1][1]
+    environment = {name: value for name, value in os.environ.items() if name != "REPOSITORY"}
+    command = [sys.executable, "-c", first]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert "Start this notebook in a clone of the repository, or set REPOSITORY" in done.stderr
+
+
 @pytest.mark.slow
 def test_the_notebook_runs_and_ends_with_a_card(tmp_path):
     text = SOURCE.read_text()
     for written, short in SHORT:
         assert written in text, written
         text = text.replace(written, short)
-    (tmp_path / "notebook.py").write_text(text)
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "notebook.py").write_text(text)
     for name in ("training", "conversion"):
         (tmp_path / name).symlink_to(ROOT / name)
     environment = {name: value for name, value in os.environ.items() if name != "REPOSITORY"}
     environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
     done = subprocess.run(
-        [sys.executable, "notebook.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "notebook.py"], cwd=docs, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     card = metadata_load(tmp_path / "out/classifier/README.md") or {}

@@ -33,7 +33,7 @@ def check_shares(labels: np.ndarray, names: Sequence[str], shares: Sequence[floa
         rule = (
             f"leave an image of each class, but with {math.floor(share * len(labels))} of {len(labels):,} images the "
         )
-        rule += f"class `{names[missing or 0]}` has none; the least share that has all of them is {least:g}"
+        rule += f"class `{names[missing or 0]}` has none; with a share of {least:g} or more, every class has some"
         check("label_shares", share, missing is None, rule)
         left_out = len(labels) - math.floor(share * len(labels))
         rule = f"be 1, or leave out at least {len(names)} of the {len(labels):,} images, one for each class"

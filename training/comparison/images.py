@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from datasets import ClassLabel, Dataset, Image, LargeList, List
 from sklearn.model_selection import train_test_split
 
@@ -16,7 +17,7 @@ from training.comparison.subsets import undecoded, write_parquet
 from training.data.checking.store import digest_of_files
 from training.data.labels import check_labels, label_array, label_mapping, resolve_labels
 from training.data.samples import load_images
-from training.data.sources import Source, array_dtype, features_of, file_paths, find_source, values_of
+from training.data.sources import Source, features_of, file_paths, find_source, values_of
 from training.data.splits import check_split, split_names
 from training.settings.checks import check
 from training.settings.comparison import CompareDataSettings
@@ -44,18 +45,23 @@ class Labelled(NamedTuple):
 
     @property
     def fingerprint(self) -> str:
-        """What tells these images and labels from others: paths, sizes and times of the files, and classes."""
+        """What tells these images and labels from others: classes, what is stored in tables, and files by their path,
+        size and time of the last change.
+        """
         digest = hashlib.sha256()
         for part in (self.train, self.test):
             digest.update(f"{len(part)} {self.names} {part['label'][:]}".encode())
-            if array_dtype(part, "image") is not None:  # arrays themselves: by their number
-                continue
-            digest.update(digest_of_files(file_paths(values_of(undecoded(part), "image"))).encode())
-            for batch in undecoded(part).select_columns(["image"]).iter(batch_size=1000):
-                for image in batch["image"]:  # type: ignore[index]
-                    stored = image if isinstance(image, dict) else {"path": image}
-                    digest.update(f"{len(stored.get('bytes') or b'')} {stored.get('path')}".encode())
+            digest.update(digest_of_files(self.files_of(part)).encode())
+            stored: Any = undecoded(part).select_columns(["image"]).with_format("arrow")
+            for rows in stored.iter(batch_size=1000):
+                for batch in rows.combine_chunks().to_batches():
+                    digest.update(batch.serialize())
         return digest.hexdigest()
+
+    @staticmethod
+    def files_of(part: Dataset) -> pa.ChunkedArray:
+        """The paths of the images that are files of their own."""
+        return file_paths(values_of(undecoded(part), "image"))
 
 
 def load_labelled(data: CompareDataSettings, num_channels: int) -> Labelled:
@@ -75,6 +81,8 @@ def load_labelled(data: CompareDataSettings, num_channels: int) -> Labelled:
     names = resolve_labels(found.source, column, None, found.notes)
     train = with_labels(load_images(data, data.train_split, None, num_channels), data, names)
     if data.eval_split is None:
+        rule = "be left out without a split to compare on: `train_val_split` says how many images are held out"
+        check("max_eval_samples", data.max_eval_samples, data.max_eval_samples is None, rule)
         train, test = hold_out(train, names, data)
         held_out = f"{len(test):,} images, {data.train_val_split:.0%} of split `{data.train_split}`"
     else:

@@ -96,12 +96,14 @@ def claim(found: Difference, name: str, other: str, interval: str = "95 % interv
     return f"{name} is ahead of {other} by {gain:.1f} points of balanced accuracy ({interval} {low:.1f} to {high:.1f})"
 
 
-def is_claimable(labels: np.ndarray) -> bool:
+def is_claimable(labels: np.ndarray, num_classes: int) -> bool:
     """Whether there are enough images of each class for an interval to mean something."""
-    return bool(np.unique(labels, return_counts=True)[1].min() >= FEWEST)
+    return bool(np.bincount(labels, minlength=num_classes).min() >= FEWEST)
 
 
-def sentence(labels: np.ndarray, answers: Mapping[str, np.ndarray], reference: str, condition: str) -> str:
+def sentence(
+    labels: np.ndarray, answers: Mapping[str, np.ndarray], reference: str, condition: str, num_classes: int
+) -> str:
     """One sentence: whether the best start is ahead of the reference, and of the second best.
 
     Which starts these are is chosen by the same images. Therefore each interval is as wide as it takes for those of all
@@ -112,8 +114,9 @@ def sentence(labels: np.ndarray, answers: Mapping[str, np.ndarray], reference: s
         labels: classes of the held-out images `(N,)`.
         answers: of each start, the predicted classes `(S, N)`.
         condition: how the classifiers were trained; the sentence begins with it.
+        num_classes: of the classifiers; one of which no image is held out counts, too.
     """
-    if not is_claimable(labels):
+    if not is_claimable(labels, num_classes):
         return f"{condition}, nothing can be said: of some class, fewer than {FEWEST} images are held out."
     means = {name: balanced_mean(labels, (found == labels).mean(axis=0)) for name, found in answers.items()}
     best, second = sorted(means, key=lambda name: -means[name])[:2]

@@ -101,18 +101,23 @@ def conclusion(comparison: Comparison) -> str:
     number = len(draw(comparison.images.train["label"][:], share, comparison.settings.budget.seeds[0]))
     how = "Fine-tuned with" if method == FINETUNED else f"By {method} fitted on"
     condition = f"{how} {100 * share:g} % of the labels ({number:,} images)"
-    return sentence(labels, answers, reference_of(comparison.starts).title, condition)
+    num_classes = len(comparison.images.names)
+    return sentence(labels, answers, reference_of(comparison.starts).title, condition, num_classes)
 
 
 def differences(comparison: Comparison) -> list[dict[str, Any]]:
-    """Each start minus the reference, at each share, each with a 95 % interval of its own."""
+    """Each start minus the reference, at each share, each with a 95 % interval of its own; None without enough images
+    of each class.
+    """
     labels, method = np.array(comparison.images.test["label"][:]), primary_first(comparison)[0]
     reference, found = reference_of(comparison.starts), []
+    has_intervals = is_claimable(labels, len(comparison.images.names))
     for start in comparison.starts:
         for share in comparison.settings.budget.label_shares if start != reference else ():
             first, other = (by_seed(comparison, each, method, share) for each in (start, reference))
             names = {"start": start.title, "reference": reference.title, "share": share}
-            found.append({**names, **difference(labels, first, other)._asdict()})
+            figures = difference(labels, first, other)._asdict()
+            found.append({**names, **figures, **({} if has_intervals else {"low": None, "high": None})})
     return found
 
 
@@ -147,18 +152,20 @@ def page(
     few = few_held_out(images.names, np.bincount(labels, minlength=len(images.names)).tolist())
     lines += ["", f"{few}."] if few is not None else []
     lines += ["", f"Mean and standard deviation of the seeds {', '.join(map(str, seeds))}. {SEED}"]
-    lines += ["", f"## Differences, {primary_first(comparison)[0]}", "", *difference_table(pairs, is_claimable(labels))]
+    lines += ["", f"## Differences, {primary_first(comparison)[0]}", "", *difference_table(pairs)]
     lines += ["", INTERVALS.format(over=over), "", "## Time", "", *time_table(costs), "", TIME.format(jobs=jobs)]
     return "\n".join(lines) + "\n"
 
 
-def difference_table(pairs: list[dict[str, Any]], has_intervals: bool) -> list[str]:
+def difference_table(pairs: list[dict[str, Any]]) -> list[str]:
     """A row for each difference, in points of balanced accuracy."""
     lines = ["| labels | | points | 95 % interval |", "|---:|---|---:|---:|"]
     for pair in pairs:
-        gain, low, high = (f"{100 * pair[name]:+.1f}" for name in ("gain", "low", "high"))
-        interval = f"{low} to {high}" if has_intervals else f"not known: of some class, fewer than {FEWEST} images"
-        lines.append(f"| {100 * pair['share']:g}% | {pair['start']} minus {pair['reference']} | {gain} | {interval} |")
+        names, gain = f"{pair['start']} minus {pair['reference']}", f"{100 * pair['gain']:+.1f}"
+        interval = f"not known: of some class, fewer than {FEWEST} images"
+        if pair["low"] is not None:
+            interval = f"{100 * pair['low']:+.1f} to {100 * pair['high']:+.1f}"
+        lines.append(f"| {100 * pair['share']:g}% | {names} | {gain} | {interval} |")
     return lines
 
 

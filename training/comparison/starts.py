@@ -27,6 +27,12 @@ from training.settings.scripts import FinetuneSettings, PretrainSettings, Settin
 DEFAULT_SIZE = 224  # pixels, of a model whose size no recipe says
 SHAPE = ("model_type", "model_size", *SET_BY_WEIGHTS)
 IMAGES = ("image_size", "num_channels", "image_mean", "image_std")
+# Settings of the scripts that would make a run another one than the report says, or publish every run.
+NOT_IN_RECIPES = {
+    "max_train_samples": "`label_shares` says how many labels are trained on",
+    "streaming": "the drawn images are stored",
+    "push_to_hub": "publish the classifier that you choose, with conversion.publish",
+}
 FROM_NOTHING = ("--layer_decay=1.0",)  # lower rates for lower layers preserve what random weights do not have
 
 
@@ -96,9 +102,12 @@ def told_apart(starts: list[Start]) -> list[Start]:
 
 
 def read_recipe(file: Path, kind: type[Settings]) -> dict[str, Any]:
-    """The settings of a recipe; raises a `ValueError` for one that its script does not have."""
+    """The settings of a recipe; raises a `ValueError` for one that its script or a comparison does not have."""
     yaml_as_flags(file, {field.name for field in kind.fields()})
-    return yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    recipe = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    for name, instead in NOT_IN_RECIPES.items():
+        check(f"{kind.task}_config", file, not recipe.get(name), f"not set `{name}`: {instead}")
+    return recipe
 
 
 def check_recipe(kind: str, recipe: dict[str, Any], file: Path) -> None:
@@ -200,10 +209,10 @@ def short(name: str) -> str:
 
 
 def slug(name: str) -> str:
-    """A model's name for a folder, which is another one for other weights in the same place."""
-    weights = sorted(Path(name).glob("*.safetensors"))
-    stamps = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in weights]
-    place = str(Path(name).resolve()) if weights else name
+    """A model's name for a folder, which is another one for other weights or configurations in the same place."""
+    files = sorted(file for pattern in ("*.safetensors", "*config.json") for file in Path(name).glob(pattern))
+    stamps = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    place = str(Path(name).resolve()) if files else name
     digest = hashlib.sha256(json.dumps([place, stamps]).encode()).hexdigest()[:8]
     return f"{re.sub(r'[^A-Za-z0-9.-]+', '_', short(name))}-{digest}"
 

@@ -11,7 +11,7 @@ from training.console.errors import is_first_process
 from training.data.label_readers import ClassListReader, ClassReader, IndicatorReader, LabelReader, ValueReader
 from training.data.labels import check_labels, class_list, holds_lists, holds_strings, label_mapping, resolve_labels
 from training.data.multi_label import check_indicators, check_lists, count_indicators, count_lists
-from training.data.problem_type import kind_of, problem_type_of
+from training.data.problem_type import INTEGERS, kind_of, problem_type_of
 from training.data.regression import check_values, value_notes
 from training.data.samples import Samples, make_samples
 from training.data.sources import Source, features_of, find_source
@@ -43,9 +43,14 @@ def find_problem(data: FinetuneDataSettings, num_labels: int | None) -> Problem:
     else:
         names, rule = columns, f"be {len(columns)}, the label columns, for {kind}"
         check("num_labels", num_labels, num_labels in (None, len(columns)), rule)
-    if kind != SINGLE_LABEL and data.problem_type is None and is_first_process():
-        held = ", ".join(f"`{name}` holds {kind_of(features_of(found.source)[name])}" for name in columns[:3])
-        print(f"Problem type: {kind}, as {held}{', ...' if len(columns) > 3 else ''}.", flush=True)
+    kinds = {name: kind_of(features_of(found.source)[name]) for name in columns}
+    if (kind != SINGLE_LABEL or INTEGERS in kinds.values()) and data.problem_type is None and is_first_process():
+        held = ", ".join(f"`{name}` holds {what}" for name, what in list(kinds.items())[:3])
+        more = ", ..." if len(columns) > 3 else ""
+        other = (
+            f", {len(names):,} classes. If they are values: --problem_type {REGRESSION}" if kind == SINGLE_LABEL else ""
+        )
+        print(f"Problem type: {kind}, as {held}{more}{other}.", flush=True)
     return Problem(kind, names)
 
 

@@ -69,7 +69,8 @@ class RegressionEvaluator:
         ]
         words += [f"R2 {results['eval_r2']:.3f}"] if "eval_r2" in results else []
         words += [f"loss {results['eval_loss']:.4f}"] if "eval_loss" in results else []
-        return f"{', '.join(words)}, {results['eval_samples']:,} images"
+        several = f" (means over {len(self.names)} values)" if len(self.names) > 1 else ""
+        return f"{', '.join(words)}{several}, {results['eval_samples']:,} images"
 
     def report(self) -> str:
         """The table of the values as text."""

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from datasets import Dataset
 
 from training.data.checking.store import digest_of_files, stamps_of
-from training.data.sources import file_paths, listing_of, values_of
+from training.data.sources import Source, file_paths, listing_of, values_of
 from training.models.loading import stored_config
 from training.prediction.images import Images
 from training.settings.model import ModelSettings
@@ -32,18 +32,26 @@ def record_of(
     record = {name: value for name, value in values.items() if facts[name].affects_result}
     name = model.model_name_or_path or ""
     stored = sorted(file for ending in ("json", "safetensors") for file in Path(name).glob(f"*.{ending}"))
-    source, column = images.source, data.image_column
-    files = file_paths(values_of(source, column)) if isinstance(source, Dataset) else None  # a stream is not read
-    tables = pa.chunked_array([[] if images.root else data_files(data.dataset_name)], pa.string())
     return {
         **record,
         "mixed_precision": accelerator.mixed_precision,  # the setting may leave it to the environment
         **{f"{file} of the model": stamp for file, stamp in stamps_by_name(stored).items()},
         "revision of the model": stored_config(name, model.model_revision).get("_commit_hash"),
-        "images": images.fingerprint,
         "number of images": images.total,
+        **stamps_of_images(images.source, data.image_column, "" if images.root else data.dataset_name),
+    }
+
+
+def stamps_of_images(source: Source, column: str, name: str) -> dict[str, str | None]:
+    """What tells images from others without reading them: rows, and the sizes and times of image and data files.
+
+    `name`: what the data set is called in the settings; empty if no data files count. A stream is not read.
+    """
+    files = file_paths(values_of(source, column)) if isinstance(source, Dataset) else None
+    return {
+        "images": source._fingerprint if isinstance(source, Dataset) else None,
         "sizes and times of image files": digest_of_files(files) if files is not None else None,
-        "sizes and times of data files": digest_of_files(tables),
+        "sizes and times of data files": digest_of_files(pa.chunked_array([data_files(name)], pa.string())),
     }
 
 
@@ -57,7 +65,7 @@ def stamps_by_name(files: Sequence[Path]) -> dict[str, list[int]]:
 
 def data_files(name: str) -> list[str]:
     """The local data files, such as parquet, that a name stands for: a folder, a file or a pattern."""
-    if "://" in name:
+    if not name or "://" in name:
         return []
     path = os.path.expanduser(name)
     if not os.path.isdir(path):

@@ -158,7 +158,7 @@ class BudgetSettings:
         check_finite(self)
         shares, seeds = self.label_shares, self.seeds
         check("label_shares", shares, bool(shares) and all(0 < share <= 1 for share in shares), "be in (0, 1]")
-        check("label_shares", shares, len(set(shares)) == len(shares), "be different")
+        check("label_shares", shares, len({f"{share:g}" for share in shares}) == len(shares), "be different")
         check("seeds", seeds, bool(seeds) and all(0 <= seed < 2**32 for seed in seeds), "be 0 or more")
         check("seeds", seeds, len(set(seeds)) == len(seeds), "be different")
         self.label_shares = sorted(shares)

@@ -75,6 +75,7 @@ FIGURES = {
 }
 NO_METRICS = {"eval_loss", "eval_samples", "eval_runtime", "eval_majority_accuracy", "eval_objects"}
 NO_METRICS |= {"eval_chance_average_precision"}
+OF_VALUES = ("mae", "rmse", "r2")  # which are means where there are several values
 OF_A_VALUE = ("eval_mae_", "eval_rmse_", "eval_r2_")  # which a table of their own shows
 MOST_CLASSES = 10  # in the table of a card
 # Of each class: the column that counts, and the figure by which classes are sorted.
@@ -116,7 +117,16 @@ class ResultsSection:
     @property
     def figures(self) -> list[tuple[str, str]]:
         """Names and values of what the run measured."""
-        return [(FIGURES.get(name, name), format_value(value)) for name, value in self.measured.items()]
+        return [
+            (self.in_words(name, FIGURES.get(name, name)), format_value(value)) for name, value in self.measured.items()
+        ]
+
+    def in_words(self, name: str, words: str) -> str:
+        """What a figure is; of the errors of several values, that it is a mean over them."""
+        count, (what, *of) = len(self.model.labels), words.split(", ")
+        if not (self.model.is_regression and count > 1 and name.removeprefix("eval_") in OF_VALUES):
+            return words
+        return ", ".join([what, f"mean over the {count} values, each in its own unit", *of])
 
     @cached_property
     def per_class(self) -> list[dict[str, str]]:

@@ -96,6 +96,11 @@ def test_the_hub_reads_the_errors_of_values_by_its_names(tmp_path):
         "rmse": results["eval_rmse"],
         "r_squared": results["eval_r2"],
     }
+    assert [metric["name"] for metric in result["metrics"]] == [
+        f"{name}, mean over the 2 values, each in its own unit"
+        for name in ("Mean absolute error", "Root mean squared error", "R squared")
+    ]
+    assert "| mean absolute error, mean over the 2 values, each in its own unit, evaluation images | " in card
     assert "2 values: price, weight." in card and "eval_mae_price" not in card
     table = table_of(section(card, "Figures per value"))
     expected = [[row["value"], *(f"{row[key]:.4g}" for key in ("mean", "std", "mae", "rmse", "r2"))] for row in rows]

@@ -170,6 +170,8 @@ def test_the_report_of_a_few_held_out_images_names_them_and_claims_nothing(setti
     for number in range(7):
         (images / f"test/coffee/{number}.jpg").unlink()
     said = compare.main(settings(methods=["linear_probe"], label_shares=[1.0]))
+    (pair,) = json.loads((tmp_path / "compare/compare.json").read_text())["differences"]
+    assert pair["low"] is None and pair["high"] is None and -1 <= pair["gain"] <= 1
     report = (tmp_path / "compare/README.md").read_text()
     assert "nothing can be said: of some class, fewer than 5 images are held out." in said and "ahead" not in said
     assert "so that intervals are rough: astronaut (10), chelsea (10), coffee (3)." in report
@@ -201,7 +203,7 @@ def test_wrong_input_is_refused_before_anything_is_written(settings, launched, t
     fields = {"output_dir": str(tmp_path / "other")}
     assert "hold a comparison, but it holds something else" in message_of(lambda: compare.main(settings(**fields)))
     message = message_of(lambda: compare.main(settings(label_shares=[0.05, 1.0])))
-    assert "`label_shares` (=0.05)" in message and "the least share that has all of them is 0.125" in message
+    assert "`label_shares` (=0.05)" in message and "with a share of 0.125 or more, every class has some" in message
     message = message_of(lambda: compare.main(settings(label_column="kind")))
     assert "`label_column` (=kind)" in message
     (tmp_path / "empty").mkdir()
@@ -216,6 +218,39 @@ def test_a_folder_of_other_images_is_refused(settings, launched, images, tmp_pat
     compare.main(settings(**few))
     (images / "train/coffee/7.jpg").unlink()
     assert "it differs in images:" in message_of(lambda: compare.main(settings(**few)))
+
+
+def test_other_images_to_pre_train_on_are_refused(settings, launched, tmp_path):
+    more = write_folder(tmp_path / "more", {"train": 4})
+    few = {"methods": ["linear_probe"], "label_shares": [1.0], "unlabelled_dataset_name": str(more)}
+    compare.main(settings(**few, seeds=[0]))
+    compare.main(settings(**few, seeds=[0, 1]))
+    assert launched == ["pretrain/fcmae-0", "pretrain/fcmae-1"]
+    file = more / "train/coffee/0.jpg"
+    file.write_bytes(file.read_bytes())
+    assert "it differs in unlabelled images:" in message_of(lambda: compare.main(settings(**few, seeds=[0, 1])))
+
+
+def test_held_out_images_are_not_pre_trained_on(settings, launched, images, tmp_path):
+    message = message_of(lambda: compare.main(settings(unlabelled_dataset_name=str(images / "test"))))
+    assert "must leave the held-out images out, but holds 30 of them, such as" in message
+    assert "test/astronaut/0.jpg" in message and not launched and not (tmp_path / "compare").exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "value"),
+    [("finetune", "max_train_samples", 4), ("pretrain", "streaming", True), ("finetune", "push_to_hub", True)],
+)
+def test_recipes_that_would_make_the_report_untrue_are_refused(task, name, value, settings, launched, tmp_path):
+    given = settings()
+    (tmp_path / f"{task}.yaml").write_text(yaml.safe_dump({**RECIPES[task], name: value}))
+    assert f"`{task}_config`" in (message := message_of(lambda: compare.main(given)))
+    assert f"must not set `{name}`" in message and not launched
+
+
+def test_a_number_of_held_out_images_goes_with_a_split_of_them(settings, launched, images):
+    shutil.rmtree(images / "test")
+    assert "`max_eval_samples` (=3) must be left out" in message_of(lambda: compare.main(settings(max_eval_samples=3)))
 
 
 def test_a_folder_in_use_is_refused(settings, launched, tmp_path):

@@ -31,7 +31,7 @@ def test_each_seed_draws_anew_and_the_same_seed_the_same_images():
 def test_a_share_without_a_class_is_refused_with_the_class_and_the_least_share():
     labels = labels_of(197, 3)
     with pytest.raises(
-        ValueError, match=r"class `rare` has none; the least share that has all of them is 0\.335"
+        ValueError, match=r"class `rare` has none; with a share of 0\.335 or more, every class has some"
     ) as error:
         check_shares(labels, NAMES, [0.01, 1.0], [0, 1])
     assert "`label_shares` (=0.01)" in str(error.value) and "2 of 200 images" in str(error.value)

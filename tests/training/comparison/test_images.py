@@ -1,8 +1,11 @@
 """Reading the labelled images of a comparison: classes, held-out part, and what is refused by name."""
 
+import io
+
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, Features, Image, List, Value, load_dataset
+from datasets import Array3D, ClassLabel, Dataset, Features, Image, List, Value, load_dataset
+from PIL import Image as PIL
 
 from tests.photographs import CLASSES, cut, message_of, quick_datasets, write_folder, write_parquet
 from training.comparison.images import load_labelled, write_images
@@ -47,6 +50,29 @@ def test_images_that_have_changed_in_their_files_are_other_images(split, tmp_pat
     file = next(folder.glob(f"{split}/*/*"))
     file.write_bytes(file.read_bytes())  # its time is another one
     assert before == again != load(folder).fingerprint
+
+
+@pytest.mark.parametrize("kind", ["bytes", "arrays"])
+def test_images_of_the_same_size_in_tables_are_other_images(kind, tmp_path):
+    feature = Image() if kind == "bytes" else Array3D((8, 8, 3), "uint8")
+
+    def fingerprint_of(seed):
+        pixels = np.random.default_rng(seed).integers(0, 256, (4, 8, 8, 3), np.uint8)
+        rows = [PIL.fromarray(each) for each in pixels] if kind == "bytes" else pixels.tolist()
+        stored = [{"bytes": bmp(each)} for each in rows] if kind == "bytes" else rows
+        folder = tmp_path / f"rows-{kind}-{seed}"
+        features = {"image": feature, "label": Value("string")}
+        for split in ("train", "test"):
+            write_rows(folder, {"image": stored, "label": list("abab")}, features, split)
+        return load(folder).fingerprint
+
+    assert fingerprint_of(0) == fingerprint_of(0) != fingerprint_of(1)
+
+
+def bmp(picture):
+    buffer = io.BytesIO()
+    picture.save(buffer, "BMP")  # of the same length for every picture
+    return buffer.getvalue()
 
 
 def undecoded(part):

@@ -11,6 +11,7 @@ from training.comparison import intervals
 from training.comparison.intervals import Difference, balanced_mean, claim, difference, resampled_means, sentence
 
 LABELS = np.array([0] * 120 + [1] * 40 + [2] * 40)
+NUM_CLASSES = 3
 MEMBERS = [np.arange(120), np.arange(120, 160), np.arange(160, 200)]
 
 
@@ -75,7 +76,7 @@ def test_a_start_is_ahead_only_if_the_interval_that_is_printed_leaves_out_0():
 def test_two_identical_starts_are_never_declared_different():
     for state in range(20):
         same = answers(0.4 + state / 40, state=state)
-        said = sentence(LABELS, {"A": same, "B": same.copy(), "C": same.copy()}, "A", "Tried")
+        said = sentence(LABELS, {"A": same, "B": same.copy(), "C": same.copy()}, "A", "Tried", NUM_CLASSES)
         assert said.count("neither") == said.count("nor") >= 1 and "is ahead of" not in said
 
 
@@ -86,13 +87,13 @@ def test_starts_that_differ_by_chance_alone_are_declared_different_in_few_cases(
         wins = 0
         for state in range(200):
             found = {name: answers(1 / 3, 3, state=10 * state + ord(name)) for name in names}
-            wins += "is ahead of" in sentence(LABELS, found, "A", "Tried")
+            wins += "is ahead of" in sentence(LABELS, found, "A", "Tried", NUM_CLASSES)
         assert wins <= 19
 
 
 def test_a_start_that_knows_more_is_declared_ahead():
     found = {"random weights": answers(0.5, state=1), "FCMAE": answers(0.9, state=2)}
-    said = sentence(LABELS, found, "random weights", "Fine-tuned with 100 % of the labels (200 images)")
+    said = sentence(LABELS, found, "random weights", "Fine-tuned with 100 % of the labels (200 images)", NUM_CLASSES)
     pattern = (
         r"Fine-tuned with 100 % of the labels \(200 images\), FCMAE is ahead of random weights by ([\d.]+) points of "
         r"balanced accuracy \(95 % interval ([\d.]+) to ([\d.]+)\)\."
@@ -105,16 +106,16 @@ def test_a_start_that_knows_more_is_declared_ahead():
 
 def test_the_sentence_compares_with_the_reference_and_with_the_second_best():
     found = {"A": answers(0.3, state=1), "B": answers(0.9, state=2), "C": answers(0.6, state=3)}
-    said = sentence(LABELS, found, "A", "Tried")
+    said = sentence(LABELS, found, "A", "Tried", NUM_CLASSES)
     assert "B is ahead of A by" in said and "B is ahead of C, the second best, by" in said
-    said = sentence(LABELS, found, "B", "Tried")  # the reference itself is the best
+    said = sentence(LABELS, found, "B", "Tried", NUM_CLASSES)  # the reference itself is the best
     assert said.count("ahead") == 1 and "B is ahead of C, the second best, by" in said
 
 
 def test_the_intervals_of_more_starts_are_wider():
     """Those of all pairs hold together: with three pairs, each leaves out a third of 5 %."""
     found = {"A": answers(0.5, 1, 1), "B": answers(0.8, 1, 2), "C": answers(0.6, 1, 3)}
-    said = sentence(LABELS, found, "C", "Tried")
+    said = sentence(LABELS, found, "C", "Tried", NUM_CLASSES)
     expected = difference(LABELS, found["B"], found["C"], 1 - 0.05 / 3).points
     assert f"{expected[0]} points" in said and f"{expected[1]} to {expected[2]}" in said and "of one seed" in said
     plain = difference(LABELS, found["B"], found["C"])
@@ -124,11 +125,12 @@ def test_the_intervals_of_more_starts_are_wider():
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_nothing_is_claimed_from_a_few_images_of_a_class(seeds):
     """Their bootstrap is certain: all that it can draw is what happens to be there."""
-    for count, is_enough in ((1, False), (4, False), (5, True)):
-        labels = np.array([0] * 30 + [1] * count)
-        found = {"random weights": np.zeros((seeds, len(labels)), int), "A": labels[None].repeat(seeds, 0)}
-        said = sentence(labels, found, "random weights", "Tried")
-        assert difference(labels, found["A"], found["random weights"]) == pytest.approx((0.5, 0.5, 0.5))
-        assert ("A is ahead of random weights by 50.0 points" in said) == is_enough
+    for count, is_enough in ((0, False), (1, False), (4, False), (5, True)):
+        labels = np.array([0] * 30 + [1] * 30 + [2] * count)
+        found = {"random weights": np.minimum(labels, 1)[None].repeat(seeds, 0), "A": labels[None].repeat(seeds, 0)}
+        said = sentence(labels, found, "random weights", "Tried", 3)
+        gain = 1 / 3 if count else 0
+        assert difference(labels, found["A"], found["random weights"]) == pytest.approx((gain, gain, gain))
+        assert ("A is ahead of random weights by 33.3 points" in said) == is_enough
         nothing = "Tried, nothing can be said: of some class, fewer than 5 images are held out."
         assert (said == nothing) == (not is_enough)

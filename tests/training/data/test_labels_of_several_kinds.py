@@ -24,7 +24,7 @@ from training.settings.scripts import FinetuneSettings, ValidateSettings
 
 __all__ = ["quick_datasets"]
 pytestmark = pytest.mark.usefixtures("quick_datasets")
-MULTI, REGRESSION = "multi_label_classification", "regression"
+SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 COLUMNS = {"lists": "label", "columns": list(CLASSES), "values": list(VALUES)}
 
 
@@ -318,6 +318,26 @@ def test_values_with_a_decimal_comma_are_told_not_to_be_values(tmp_path, capsys)
 def test_names_that_differ_in_outer_spaces_alone_are_refused(tmp_path):
     message = message_of(lambda: find_problem(settings(write_labels(tmp_path / "names", ["cat", "dog", "cat "])), None))
     assert "must hold each class in one spelling, but has both 'cat ' and the same without spaces" in message
+
+
+@pytest.mark.parametrize("blank", ["", "  "])
+def test_a_class_without_a_name_is_refused(blank, tmp_path):
+    """It is what splitting an empty text of tags leaves."""
+    folder = write_label_folder(tmp_path / "images", {"train": 2}, "jsonl")
+    lines = [{"file_name": f"{i}.png", "label": label} for i, label in enumerate([[blank], ["cat"]])]
+    (folder / "train/metadata.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    message = message_of(lambda: find_problem(settings(folder), None))
+    assert "`label_column` (=label) must hold the name of a class in each place of its lists, but has empty" in message
+
+
+def test_whole_numbers_are_said_to_be_classes(tmp_path, capsys):
+    assert find_problem(settings(write_labels(tmp_path / "count", [0, 2, 1])), None).type == SINGLE
+    told = (
+        f"Problem type: {SINGLE}, as `label` holds integers, 3 classes. If they are values: --problem_type {REGRESSION}"
+    )
+    assert told in capsys.readouterr().out
+    find_problem(settings(write_labels(tmp_path / "names", ["cat", "dog"])), None)
+    assert "Problem type" not in capsys.readouterr().out
 
 
 def test_numbers_that_are_hardly_classes_are_asked_for(tmp_path, capsys):
