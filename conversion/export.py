@@ -95,7 +95,8 @@ def export(
         ImportError: if a package of the format is not installed.
     """
     model, output, dtypes = str(model), Path(output_dir), list(dict.fromkeys(dtype))
-    check_output(output, overwrite, Path(model))
+    inputs = {"the model": model, "`--image`": image, "`--calibration_images`": calibration_images}
+    check_output(output, overwrite, {**inputs, "`--validation_dataset`": validation_dataset})
     check_format(format, dtypes)
     _check_settings(dtypes, calibration_images, num_calibration_images, float_layers)
     _check_validation(dtypes, validation_dataset, max_validation_images)

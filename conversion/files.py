@@ -12,6 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+LONGEST_PARTIAL = 200  # bytes of a file's name in that of its partial one
+
 
 def read_json(file: Path) -> dict[str, Any]:
     """The object in a JSON file; empty where there is no such file."""
@@ -76,7 +78,8 @@ def partial_path(final: Path) -> Iterator[Path]:
     The name starts with a dot and ends with `.partial`. A killed process leaves it behind; nothing reads such a path.
     """
     # The process id is not enough: two containers with one volume may have the same.
-    partial = final.with_name(f".{final.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+    name = os.fsdecode(os.fsencode(final.name)[:LONGEST_PARTIAL])  # names have at most 255 bytes
+    partial = final.with_name(f".{name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
     try:
         yield partial
     finally:

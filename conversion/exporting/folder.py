@@ -2,7 +2,7 @@
 
 import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,10 +17,14 @@ from conversion.files import atomic_path, partial_path, write_json
 from conversion.model_folder import weight_digests
 
 
-def check_output(output: Path, overwrite: bool, model: Path) -> None:
-    """Raise if the folder exists, unless it is to be replaced and an export has written it."""
-    if model.exists() and output.resolve() == model.resolve():
-        raise ValueError(f"`output_dir` (={output}) must be another folder than the model's.")
+def check_output(output: Path, overwrite: bool, inputs: Mapping[str, str | Path | None]) -> None:
+    """Raise if the folder exists, unless it is to be replaced, and an export has written it and holds no input.
+
+    `inputs`: the folders and files that the export reads, by the names of their arguments.
+    """
+    for name, place in inputs.items():
+        if place is not None and Path(place).exists() and Path(place).resolve().is_relative_to(output.resolve()):
+            raise ValueError(f"`output_dir` (={output}) must be a folder that does not hold {name} (={place}).")
     if output.exists() and not overwrite:
         raise ValueError(f"`output_dir` (={output}) must not exist yet, or give `--overwrite`.")
     if output.exists() and not (output / RECORD).is_file() and (output.is_file() or any(output.iterdir())):
@@ -60,6 +64,7 @@ def new_record(subject: Subject, format: str, picture: str) -> Record:
         versions={package: _version(package) for package in packages if _version(package)},
         takes_any_size=subject.has_dynamic_sizes,
         image_size=subject.image_size,
+        num_channels=subject.num_channels,
         largest_images=largest_images(format, subject),
         outputs=list(subject.outputs(subject.sample())),
     )

@@ -3,6 +3,7 @@
 B batch, C channels.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +120,8 @@ def labelled_images(folder: str | Path, id2label: dict[int, str], most: int | No
         raise ValueError(f"`--validation_dataset` (={folder}) must be a folder of images, CLASS/1.jpg.")
     root = next((root / name for name in HELD_OUT if (root / name).is_dir()), root)
     numbers = {label: number for number, label in id2label.items()}
+    if len(numbers) < len(id2label):
+        raise ValueError("`--validation_dataset` must be left out for a model with two classes of one name.")
     classes = sorted(path.name for path in root.iterdir() if path.is_dir())
     unknown = [name for name in classes if name not in numbers]
     if unknown or not classes:
@@ -144,8 +147,11 @@ def image_files(folder: Path, flag: str) -> list[Path]:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    endings = Image.registered_extensions()
-    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in endings and file.is_file())
+    endings = {ending for ending, format in Image.registered_extensions().items() if format in Image.OPEN}
+    found = (Path(place, name) for place, _, names in os.walk(folder, followlinks=True) for name in names)
+    return sorted(
+        file for file in found if file.suffix.lower() in endings and not file.name.startswith(".") and file.is_file()
+    )
 
 
 def _open(file: Path, flag: str, num_channels: int = 3, background: str = DEFAULT_BACKGROUND) -> Image.Image:

@@ -58,9 +58,14 @@ def write_program(format: str, program: Program, file: Path) -> None:
     _write(format, program.program, file)
 
 
+def parts_of(file: Path) -> list[Path]:
+    """A file, and what its format keeps beside it."""
+    return sorted(file.parent.glob(f"{file.stem}.*"))
+
+
 def size_of(file: Path) -> int:
     """The bytes of a file, with what its format keeps beside it."""
-    return sum(part.stat().st_size for part in file.parent.glob(f"{file.stem}.*"))
+    return sum(part.stat().st_size for part in parts_of(file))
 
 
 @contextlib.contextmanager

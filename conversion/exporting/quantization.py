@@ -56,8 +56,14 @@ def _quantise_openvino(model: Any, calibration: list[dict[str, Tensor]], left_ou
 
 
 def check_float_layers(model: nn.Module, float_layers: list[str]) -> None:
-    """Raise a `ValueError` for a layer that the model lacks; a program takes long to be made of it."""
-    _chosen({name: name for name, _ in model.named_parameters()}, float_layers)
+    """Raise a `ValueError` for a layer that the model lacks, and if none is left; a program takes long to be made."""
+    layers = {name: name for name, _ in model.named_parameters()}
+    _chosen(layers, float_layers)
+    if set(_known(layers)) <= set(float_layers):
+        raise ValueError(
+            f"`--float_layers` (={' '.join(float_layers)}) must leave a layer in int8: all of them in float32 are the "
+            "file of `--dtype float32`."
+        )
 
 
 def _chosen(layers: dict[str, str], float_layers: list[str]) -> list[str]:
@@ -65,11 +71,15 @@ def _chosen(layers: dict[str, str], float_layers: list[str]) -> list[str]:
     nodes = {name: [node for node, layer in layers.items() if _is_of(layer, name)] for name in float_layers}
     unknown = [name for name in float_layers if not nodes[name]]
     if unknown:
-        known = [name for name in LAYERS if any(_is_of(layer, name) for layer in layers.values())]
         raise ValueError(
-            f"`--float_layers` (={' '.join(unknown)}) must be layers that the model has: {', '.join(known)}."
+            f"`--float_layers` (={' '.join(unknown)}) must be layers that the model has: {', '.join(_known(layers))}."
         )
     return [node for name in float_layers for node in nodes[name]]
+
+
+def _known(layers: dict[str, str]) -> list[str]:
+    """The names on the command line of those layers."""
+    return [name for name in LAYERS if any(_is_of(layer, name) for layer in layers.values())]
 
 
 def _is_of(layer: str, name: str) -> bool:

@@ -46,12 +46,14 @@ class FileRecord(NamedTuple):
     """A file of one data type.
 
     size: in bytes, with what the format keeps beside it.
+    sha256: of the file and of what lies beside it, by name.
     calibration: of int8, the number of images and the layers that were left in float32.
     measured: accuracy and speed on labelled images.
     """
 
     file: str
     size: int
+    sha256: dict[str, str]
     seconds_to_export: float
     parity: list[Comparison]
     calibration: dict[str, Any] | None
@@ -77,6 +79,7 @@ class Record:
     versions: dict[str, str]
     takes_any_size: bool
     image_size: tuple[int, int]
+    num_channels: int
     largest_images: tuple[int, int, int] | None  # batch, height and width; None if there is no such limit
     outputs: list[str]  # their names
     files: dict[str, FileRecord] = dataclasses.field(default_factory=dict)

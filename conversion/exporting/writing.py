@@ -22,10 +22,11 @@ from conversion.exporting.images import (
     prepare,
 )
 from conversion.exporting.models import Subject
-from conversion.exporting.programs import Program, export_program, size_of, write_program
+from conversion.exporting.programs import Program, export_program, parts_of, size_of, write_program
 from conversion.exporting.quantization import quantise
 from conversion.exporting.record import Comparison, FileRecord, Record
 from conversion.exporting.runtimes import Run, open_file
+from conversion.files import sha256
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,8 @@ class Writer:
             size = size_of(file)
             print(f"{name}: {dtype}, {size:,} bytes, {seconds:.1f} s", *comparisons, sep="\n  ", flush=True)
             check_comparisons(comparisons, dtype, file)
-            found = FileRecord(name, size, round(seconds, 1), comparisons, self.calibration(dtype), None)
+            digests = {part.relative_to(folder).as_posix(): sha256(part) for part in parts_of(file)}
+            found = FileRecord(name, size, digests, round(seconds, 1), comparisons, self.calibration(dtype), None)
             self.record.add(dtype, found, dataclasses.asdict(program.metadata))
         return run
 

@@ -7,12 +7,14 @@ from conversion.exporting.choices import CLASSIFICATION, FEATURES, RECONSTRUCTIO
 from conversion.exporting.formats import ONNX
 from conversion.exporting.record import RECORD, Record
 from conversion.families import PRETRAINING
-from conversion.files import link_files, read_json
+from conversion.files import link_files, read_json, sha256
 from conversion.model_folder import weight_digests
 
 # What the files of a kind of model compute: the answers that its repository is loaded for.
 TASKS = {"classifier": CLASSIFICATION, "encoder": FEATURES, "segmenter": SEGMENTATION}
 TASKS |= dict.fromkeys(PRETRAINING, RECONSTRUCTION)
+# Of a configuration: what a model computes does not depend on it.
+OF_STORAGE = ("architectures", "transformers_version", "dtype", "torch_dtype", "auto_map", "_name_or_path")
 DATA = "_data"  # of the file with the weights of a large model, after the name of its graph
 
 
@@ -28,6 +30,20 @@ def check_onnx(onnx: Path, folder: Path, kind: str) -> None:
         )
     if record.weights != weight_digests(folder):
         raise ValueError(f"`--with_onnx` (={onnx}) must be exported from the weights in {folder}. Export them again.")
+    changed = differing(read_json(onnx / "config.json"), read_json(folder / "config.json"))
+    if changed:
+        raise ValueError(
+            f"`--with_onnx` (={onnx}) must be exported with the configuration in {folder}, which has another "
+            f"`{changed[0]}`. Export it again."
+        )
+    for name, digest in (each for found in record.files.values() for each in found.sha256.items()):
+        if not (onnx / name).is_file() or sha256(onnx / name) != digest:
+            raise ValueError(f"`--with_onnx` (={onnx}) must hold {name} as it was exported. Export it again.")
+
+
+def differing(exported: dict[str, Any], own: dict[str, Any]) -> list[str]:
+    """What two configurations of a model say differently, apart from how they were stored."""
+    return [name for name in exported if name in own and exported[name] != own[name] and name not in OF_STORAGE]
 
 
 def stage_onnx(onnx: Path, target: Path) -> None:

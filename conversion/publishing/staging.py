@@ -204,4 +204,6 @@ def _card(folder: Path, publication: Publication) -> str:
         raise ValueError(
             f"`--license` (={publication.license}) must stand in {card}: a card of your own is not changed."
         )
+    if publication.onnx is not None:
+        print(f"{card} is a card of your own: how to run the ONNX files is in {publication.onnx / CARD}.", flush=True)
     return text

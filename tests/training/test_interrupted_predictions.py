@@ -139,11 +139,14 @@ def stopped_at_five(script, model, dataset, output, monkeypatch, **fields):
         script.run(model, dataset, output, **fields)
 
 
-@pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json", "model.safetensors"])
+@pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json", "model.safetensors", "pytorch_model.bin"])
 def test_a_run_does_not_go_on_with_another_model(file, script, classifier, images, tmp_path, monkeypatch):
     model, output = tmp_path / "model", tmp_path / f"answers{script.suffix}"
     shutil.copytree(classifier, model)
+    (model / "pytorch_model.bin").touch()
+    (model / "eval_results.json").touch()
     stopped_at_five(script, model, images, output, monkeypatch)
+    os.utime(model / "eval_results.json", (0, 0))  # no answer depends on it
     os.utime(model / file, (0, 0))
     assert f"`{file} of the model` was [" in message_of(lambda: script.run(model, images, output))
     assert len(script.run(model, images, output, overwrite=True)) == 12

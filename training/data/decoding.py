@@ -26,8 +26,6 @@ NUMPY_MAGIC = b"\x93NUMPY"
 SAMPLES_PER_PIXEL = 277  # TIFF tag
 AS_CHANNELS = "the channels as .npy arrays, or as a TIFF file with a page for each channel"  # how any number is stored
 TURNED = range(2, 9)  # values of EXIF's orientation that rotate or mirror an image
-# Errors that Pillow and NumPy raise for bytes that are no valid image: truncated, of an unknown format, or corrupt.
-UNREADABLE = (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError)
 
 
 class BadImageError(ValueError):
@@ -92,12 +90,12 @@ def decode_image(
         is_turned = num_channels in MODES and picture.getexif().get(ExifTags.Base.Orientation) in TURNED
         array, is_transparent = picture_to_array(picture, num_channels, background)
         return Decoded(array_to_tensor(array, num_channels, name, picture), is_transparent, is_turned)
-    except (ConnectionError, WrongChannelsError):
-        raise  # the cause is the storage or all images, not this image
+    except (ConnectionError, MemoryError, WrongChannelsError):
+        raise  # the cause is the storage, the machine or all images, not this image
     except UnidentifiedImageError as error:
         raise BadImageError(f"{name} cannot be read as an image: its format is not known.") from error
-    except UNREADABLE as error:
-        raise BadImageError(f"{name} cannot be read as an image: {error}") from error
+    except Exception as error:  # the readers of Pillow and NumPy raise errors of any kind for damaged files
+        raise BadImageError(f"{name} cannot be read as an image: {str(error) or type(error).__name__}") from error
 
 
 def file_of(value: Any) -> tuple[str | None, Any]:

@@ -131,6 +131,17 @@ def file_paths(values: pa.ChunkedArray) -> pa.ChunkedArray:
     return pa.chunked_array([], pa.string())
 
 
+def have_own_names(source: Source, column: str) -> bool:
+    """Whether no two stored images have the same path. The paths of a stream are not known beforehand."""
+    if not isinstance(source, Dataset):
+        return True
+    values = values_of(source, column)
+    has_paths = pa.types.is_struct(values.type) and "path" in values.type.names
+    paths = (pc.struct_field(values, "path") if has_paths else values).drop_null()
+    is_text = pa.types.is_string(paths.type) or pa.types.is_large_string(paths.type)
+    return not is_text or len(pc.unique(paths)) == len(paths)
+
+
 def features_of(source: Source) -> Features:
     """The types of the columns; "null" for each if a stream does not know them yet (JSON lines, a generator)."""
     if source.features is not None:

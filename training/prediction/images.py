@@ -22,6 +22,7 @@ from training.data.sources import (
     check_column,
     find_source,
     has_own_splits,
+    have_own_names,
     listing_of,
     num_examples,
 )
@@ -35,11 +36,13 @@ class Images(NamedTuple):
 
     root: the folder that they lie in, if they are files; names are relative to it.
     total: their number; None if a stream does not say.
+    are_named: whether the stored paths tell the images from each other.
     """
 
     source: Source
     root: str | None
     total: int | None
+    are_named: bool = True
 
     @property
     def fingerprint(self) -> str | None:
@@ -48,7 +51,7 @@ class Images(NamedTuple):
 
     def name(self, value: Any, index: int) -> str:
         """The path of an image relative to the folder, else its path as stored, else its number, from 0 on."""
-        name = name_of(value, str(index))
+        name = name_of(value, str(index)) if self.are_named else str(index)
         return name.removeprefix(os.path.join(self.root, "")) if self.root else name
 
 
@@ -72,8 +75,10 @@ def find_images(data: PredictDataSettings, num_channels: int, written: Sequence[
             problems = [*problems, *check_images(source, data, num_channels).problems]
         if problems:
             refuse_bad_images(problems, data)
+    are_named = root is not None or have_own_names(source, data.image_column)
+    notes += [] if are_named else ["several images have the same path: images are named by their numbers, from 0"]
     print_images(data, source, notes, problems)
-    return Images(source, root, total)
+    return Images(source, root, total, are_named)
 
 
 def first_values(source: Source, data: PredictDataSettings, num_channels: int) -> list[str]:

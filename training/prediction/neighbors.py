@@ -40,6 +40,7 @@ class StoredFeatures:
         self.indices: list[int] = []
         read()
         check("features_file", file, bool(self.about), rule)
+        check("features_file", file, bool(self.names), "hold the features of an image, but has errors alone")
 
     def read_npy(self) -> None:
         """Read what lies beside a .npy file."""
@@ -62,7 +63,7 @@ class StoredFeatures:
         check("features_file", self.file, POOLED in schema.names, "hold pooled features, not maps")
         table = pq.read_table(self.file, columns=["image", "error"])
         self.indices = np.flatnonzero(table["error"].is_null().to_numpy()).tolist()
-        self.names = table["image"].take(self.indices).to_pylist()
+        self.names = table["image"].take(pa.array(self.indices, pa.int64())).to_pylist()
 
     def batches(self) -> Iterator[Tensor]:
         """The features of all images that have some, `(n, D)` float32 at a time."""

@@ -83,7 +83,12 @@ class Parts:
     def starts_anew(self, overwrite: bool) -> bool:
         """Whether `begin` starts with the first image, without parts of an earlier run."""
         stored = read_json(self.folder / RECORD)
-        return not stored or (overwrite and stored != self.record)
+        return not stored or (stored != self.record and (overwrite or not self.has_parts))
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether there is anything to go on with, in whichever form."""
+        return any(self.folder.glob("part-*-*-*"))
 
     def begin(self, overwrite: bool) -> int:
         """The number of images that are done. With `overwrite`, parts of other settings are deleted."""
@@ -92,7 +97,7 @@ class Parts:
         if stored != self.record:
             changed = [name for name in {**stored, **self.record} if stored.get(name) != self.record.get(name)]
             rule = f"go on as it began, but {differences(stored, self.record, changed)}. Start with `--overwrite true`"
-            check("output_file", self.output, overwrite or not stored, rule)
+            check("output_file", self.output, self.starts_anew(overwrite), rule)
             self.clear()
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / RECORD, self.record)

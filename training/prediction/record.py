@@ -18,6 +18,9 @@ from training.settings.model import ModelSettings
 from training.settings.prediction import PredictDataSettings
 from training.settings.scripts import Settings
 
+# The files in a model's folder that its answers depend on.
+OF_THE_MODEL = ("*config.json", "*.index.json", "*.safetensors", "*.bin")
+
 
 def record_of(
     accelerator: Accelerator, settings: Settings, model: ModelSettings, data: PredictDataSettings, images: Images
@@ -31,7 +34,7 @@ def record_of(
     facts, values = settings.facts(), settings.values()
     record = {name: value for name, value in values.items() if facts[name].affects_result}
     name = model.model_name_or_path or ""
-    stored = sorted(file for ending in ("json", "safetensors") for file in Path(name).glob(f"*.{ending}"))
+    stored = sorted(file for pattern in OF_THE_MODEL for file in Path(name).glob(pattern))
     return {
         **record,
         "mixed_precision": accelerator.mixed_precision,  # the setting may leave it to the environment

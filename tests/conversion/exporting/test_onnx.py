@@ -170,6 +170,17 @@ def test_the_readme_runs_the_file_on_a_photograph_of_a_phone(tmp_path, exported,
     assert difference(lying, expected) > 0.01  # the control
 
 
+@pytest.mark.parametrize("num_channels", [1, 4])
+def test_the_readme_runs_the_file_of_other_channels(num_channels, tmp_path, monkeypatch):
+    model = ConvNextV2ForImageClassification(small_config(num_channels=num_channels, **SHORT))
+    export(save(tmp_path / "model", awake(model)), tmp_path / "onnx")
+    monkeypatch.chdir(tmp_path / "onnx")
+    (code,) = (block.text for block in blocks(tmp_path / "onnx/README.md") if block.language == "python")
+    names: dict = {}
+    exec(code, names)
+    assert names["outputs"][0].shape == (1, model.config.num_labels)
+
+
 # --- Half precision ---------------------------------------------------------------------------------------------------
 
 

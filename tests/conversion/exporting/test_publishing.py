@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import pytest
 import torch
 import transformers
 from huggingface_hub import metadata_load
@@ -77,6 +78,30 @@ def test_files_of_other_weights_tasks_and_formats_are_refused(tmp_path, exported
         (tmp_path / "export.json").write_text(json.dumps(noted))
         said = message_of(lambda: publish(exported.model, "me/name", with_onnx=tmp_path, dry_run=True))
         assert expected in said
+
+
+@pytest.mark.parametrize("change", ["missing", "changed"])
+def test_files_that_are_not_as_they_were_exported_are_refused(change, tmp_path, exported):
+    folder = shutil.copytree(exported.folder, tmp_path / "onnx")
+    file = folder / "onnx/model_fp16.onnx"
+    file.unlink() if change == "missing" else file.write_bytes(b"junk")
+    said = message_of(lambda: publish(exported.model, "me/name", with_onnx=folder, dry_run=True))
+    assert "must hold onnx/model_fp16.onnx as it was exported" in said
+
+
+def test_files_of_another_configuration_are_refused(tmp_path, exported):
+    folder = shutil.copytree(exported.model, tmp_path / "model")
+    stored = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**stored, "layer_norm_eps": 0.5}))
+    said = message_of(lambda: publish(folder, "me/name", with_onnx=exported.folder, dry_run=True))
+    assert "which has another `layer_norm_eps`" in said
+
+
+def test_a_card_of_ones_own_is_said_to_get_no_section(tmp_path, exported, capsys):
+    folder = shutil.copytree(exported.model, tmp_path / "model")
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n# Mine\n")
+    publish(folder, "me/name", with_onnx=exported.folder, dry_run=True)
+    assert "is a card of your own: how to run the ONNX files is in" in capsys.readouterr().out
 
 
 def test_the_card_has_no_pipeline_of_javascript_where_scores_are_no_probabilities(exported):

@@ -45,6 +45,9 @@ def folder(tmp_path_factory):
         (root / name).mkdir()
         for number in range(count):
             Image.new("RGB", (64, 64)).save(root / name / f"{number}.png")
+    shutil.copytree(root / "encoder", root / "outer/encoder")
+    (root / "outer/images").mkdir()
+    (root / "outer/export.json").write_text("{}")
     (root / "written").mkdir()
     (root / "written/notes.txt").write_text("mine")
     (root / "no.jpg").write_text("no picture")
@@ -136,7 +139,22 @@ REFUSED = {
         ("encoder", "written", "--overwrite"),
         "must be a folder that an export has written for `--overwrite`, with an export.json.",
     ),
-    "the model's own folder": (("encoder", "encoder", "--overwrite"), "must be another folder than the model's."),
+    "the model's own folder": (
+        ("encoder", "encoder", "--overwrite"),
+        "`output_dir` (=encoder) must be a folder that does not hold the model (=encoder).",
+    ),
+    "a folder that holds the model": (
+        ("outer/encoder", "outer", "--overwrite"),
+        "`output_dir` (=outer) must be a folder that does not hold the model (=outer/encoder).",
+    ),
+    "a folder that holds the images": (
+        ("encoder", "outer", "--overwrite", *CALIBRATED, "outer/images"),
+        "`output_dir` (=outer) must be a folder that does not hold `--calibration_images` (=outer/images).",
+    ),
+    "int8 with every layer in float32": (
+        ("encoder", "out", *CALIBRATED, "many", "--float_layers", "stem", "depthwise", "downsampling", "up", "down"),
+        "must leave a layer in int8: all of them in float32 are the file of `--dtype float32`.",
+    ),
 }
 
 
@@ -204,6 +222,21 @@ def test_values_keep_their_digits_and_features_have_none_to_lose(folder):
 def test_classes_that_the_model_does_not_know_are_named(folder):
     with pytest.raises(ValueError, match=r"folders named as classes \(cat, dog, ...\), but has `elephant`"):
         images.labelled_images(folder / "labelled", {0: "cat", 1: "dog"}, None)
+
+
+def test_two_classes_of_one_name_have_no_accuracy(folder):
+    with pytest.raises(ValueError, match="must be left out for a model with two classes of one name"):
+        images.labelled_images(folder / "labelled", {0: "elephant", 1: "elephant"}, None)
+
+
+def test_images_in_linked_folders_count_and_hidden_files_and_documents_do_not(tmp_path):
+    for name in ("images/1.png", "images/._1.png", "images/deep/.hidden.jpg", "elsewhere/2.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    (tmp_path / "images/page.pdf").touch()
+    (tmp_path / "images/linked").symlink_to(tmp_path / "elsewhere")
+    found = images.image_files(tmp_path / "images", "--calibration_images")
+    assert [file.relative_to(tmp_path / "images").as_posix() for file in found] == ["1.png", "linked/2.png"]
 
 
 def test_a_file_that_gives_something_else_is_not_kept(folder, capsys, monkeypatch, tmp_path):

@@ -92,6 +92,17 @@ def test_a_run_goes_through_a_flood_of_bad_images_and_counts_each(form, flood, t
         assert [line["bad_images"] for line in read_metrics(tmp_path / "out/metrics.jsonl") if "loss" in line][-1] == 8
 
 
+@pytest.mark.parametrize("raised", [RuntimeError, TypeError, NotImplementedError, IndexError, KeyError])
+def test_whatever_a_reader_raises_for_a_damaged_file_makes_it_a_bad_image(raised, monkeypatch):
+    def damaged(*arguments):
+        raise raised
+
+    monkeypatch.setattr("training.data.decoding.picture_to_array", damaged)
+    stored = {"bytes": encode(cut("coffee", 1)[0], "PNG"), "path": None}
+    with pytest.raises(BadImageError, match=f"photo cannot be read as an image: {raised.__name__}"):
+        decode_image(stored, 3, "photo")
+
+
 @pytest.mark.parametrize("kind", UNREADABLE)
 def test_a_file_that_is_no_picture_is_a_bad_image(kind):
     with pytest.raises(BadImageError, match=r"photo cannot be read as an image"):

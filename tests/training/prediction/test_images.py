@@ -1,11 +1,14 @@
 """Which images a folder or a pattern stands for, their order, their names, and those of their masks."""
 
+import os
 import shutil
 
 import pytest
 from accelerate import Accelerator
-from datasets import Dataset
+from datasets import Dataset, Features
+from datasets import Image as ImageFeature
 
+from tests.bad_files import encode
 from tests.photographs import cut, message_of, quick_datasets, write_parquet
 from training.prediction.images import check_same_images, find_images
 from training.prediction.masks import MaskNames
@@ -48,6 +51,38 @@ def test_a_pattern_is_the_images_that_it_matches(folder, monkeypatch):
     assert names_of(found("cats/*")) == ["2.JPG"]
     assert "must match images" in message_of(lambda: found("*.gif"))
     assert "must not be given with image files" in message_of(lambda: found("*.jpg", split="train"))
+
+
+def test_a_pattern_does_not_go_round_in_a_link_to_a_folder_above(folder, capsys):
+    expected = names_of(found(folder / "**/*"))
+    (folder / "cats/up").symlink_to(folder)
+    (folder / "cats/beside").symlink_to(folder / "test")
+    capsys.readouterr()
+    assert names_of(found(folder / "**/*")) == sorted([*expected, "cats/beside/3.jpg"])
+    assert "files behind links to a folder above these" in capsys.readouterr().out
+
+
+def test_a_pattern_names_files_whose_names_are_no_text(folder, capsys):
+    with open(os.fsencode(folder) + b"/caf\xe9.jpg", "wb") as file:
+        file.write((folder / "1.jpg").read_bytes())
+    assert names_of(found(folder / "*.jpg")) == ["1.jpg", "validation.jpg"]
+    assert "caf\\xe9.jpg' has a name that is not UTF-8: rename it" in capsys.readouterr().out
+
+
+def test_rows_with_the_same_path_are_named_by_their_numbers(tmp_path, capsys):
+    stored = [encode(picture, "PNG") for picture in cut("coffee", 3)]
+    for name, paths in (("same", ["image.jpg"] * 3), ("own", ["b.jpg", "a.jpg", None])):
+        images = [{"bytes": content, "path": path} for content, path in zip(stored, paths, strict=True)]
+        rows = Dataset.from_dict({"image": images}, features=Features({"image": ImageFeature()}))
+        rows.to_parquet(tmp_path / f"{name}.parquet")
+    assert names_of(undecoded(found(tmp_path / "same.parquet"))) == ["0", "1", "2"]
+    assert "several images have the same path: images are named by their numbers" in capsys.readouterr().out
+    assert names_of(undecoded(found(tmp_path / "own.parquet"))) == ["b.jpg", "a.jpg", "2"]
+    assert "several images" not in capsys.readouterr().out
+
+
+def undecoded(images):
+    return images._replace(source=images.source.cast_column("image", ImageFeature(decode=False)))
 
 
 def test_a_link_to_nothing_is_an_image_in_its_place(folder, tmp_path, capsys):

@@ -95,6 +95,15 @@ def test_parts_of_other_settings_go_on_only_if_they_may_be_deleted(tmp_path):
     assert other.begin(overwrite=True) == 0 and list(other) == []
 
 
+def test_a_run_that_failed_before_its_first_answer_holds_nothing_back(tmp_path):
+    assert parts_of(tmp_path).begin(overwrite=False) == 0
+    other = parts_of(tmp_path, top_k=2)
+    assert other.starts_anew(overwrite=False) and other.begin(overwrite=False) == 0
+    other.add(numbered(0, 3))
+    other.write()
+    assert "but `top_k` was 2 and is 1" in message_of(lambda: parts_of(tmp_path).begin(overwrite=False))
+
+
 def test_parts_without_their_record_are_not_continued(tmp_path):
     written(tmp_path, 3)
     (tmp_path / "a.csv.partial/record.json").unlink()

@@ -58,16 +58,22 @@ def pattern_rows(pattern: str, written: Sequence[Path] = ()) -> WholeFolder:
     pattern = os.path.abspath(os.path.expanduser(pattern))
     is_file = os.path.isfile(pattern)  # one whose name has a bracket, perhaps
     matched = [pattern] if is_file else sorted(filter(is_file_or_link, glob.glob(pattern, recursive=True)))
+    again = [path for path in matched if passes_loop(os.path.dirname(path))]
+    matched = sorted(set(matched) - set(again))
     found = [path for path in matched if kind_of(path) in ("images", "arrays")]
+    unnamed = [path for path in found if not is_utf8(path)]
+    found = [path for path in found if is_utf8(path)]
     paths = outside(found, written)
     rule = "match images, such as 'photos/**/*.jpg'"
     rule += f", outside of {', '.join(map(str, written))}" if found else ""
     check("dataset_name", pattern, bool(paths), rule)
     root = str(Path(pattern).parent) if is_file or not glob.has_magic(pattern) else fixed_part(pattern)
-    others, own = len(matched) - len(found), len(found) - len(paths)
+    others, own = len(matched) - len(found) - len(unnamed), len(found) - len(paths)
     notes = [f"left out: {others:,} files without an extension of an image"] if others else []
     notes += [f"left out: {own:,} files that an earlier run has written"] if own else []
-    return WholeFolder(rows_with(pa.chunked_array([paths], pa.string()), pattern), root, [], notes)
+    notes += [f"left out: {len(again):,} files behind links to a folder above these"] if again else []
+    problems = [f"{os.fsencode(path)!r} has a name that is not UTF-8: rename it" for path in unnamed]
+    return WholeFolder(rows_with(pa.chunked_array([paths], pa.string()), pattern), root, problems, notes)
 
 
 def outside(paths: list[str], places: Sequence[Path]) -> list[str]:
@@ -79,6 +85,25 @@ def outside(paths: list[str], places: Sequence[Path]) -> list[str]:
         return any(Path(real(folder), name).is_relative_to(place) for place in real_places)
 
     return [path for path in paths if not lies_in_one(path)]
+
+
+@lru_cache
+def passes_loop(folder: str) -> bool:
+    """Whether a folder is reached through a link to a folder above the link: it has been reached without it, too."""
+    parent = os.path.dirname(folder)
+    if parent == folder:
+        return False
+    is_loop = os.path.islink(folder) and Path(os.path.realpath(parent)).is_relative_to(os.path.realpath(folder))
+    return is_loop or passes_loop(parent)
+
+
+def is_utf8(path: str) -> bool:
+    """Whether a path is text, as the columns of a data set must be."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def kind_of(path: str) -> str | None:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from training.data.decoding import UNREADABLE, BadImageError, file_of
+from training.data.decoding import BadImageError, file_of
 from training.data.retry import read_file
 from training.settings.data import MaskedDataSettings
 
@@ -53,12 +53,12 @@ def decode_mask(value: Any, name: str) -> np.ndarray:
         is_lossy = picture.format in LOSSY or (is_tiff and picture.info.get("compression") in LOSSY_IN_TIFF)
         array = np.asarray(ImageOps.exif_transpose(picture)) if mode in MODES else np.empty((0, 0))
         array = as_stored(array, packing, picture.format)
-    except ConnectionError:
+    except (ConnectionError, MemoryError):
         raise
     except UnidentifiedImageError as error:
         raise BadMaskError(f"{name} cannot be read as an image: its format is not known.") from error
-    except UNREADABLE as error:
-        raise BadMaskError(f"{name} cannot be read as an image: {error}") from error
+    except Exception as error:  # the readers of Pillow raise errors of any kind for damaged files
+        raise BadMaskError(f"{name} cannot be read as an image: {str(error) or type(error).__name__}") from error
     if is_lossy:
         kind = "TIFF file with JPEG compression, which" if is_tiff else f"{picture.format} file, whose compression"
         raise BadMaskError(f"{name} is a {kind} changes class numbers: use PNG.")
