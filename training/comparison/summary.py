@@ -43,7 +43,7 @@ def save_plot(summary: Mapping[str, list[tuple[float, float, float]]], output: P
     Args:
         num_classes: of the held-out images. A dotted line shows the balanced accuracy of answers without knowledge.
     """
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(8, 6), layout="constrained")
     axes = figure.subplots()
     for index, (name, rows) in enumerate(summary.items()):
         shares, means, spreads = zip(*rows, strict=True)
@@ -55,5 +55,5 @@ def save_plot(summary: Mapping[str, list[tuple[float, float, float]]], output: P
     axes.xaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
     axes.grid(color="0.92")
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     save_figure(figure, output)

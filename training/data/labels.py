@@ -64,7 +64,8 @@ def class_names(source: Source, column: str) -> list[str] | None:
     if holds_strings(source, column) and isinstance(source, Dataset):
         names = set(class_values(source, column).unique().to_pylist())
         where = "in each place of its lists" if holds_lists(source, column) else "for every image"
-        check("label_column", column, None not in names, f"hold a class {where}, but lacks some")
+        rule = f"hold a class {where}, but lacks some: an empty cell, None or NA in a CSV file is a missing one"
+        check("label_column", column, None not in names, rule)
         blank = any(not name.strip() for name in names)
         check("label_column", column, not blank, f"hold the name of a class {where}, but has empty texts")
         twins = sorted(name for name in names if name != name.strip() and name.strip() in names)

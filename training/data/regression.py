@@ -42,7 +42,7 @@ def scale_of(source: Source, columns: Sequence[str]) -> Scale:
         rule = f"differ between images to be learnt, but is {value:.6g} in all {len(values):,} of them"
         check(column, value.item(), deviation > 0, rule)
         rule = f"spread more for its size: models answer in float32, in steps of up to {step:.2g} here, and the "
-        rule += f"standard deviation is {deviation:.2g}. Subtract an offset from the column, such as {middle:.0f}"
+        rule += f"standard deviation is {deviation:.2g}. Subtract an offset from the column, such as {middle:.10g}"
         check(column, value.item(), deviation >= LEAST_STEPS * step, rule)
     return rounded(mean, std)
 
