@@ -69,7 +69,8 @@ verify: $(VENV)/space-test
 	$(BIN)/python -m pytest -m 'slow or not slow'
 
 BENCHMARKS := classifier products operations half_precision loaded fcmae_step views convmae segmentation detection \
-	dense_phases compiled pipelines scaling imports loader folders endurance predictions scale
+	dense_phases compiled pipelines scaling imports loader folders endurance predictions \
+	exported_accuracy scale
 
 $(VENV)/export: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable '.[export]'
@@ -77,6 +78,7 @@ $(VENV)/export: $(VENV)/installed
 
 bench: $(VENV)/export
 	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name --output docs/benchmarks/$$name.json || exit 1; done
+	$(BIN)/python -m benchmarks.predictions --files 100000 --output docs/benchmarks/predictions_memory.json
 	for what in agreement speed; do \
 		$(BIN)/python -m benchmarks.exported --whats $$what --output docs/benchmarks/exported_$$what.json || exit 1; done
 	$(BIN)/python -m benchmarks.plot

@@ -6,10 +6,12 @@
 "agreement" runs each file on 64 crops of photographs at three sizes, in batches of 1, 3 and 8. The difference is that
 of the logits, as a share of the largest; "top-1" is the share of the crops that get the class that eager in float32
 gives. The weights are random, so that classes lie close together: a trained model agrees more often. "speed" has all
-contenders take turns, with as many threads each. What is not installed, or what the processor lacks, is left out.
+contenders take turns, each in a process of its own, with as many threads: some keep theirs waiting for the next call.
+What is not installed, or what the processor lacks, is left out.
 """
 
 from collections.abc import Callable
+from functools import partial
 from itertools import cycle, product
 from statistics import median
 from typing import Any
@@ -20,11 +22,19 @@ from torch import Tensor
 
 from benchmarks.shared.classifiers import create_model
 from benchmarks.shared.exported import can_run, crops, write_classifier
-from benchmarks.shared.measure import Call, Row, alternate, apart, parse_arguments, report, times_as_fast
+from benchmarks.shared.measure import Call, Row, alternate_apart, apart, parse_arguments, report, times_as_fast
 from conversion.exporting.formats import DTYPES, FORMATS
 
 IMAGE_SIZES = ((224, 224), (320, 320), (192, 288))
 BATCH_SIZES = (1, 3, 8)
+CALLS = 5  # of single images, in a turn
+MODELS = {
+    "Transformers": ("transformers",),
+    "Transformers, compiled": ("transformers", "compiled"),
+    "timm": ("timm",),
+    "ours": ("ours",),
+    "ours, bf16": ("ours", "bf16"),
+}
 FILES = {
     "ONNX Runtime": ("onnx", "float32"),
     "ONNX Runtime, int8": ("onnx", "int8"),
@@ -56,8 +66,8 @@ def main() -> None:
     agreement = list(rows)
     if "speed" in args.whats:
         for size, batch in (case.split(":") for case in args.cases):
-            rows += apart(compare_speed, size, int(batch), args.image_size, args.rounds)
-            print(*rows[-len(FILES) - 5 :], sep="\n", flush=True)
+            rows += compare_speed(size, int(batch), args.image_size, args.rounds)
+            print(*rows[-len(FILES) - len(MODELS) :], sep="\n", flush=True)
     if agreement and len(rows) > len(agreement):  # two tables
         report(agreement, "")
         report(rows[len(agreement) :], "")
@@ -95,20 +105,10 @@ def answers(logits: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
 
 def compare_speed(size: str, batch: int, image_size: int, rounds: int) -> list[Row]:
     """A row for each contender, with the times that it is as fast as Transformers' eager model."""
-    pixel_values = crops(batch, (image_size, image_size))
-    ours, stock = create_model("ours", size).eval(), create_model("transformers", size).eval()
-    half = create_model("ours", size).eval().bfloat16()
-    calls: dict[str, Call] = {
-        "Transformers": in_inference(stock, pixel_values),
-        "Transformers, compiled": in_inference(torch.compile(stock, fullgraph=True), pixel_values),
-        "timm": in_inference(create_model("timm", size).eval(), pixel_values),
-        "ours": in_inference(ours, pixel_values),
-        "ours, bf16": in_inference(half, pixel_values.bfloat16()),
-    }
-    for name, file in FILES.items():
-        if can_run(*file):
-            calls[name] = file_call(write_classifier(ours, *file).run, pixel_values)
-    seconds = alternate(calls, rounds)
+    case = (size, batch, image_size)
+    contenders = {name: partial(eager_call, name, *case) for name in MODELS}
+    contenders |= {name: partial(file_call, name, *case) for name, file in FILES.items() if can_run(*file)}
+    seconds = alternate_apart(contenders, rounds, calls=CALLS if batch == 1 else 1)
     return [
         {
             "size": size,
@@ -121,8 +121,15 @@ def compare_speed(size: str, batch: int, image_size: int, rounds: int) -> list[R
     ]
 
 
-def in_inference(model: Any, pixel_values: Tensor) -> Call:
-    """A call of the model without gradients."""
+def eager_call(name: str, size: str, batch: int, image_size: int) -> Call:
+    """A call of a model without gradients."""
+    library, *options = MODELS[name]
+    model: Any = create_model(library, size).eval()
+    pixel_values = crops(batch, (image_size, image_size))
+    if "bf16" in options:
+        model, pixel_values = model.bfloat16(), pixel_values.bfloat16()
+    if "compiled" in options:
+        model = torch.compile(model, fullgraph=True)
 
     def call() -> None:
         with torch.inference_mode():
@@ -131,8 +138,10 @@ def in_inference(model: Any, pixel_values: Tensor) -> Call:
     return call
 
 
-def file_call(run: Callable[[dict[str, Tensor]], object], pixel_values: Tensor) -> Call:
+def file_call(name: str, size: str, batch: int, image_size: int) -> Call:
     """A call of a file."""
+    run = write_classifier(create_model("ours", size), *FILES[name]).run
+    pixel_values = crops(batch, (image_size, image_size))
     return lambda: run({"pixel_values": pixel_values})
 
 

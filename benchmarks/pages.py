@@ -16,7 +16,8 @@ from experiments import dense_tables, payoff_tables
 from experiments.ablation import tables as ablation_tables
 
 DOCS = Path(__file__).parents[1] / "docs"
-NAMES = ("ablations", "benchmarks", "convmae", "detection", "exporting", "payoff", "scale", "segmentation")
+NAMES = ("ablations", "benchmarks", "convmae", "detection", "exporting")
+NAMES += ("payoff", "predicting", "scale", "segmentation")
 PAGES = [DOCS / f"{name}.md" for name in NAMES]
 AT_SCALE = DOCS / "benchmarks/scale.json"
 COMPUTED = {**arithmetic.TABLES, **payoff_tables.PLANNED}

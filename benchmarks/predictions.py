@@ -52,7 +52,7 @@ SPANS = 10  # of the run, with a figure of memory each
 
 def main() -> None:
     args = parse_arguments(
-        str(__doc__), rounds=5, sizes=["atto", "tiny"], batch_size=16, num_workers=1, images=128, files=0, folder=""
+        str(__doc__), rounds=5, sizes=["atto", "tiny"], batch_size=16, num_workers=1, images=256, files=0, folder=""
     )
     with tempfile.TemporaryDirectory(dir=args.folder or None) as scratch:
         folder, cache = Path(scratch), Path(scratch, "cache")

@@ -13,8 +13,9 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from training.machine.memory import peak_resident_memory
 Call = Callable[[], object]
 Row = dict[str, Any]
 LIBRARIES = ("torch", "transformers", "timm")
+PAUSE = 0.1  # seconds between two turns: the threads of the one before spin for some milliseconds
 
 
 class Ratio(NamedTuple):
@@ -55,20 +57,67 @@ def times_as_fast(slow: Sequence[float], fast: Sequence[float]) -> Ratio:
     return Ratio(statistics.median(ratios), min(ratios), max(ratios))
 
 
+def alternate_apart(contenders: Mapping[str, Callable[[], Call]], rounds: int, calls: int) -> dict[str, list[float]]:
+    """Seconds of a call in every round, as `alternate` gives them, with each contender in a process of its own.
+
+    For contenders that keep threads waiting for their next call, which would take time from the others. A contender
+    makes its call, in its process. In a round, each has a turn of `calls` calls, after one that is not counted; the
+    median counts.
+    """
+    with contextlib.ExitStack() as stack:
+        turns = {name: stack.enter_context(_turns(prepare, calls)) for name, prepare in contenders.items()}
+        spent = [{name: turn() for name, turn in turns.items()} for _ in range(1 + rounds)]
+    return {name: [each[name] for each in spent[1:]] for name in turns}
+
+
+@contextlib.contextmanager
+def _turns(prepare: Callable[[], Call], calls: int) -> Iterator[Callable[[], float]]:
+    """A process that waits for its turns, and a function that gives it one and returns the seconds of a call."""
+    process, connection = _start(_take_turns, prepare, calls)
+    connection.recv()  # it is ready
+
+    def turn() -> float:
+        time.sleep(PAUSE)
+        connection.send(True)
+        return connection.recv()
+
+    yield turn
+    connection.send(False)
+    process.join()
+
+
+def _take_turns(connection: Connection, prepare: Callable[[], Call], calls: int) -> None:
+    call = prepare()
+    connection.send(True)
+    while connection.recv():
+        call()
+        connection.send(statistics.median(seconds_of(call) for _ in range(calls)))
+
+
 def apart(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call `function(*arguments)` in a fresh process with the same number of threads, and return its result."""
-    context = multiprocessing.get_context("spawn")
-    connection, remote = context.Pipe()
-    process = context.Process(target=_answer, args=(remote, torch.get_num_threads(), function, arguments))
-    process.start()
-    remote.close()
+    process, connection = _start(_answer, function, arguments)
     answer = connection.recv()
     process.join()
     return answer
 
 
-def _answer(connection: Connection, threads: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _start(target: Callable[..., None], *arguments: Any) -> tuple[BaseProcess, Connection]:
+    """A fresh process with the same number of threads that runs `target(connection, *arguments)`."""
+    context = multiprocessing.get_context("spawn")
+    connection, remote = context.Pipe()
+    process = context.Process(target=_run, args=(remote, torch.get_num_threads(), target, arguments))
+    process.start()
+    remote.close()
+    return process, connection
+
+
+def _run(connection: Connection, threads: int, target: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(threads)
+    target(connection, *arguments)
+
+
+def _answer(connection: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     connection.send(function(*arguments))
 
 

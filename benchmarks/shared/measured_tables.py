@@ -1,4 +1,4 @@
-"""The tables of measured figures in docs/benchmarks.md and the pages on dense tasks, ConvMAE and exported files."""
+"""The tables of measured figures in docs/benchmarks.md and other pages."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.shared.measure import Row
+from conversion.exporting.formats import FORMATS
 
 MEASURED = Path(__file__).parents[2] / "docs/benchmarks"
 
@@ -86,11 +87,11 @@ def pipeline(row: Row) -> Row:
     return line(row, what, row["images/s after"], compared, "pipelines")
 
 
-def loaded() -> list[Row]:
+def loaded(file: str = "loaded") -> list[Row]:
     """A row for each case and heap, a column for each number of busy processes."""
     found: dict[str, Row] = {}
     beside = {0: "alone", 1: "one busy process", 2: "two"}
-    for row in read("loaded"):
+    for row in read(file):
         what = in_words(row["what"])
         case = f"{row['size']}, batch {row['batch']}, {what}" + (", after training both" * (row["heap"] == "grown"))
         figure = f"{times(row['times Transformers'])}, {row['seconds']:.2f} s"
@@ -196,14 +197,11 @@ def convmae() -> list[Row]:
     return found
 
 
-RUNTIMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO", "torch": "torch.export", "executorch": "ExecuTorch"}
-
-
 def exported_agreement() -> list[Row]:
     """A row for each file: the largest difference at any size of images, and the least agreement."""
     found = []
     for row in read("exported_agreement"):
-        shown: Row = {"Model": row["size"], "File": f"{RUNTIMES[row['format']]}, {row['dtype']}"}
+        shown: Row = {"Model": row["size"], "File": f"{FORMATS[row['format']].runtime}, {row['dtype']}"}
         differences = [row[name] for name in row if name.startswith("difference, ")]
         agreement = [row[name] for name in row if name.startswith("top-1, ")]
         shown["Largest difference"] = max(differences, key=float)
@@ -212,10 +210,77 @@ def exported_agreement() -> list[Row]:
     return found
 
 
+def exported_speed() -> list[Row]:
+    """A row for each contender: how many times as fast as Transformers' model, for each size and batch."""
+    found: dict[str, Row] = {}
+    for row in read("exported_speed"):
+        shown = found.setdefault(row["contender"], {"Times as fast as Transformers": row["contender"]})
+        shown[f"{row['size']}, {row['batch']}"] = with_spread(row["times Transformers"])
+    return list(found.values())
+
+
+def exported_accuracy() -> list[Row]:
+    """A row for each file with the layers that it has by default: what it answers on held-out images."""
+    rows = [row for row in read("exported_accuracy") if row["layers in float32"] == usual_layers(row)]
+    return [
+        {
+            "File": f"{FORMATS[row['format']].runtime}, {row['dtype']}",
+            "Accuracy": f"{100 * row['accuracy']:.1f} %",
+            "Of float32": f"{100 * row['accuracy of float32']:.1f} %",
+            "Same class": f"{100 * row['same class']:.1f} %",
+            "Size": f"{row['MB']:.1f} MB",
+        }
+        for row in rows
+    ]
+
+
+def usual_layers(row: Row) -> str:
+    """The layers that a file has in float32 unless told otherwise."""
+    return ", ".join(FORMATS[row["format"]].float_layers) if row["dtype"] == "int8" else ""
+
+
+def exported_layers() -> list[Row]:
+    """A row for each layer that int8 leaves in float32."""
+    found: dict[str, Row] = {}
+    for row in read("exported_accuracy"):
+        if row["dtype"] == "int8":
+            layers, runtime = row["layers in float32"], FORMATS[row["format"]].runtime
+            shown = found.setdefault(layers, {"Layers in float32": f"`{layers}`" if layers else "none"})
+            shown[f"{runtime}: accuracy"] = f"{100 * row['accuracy']:.1f} %"
+            shown[f"{runtime}: same class"] = f"{100 * row['same class']:.1f} %"
+            shown[f"{runtime}: size"] = f"{row['MB']:.1f} MB"
+    return list(found.values())
+
+
+def predictions() -> list[Row]:
+    """A row for each script and size: a folder of photographs beside the model alone."""
+    return [
+        {
+            "Script": f"`{row['script']}.py`",
+            "Model": row["size"],
+            "Model alone, images/s": row["images/s alone"],
+            "Images/s": row["images/s"],
+            "Of the model alone": with_spread(row["times as fast as alone"]),
+        }
+        for row in read("predictions")
+    ]
+
+
+def predictions_memory() -> list[Row]:
+    """A row for each tenth of a run: the memory of both scripts."""
+    found: dict[int, Row] = {}
+    for row in read("predictions_memory"):
+        shown = found.setdefault(row["tenth of the run"], {"Tenth of the run": row["tenth of the run"]})
+        shown[f"`{row['script']}.py`, MiB"] = row["process, MiB"]
+        shown[f"`{row['script']}.py` with workers, MiB"] = row["with workers, MiB"]
+    return list(found.values())
+
+
 TABLES: dict[str, Callable[[], list[Row]]] = {
     "overview": overview,
     "classifier_v1": classifier_v1,
     "loaded": loaded,
+    "loaded_single": lambda: loaded("loaded_single"),
     "half_precision_inference": lambda: half_precision("inference"),
     "half_precision_single": lambda: half_precision("inference", "half_precision_single"),
     "half_precision_training": lambda: half_precision("training"),
@@ -229,4 +294,9 @@ TABLES: dict[str, Callable[[], list[Row]]] = {
     "mask_rcnn_phases": mask_rcnn_phases,
     "convmae": convmae,
     "exported_agreement": exported_agreement,
+    "exported_speed": exported_speed,
+    "exported_accuracy": exported_accuracy,
+    "exported_layers": exported_layers,
+    "predictions": predictions,
+    "predictions_memory": predictions_memory,
 }
