@@ -32,7 +32,7 @@ MOST = 32  # OpenMP threads of an idle thread; on a machine with more cores to s
 # How long all threads together are delayed, in a second in which one of them computes: 0.04 to 0.3 s where nothing else
 # is done, 0.7 s and more beside another process.
 TOO_LONG = 0.4
-SLEEP_TIMES = 8  # threads sleep so many times as long as it took to see that they should
+SLEEP_TIMES = 8  # threads sleep for so many times the processor time that it took to see that they should
 LEAST_PARALLEL = 2**15  # numbers from which on PyTorch divides an operation
 THREADS = "/proc/self/task"
 TORCH_LIBRARY = "libtorch_cpu.so"  # finds the functions of the OpenMP that it was linked with
@@ -123,7 +123,8 @@ class Waiting:
     """Whether waiting threads sleep soon, decided anew from time to time by what happened to this process.
 
     last_check, last_usage: when a decision was last made, and what the threads had used by then.
-    rest: the seconds of computing for which threads sleep before they spin again.
+    rest_until: the processor time of this process, those of its threads that have ended included, at which threads that
+        sleep spin again.
     """
 
     def __init__(self) -> None:
@@ -131,7 +132,7 @@ class Waiting:
         self.idle_thread: IdleThread | None = None
         self.last_check = -SECONDS_BETWEEN_CHECKS
         self.last_usage: dict[str, Usage] = {}
-        self.rest = 0.0
+        self.rest_until = 0.0
 
     def adapt(self) -> None:
         """Check whether others want the cores, if the last check is long ago, and switch if that has changed."""
@@ -139,21 +140,22 @@ class Waiting:
         with self.lock:
             if self.idle_thread is not None and self.idle_thread.beside != threads:
                 self._let_spin()
-                self.last_usage = {}
             if now - self.last_check >= SECONDS_BETWEEN_CHECKS and threads > 1 and num_own_threads(threads) <= MOST:
                 self._check(now)
 
     def _check(self, now: float) -> None:
+        if self.idle_thread is not None:
+            if time.process_time() >= self.rest_until:
+                self._let_spin()
+            return
         usage = used_so_far()
         spent = spent_between(self.last_usage, usage)
-        computed = max((sum(each) for each in spent), default=0.0)
-        if self.last_usage and computed < (LEAST_SECONDS if self.idle_thread is None else self.rest):
+        longest = max((sum(each) for each in spent), default=0.0)
+        if self.last_usage and longest < LEAST_SECONDS:
             return
         self.last_check, self.last_usage = now, usage
-        if self.idle_thread is not None:
-            self._let_spin()
-        elif sum(each.delayed for each in spent) > TOO_LONG * computed:
-            self.rest = SLEEP_TIMES * computed
+        if sum(each.delayed for each in spent) > TOO_LONG * longest:
+            self.rest_until = time.process_time() + SLEEP_TIMES * sum(each.computing for each in spent)
             self._let_sleep()
 
     def _let_sleep(self) -> None:
@@ -169,6 +171,7 @@ class Waiting:
         assert self.idle_thread is not None
         self.idle_thread.end()
         self.idle_thread = None
+        self.last_check, self.last_usage = time.monotonic(), used_so_far()  # what was used while threads slept is past
 
 
 def used_so_far() -> dict[str, Usage]:

@@ -44,15 +44,23 @@ class Machine:
 
     def __init__(self, monkeypatch):
         self.time, self.usage = 100.0, {"1": Usage(10.0, 3.0), "2": Usage(8.0, 5.0)}
+        self.processor_time = 50.0
         monkeypatch.setattr(waiting.time, "monotonic", lambda: self.time)
+        monkeypatch.setattr(waiting.time, "process_time", lambda: self.processor_time)
         monkeypatch.setattr(waiting, "used_so_far", lambda: dict(self.usage))
 
     def compute(self, delayed, seconds=1.0, passed=None):
         """The first thread computes or is delayed for so many seconds; both are delayed for the same time."""
         self.time += seconds if passed is None else passed
+        self.processor_time += seconds - delayed / 2
         for thread, computing in (("1", seconds - delayed / 2), ("2", 0.0)):
             used = self.usage[thread]
             self.usage[thread] = Usage(used.computing + computing, used.delayed + delayed / 2)
+
+    def compute_elsewhere(self, seconds):
+        """In threads that have ended."""
+        self.time += seconds
+        self.processor_time += seconds
 
 
 @pytest.fixture
@@ -76,19 +84,19 @@ def idle_threads():
 
 
 def test_threads_sleep_once_others_take_the_cores_and_spin_again_afterwards(waits, machine):
-    before = idle_threads()
-    rest = SLEEP_TIMES * 1.0
-    for delayed, seconds, sleeps in (
+    before, delayed = idle_threads(), TOO_LONG + 0.01
+    rest = SLEEP_TIMES * (1 - delayed / 2)
+    for waited, seconds, sleeps in (
         (TOO_LONG - 0.01, 1.0, False),
-        (TOO_LONG + 0.01, 1.0, True),
+        (delayed, 1.0, True),
         (0.0, rest - 0.1, True),  # whether the cores are free does not show while threads sleep
         (0.0, 0.2, False),
         (TOO_LONG - 0.01, 1.0, False),
-        (TOO_LONG + 0.01, 1.0, True),
-        (rest, rest + 0.1, False),
-        (TOO_LONG + 0.01, 1.0, True),  # the other process is still there
+        (delayed, 1.0, True),
+        (0.0, rest + 0.1, False),
+        (delayed, 1.0, True),  # the other process is still there
     ):
-        machine.compute(delayed, seconds)
+        machine.compute(waited, seconds)
         waits.adapt()
         assert (waits.idle_thread is not None) == sleeps == (len(idle_threads()) > len(before))
 
@@ -105,7 +113,7 @@ def test_delays_count_by_the_time_that_was_computed(waits, machine):
 def test_threads_sleep_for_longer_if_it_took_longer_to_see_that_they_should(waits, machine):
     machine.compute(6.0, seconds=6.0)
     waits.adapt()
-    for seconds, sleeps in ((SLEEP_TIMES * 6.0 - 0.1, True), (0.2, False)):
+    for seconds, sleeps in ((SLEEP_TIMES * 3.0 - 0.1, True), (0.2, False)):  # of the 6 s, it computed 3
         machine.compute(0.0, seconds)
         waits.adapt()
         assert (waits.idle_thread is not None) == sleeps
@@ -117,6 +125,17 @@ def test_time_without_computing_is_no_rest(waits, machine):
     machine.compute(0.0, seconds=0.1, passed=3600.0)
     waits.adapt()
     assert waits.idle_thread is not None
+
+
+def test_threads_that_come_and_go_rest_no_longer_than_others(waits, machine):
+    machine.compute(1.0)
+    waits.adapt()
+    for number in range(100, 110):  # as in a server with a thread for each request
+        assert waits.idle_thread is not None
+        machine.usage = {str(number): Usage(0.5, 0.0)}
+        machine.compute_elsewhere(SLEEP_TIMES * 0.051)  # of the second in which others were seen, it computed half
+        waits.adapt()
+    assert waits.idle_thread is None
 
 
 @pytest.mark.parametrize(
@@ -181,9 +200,8 @@ def test_another_number_of_threads_ends_the_idle_thread(waits, machine):
     torch.set_num_threads(3)
     waits.adapt()
     assert waits.idle_thread is None
-    for _ in range(2):  # what was used while threads slept says nothing
-        machine.compute(1.0)
-        waits.adapt()
+    machine.compute(1.0)
+    waits.adapt()
     assert waits.idle_thread.beside == 3
 
 
