@@ -4,7 +4,7 @@ B batch, C channels.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,10 +148,22 @@ def image_files(folder: Path, flag: str) -> list[Path]:
 
 def _images_in(folder: Path) -> list[Path]:
     endings = {ending for ending, format in Image.registered_extensions().items() if format in Image.OPEN}
-    found = (Path(place, name) for place, _, names in os.walk(folder, followlinks=True) for name in names)
     return sorted(
-        file for file in found if file.suffix.lower() in endings and not file.name.startswith(".") and file.is_file()
+        file
+        for file in _files_below(folder)
+        if file.suffix.lower() in endings and not file.name.startswith(".") and file.is_file()
     )
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """All files, those behind links too; a folder that several links lead to, or one below it, is gone through once."""
+    seen = set()
+    for place, below, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:
+            below.clear()
+            continue
+        seen.add(real)
+        yield from (Path(place, name) for name in names)
 
 
 def _open(file: Path, flag: str, num_channels: int = 3, background: str = DEFAULT_BACKGROUND) -> Image.Image:

@@ -17,6 +17,7 @@ from training.comparison.launching import TRAINING
 from training.models.creation import SET_BY_WEIGHTS, stored_processor
 from training.models.families import chosen_family
 from training.models.teachers import FrozenTeacher
+from training.prediction.record import stamps_of_model
 from training.settings.checks import check
 from training.settings.command_line import yaml_as_flags
 from training.settings.comparison import CHECKPOINT, CONTINUED, FCMAE, RANDOM, TEACHER, CompareSettings
@@ -210,9 +211,8 @@ def short(name: str) -> str:
 
 def slug(name: str) -> str:
     """A model's name for a folder, which is another one for other weights or configurations in the same place."""
-    files = sorted(file for pattern in ("*.safetensors", "*config.json") for file in Path(name).glob(pattern))
-    stamps = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-    place = str(Path(name).resolve()) if files else name
+    stamps = stamps_of_model(name)
+    place = str(Path(name).resolve()) if stamps else name
     digest = hashlib.sha256(json.dumps([place, stamps]).encode()).hexdigest()[:8]
     return f"{re.sub(r'[^A-Za-z0-9.-]+', '_', short(name))}-{digest}"
 

@@ -1,7 +1,7 @@
 """The problem that a model is trained for: what the labels are, their names, checks and readers."""
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from datasets import Dataset
@@ -43,15 +43,19 @@ def find_problem(data: FinetuneDataSettings, num_labels: int | None) -> Problem:
     else:
         names, rule = columns, f"be {len(columns)}, the label columns, for {kind}"
         check("num_labels", num_labels, num_labels in (None, len(columns)), rule)
-    kinds = {name: kind_of(features_of(found.source)[name]) for name in columns}
-    if (kind != SINGLE_LABEL or INTEGERS in kinds.values()) and data.problem_type is None and is_first_process():
-        held = ", ".join(f"`{name}` holds {what}" for name, what in list(kinds.items())[:3])
-        more = ", ..." if len(columns) > 3 else ""
-        other = (
-            f", {len(names):,} classes. If they are values: --problem_type {REGRESSION}" if kind == SINGLE_LABEL else ""
-        )
-        print(f"Problem type: {kind}, as {held}{more}{other}.", flush=True)
+    if data.problem_type is None and is_first_process():
+        tell_of_guess(kind, {name: kind_of(features_of(found.source)[name]) for name in columns}, len(names))
     return Problem(kind, names)
+
+
+def tell_of_guess(problem: str, held: Mapping[str, str], num_labels: int) -> None:
+    """Print the problem that was taken from what the columns hold, unless this is names of classes."""
+    if problem == SINGLE_LABEL and INTEGERS not in held.values():
+        return
+    told = ", ".join(f"`{name}` holds {what}" for name, what in list(held.items())[:3]) + ", ..." * (len(held) > 3)
+    if problem == SINGLE_LABEL:
+        told += f", {num_labels:,} classes. If they are values: --problem_type {REGRESSION}"
+    print(f"Problem type: {problem}, as {told}.", flush=True)
 
 
 def tell_of_joined_names(source: Source, column: str, names: Sequence[str]) -> None:

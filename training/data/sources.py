@@ -131,6 +131,11 @@ def file_paths(values: pa.ChunkedArray) -> pa.ChunkedArray:
     return pa.chunked_array([], pa.string())
 
 
+def fingerprint_of(source: Source) -> str | None:
+    """A text that differs for other rows; None for a stream."""
+    return source._fingerprint if isinstance(source, Dataset) else None
+
+
 def have_own_names(source: Source, column: str) -> bool:
     """Whether no two stored images have the same path. The paths of a stream are not known beforehand."""
     if not isinstance(source, Dataset):

@@ -21,6 +21,7 @@ from training.data.sources import (
     array_dtype,
     check_column,
     find_source,
+    fingerprint_of,
     has_own_splits,
     have_own_names,
     listing_of,
@@ -47,7 +48,7 @@ class Images(NamedTuple):
     @property
     def fingerprint(self) -> str | None:
         """A text that differs for other images; None for a stream."""
-        return self.source._fingerprint if isinstance(self.source, Dataset) else None
+        return fingerprint_of(self.source)
 
     def name(self, value: Any, index: int) -> str:
         """The path of an image relative to the folder, else its path as stored, else its number, from 0 on."""

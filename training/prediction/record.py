@@ -2,7 +2,6 @@
 
 import glob
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from accelerate import Accelerator
 from datasets import Dataset
 
 from training.data.checking.store import digest_of_files, stamps_of
-from training.data.sources import Source, file_paths, listing_of, values_of
+from training.data.sources import Source, file_paths, fingerprint_of, listing_of, values_of
 from training.models.loading import stored_config
 from training.prediction.images import Images
 from training.settings.model import ModelSettings
@@ -34,11 +33,10 @@ def record_of(
     facts, values = settings.facts(), settings.values()
     record = {name: value for name, value in values.items() if facts[name].affects_result}
     name = model.model_name_or_path or ""
-    stored = sorted(file for pattern in OF_THE_MODEL for file in Path(name).glob(pattern))
     return {
         **record,
         "mixed_precision": accelerator.mixed_precision,  # the setting may leave it to the environment
-        **{f"{file} of the model": stamp for file, stamp in stamps_by_name(stored).items()},
+        **{f"{file} of the model": stamp for file, stamp in stamps_of_model(name).items()},
         "revision of the model": stored_config(name, model.model_revision).get("_commit_hash"),
         "number of images": images.total,
         **stamps_of_images(images.source, data.image_column, "" if images.root else data.dataset_name),
@@ -52,14 +50,15 @@ def stamps_of_images(source: Source, column: str, name: str) -> dict[str, str | 
     """
     files = file_paths(values_of(source, column)) if isinstance(source, Dataset) else None
     return {
-        "images": source._fingerprint if isinstance(source, Dataset) else None,
+        "images": fingerprint_of(source),
         "sizes and times of image files": digest_of_files(files) if files is not None else None,
         "sizes and times of data files": digest_of_files(pa.chunked_array([data_files(name)], pa.string())),
     }
 
 
-def stamps_by_name(files: Sequence[Path]) -> dict[str, list[int]]:
-    """Size in bytes and time of the last change in ns of each file."""
+def stamps_of_model(name: str) -> dict[str, list[int]]:
+    """Size in bytes and time of the last change in ns of each file in a model's folder; none of a Hub id."""
+    files = sorted(file for pattern in OF_THE_MODEL for file in Path(name).glob(pattern))
     stamps = stamps_of(pa.chunked_array([list(map(str, files))], pa.string()))
     return {
         file.name: list(pair) for file, *pair in zip(files, stamps.sizes.tolist(), stamps.times.tolist(), strict=True)

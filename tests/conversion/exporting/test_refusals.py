@@ -235,6 +235,7 @@ def test_images_in_linked_folders_count_and_hidden_files_and_documents_do_not(tm
         Image.new("RGB", (8, 8)).save(tmp_path / name)
     (tmp_path / "images/page.pdf").touch()
     (tmp_path / "images/linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "images/deep/up").symlink_to(tmp_path / "images")
     found = images.image_files(tmp_path / "images", "--calibration_images")
     assert [file.relative_to(tmp_path / "images").as_posix() for file in found] == ["1.png", "linked/2.png"]
 

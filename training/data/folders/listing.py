@@ -151,14 +151,22 @@ def scan(listing: Listing, folder: str) -> tuple[list[str], list[str]]:
     return sorted(names), sorted(encodable(listing, folder, shown), key=lambda name: name + "/")
 
 
+def is_utf8(name: str) -> bool:
+    """Whether a name or path is text, as the columns of a data set must be."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def encodable(listing: Listing, folder: str, names: list[str]) -> list[str]:
     """The names that are valid UTF-8; the others are added to the listing's `broken`."""
     good = []
     for name in names:
-        try:
-            name.encode()
+        if is_utf8(name):
             good.append(name)
-        except UnicodeEncodeError:
+        else:
             path = os.path.join(listing.root, folder, name)
             shown = os.fsencode(path).decode(errors="backslashreplace")
             listing.broken.append(f"{shown} has a name that is not UTF-8: rename it")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pyarrow as pa
 from datasets import Dataset
 
-from training.data.folders.listing import KINDS, Listing, left_out, not_images, refuse_mixture
+from training.data.folders.listing import KINDS, Listing, is_utf8, left_out, not_images, refuse_mixture
 from training.data.folders.rows import (
     as_images,
     cache_folder,
@@ -95,15 +95,6 @@ def passes_loop(folder: str) -> bool:
         return False
     is_loop = os.path.islink(folder) and Path(os.path.realpath(parent)).is_relative_to(os.path.realpath(folder))
     return is_loop or passes_loop(parent)
-
-
-def is_utf8(path: str) -> bool:
-    """Whether a path is text, as the columns of a data set must be."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def kind_of(path: str) -> str | None:
