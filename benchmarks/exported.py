@@ -3,16 +3,17 @@
     python -m benchmarks.exported --whats agreement --sizes atto tiny
     python -m benchmarks.exported --whats speed --cases atto:1 tiny:8
 
-"agreement" runs each file on 64 crops of photographs at three sizes, in batches of 1, 3 and 8. The difference is that
-of the logits, as a share of the largest; "top-1" is the share of the crops that get the class that eager in float32
-gives. The weights are random, so that classes lie close together: a trained model agrees more often. "speed" has all
-contenders take turns, each in a process of its own, with as many threads: some keep theirs waiting for the next call.
-What is not installed, or what the processor lacks, is left out.
+"agreement" has classifiers learn which of 43 photographs a crop is cut from (benchmarks/shared/trained.py), and runs
+each file on 64 crops of these photographs at three sizes, in batches of 1, 3 and 8. The difference is that of the
+logits, as a share of the largest; "top-1" is the share of the crops that get the class that eager in float32 gives.
+"speed" has all contenders take turns, each in a process of its own, with as many threads: some keep theirs waiting for
+the next call. Its weights are random. What is not installed, or what the processor lacks, is left out.
 """
 
 from collections.abc import Callable
 from functools import partial
 from itertools import cycle, product
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -23,7 +24,9 @@ from torch import Tensor
 from benchmarks.shared.classifiers import create_model
 from benchmarks.shared.exported import can_run, crops, write_classifier
 from benchmarks.shared.measure import Call, Row, alternate_apart, apart, parse_arguments, report, times_as_fast
+from benchmarks.shared.trained import natural_photographs, train_classifier
 from conversion.exporting.formats import DTYPES, FORMATS
+from hf_convnextv2 import ConvNextV2ForImageClassification
 
 IMAGE_SIZES = ((224, 224), (320, 320), (192, 288))
 BATCH_SIZES = (1, 3, 8)
@@ -52,6 +55,8 @@ def main() -> None:
         formats=list(FORMATS),
         dtypes=list(DTYPES),
         images=64,
+        epochs=10,
+        folder="out/exported",
         cases=[f"{size}:{batch}" for size in ("atto", "tiny", "base") for batch in (1, 8)],
         image_size=224,
     )
@@ -59,9 +64,10 @@ def main() -> None:
     if "agreement" in args.whats:
         files = [each for each in product(args.formats, args.dtypes) if can_run(*each)]
         for size in args.sizes:
-            expected = apart(answers_of_eager, size, args.images)
+            trained = train_classifier(size, Path(args.folder), args.epochs)
+            expected = apart(answers_of_eager, trained, args.images)
             for file in files:
-                rows.append(apart(compare_answers, size, *file, expected))
+                rows.append({"size": size, **apart(compare_answers, trained, *file, expected)})
                 print(rows[-1], flush=True)
     agreement = list(rows)
     if "speed" in args.whats:
@@ -74,19 +80,21 @@ def main() -> None:
     report(rows, args.output)
 
 
-def answers_of_eager(size: str, count: int) -> list[np.ndarray]:
+def answers_of_eager(trained: Path, count: int) -> list[np.ndarray]:
     """The logits `(count, classes)` of the model in float32, at each size of images."""
-    model = create_model("ours", size).eval()
-    return [answers(lambda batch: model(batch).logits, crops(count, image_size)).numpy() for image_size in IMAGE_SIZES]
+    model, pictures = ConvNextV2ForImageClassification.from_pretrained(trained), natural_photographs(trained.parent)
+    images = [crops(count, image_size, pictures) for image_size in IMAGE_SIZES]
+    return [answers(lambda batch: model(batch).logits, each).numpy() for each in images]
 
 
-def compare_answers(size: str, format: str, dtype: str, expected: list[np.ndarray]) -> Row:
+def compare_answers(trained: Path, format: str, dtype: str, expected: list[np.ndarray]) -> Row:
     """A row for one file: how its logits differ from `expected` at each size of images."""
-    written = write_classifier(create_model("ours", size), format, dtype)
-    row: Row = {"size": size, "format": format, "dtype": dtype, "MB": written.size / 1e6}
+    model, pictures = ConvNextV2ForImageClassification.from_pretrained(trained), natural_photographs(trained.parent)
+    written = write_classifier(model, format, dtype, pictures)
+    row: Row = {"format": format, "dtype": dtype, "MB": written.size / 1e6}
     row["s to export"] = written.seconds_to_export
     for image_size, logits in zip(IMAGE_SIZES, map(torch.from_numpy, expected), strict=True):
-        found = answers(written.logits, crops(len(logits), image_size))
+        found = answers(written.logits, crops(len(logits), image_size, pictures))
         where = f"{image_size[0]} x {image_size[1]}"
         row[f"difference, {where}"] = f"{((found - logits).abs().max() / logits.abs().max()).item():.1e}"
         row[f"top-1, {where}"] = (found.argmax(1) == logits.argmax(1)).float().mean().item()

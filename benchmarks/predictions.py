@@ -3,10 +3,12 @@ their memory over many files.
 
     python -m benchmarks.predictions --sizes atto tiny --batch_size 16 --num_workers 1
     python -m benchmarks.predictions --files 100000
+    ACCELERATE_USE_CPU=true OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 -m benchmarks.predictions --num_workers 0
 
 A round of a script goes over all photographs, from files to parts of answers, with its model loaded. The model alone
-computes as many images, of one batch again and again. Memory is measured with a tiny model, so that reading and writing
-are most of the work: that of the script's process and with its data loader workers, read twice a second.
+computes as many images, of one batch again and again, in one process with a thread for each core. Memory is measured
+with a tiny model, so that reading and writing are most of the work: that of the script's process and with its data
+loader workers, read twice a second.
 """
 
 import os
@@ -14,6 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
@@ -22,6 +26,8 @@ from typing import Any
 
 import psutil
 import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from datasets import config as datasets_config
 from PIL import Image
 
@@ -31,6 +37,7 @@ from benchmarks.shared.classifiers import create_model, wake_grn
 from benchmarks.shared.measure import Call, Row, alternate, parse_arguments, report, times_as_fast
 from benchmarks.shared.photographs import photographs
 from hf_convnextv2 import ConvNextV2Config, ConvNextV2ForImageClassification, create_image_processor
+from training.machine.cores import usable_cores
 from training.prediction.answers import create_answers
 from training.prediction.batches import create_reader
 from training.prediction.encoders import load_encoder
@@ -43,6 +50,7 @@ from training.prediction.parts import JsonLines, PartForm, Parts
 from training.run.accelerator import create_plain_accelerator
 from training.settings.embedding import EmbedSettings
 from training.settings.prediction import PredictSettings
+from training.settings.run import ProcessSettings
 
 STORED = (500, 375)  # width and height of the photographs
 SETTINGS: dict[str, Any] = {"predict": PredictSettings, "embed": EmbedSettings}
@@ -54,21 +62,34 @@ def main() -> None:
     args = parse_arguments(
         str(__doc__), rounds=5, sizes=["atto", "tiny"], batch_size=16, num_workers=1, images=256, files=0, folder=""
     )
-    with tempfile.TemporaryDirectory(dir=args.folder or None) as scratch:
-        folder, cache = Path(scratch), Path(scratch, "cache")
+    accelerator = create_plain_accelerator(ProcessSettings())
+    with scratch_folder(accelerator, args.folder) as folder:
+        cache = folder / "cache"
         datasets_config.HF_DATASETS_CACHE = cache
         os.environ["HF_DATASETS_CACHE"] = str(cache)
         if args.files:
             write_folder(folder / "images", args.files)
             rows = [row for script in SETTINGS for row in memory(script, folder, args)]
         else:
-            write_photographs(folder / "photographs", args.images)
-            rows = [row for size in args.sizes for row in speeds(size, folder, args)]
-    report(rows, args.output)
+            with accelerator.main_process_first():
+                write_photographs(folder / "photographs", args.images)
+            rows = [row for size in args.sizes for row in speeds(accelerator, size, folder, args)]
+    if accelerator.is_main_process:
+        report(rows, args.output)
+
+
+@contextmanager
+def scratch_folder(accelerator: Accelerator, parent: str) -> Iterator[Path]:
+    """A temporary folder, one for all processes."""
+    with tempfile.TemporaryDirectory(dir=parent or None) as own:
+        yield Path(broadcast_object_list([own])[0])
+        accelerator.wait_for_everyone()
 
 
 def write_photographs(folder: Path, count: int) -> None:
-    """Write `count` JPEG photographs."""
+    """Write `count` JPEG photographs, if they are not there yet."""
+    if folder.is_dir():
+        return
     folder.mkdir()
     for number, photograph in enumerate(islice(cycle(photographs()), count)):
         photograph.resize(STORED, Image.Resampling.BICUBIC).save(folder / f"{number:05d}.jpg", quality=90)
@@ -80,33 +101,51 @@ def save_model(model: Any, folder: Path) -> None:
     create_image_processor(model.config).save_pretrained(folder)
 
 
-def speeds(size: str, scratch: Path, args: Any) -> list[Row]:
+def speeds(accelerator: Accelerator, size: str, scratch: Path, args: Any) -> list[Row]:
     """Images per second of the model alone, and of each script with the same batch size."""
     model: Any = create_model("ours", size).eval()
-    save_model(model, scratch / size)
+    if accelerator.is_main_process:
+        save_model(model, scratch / size)
+    accelerator.wait_for_everyone()
     pixel_values = torch.randn(args.batch_size, 3, 224, 224)
-    calls: dict[str, Call] = {"model alone": partial(run_alone, model, pixel_values, args.images)}
-    calls |= {script: prepare(script, scratch, size, args) for script in SETTINGS}
+    calls: dict[str, Call] = {}
+    if accelerator.is_main_process:
+        calls["model alone"] = partial(run_alone, model, pixel_values, args.images)
+    else:
+        calls["model alone"] = lambda: None
+    calls |= {script: prepare(accelerator, script, scratch, size, args) for script in SETTINGS}
+    calls = {name: partial(in_all_processes, accelerator, call) for name, call in calls.items()}
     seconds = alternate(calls, args.rounds, warm_up=1)
     rows: list[Row] = []
     for script in SETTINGS:
         row: Row = {"size": size, "batch": args.batch_size, "script": script}
+        row |= {"processes": accelerator.num_processes, "workers": args.num_workers}
         row["images/s alone"] = args.images / median(seconds["model alone"])
         row["images/s"] = args.images / median(seconds[script])
         row["times as fast as alone"] = times_as_fast(seconds["model alone"], seconds[script])
         rows.append(row)
-        print(row, flush=True)
+        accelerator.print(row, flush=True)
     return rows
+
+
+def in_all_processes(accelerator: Accelerator, call: Call) -> None:
+    """Begin and end a call in all processes together."""
+    accelerator.wait_for_everyone()
+    call()
+    accelerator.wait_for_everyone()
 
 
 @torch.no_grad()
 def run_alone(model: Any, pixel_values: torch.Tensor, count: int) -> None:
-    """Compute at least `count` images."""
+    """Compute at least `count` images, with a thread for each core."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(usable_cores())
     for _ in range(0, count, len(pixel_values)):
         model(pixel_values)
+    torch.set_num_threads(threads)
 
 
-def prepare(script: str, scratch: Path, size: str, args: Any) -> Call:
+def prepare(accelerator: Accelerator, script: str, scratch: Path, size: str, args: Any) -> Call:
     """A call that goes over all photographs as the script does."""
     settings = SETTINGS[script](
         model_name_or_path=str(scratch / size),
@@ -115,7 +154,6 @@ def prepare(script: str, scratch: Path, size: str, args: Any) -> Call:
         per_device_eval_batch_size=args.batch_size,
         num_workers=args.num_workers,
     )
-    accelerator = create_plain_accelerator(settings.processes)
     images = find_images(settings.data, 3)
     model, answers, form = loaded(settings, images)
     reader = create_reader(images, settings.data, 3, answers.transform)
@@ -124,8 +162,9 @@ def prepare(script: str, scratch: Path, size: str, args: Any) -> Call:
         parts = Parts(Path(settings.output.output_file), {"dataset_name": "photographs"}, form)
         begin(accelerator, parts, overwrite=True)
         answer_images(script, accelerator, model, answers, reader, settings.data, parts)
-        assert parts.num_done == args.images and not parts.num_bad
-        parts.remove()
+        if accelerator.is_main_process:
+            assert parts.num_done == args.images and not parts.num_bad
+            parts.remove()
 
     return call
 

@@ -89,9 +89,15 @@ def find_photographs(folder: Path) -> dict[str, Path]:
 
 
 def cut(file: Path) -> list[PILImage.Image]:
-    """Shrink the photograph to at most `LONG_SIDE` pixels, and cut it into crops of `CROP` pixels without overlap."""
-    with PILImage.open(file) as picture:
-        small = picture.convert("RGB")
-        small.thumbnail((LONG_SIDE, LONG_SIDE), PILImage.Resampling.BICUBIC)
+    """Cut the shrunk photograph into crops of `CROP` pixels without overlap."""
+    small = shrunk(file)
     corners = product(range(0, small.height - CROP + 1, CROP), range(0, small.width - CROP + 1, CROP))
     return [small.crop((left, top, left + CROP, top + CROP)) for top, left in corners]
+
+
+def shrunk(file: Path) -> PILImage.Image:
+    """The photograph in RGB, with at most `LONG_SIDE` pixels on its longer side."""
+    with PILImage.open(file) as picture:
+        small = picture.convert("RGB")
+    small.thumbnail((LONG_SIDE, LONG_SIDE), PILImage.Resampling.BICUBIC)
+    return small

@@ -224,6 +224,7 @@ def exported_accuracy() -> list[Row]:
     rows = [row for row in read("exported_accuracy") if row["layers in float32"] == usual_layers(row)]
     return [
         {
+            "Model": row["size"],
             "File": f"{FORMATS[row['format']].runtime}, {row['dtype']}",
             "Accuracy": f"{100 * row['accuracy']:.1f} %",
             "Of float32": f"{100 * row['accuracy of float32']:.1f} %",
@@ -240,10 +241,10 @@ def usual_layers(row: Row) -> str:
 
 
 def exported_layers() -> list[Row]:
-    """A row for each layer that int8 leaves in float32."""
+    """A row for each layer that int8 leaves in float32, of the smallest model."""
     found: dict[str, Row] = {}
     for row in read("exported_accuracy"):
-        if row["dtype"] == "int8":
+        if row["dtype"] == "int8" and row["size"] == "atto":
             layers, runtime = row["layers in float32"], FORMATS[row["format"]].runtime
             shown = found.setdefault(layers, {"Layers in float32": f"`{layers}`" if layers else "none"})
             shown[f"{runtime}: accuracy"] = f"{100 * row['accuracy']:.1f} %"

@@ -14,6 +14,7 @@ from experiments import label_efficiency as study
 from experiments.search import START, try_out
 from experiments.solar_cells import normalization_flags, scratch_flags
 from tests.photographs import quick_datasets
+from training.comparison import launching
 
 __all__ = ["quick_datasets"]
 pytestmark = pytest.mark.usefixtures("quick_datasets")
@@ -34,7 +35,7 @@ def launched(monkeypatch):
         raise Launched
 
     monkeypatch.setattr(subprocess, "run", record)
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(launching, "usable_cores", lambda: 4)
     return found
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from conversion.files import read_json
 from conversion.model_folder import RESULTS
+from training.machine.cores import usable_cores
 
 TRAINING = Path(__file__).resolve().parents[1]
 
@@ -48,7 +49,7 @@ def arguments(script: str | Path, recipe: str | Path, *flags: str, at_a_time: in
     """What follows `accelerate launch`."""
     script = script if isinstance(script, Path) else TRAINING / f"{script}.py"
     # By default, `accelerate launch` uses one core only on a machine without a GPU.
-    threads = ["--num_cpu_threads_per_process", str(max((os.cpu_count() or 1) // at_a_time, 1))]
+    threads = ["--num_cpu_threads_per_process", str(max(usable_cores() // at_a_time, 1))]
     return [*threads, os.path.relpath(script), "--config", os.path.relpath(recipe_file(recipe)), *flags]
 
 

@@ -62,3 +62,11 @@ def test_another_script_than_those_of_training_is_launched_by_its_path(monkeypat
     expected = ["experiments/ablation/script.py", "--config", "training/recipes/pretrain_demo.yaml", "--task=pretrain"]
     assert words[2:] == expected
     assert arguments("finetune", "finetune_demo")[2] == "training/finetune.py"
+
+
+def test_runs_share_the_cores_that_this_process_may_use(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(4)))
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    assert arguments("finetune", "finetune_demo")[:2] == ["--num_cpu_threads_per_process", "4"]
+    assert arguments("finetune", "finetune_demo", at_a_time=2)[:2] == ["--num_cpu_threads_per_process", "2"]
+    assert arguments("finetune", "finetune_demo", at_a_time=9)[:2] == ["--num_cpu_threads_per_process", "1"]
