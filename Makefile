@@ -65,7 +65,7 @@ $(VENV)/space-test: $(VENV)/space
 	touch $@
 
 # The page of the Space is driven in Debian's Chromium: apt-get install chromium.
-verify: $(VENV)/space-test
+verify: $(VENV)/space-test $(VENV)/export
 	$(BIN)/python -m pytest -m 'slow or not slow'
 
 BENCHMARKS := classifier products operations half_precision loaded fcmae_step views convmae segmentation detection \

@@ -10,18 +10,21 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
+from transformers import PreTrainedModel
 
 from conversion.convert import main as convert
-from hf_convnextv2 import ConvNextV2Config, ConvNextV2ForImageClassification
+from hf_convnextv2 import ConvMAEConfig, ConvMAEForPreTraining, ConvNextV2Config, ConvNextV2ForImageClassification
 from tests.labelled_photographs import VALUES, write_label_folder
 from tests.photographs import CLASSES, cut, write_folder, write_masked_folder, write_objects_folder, write_parquet
 from tests.readme import OFFICIAL, PAGES, README, commands, make_stand_ins, save_classifier
@@ -127,11 +130,19 @@ def write_what_the_pages_name(folder: Path) -> None:
     for name in OFFICIAL:
         save_classifier(folder / name, 1000)
     cut("coffee", 1)[0].save(folder / "photo.jpg")
-    model = ConvNextV2ForImageClassification(ConvNextV2Config.from_size("tiny", num_labels=1000))
-    model.save_pretrained(folder / "ours")
-    convert([str(folder / "ours"), str(folder / "official"), "--to", "official"])
-    released = load_file(folder / "official/model.safetensors")
-    torch.save({"model": released}, folder / "convnextv2_tiny_1k_224_ema.pt")
+    v1: dict[str, Any] = {"use_grn": False, "layer_scale_init_value": 1e-6}
+    for name, blocks in (("convnextv2_tiny_1k_224_ema.pt", dict[str, Any]()), ("convnext_tiny_1k_224_ema.pth", v1)):
+        config = ConvNextV2Config.from_size("tiny", num_labels=1000, **blocks)
+        write_official(folder / name, ConvNextV2ForImageClassification(config))
+    write_official(folder / "convmae_base.pth", ConvMAEForPreTraining(ConvMAEConfig()))
+
+
+def write_official(file: Path, model: PreTrainedModel) -> None:
+    """Random weights as the official code releases trained ones."""
+    with tempfile.TemporaryDirectory() as scratch:
+        model.save_pretrained(f"{scratch}/ours")
+        convert([f"{scratch}/ours", f"{scratch}/official", "--to", "official"])
+        torch.save({"model": load_file(f"{scratch}/official/model.safetensors")}, file)
 
 
 def write_models(folder: Path, made: set[str]) -> None:
