@@ -6,6 +6,7 @@ A column holds one class for each image or, for several, a list of them.
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute creates its functions at import, where pyright does not see them)
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ from training.settings.checks import check
 
 STRINGS = ("string", "large_string")
 LEAST_SHARE = 0.1  # of the numbers up to the largest one that a column must hold, for classes to be counted in it
+NUMBER = re.compile(r"-?[0-9]{1,18}")
+MOST_NAMED = 5  # classes in a note
 NO_CLASS = "hold a class for some image, but all of its lists are empty"
 
 
@@ -146,13 +149,22 @@ def check_counted(column: str, found: np.ndarray, count: int) -> None:
 def check_labels(source: Source, column: str, classes: list[str]) -> None:
     """Raise if a label of a map-style source is not a class of the model; no image is read.
 
-    A stream's labels are checked when they are read. `classes` are the names of the model's classes. Labels with names
-    are matched by name. If the names differ, labels are matched by number, unless a name that the source and the model
-    share has another number in each.
+    A stream's labels are checked when they are read. `classes` are the names of the model's classes. Labels are matched
+    by name, also integers and booleans whose texts are names of the model. Where the names differ, or there are none,
+    labels are matched by number, which a note says, unless a name that the source and the model share has another
+    number in each.
     """
     check_label_column(source, column)
     own = class_names(source, column)
-    if own is not None and label_mapping(source, column, classes) is None:
+    if own is None and not holds_strings(source, column):
+        check_numbers(source, column, classes)
+    elif own is not None:
+        check_names(source, column, own, classes)
+
+
+def check_names(source: Source, column: str, own: list[str], classes: list[str]) -> None:
+    """Raise if a label, of a column whose classes have the names `own`, is not a class of the model."""
+    if label_mapping(source, column, classes) is None:
         twice = sorted({name for name in own if classes.count(name) > 1})
         check(
             column, twice, not twice or len(own) == len(classes), "be told apart, but the model has two classes of it"
@@ -164,9 +176,40 @@ def check_labels(source: Source, column: str, classes: list[str]) -> None:
         check(column, strange[:20], numbered and agree, f"be among the names of the model's {len(classes)} classes")
         print(f"Classes of `{column}` are not named as the model's (e.g. {strange[:1]}): matched by number.")
     if isinstance(source, Dataset) and not holds_strings(source, column):
-        labels = label_array(source, column)
-        outside = np.unique(labels[(labels < 0) | (labels >= len(own or classes))]).tolist()
-        check(column, outside, not outside, f"be in [0, `num_labels` (={len(own or classes)})); -1: missing")
+        check_in_range(source, column, len(own))
+
+
+def check_numbers(source: Source, column: str, classes: list[str]) -> None:
+    """Raise if a label, of a column of integers or booleans, is not a class of the model."""
+    mapping = label_mapping(source, column, classes)
+    if mapping is None:
+        values = range(len(classes))
+        if isinstance(source, Dataset):
+            check_in_range(source, column, len(classes))
+            values = distinct_values(source, column)
+        if classes != unnamed_classes(len(classes)) and is_first_process():
+            told = ", ".join(f"{value} is {classes[value]}" for value in values[:MOST_NAMED])
+            more = ", ..." if len(values) > MOST_NAMED else ""
+            print(f"Classes of `{column}` have no names: matched with the model's by number, {told}{more}.", flush=True)
+    elif isinstance(source, Dataset):
+        outside = [value for value in distinct_values(source, column) if mapping.get(value, -1) < 0]
+        rule = (
+            f"be among the names of the model's {len(classes)} classes, some of which are such numbers. If they are "
+            "numbers of classes, give them names: `cast_column` of `datasets` with a `ClassLabel`"
+        )
+        check(column, outside[:20], not outside, rule)
+
+
+def check_in_range(source: Dataset, column: str, num_labels: int) -> None:
+    """Raise if a label is missing or not the number of a class."""
+    labels = label_array(source, column)
+    outside = np.unique(labels[(labels < 0) | (labels >= num_labels)]).tolist()
+    check(column, outside, not outside, f"be in [0, `num_labels` (={num_labels})); -1: missing")
+
+
+def distinct_values(source: Dataset, column: str) -> list[Any]:
+    """The classes of all images as they are stored, each once, in order; a missing one, None, goes first."""
+    return sorted(class_values(source, column).unique().to_pylist(), key=lambda value: (value is not None, value))
 
 
 def label_array(source: Dataset, column: str) -> np.ndarray:
@@ -182,8 +225,28 @@ def label_mapping(source: Source, column: str, classes: list[str]) -> dict[Any, 
     own = class_names(source, column)
     if own is None and holds_strings(source, column):  # a stream's names are checked when they are read
         return {name: label for label, name in enumerate(classes) if classes.count(name) == 1}
+    if own is None:
+        named = named_numbers(classes, class_feature(source, column))
+        # Two splits of one CSV file may hold texts and integers: "1" and "unknown", or 1 alone.
+        if len(named) < len(classes) and isinstance(source, Dataset):
+            named = named if named.keys() & set(distinct_values(source, column)) else {}
+        return named or None
     # A name may stand for two classes: ImageNet has "crane" twice.
-    if own is None or not set(own) <= set(classes) or any(classes.count(name) > 1 for name in own):
+    if not set(own) <= set(classes) or any(classes.count(name) > 1 for name in own):
         return None
     by_name = getattr(class_feature(source, column), "names", None) is None
     return {(name if by_name else label): classes.index(name) for label, name in enumerate(own)}
+
+
+def named_numbers(classes: Sequence[str], feature: Any) -> dict[int, int]:
+    """The numbers of the classes whose names are integers, by these; for booleans also of "true" and "false".
+
+    Of an integer that two classes are named so, as "7" and "007", it is -1.
+    """
+    booleans = {"false": 0, "true": 1} if getattr(feature, "dtype", None) == "bool" else {}
+    found: dict[int, int] = {}
+    for label, name in enumerate(classes):
+        value = int(name) if NUMBER.fullmatch(name) else booleans.get(name.lower())
+        if value is not None:
+            found[value] = -1 if value in found else label
+    return found

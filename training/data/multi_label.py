@@ -13,7 +13,7 @@ from datasets import Dataset
 
 from training.data.folders.listing import show
 from training.data.folders.splits import shorten
-from training.data.labels import check_labels, class_feature, class_names, class_values, label_mapping
+from training.data.labels import check_labels, class_feature, class_names, class_values, holds_strings, label_mapping
 from training.data.rows import numbers, refuse_rows
 from training.data.sources import Source, values_of
 from training.settings.checks import check
@@ -71,6 +71,8 @@ def class_numbers(source: Dataset, column: str, classes: list[str]) -> np.ndarra
     labels, mapping = class_values(source, column), label_mapping(source, column, classes)
     if mapping is None:
         return labels.cast(pa.int64()).to_numpy()
+    if not holds_strings(source, column):
+        labels = labels.cast(pa.int64())
     known = pa.array(list(mapping)).cast(labels.type)
     return np.array(list(mapping.values()), np.int64)[pc.index_in(labels, known).to_numpy()]
 

@@ -23,6 +23,7 @@ from training.data.decoding import Enough, decode_image
 from training.data.held_out import load_train_and_eval
 from training.data.label_readers import ClassReader
 from training.data.labels import check_labels, label_mapping, resolve_labels
+from training.data.multi_label import class_numbers
 from training.data.samples import Collator, CropsCollator, eval_loader, first_samples, load_images, make_samples
 from training.data.sampling import seeded
 from training.data.sources import load_source
@@ -493,6 +494,54 @@ def test_classes_are_matched_by_name():
     assert label_mapping(labelled(["owl", "cat"], Value("string")), "label", classes) == {"cat": 0, "owl": 2}
     strange = labelled([0], ClassLabel(names=["cow"]))
     assert "`label` (=['cow']) must be among the names" in message_of(lambda: check_labels(strange, "label", classes))
+
+
+SORTED = ["0", "1", "10", "11", "2"]
+
+
+@pytest.mark.parametrize("dtype", ["int64", "int8", "uint16"])
+def test_numbers_are_matched_with_classes_that_are_named_so(dtype, capsys):
+    rows = labelled([10, 2, 1], Value(dtype))
+    check_labels(rows, "label", SORTED)
+    mapping = label_mapping(rows, "label", SORTED)
+    assert [SORTED[mapping[number]] for number in (10, 2, 1)] == ["10", "2", "1"]
+    assert label_mapping(rows.to_iterable_dataset(), "label", SORTED) == mapping
+    lists = labelled([[10, 2], [1], []], List(Value(dtype)))
+    assert class_numbers(lists, "label", SORTED).tolist() == [2, 4, 1]
+    assert capsys.readouterr().out == ""
+
+
+def test_numbers_of_a_split_that_lacks_the_class_with_a_word_are_matched_by_name():
+    rows = labelled([1, 2])
+    assert label_mapping(rows, "label", ["1", "2", "3", "unknown"]) == {1: 0, 2: 1, 3: 2}
+    message = message_of(lambda: check_labels(labelled([1, 2, 5]), "label", ["1", "2", "3", "unknown"]))
+    assert "`label` (=[5]) must be among the names of the model's 4 classes" in message
+    for classes in (["1", "2", "3"], ["7", "007", "a"]):  # 7 is two of them
+        message = message_of(lambda classes=classes: check_labels(labelled([0, 7]), "label", classes))
+        assert "`label` (=[0, 7]) must be among the names" in message
+    assert "(=[None])" in message_of(lambda: check_labels(labelled([1, None, -1]), "label", ["-1", "1"]))
+
+
+def test_booleans_are_matched_with_the_texts_true_and_false():
+    rows = labelled([True, False], Value("bool"))
+    assert label_mapping(rows, "label", ["True", "False"]) == {1: 0, 0: 1}
+    assert label_mapping(rows, "label", ["true", "false"]) == {1: 0, 0: 1}
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_numbers_that_are_matched_with_named_classes_by_number_are_told(streams, capsys):
+    def check(rows, classes):
+        check_labels(rows.to_iterable_dataset() if streams else rows, "label", classes)
+        return capsys.readouterr().out
+
+    assert "by number, False is defect, True is ok." in check(
+        labelled([True, False], Value("bool")), ["defect", "ok"]
+    ).replace("0 is", "False is").replace("1 is", "True is")
+    names = ["a", "b", "c", "d", "e", "911"]
+    told = "Classes of `label` have no names: matched with the model's by number, 0 is a, 1 is b, 2 is c, 3 is d, 4 is"
+    if not streams:  # a stream's numbers are not known before they come
+        assert told in check(labelled(range(6)), names)
+    assert check(labelled([0, 1]), ["LABEL_0", "LABEL_1"]) == ""
 
 
 def test_the_classes_to_train_follow_from_the_column():
