@@ -19,6 +19,7 @@ from training.settings.prediction import PredictSettings
 if __name__ == "__main__":  # before the imports below, which take seconds: reports a wrong setting at once
     settings = parse_settings(PredictSettings, sys.argv[1:], __doc__)
 
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from training.prediction.batches import create_reader
 from training.prediction.files import write_answers
 from training.prediction.images import check_same_images, find_images
 from training.prediction.loop import alone, answer_images, begin, finish
-from training.prediction.masks import clear_masks
+from training.prediction.masks import MaskFolder
 from training.prediction.models import load_stored_model
 from training.prediction.parts import JsonLines, Parts
 from training.prediction.record import record_of
@@ -44,17 +45,20 @@ def main(settings: PredictSettings) -> Path:
     check_fits(stored, settings)
     check_precision(accelerator, stored.model.config)
     data, output = with_background(settings.data, settings.model), Path(settings.output.output_file)
-    has_masks = stored.kind == "segmentation model"
-    written = [output, *([settings.output.masks] if has_masks else [])]
+    masks = MaskFolder(settings.output.masks, output) if stored.kind == "segmentation model" else None
+    written = [output, *([masks.folder] if masks else [])]
     with accelerator.main_process_first():
         images = find_images(data, stored.num_channels, written)
     check_same_images(accelerator, data, images)
     answers, overwrite = create_answers(stored, settings, images), settings.output.overwrite
     parts = Parts(output, record_of(accelerator, settings, settings.model, data, images), JsonLines())
-    with alone(accelerator, parts):
-        if has_masks and accelerator.is_main_process and parts.starts_anew(overwrite):
-            clear_masks(settings.output.masks, overwrite)
+    masks = masks if accelerator.is_main_process else None
+    with alone(accelerator, parts), masks.alone() if masks else nullcontext():
+        if masks and parts.starts_anew(overwrite):
+            masks.clear(overwrite)
         begin(accelerator, parts, overwrite)
+        if masks:
+            masks.check_done(parts)
         reader = create_reader(images, data, stored.num_channels, answers.transform)
         answer_images("Predicting", accelerator, stored.model, answers, reader, data, parts)
         if accelerator.is_main_process:

@@ -132,6 +132,38 @@ def test_a_run_goes_on_though_its_masks_lie_among_the_images_of_its_pattern(segm
     assert sum(map(len, rest)) == 7
 
 
+@pytest.mark.parametrize("loss", ["deleted", "of another table"])
+def test_a_run_does_not_go_on_without_the_masks_that_are_done(loss, segmenter, images, tmp_path, monkeypatch):
+    output, masks = tmp_path / "answers.csv", tmp_path / "answers_masks"
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killed_after(1, patch, MaskAnswers)
+        predicted(segmenter, images, output)
+    name = sorted(masks.rglob("*.png"))[2].relative_to(masks)
+    (masks / name).unlink()
+    if loss == "of another table":
+        predicted(segmenter, images, tmp_path / "other.csv")
+        shutil.copy(tmp_path / "other_masks" / name, masks / name)
+    message = message_of(lambda: predicted(segmenter, images, output))
+    assert (
+        f"answers_masks) must hold the masks of all images that are done, but lacks {name}: delete {output}.partial"
+        in message
+    )
+    shutil.rmtree(f"{output}.partial")
+    if loss == "deleted":
+        assert len(predicted(segmenter, images, output, overwrite=True)) == 12
+        assert len(list(masks.rglob("*.png"))) == 12
+
+
+def test_two_commands_do_not_share_a_folder_of_masks(segmenter, images, tmp_path):
+    masks = tmp_path / "masks"
+    with only_one(masks):
+        message = message_of(lambda: predicted(segmenter, images, tmp_path / "answers.csv", masks_dir=str(masks)))
+    assert "`masks_dir` (=" in message and "must not be in use" in message
+    (masks / ".lock").unlink()
+    predicted(segmenter, images, tmp_path / "answers.csv", masks_dir=str(masks))
+    assert not list(masks.rglob(".*"))
+
+
 def stopped_at_five(script, model, dataset, output, monkeypatch, **fields):
     """A run that ends after its first batch."""
     with monkeypatch.context() as patch, pytest.raises(Killed):

@@ -393,6 +393,16 @@ def test_masks_of_earlier_images_go_when_they_are_replaced_but_no_other_file(seg
     assert len(list(masks.rglob("*.png"))) == 4
 
 
+def test_masks_of_another_table_are_not_replaced_also_after_a_move(segmenter, images, tmp_path):
+    predicted(segmenter, images / "test", tmp_path / "first/answers.csv")
+    shutil.move(tmp_path / "first", tmp_path / "moved")
+    other = tmp_path / "moved/answers.parquet"  # its default folder of masks is the same
+    message = message_of(lambda: predicted(segmenter, images / "test", other, overwrite=True))
+    assert "must hold the masks of one output file, but holds" in message and "of ../answers.csv" in message
+    assert len(list((tmp_path / "moved/answers_masks").rglob("*.png"))) == 3
+    assert len(predicted(segmenter, images / "test", tmp_path / "moved/answers.csv", overwrite=True)) == 3
+
+
 def test_windows_smaller_than_a_cell_are_refused_before_the_first_image(segmenter, images, tmp_path, monkeypatch):
     monkeypatch.setattr(answers.MaskAnswers, "__call__", lambda *_: pytest.fail("predicts"))
     message = message_of(lambda: predicted(segmenter, images, tmp_path / "a.csv", eval_window=15))

@@ -29,7 +29,7 @@ from training.prediction.finite import NanWatch, bad_answer, finite_answer
 from training.prediction.images import Images
 from training.prediction.label_answers import MultiLabelAnswers, ValueAnswers, check_separable
 from training.prediction.loop import Answering
-from training.prediction.masks import MaskNames, signature
+from training.prediction.masks import MaskFolder, MaskNames
 from training.prediction.models import StoredModel
 from training.prediction.parts import Answer
 from training.settings.checks import check
@@ -164,7 +164,8 @@ class MaskAnswers:
 
     def __init__(self, stored: StoredModel, settings: PredictSettings, mask_names: MaskNames) -> None:
         names = class_list(stored.model.config)
-        self.num_labels, self.folder, self.mask_names = len(names), settings.output.masks, mask_names
+        self.num_labels, self.mask_names = len(names), mask_names
+        self.masks = MaskFolder(settings.output.masks, Path(settings.output.output_file))
         ignored = ignored_label(self.num_labels)
         self.log_probabilities = SegmentationEvaluator(self.num_labels, ignored, settings.prediction).predict
         self.transform = EvaluationTransform(stored.processor)
@@ -183,7 +184,7 @@ class MaskAnswers:
             classes = scores.argmax(0)
             counts = classes.flatten().bincount(minlength=self.num_labels).tolist()
             name = self.mask_names(sample["image"], sample["index"])
-            self.save(classes, self.folder / name)
+            self.save(classes, self.masks.folder / name)
             shares = [count / classes.numel() for count in counts]
             answers.append({"mask": name, **dict(zip(self.shares, shares, strict=True))})
         return answers
@@ -193,7 +194,7 @@ class MaskAnswers:
         file.parent.mkdir(parents=True, exist_ok=True)
         pixels = classes.cpu().numpy().astype(np.uint8 if self.num_labels <= 256 else np.uint16)
         with atomic_path(file, sync=False) as new:
-            Image.fromarray(pixels).save(new, "PNG", pnginfo=signature())
+            Image.fromarray(pixels).save(new, "PNG", pnginfo=self.masks.signature())
 
     def rows(self, answer: Answer) -> Iterator[dict[str, Any]]:
         yield answer
