@@ -18,6 +18,7 @@ from datasets.exceptions import DatasetGenerationError
 from datasets.splits import SplitDict, SplitInfo
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard
+from yaml import YAMLError
 
 from training.data.detection.coco import LAYOUTS, coco_files, coco_rows
 from training.data.detection.metadata import refuse_mixed_classes, refuse_mixed_masks, with_whole_paths
@@ -212,8 +213,10 @@ def find_folder(data: DataSettings, folder: str, split: str) -> Found:
     refuse_mixture(listing)
     if listing.arrays:
         return Found(as_asked(array_rows(listing, split), data, split), [], left_out(listing))
-    if not listing.images or has_own_splits(folder):
-        return Found(load_data_files(data, listing, folder, split), [], [])
+    as_told = has_own_splits(folder)
+    if not listing.images or as_told:
+        notes = ["files and splits are those that its README.md names"] if as_told else []
+        return Found(load_data_files(data, listing, folder, split), [], notes)
     listing = with_documents(listing) if isinstance(data, MaskedDataSettings) else listing
     problems = not_images(listing, lambda name: split_at(name, asked) not in (None, split, split_name(split)))
     described = metadata_of(listing, split, asked)
@@ -298,6 +301,13 @@ def listing_of(folder: str) -> Listing:
 
 
 def has_own_splits(folder: str) -> bool:
-    """Whether the folder's README.md assigns files to splits, as a data set card on the Hub can."""
+    """Whether the folder's README.md assigns files to splits, as a data set card on the Hub can.
+
+    Raises a `ValueError` if it cannot be read: `datasets` would not read the folder then.
+    """
     readme = Path(folder, "README.md")
-    return readme.is_file() and bool(MetadataConfigs.from_dataset_card_data(DatasetCard.load(readme).data))  # type: ignore[arg-type]
+    try:
+        return readme.is_file() and bool(MetadataConfigs.from_dataset_card_data(DatasetCard.load(readme).data))  # type: ignore[arg-type]
+    except (YAMLError, ValueError) as error:  # a UnicodeDecodeError is a ValueError
+        rule = "have a README.md in UTF-8, with nothing but YAML between lines `---` at its top, or none, but "
+        raise ValueError(f"`dataset_name` (={folder}) must {rule}{' '.join(str(error).split())}.") from error

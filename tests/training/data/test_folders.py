@@ -8,7 +8,7 @@ from datasets import ClassLabel, Dataset, Features, Image, load_dataset
 from PIL import Image as Pictures
 from PIL import features as pillow
 
-from tests.photographs import cut, message_of, quick_datasets
+from tests.photographs import cut, message_of, quick_datasets, write_folder, write_parquet
 from training.data.labels import resolve_labels
 from training.data.samples import load_images, load_mixture
 from training.data.sources import find_source, load_source
@@ -297,3 +297,20 @@ def test_parquet_files_number_their_classes_alike(tmp_path):
     assert "train-00000-of-00001.parquet" in message and "cat, dog" in message and "dog, fox" in message
     (root / "test-00000-of-00001.parquet").unlink()
     assert len(load_source(settings(root), "train", None)) == 2  # the control
+
+
+def test_files_are_those_that_a_readme_names_and_the_start_says_so(tmp_path):
+    root = write_folder(tmp_path / "images", {"train": 2})
+    names = [str(file.relative_to(root)) for file in sorted(root.rglob("*.*"))]
+    (root / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files: {names[1]}\n---\n")
+    found = find_source(settings(root), "train")
+    assert len(found.source) == 1 < len(names) and found.notes == ["files and splits are those that its README.md names"]
+
+
+@pytest.mark.parametrize("text", [b"My photos of the caf\xe9", b"---\ntitle: [unclosed\n---\n"])
+@pytest.mark.parametrize("kind", ["images", "parquet"])
+def test_a_readme_that_datasets_cannot_read_is_named(text, kind, tmp_path):
+    root = (write_folder if kind == "images" else write_parquet)(tmp_path / "data", {"train": 2})
+    (root / "README.md").write_bytes(text)
+    message = message_of(lambda: find_source(settings(root), "train"))
+    assert f"`dataset_name` (={root}) must have a README.md in UTF-8, with nothing but YAML between" in message
