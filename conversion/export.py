@@ -56,7 +56,7 @@ from conversion.exporting.checks import measure
 from conversion.exporting.folder import check_output, new_folder, new_record, write_companions
 from conversion.exporting.images import MIN_CALIBRATION, calibration_files
 from conversion.exporting.models import load_subject
-from conversion.exporting.precision import check_model, check_precision
+from conversion.exporting.precision import check_image_size, check_model, check_precision
 from conversion.exporting.quantization import check_float_layers
 from conversion.exporting.record import Measured
 from conversion.exporting.writing import Pictures, Writer
@@ -104,6 +104,7 @@ def export(
     calibration = calibration_files(calibration_images, num_calibration_images) if calibration_images else []
     subject = load_subject(model, task)
     check_model(format, dtypes, subject.model.config.model_type, subject.task, subject.gives_values)
+    check_image_size(format, subject)
     kept = list(FORMATS[format].float_layers if float_layers is None else float_layers)
     check_float_layers(subject.model, kept)
     pictures = Pictures.read(subject, image, calibration, validation_dataset, max_validation_images)

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import Any
 
 from conversion.exporting.choices import RECONSTRUCTION
+from conversion.exporting.models import Subject
 
 ROUNDING = ("bfloat16", "int8")  # leave too few digits of a value
 
@@ -18,6 +19,17 @@ def check_precision(format: str, dtypes: list[str]) -> None:
         raise ValueError(
             "`--dtype` (=bfloat16) must be float32, float16 or int8 here: OpenVINO computes in bfloat16 on processors "
             f"with AVX512_BF16 or AMX only, and this one has {', '.join(offered)}."
+        )
+
+
+def check_image_size(format: str, subject: Subject) -> None:
+    """Raise if the program would not take images of the model's own size: torch.export takes one cell as a constant."""
+    least = [2 * cell for cell in subject.cell]
+    is_small = any(side < each for side, each in zip(subject.image_size, least, strict=True))
+    if format == "torch" and subject.has_dynamic_sizes and is_small:
+        raise ValueError(
+            f"`--format` (=torch) must be onnx or openvino for images of {subject.image_size[0]} x "
+            f"{subject.image_size[1]} pixels: a program of torch.export takes {least[0]} x {least[1]} and more."
         )
 
 

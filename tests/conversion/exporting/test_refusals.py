@@ -35,6 +35,9 @@ def folder(tmp_path_factory):
     create_image_processor(config).save_pretrained(root / "encoder")
     detection = DetectorSettings(image_size=64, num_stages=2, decoder_hidden_size=8, anchor_sizes=[8, 16, 32])
     create_detector(detection, ["disc", "rectangle"]).save_pretrained(root / "detector")
+    small = small_config(hidden_sizes=[8, 16], depths=[1, 1], image_size=8)
+    ConvNextV2Model(small).save_pretrained(root / "one cell")
+    create_image_processor(small).save_pretrained(root / "one cell")
     several = small_config(hidden_sizes=[8, 16], depths=[1, 1], problem_type="multi_label_classification")
     ConvNextV2ForImageClassification(several).save_pretrained(root / "several")
     values = small_config(hidden_sizes=[8, 16], depths=[1, 1], problem_type="regression")
@@ -83,6 +86,10 @@ REFUSED = {
     "int8 of torch.export": (
         ("encoder", "out", "--format", "torch", "--dtype", "int8"),
         "`--dtype` (=int8) must be float32, float16, bfloat16 for torch: it is made for",
+    ),
+    "images of one cell in torch.export": (
+        ("one cell", "out", "--format", "torch"),
+        "`--format` (=torch) must be onnx or openvino for images of 8 x 8 pixels: a program of torch.export takes 16 x",
     ),
     "int8 without images": (
         ("encoder", "out", "--dtype", "int8"),

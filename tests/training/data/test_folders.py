@@ -304,7 +304,8 @@ def test_files_are_those_that_a_readme_names_and_the_start_says_so(tmp_path):
     names = [str(file.relative_to(root)) for file in sorted(root.rglob("*.*"))]
     (root / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files: {names[1]}\n---\n")
     found = find_source(settings(root), "train")
-    assert len(found.source) == 1 < len(names) and found.notes == ["files and splits are those that its README.md names"]
+    assert len(found.source) == 1 < len(names)
+    assert found.notes == ["files and splits are those that its README.md names"]
 
 
 @pytest.mark.parametrize("text", [b"My photos of the caf\xe9", b"---\ntitle: [unclosed\n---\n"])
