@@ -24,7 +24,7 @@ from typing import Any
 from conversion.model_folder import weight_digests
 from training.models.creation import with_background
 from training.prediction.batches import create_reader
-from training.prediction.encoders import load_encoder
+from training.prediction.encoders import load_encoder, values_of
 from training.prediction.feature_files import FeatureTables, write_features
 from training.prediction.features import FeatureAnswers
 from training.prediction.images import check_same_images, find_images
@@ -46,6 +46,8 @@ def main(settings: EmbedSettings) -> Path:
     about = about_features(settings, features, data.background, encoder.num_channels)
     if accelerator.is_main_process:  # which writes them
         about["weights"] = weight_digests(Path(settings.model.model_name_or_path or ""))
+        about["image_processor"] = values_of(encoder.processor)
+        about["images"] = images.sample()
     tables = FeatureTables(features.shapes, settings.features.dtype, about)
     parts = Parts(output, record_of(accelerator, settings, settings.model, data, images), tables)
     with alone(accelerator, parts):

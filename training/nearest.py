@@ -26,7 +26,7 @@ from conversion.model_folder import weight_digests
 from training.console.bars import keep_bars_to_terminals
 from training.data.samples import Samples, make_samples
 from training.evaluation.pictures import drawable, save_labelled_pictures
-from training.prediction.encoders import load_encoder
+from training.prediction.encoders import load_encoder, values_of
 from training.prediction.features import POOLED, FeatureAnswers
 from training.prediction.images import Images, find_images
 from training.prediction.neighbors import StoredFeatures, nearest
@@ -44,6 +44,8 @@ def main(settings: NearestSettings) -> list[tuple[str, float]]:
     stored = StoredFeatures(Path(search.features_file))
     data = replace(settings.data, background=settings.data.background or stored.about["background"])
     images = find_images(data, stored.about["num_channels"], [stored.file, Path(search.output_file)])
+    noted, rule = stored.about.get("images"), "hold the images of `features_file`, in the same order, but holds others"
+    check("dataset_name", data.dataset_name, noted in (None, images.sample()), rule)
     samples = make_samples(data, images.source, stored.about["num_channels"], lambda image: image)
     row = row_of(search.query, stored, images)
     if row is None:
@@ -97,6 +99,13 @@ def check_same_weights(name: str, noted: dict[str, str] | None) -> None:
     check("model_name_or_path", name, not noted or not now or noted == now, rule)
 
 
+def check_same_processor(name: str, now: dict[str, Any], noted: dict[str, Any] | None) -> None:
+    """Raise if images are prepared otherwise than those of the features; `noted`: how, if it is known."""
+    changed = [key for key in {**(noted or {}), **now} if noted and noted.get(key) != now.get(key)]
+    rule = f"have the image processor that `features_file` was computed with, whose {', '.join(changed)} is another: "
+    check("model_name_or_path", name, not changed, f"{rule}embed the images anew")
+
+
 @torch.no_grad()
 def embed(pixels: Tensor, about: dict[str, Any], model: str | None) -> Tensor:
     """The features `(D,)` of an image `(C, H, W)`, computed as those in the file."""
@@ -104,6 +113,7 @@ def embed(pixels: Tensor, about: dict[str, Any], model: str | None) -> Tensor:
     settings = replace(settings, model_name_or_path=model or settings.model_name_or_path)
     check_same_weights(settings.model_name_or_path or "", about.get("weights"))
     encoder = load_encoder(settings, about["background"])
+    check_same_processor(settings.model_name_or_path or "", values_of(encoder.processor), about.get("image_processor"))
     answers = FeatureAnswers(encoder, FeatureSettings(**about["features"]))
     return answers.embed(encoder.model.eval(), answers.transform(pixels)[None])[POOLED][0].float()
 

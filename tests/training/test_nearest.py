@@ -1,9 +1,11 @@
 """nearest.py: the neighbours by cosine similarity, of an image in the file of features or of any other."""
 
+import json
 import shutil
 
 import numpy as np
 import pytest
+from datasets import Dataset
 from PIL import Image as Pictures
 from safetensors.torch import load_file, save_file
 
@@ -77,6 +79,28 @@ def test_rows_of_tables_are_found_by_their_numbers(models, tmp_path):
     rows = embedded(models / "encoder", name, tmp_path / "features.npy")
     actual = found(tmp_path / "features.npy", name, "3", tmp_path / "a.png", num_neighbors=99)
     assert_neighbors(actual, by_formula(rows, rows[3]["features"], 6)[1:])
+
+
+def test_rows_of_other_tables_are_not_taken_for_those_of_their_numbers(models, tmp_path):
+    name = write_parquet(tmp_path / "images", {"train": 2}) / "*.parquet"
+    embedded(models / "encoder", name, tmp_path / "features.npy")
+    rows = Dataset.from_parquet(str(name))
+    rows.select(range(len(rows) - 1, -1, -1)).to_parquet(tmp_path / "other.parquet")
+    message = message_of(lambda: found(tmp_path / "features.npy", tmp_path / "other.parquet", "3", tmp_path / "a.png"))
+    assert "must hold the images of `features_file`, in the same order, but holds others" in message
+    rows.to_parquet(tmp_path / "copy.parquet")
+    assert found(tmp_path / "features.npy", tmp_path / "copy.parquet", "3", tmp_path / "a.png")
+
+
+def test_an_image_that_would_be_prepared_otherwise_is_not_compared(models, images, tmp_path):
+    model, query = tmp_path / "model", tmp_path / "query.png"
+    shutil.copytree(models / "encoder", model)
+    embedded(model, images, tmp_path / "features.parquet")
+    next(iter(cut("coffee", 1))).save(query)
+    file = model / "preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "image_mean": [0.1, 0.2, 0.3]}))
+    message = message_of(lambda: found(tmp_path / "features.parquet", images, query, tmp_path / "b.png"))
+    assert "whose image_mean is another: embed the images anew" in message
 
 
 def test_what_does_not_fit_is_named(models, images, tmp_path):

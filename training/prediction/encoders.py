@@ -1,5 +1,6 @@
 """The encoder that embeds images, out of any model of this package, and its image processor."""
 
+import json
 from typing import Any, NamedTuple
 
 from hf_convnextv2.shared_config import height_and_width
@@ -60,6 +61,11 @@ def square_processor(settings: ModelSettings, background: str | None, model: Bac
     """An image processor that makes inputs of one size, which those of segmentation models and detectors do not."""
     model.config.image_size = settings.image_size or model.config.image_size
     return create_processor(settings, background, model.config)
+
+
+def values_of(processor: Any) -> dict[str, Any]:
+    """The values of an image processor, as JSON has them."""
+    return json.loads(processor.to_json_string())
 
 
 def check_image_size(model: Any) -> None:

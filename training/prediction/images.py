@@ -1,5 +1,6 @@
 """The images to predict on: where they are, in which order, and what each is called."""
 
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -49,6 +50,16 @@ class Images(NamedTuple):
     def fingerprint(self) -> str | None:
         """A text that differs for other images; None for a stream."""
         return fingerprint_of(self.source)
+
+    def sample(self) -> str | None:
+        """A digest of three images as they are stored; None of files, which their names tell apart, and of a stream."""
+        if self.root is not None or not isinstance(self.source, Dataset) or not len(self.source):
+            return None
+        digest = hashlib.sha256()
+        rows: Any = self.source.with_format("arrow")
+        for index in sorted({0, len(rows) // 2, len(rows) - 1}):
+            digest.update(repr(rows[index].to_pylist()).encode())
+        return digest.hexdigest()
 
     def name(self, value: Any, index: int) -> str:
         """The path of an image relative to the folder, else its path as stored, else its number, from 0 on."""
