@@ -229,6 +229,25 @@ def test_a_run_does_not_go_on_in_another_precision(script, classifier, images, t
     assert len(script.run(classifier, images, output, mixed_precision="no")) == 12
 
 
+def test_a_run_that_was_killed_while_its_output_was_named_goes_on(script, classifier, images, tmp_path, monkeypatch):
+    output, replace = tmp_path / f"answers{script.suffix}", os.replace
+
+    def killed(source, target):
+        if Path(target) == output:
+            (tmp_path / f".{output.name}.7-left.partial").touch()  # as a kill leaves it
+            raise Killed
+        replace(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(os, "replace", killed)
+        script.run(classifier, images, output)
+    assert not output.exists() and list(tmp_path.glob("*.partial"))
+    with monkeypatch.context() as patch:
+        assert not killed_after(99, patch, script.answers)
+        assert len(script.run(classifier, images, output)) == 12
+    assert not list(tmp_path.glob("*.partial")) and not list(tmp_path.glob(".*.partial"))
+
+
 def test_two_commands_do_not_write_one_output(script, classifier, images, tmp_path):
     output = tmp_path / f"answers{script.suffix}"
     with only_one(tmp_path / f"answers{script.suffix}.partial"):

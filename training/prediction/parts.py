@@ -5,13 +5,14 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import Any, Protocol
 
 from conversion.files import atomic_path, read_json, write_json
 from training.run.locks import LOCK, only_one
 from training.settings.checks import check
-from training.settings.prediction import check_new
+from training.settings.prediction import check_new, folder_of_parts
 
 SECONDS_BETWEEN_PARTS = 20.0
 MOST_RECORDS = 10_000  # in memory
@@ -63,7 +64,7 @@ class Parts:
     """
 
     def __init__(self, output: Path, record: dict[str, Any], form: PartForm) -> None:
-        self.folder = output.with_name(f"{output.name}.partial")
+        self.folder = folder_of_parts(output)
         self.output, self.record, self.form = output, json.loads(json.dumps(record)), form
         self.num_done = 0  # images in parts
         self.num_bad = 0  # images with an error, in parts and pending
@@ -99,6 +100,8 @@ class Parts:
             rule = f"go on as it began, but {differences(stored, self.record, changed)}. Start with `--overwrite true`"
             check("output_file", self.output, self.starts_anew(overwrite), rule)
             self.clear()
+        for left in self.output.parent.glob(f".{escape(self.output.name)}.*.partial"):  # by a kill while writing it
+            left.unlink()
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / RECORD, self.record)
         for file in self.files():

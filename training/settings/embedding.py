@@ -7,7 +7,13 @@ from training.settings.checks import check, check_at_least
 from training.settings.fields import REQUIRED, operation, recipe
 from training.settings.model import ModelSettings
 from training.settings.pooling import POOLINGS, PoolingSettings
-from training.settings.prediction import PredictDataSettings, check_new, check_output_file, check_outside
+from training.settings.prediction import (
+    PredictDataSettings,
+    check_new,
+    check_output_file,
+    check_outside,
+    folder_of_parts,
+)
 from training.settings.run import ProcessSettings
 from training.settings.scripts import Settings
 
@@ -51,8 +57,10 @@ class FeatureOutputSettings:
 
     def __post_init__(self) -> None:
         check_output_file(self.output_file, FEATURE_FILES, self.overwrite)
-        if Path(self.output_file).suffix == NPY:
-            for path in files_beside(Path(self.output_file)).values():
+        npy = Path(self.output_file)
+        was_killed = not npy.exists() and folder_of_parts(npy).is_dir()  # with the files beside it written
+        if npy.suffix == NPY and not was_killed:
+            for path in files_beside(npy).values():
                 check_new("output_file", path, self.overwrite)
 
 

@@ -111,6 +111,11 @@ def check_output_file(file: str, endings: Sequence[str], overwrite: bool) -> Non
     check_new("output_file", path, overwrite)
 
 
+def folder_of_parts(output: Path) -> Path:
+    """The folder that holds what an unfinished run has done of an output file."""
+    return output.with_name(f"{output.name}.partial")
+
+
 def check_new(name: str, path: Path, overwrite: bool) -> None:
     """Raise if there is a file of this name that may not be replaced, or a folder."""
     rule = "not exist yet: give another name, or replace it with `--overwrite true`"
