@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import AutoModelForImageClassification
 
@@ -51,6 +52,6 @@ class Classifier:
         (logits,) = model(pixel_values=pixel_values.to(model.device)).logits.float().cpu()
         if self.problem_type == REGRESSION:
             values = zip(self.names, logits.tolist(), strict=True)
-            return ", ".join(f"{name}: {value:.4g}" for name, value in values)
+            return ", ".join(f"{name}: {np.float32(value)}" for name, value in values)
         scores = logits.softmax(-1) if self.gives_one_class else logits.sigmoid()
         return dict(zip(self.names, scores.tolist(), strict=True))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr  # pyright: ignore[reportMissingImports]
+import gradio.themes as themes  # pyright: ignore[reportMissingImports]
 from PIL import Image
 
 from .classifier import Classifier
@@ -52,7 +53,7 @@ def create_page(
 
 def launch(page: gr.Blocks, port: int | None = None, **options: Any) -> Any:
     """Serve the page; gradio's environment variables say where, if the port is not given."""
-    theme = gr.themes.Default(font=SYSTEM_FONTS, font_mono=["ui-monospace", "monospace"])
+    theme = themes.Default(font=SYSTEM_FONTS, font_mono=["ui-monospace", "monospace"])
     shown: dict[str, Any] = {"theme": theme, "css": CSS, "footer_links": ["api", "gradio"], "run_history": False}
     return page.launch(server_port=port, max_file_size="50mb", **shown, **options)
 
@@ -112,7 +113,7 @@ def _connect(
     outputs = [*([answers] if classifier else ()), *shown, remarked]
     latest: dict[str, Any] = {"trigger_mode": "always_last"}
     picture.change(_reported(answer), [picture, *controls], outputs, api_visibility="private", **latest)
-    if classifier:
+    if answers is not None:
         for_clients = gr.Button(visible=False)
         for_clients.click(_reported(classify), [picture], [answers], api_name="classify")
     if reconstructor:

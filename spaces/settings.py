@@ -72,7 +72,7 @@ def introduce(classifier: str | None, pretrained: str | None) -> str:
     """What a visitor can do, in Markdown."""
     sentences = ["Drop a picture."]
     if classifier:
-        sentences.append(f"The classifier {_link(classifier)} names what it shows.")
+        sentences.append(f"The classifier {_link(classifier)} says what it shows.")
     if pretrained:
         sentences.append(f"The pre-trained model {_link(pretrained)} sees some of its cells and paints the others.")
     return " ".join(sentences)

@@ -53,7 +53,7 @@ def test_values_are_a_text_with_their_names(tmp_path, photograph):
     found = Classifier(str(folder))(photograph)
     assert isinstance(found, str)
     names, numbers = zip(*(part.split(": ") for part in found.split(", ")), strict=True)
-    assert names == CLASSES and [float(number) for number in numbers] == pytest.approx(values.tolist(), rel=1e-3)
+    assert names == CLASSES and [float(number) for number in numbers] == pytest.approx(values.tolist(), rel=1e-6)
 
 
 def test_classes_of_one_name_are_told_apart(tmp_path, photograph):

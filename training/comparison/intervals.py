@@ -21,8 +21,8 @@ class Difference(NamedTuple):
 
     @property
     def points(self) -> tuple[float, float, float]:
-        """In percentage points, as they are printed."""
-        gain, low, high = (round(100 * value, 1) + 0.0 for value in self)  # + 0.0: no negative zero
+        """In percentage points, as they are printed: at most 100, by which accuracies can differ."""
+        gain, low, high = (round(100 * min(max(value, -1), 1), 1) + 0.0 for value in self)  # + 0.0: no negative zero
         return gain, low, high
 
     @property

@@ -1,17 +1,19 @@
 """What the labels of a data set are: one class for each image, several classes, or values."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, LargeList, List
 
-from training.data.labels import STRINGS, check_label_column
+from training.data.labels import STRINGS, check_label_column, class_names
 from training.data.rows import numbers
 from training.data.sources import Source, features_of
 from training.settings.checks import check
 from training.settings.labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
+DECIMAL = re.compile(r"[+-]?\d+,\d+")
 # What a column holds. The type of a column of a stream may not be known.
 LISTS, NAMES, BOOLEANS, INTEGERS, FLOATS = "lists", "names", "booleans", "integers", "floats"
 UNKNOWN, OTHER = "values of a type that the stream does not state", "other values"
@@ -46,10 +48,18 @@ def problem_type_of(source: Source, columns: Sequence[str], asked: str | None = 
         asked = guess(source, held)
     told = ", ".join(f"`{column}` holds {kind}" for column, kind in held.items())
     rule = f"fit the labels: {told}. It takes {TAKES[asked]}"
+    names = [column for column, kind in held.items() if kind == NAMES and asked == REGRESSION]
+    if any(hold_decimal_commas(class_names(source, column) or []) for column in names):
+        rule += ", with a point instead of the comma"
     takes = (ONE if len(columns) == 1 else SEVERAL)[asked]
     if asked != SINGLE_LABEL or set(held.values()) & {LISTS} or len(columns) > 1:
         check("problem_type", asked, set(held.values()) <= set(takes), rule)
     return asked
+
+
+def hold_decimal_commas(names: Sequence[str]) -> bool:
+    """Whether all names are numbers such as "0,5"."""
+    return bool(names) and all(DECIMAL.fullmatch(name) for name in names)
 
 
 def kind_of(feature: Any) -> str:
@@ -75,12 +85,14 @@ def guess(source: Source, held: dict[str, str]) -> str:
         return MULTI_LABEL
     if isinstance(source, Dataset):
         values = np.concatenate([numbers(source, column) for column in columns])
+        missing = int(np.isnan(values).sum())
         values = values[np.isfinite(values)]
         if len(columns) > 1 and np.isin(values, (0, 1)).all():
             return MULTI_LABEL
         if (values != values.round()).any():
             return REGRESSION
         told = f"{told}, all of them whole"
+        told += f", and {missing:,} missing: an empty cell turns integers into floats" if missing else ""
     taken = {name: TAKES[name] for name in (MULTI_LABEL, REGRESSION)}
     choices = " or ".join(f"{name} ({what})" for name, what in taken.items())
     raise ValueError(f"`problem_type` (=None) must be given, {choices}: {told}.")

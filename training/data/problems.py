@@ -11,7 +11,7 @@ from training.console.errors import is_first_process
 from training.data.label_readers import ClassListReader, ClassReader, IndicatorReader, LabelReader, ValueReader
 from training.data.labels import check_labels, class_list, holds_lists, holds_strings, label_mapping, resolve_labels
 from training.data.multi_label import check_indicators, check_lists, count_indicators, count_lists
-from training.data.problem_type import INTEGERS, kind_of, problem_type_of
+from training.data.problem_type import INTEGERS, hold_decimal_commas, kind_of, problem_type_of
 from training.data.regression import check_values, value_notes
 from training.data.samples import Samples, make_samples
 from training.data.sources import Source, features_of, find_source
@@ -22,7 +22,6 @@ from training.settings.data import FinetuneDataSettings, LabelledDataSettings
 from training.settings.labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 MANY_OF = 4  # one in so many class names
-DECIMAL = re.compile(r"[+-]?\d+,\d+")
 
 
 class Problem(NamedTuple):
@@ -38,6 +37,8 @@ def find_problem(data: FinetuneDataSettings, num_labels: int | None) -> Problem:
     kind = problem_type_of(found.source, columns, data.problem_type, found.notes)
     if kind == SINGLE_LABEL or (kind == MULTI_LABEL and is_list(found.source, columns)):
         names = resolve_labels(found.source, columns[0], num_labels, found.notes)
+        rule = f"hold two classes or more, but all images are {', '.join(names)}"
+        check("label_column", columns[0], kind != SINGLE_LABEL or len(names) > 1, rule)
         if kind == SINGLE_LABEL and is_first_process():
             tell_of_joined_names(found.source, columns[0], names)
     else:
@@ -65,7 +66,7 @@ def tell_of_joined_names(source: Source, column: str, names: Sequence[str]) -> N
     """
     if not holds_strings(source, column):
         return
-    if all(DECIMAL.fullmatch(name) for name in names):
+    if hold_decimal_commas(names):
         print(f"The class names in `{column}` look like values: {names[0]!r}. Write a point instead of the comma.")
         return
     known = set(names)

@@ -32,6 +32,7 @@ Kind = Literal["classifier", "segmentation model", "detector"]
 # By the end of the name of the class that a configuration states.
 KINDS: dict[str, Kind] = {
     "ForImageClassification": "classifier",
+    "ForImageClassificationWithTeacher": "classifier",
     "ForSemanticSegmentation": "segmentation model",
     "ForObjectDetection": "detector",
 }

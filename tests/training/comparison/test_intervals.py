@@ -134,3 +134,8 @@ def test_nothing_is_claimed_from_a_few_images_of_a_class(seeds):
         assert ("A is ahead of random weights by 33.3 points" in said) == is_enough
         nothing = "Tried, nothing can be said: of some class, fewer than 5 images are held out."
         assert (said == nothing) == (not is_enough)
+
+
+def test_no_interval_is_printed_that_accuracies_cannot_have():
+    assert Difference(0.8, 0.5, 1.05).points == (80.0, 50.0, 100.0)
+    assert Difference(-0.8, -1.2, -0.5).points == (-80.0, -100.0, -50.0)

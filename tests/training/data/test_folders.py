@@ -315,3 +315,13 @@ def test_a_readme_that_datasets_cannot_read_is_named(text, kind, tmp_path):
     (root / "README.md").write_bytes(text)
     message = message_of(lambda: find_source(settings(root), "train"))
     assert f"`dataset_name` (={root}) must have a README.md in UTF-8, with nothing but YAML between" in message
+
+
+def test_accents_of_a_mac_are_those_of_other_systems(tmp_path):
+    composed, decomposed = "\u00dcn\u00ef", "U\u0308ni\u0308"
+    root = fill(tmp_path / "images", f"train/{composed}/1.jpg", "train/cat/1.jpg", f"test/{decomposed}/1.jpg")
+    found = find_source(settings(root), "test")
+    assert found.source.features["label"].names == sorted(["cat", composed])
+    assert found.source["label"] == [found.source.features["label"].names.index(composed)]
+    assert os.path.isfile(found.source[0]["image"]["path"])
+    assert not any(composed in note for note in found.notes)

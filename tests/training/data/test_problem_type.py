@@ -49,6 +49,20 @@ def test_what_could_be_two_problems_has_to_be_said(columns):
     assert problem_type_of(ROWS, columns.split("+"), REGRESSION) == REGRESSION
 
 
+def test_an_empty_cell_among_integers_is_told():
+    rows = Dataset.from_dict({"label": [1.0, None, 2.0, float("nan")]})
+    message = message_of(lambda: problem_type_of(rows, ["label"]))
+    assert "holds floats, all of them whole, and 2 missing: an empty cell turns integers into floats" in message
+    assert "missing" not in message_of(lambda: problem_type_of(ROWS, ["whole floats"]))
+
+
+def test_decimal_commas_are_told_where_numbers_are_asked_for():
+    for values, is_told in ((["0,5", "-1,25"], True), (["0,5", "cat"], False)):
+        message = message_of(lambda values=values: problem_type_of(Dataset.from_dict({"x": values}), ["x"], REGRESSION))
+        assert "`x` holds names. It takes columns of numbers" in message
+        assert ("with a point instead of the comma" in message) == is_told
+
+
 def test_a_stream_is_asked_for_where_its_values_would_decide():
     stream = ROWS.to_iterable_dataset()
     for columns, expected in ((["lists"], MULTI), (["names"], SINGLE), (["flags", "more flags"], MULTI)):

@@ -116,7 +116,7 @@ def table_of(listing: Listing, parts: list[Part], classes: list[str]) -> pa.Tabl
     columns = {"image": as_images(paths)}
     if classes:
         number = {name: index for index, name in enumerate(classes)}
-        labels = [pa.repeat(pa.scalar(number[p.classes[-1]], pa.int64()), len(p.run.names)) for p in parts]
+        labels = [pa.repeat(pa.scalar(number[p.class_name], pa.int64()), len(p.run.names)) for p in parts]
         columns["label"] = pa.chunked_array(labels)
     return pa.table(columns)
 
@@ -164,7 +164,7 @@ def class_notes(parts: list[Part], classes: list[str], counts: dict[str, Any], s
         yield f"no classes: the folders right above the images are all called {show(name)}"
     homes: dict[str, set[str]] = {}
     for part in parts if classes else []:
-        homes.setdefault(part.classes[-1], set()).add("/".join(part.classes))
+        homes.setdefault(part.class_name, set()).add("/".join(part.classes))
     for name, folders in homes.items():
         if len(folders) > 1:
             yield f"class {show(name)} is in {len(folders)} folders: {', '.join(sorted(show(f) for f in folders)[:5])}"

@@ -1,6 +1,7 @@
 """Assigns the images of a folder to splits and classes, by the names of the folders that hold them."""
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Collection
 from functools import lru_cache
@@ -25,6 +26,11 @@ class Part(NamedTuple):
     split: str
     rank: int
     classes: tuple[str, ...]
+
+    @property
+    def class_name(self) -> str:
+        """The class. Accents, which Macs store as characters of their own, are joined with their letters."""
+        return unicodedata.normalize("NFC", self.classes[-1])
 
 
 class Match(NamedTuple):
@@ -132,7 +138,7 @@ def class_lists(parts: list[Part]) -> tuple[list[str], dict[str, Counter[str]]]:
         own = [part for part in parts if part.split == split]
         counts[split] = Counter()
         for part in own if class_depth(own) else []:
-            counts[split][part.classes[-1]] += len(part.run.names)
+            counts[split][part.class_name] += len(part.run.names)
     names = sorted({name for counter in counts.values() for name in counter})
     return (names if len(names) > 1 else []), counts
 
