@@ -412,6 +412,14 @@ def test_windows_smaller_than_a_cell_are_refused_before_the_first_image(segmente
     assert not (tmp_path / "a.csv.partial").exists()
 
 
+def test_a_classifier_without_an_image_processor_needs_an_image_size(classifier, images, tmp_path):
+    shutil.copytree(classifier, tmp_path / "bare")
+    (tmp_path / "bare/preprocessor_config.json").unlink()
+    message = message_of(lambda: predicted(tmp_path / "bare", images, tmp_path / "a.csv"))
+    assert "must hold a preprocessor_config.json; without one, give `--image_size`" in message
+    assert len(predicted(tmp_path / "bare", images, tmp_path / "a.csv", image_size=32)) == 12
+
+
 def test_a_pretrained_model_has_no_answers(fcmae, images, tmp_path):
     message = message_of(lambda: predicted(fcmae, images, tmp_path / "answers.csv"))
     assert "holds a ConvNextV2ForPreTraining, which has no answers: train one from it with finetune.py" in message

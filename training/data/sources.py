@@ -24,7 +24,15 @@ from training.data.detection.coco import LAYOUTS, coco_files, coco_rows
 from training.data.detection.metadata import refuse_mixed_classes, refuse_mixed_masks, with_whole_paths
 from training.data.folders.listing import Listing, is_current, left_out, list_folder, not_images, refuse_mixture
 from training.data.folders.masks import mask_rows, with_documents
-from training.data.folders.rows import array_rows, image_rows, metadata_of, refuse_twice_named, split_at, stored_rows
+from training.data.folders.rows import (
+    array_rows,
+    image_rows,
+    metadata_of,
+    refuse_other_csv,
+    refuse_twice_named,
+    split_at,
+    stored_rows,
+)
 from training.data.folders.splits import divide, is_split, split_name
 from training.data.tables import refuse_unlike_files
 from training.settings.checks import check
@@ -237,6 +245,7 @@ def find_folder(data: DataSettings, folder: str, split: str) -> Found:
 
 def load_described(data: DataSettings, listing: Listing, split: str, files: list[str]) -> Source:
     """Load the images that metadata files name; raises a `ValueError` if they cannot be read."""
+    refuse_other_csv(listing.root, files)
     try:
         source = load_split(data, split, "imagefolder", data_files={split: [*map(glob.escape, files)]})
     except ValueError:

@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 
 from hf_convnextv2.shared_config import height_and_width
 from training.models.backbone import BACKBONE_NORMS, backbone_of
-from training.models.creation import create_processor, stored_processor
+from training.models.creation import create_processor
 from training.models.families import BY_MODEL_TYPE, Backbone, chosen_family
 from training.models.loading import FEATURES
 from training.prediction.models import config_of_model, has_our_encoder, kind_of, load_dense_model, what_is
-from training.run.stored_models import is_as_stored, load_processor, load_weights
+from training.run.stored_models import load_processor, load_weights
 from training.settings.checks import check
 from training.settings.families import FAMILIES
 from training.settings.model import ModelSettings
@@ -46,9 +46,6 @@ def load_encoder(settings: ModelSettings, background: str | None) -> StoredEncod
     check("model_name_or_path", name, has_our_encoder(stored), rule)
     if stored["model_type"] in BY_MODEL_TYPE:
         model = load_weights(chosen_family(settings).model, settings, False, ENCODER)
-        has_processor = bool(stored_processor(settings)) or not is_as_stored(settings)
-        rule = "hold a preprocessor_config.json; without one, give `--image_size` to prepare images as ImageNet's"
-        check("model_name_or_path", name, has_processor, rule)
         processor = load_processor(settings, background, model)
     else:
         model = backbone_of(load_dense_model(settings, kind_of(name, stored)))

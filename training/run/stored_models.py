@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoImageProcessor, PreTrainedModel
 from conversion.checkpoints import find_repository
 from conversion.segmenters import convnextv2_supported
 from hf_convnextv2.registration import registered
-from training.models.creation import create_processor
+from training.models.creation import create_processor, stored_processor
 from training.models.families import BY_NAME, Classifier, chosen_family
 from training.models.loading import NOTHING, Expected, load_pretrained, model_named
 from training.models.value_head import answer_in_units
@@ -107,6 +107,10 @@ def load_dense_processor(
 def stored_image_processor(settings: ModelSettings) -> Any:
     """The image processor saved with the model; raises a `ValueError` if there is none, or one that is not known."""
     name = settings.model_name_or_path or ""
+    with model_named(name):
+        has_processor = bool(stored_processor(settings))
+    rule = "hold a preprocessor_config.json; without one, give `--image_size` to prepare images as ImageNet's"
+    check("model_name_or_path", name, has_processor, rule)
     with model_named(name):
         return AutoImageProcessor.from_pretrained(name, revision=settings.model_revision, trust_remote_code=False)
 

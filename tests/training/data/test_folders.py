@@ -325,3 +325,19 @@ def test_accents_of_a_mac_are_those_of_other_systems(tmp_path):
     assert found.source["label"] == [found.source.features["label"].names.index(composed)]
     assert os.path.isfile(found.source[0]["image"]["path"])
     assert not any(composed in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("content", "rule"),
+    [
+        ("file_name;label\n1.jpg;cat\n".encode("utf-8-sig"), "metadata.csv has semicolons: save it with commas"),
+        (b'"file_name";"label"\r\n"1.jpg";"cat"\r\n', "metadata.csv has semicolons: save it with commas"),
+        ("file_name,label\n1.jpg,cat\n".encode("utf-16"), "metadata.csv is in another encoding, such as UTF-16"),
+    ],
+)
+def test_a_csv_file_as_a_spreadsheet_may_save_it_is_named(content, rule, tmp_path):
+    root = fill(tmp_path / "images", "1.jpg")
+    (root / "metadata.csv").write_bytes(content)
+    assert rule in message_of(lambda: find_source(settings(root), "train"))
+    (root / "metadata.csv").write_bytes(b"file_name,label\r\n1.jpg,cat;dog\r\n")
+    assert find_source(settings(root), "train").source["label"] == ["cat;dog"]

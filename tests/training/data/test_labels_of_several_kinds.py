@@ -416,3 +416,11 @@ def test_targets_of_several_classes_are_mixed_by_the_share_of_the_images(name):
     shares = mixed["pixel_values"].mean(dim=(2, 3))  # of each image in each mixture
     assert_close(mixed["labels"], shares @ labels)
     assert np.unique(shares.numpy().round(4)).size > 2  # something was mixed
+
+
+@pytest.mark.parametrize(("values", "names"), [(["cat", "cat"], "cat"), ([0, 0], "LABEL_0")])
+def test_a_data_set_of_one_class_is_refused(values, names, tmp_path):
+    rows = Dataset.from_dict({"image": ["a", "b"], "label": values})
+    rows.to_parquet(str(tmp_path / "train.parquet"))
+    message = message_of(lambda: find_problem(settings(tmp_path / "train.parquet"), None))
+    assert message == f"`label_column` (=label) must hold two classes or more, but all images are {names}."

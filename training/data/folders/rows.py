@@ -2,6 +2,7 @@
 
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute creates its functions at import, where pyright does not see them)
+import codecs
 import csv
 import difflib
 import filecmp
@@ -219,6 +220,21 @@ def refuse_twice_named(folder: str, files: list[str], what: str) -> None:
     more = ", ..." if len(twice) > 5 else ""
     rule = f"name each image in one line of its metadata, with all {what}, but names {', '.join(twice[:5])}{more} again"
     check("dataset_name", folder, not twice, rule)
+
+
+def refuse_other_csv(folder: str, files: list[str]) -> None:
+    """Raise if a CSV file of metadata has semicolons between its columns, or is in UTF-16, as spreadsheets save it."""
+    for file in files:
+        if not file.endswith(".csv"):
+            continue
+        name = show(os.path.relpath(file, folder))
+        with open(file, "rb") as stream:
+            line = stream.readline().removeprefix(codecs.BOM_UTF8)
+        rule = f"hold metadata in UTF-8, but {name} is in another encoding, such as UTF-16: save it as UTF-8"
+        check("dataset_name", folder, not line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)), rule)
+        columns = [column.strip(b'\r\n "') for column in line.split(b";")]
+        rule = f"hold metadata with commas between the columns, but {name} has semicolons: save it with commas"
+        check("dataset_name", folder, len(columns) < 2 or b"file_name" not in columns, rule)
 
 
 def normalized(name: str) -> str:
