@@ -4,7 +4,11 @@ import io
 import struct
 
 import numpy as np
+import PIL
+from packaging.version import Version
 from PIL import ExifTags, Image
+
+READS_YCBCR = Version(PIL.__version__) >= Version("13")  # without compression: earlier ones take it for truncated
 
 HIDDEN = (255, 0, 200)  # a colour that no photograph here has, under transparent pixels
 
@@ -104,7 +108,8 @@ def opaque_kinds(photograph: Image.Image) -> dict[str, bytes]:
         "palette": encode(photograph.quantize(16), "PNG"),
         "CMYK, JPEG": encode(photograph.convert("CMYK"), "JPEG"),
         "CMYK, TIFF": encode(photograph.convert("CMYK"), "TIFF"),
-        "YCbCr, TIFF": encode(photograph.convert("YCbCr"), "TIFF"),
+        "YCbCr, TIFF": encode(photograph.convert("YCbCr"), "TIFF", compression="tiff_lzw"),
+        **({"YCbCr, TIFF, not compressed": encode(photograph.convert("YCbCr"), "TIFF")} if READS_YCBCR else {}),
         "LAB, TIFF": encode(photograph.convert("LAB"), "TIFF"),
         "animated GIF": encode(photograph, "GIF", **pages),
         "animated WebP": encode(photograph, "WEBP", **pages),

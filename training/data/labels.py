@@ -228,7 +228,7 @@ def label_mapping(source: Source, column: str, classes: list[str]) -> dict[Any, 
     if own is None:
         named = named_numbers(classes, class_feature(source, column))
         # Two splits of one CSV file may hold texts and integers: "1" and "unknown", or 1 alone.
-        if len(named) < len(classes) and isinstance(source, Dataset):
+        if isinstance(source, Dataset) and 0 < len(named) < len(classes):
             named = named if named.keys() & set(distinct_values(source, column)) else {}
         return named or None
     # A name may stand for two classes: ImageNet has "crane" twice.
