@@ -79,6 +79,8 @@ $(VENV)/export: $(VENV)/installed
 bench: $(VENV)/export
 	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name --output docs/benchmarks/$$name.json || exit 1; done
 	$(BIN)/python -m benchmarks.predictions --files 100000 --output docs/benchmarks/predictions_memory.json
+	ACCELERATE_USE_CPU=true OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc_per_node 2 -m benchmarks.predictions \
+		--num_workers 0 --output docs/benchmarks/predictions_processes.json
 	for what in agreement speed; do \
 		$(BIN)/python -m benchmarks.exported --whats $$what --output docs/benchmarks/exported_$$what.json || exit 1; done
 	$(BIN)/python -m benchmarks.plot

@@ -254,16 +254,18 @@ def exported_layers() -> list[Row]:
 
 
 def predictions() -> list[Row]:
-    """A row for each script and size: a folder of photographs beside the model alone."""
+    """A row for each script, size and number of processes: a folder of photographs beside the model alone."""
     return [
         {
             "Script": f"`{row['script']}.py`",
             "Model": row["size"],
+            "Processes": row["processes"],
+            "Workers of each": row["workers"],
             "Model alone, images/s": row["images/s alone"],
             "Images/s": row["images/s"],
             "Of the model alone": with_spread(row["times as fast as alone"]),
         }
-        for row in read("predictions")
+        for row in [*read("predictions"), *read("predictions_processes")]
     ]
 
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -212,7 +212,8 @@ def test_every_command_of_a_page_runs_as_it_is_typed_one_after_the_other(page, t
         write_models(tmp_path, made)
     printed = ""
     for words in runs(page):
-        variables = dict(word.split("=", 1) for word in words[:1] if re.fullmatch(r"[A-Z_]+=\S+", word))
+        assigned = takewhile(lambda word: re.fullmatch(r"[A-Z_]+=\S+", word), words)
+        variables = dict(word.split("=", 1) for word in assigned)
         environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
         command = [sys.executable, *as_arguments(words[len(variables) :])]
         if page.stem == "devices":  # the same run on other devices
