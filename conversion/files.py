@@ -4,11 +4,13 @@ import csv
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +80,7 @@ def partial_path(final: Path) -> Iterator[Path]:
     The name starts with a dot and ends with `.partial`. A killed process leaves it behind; nothing reads such a path.
     """
     # The process id is not enough: two containers with one volume may have the same.
-    name = os.fsdecode(os.fsencode(final.name)[:LONGEST_PARTIAL])  # names have at most 255 bytes
-    partial = final.with_name(f".{name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+    partial = final.with_name(f"{_partial_start(final)}{os.getpid()}-{secrets.token_hex(4)}.partial")
     try:
         yield partial
     finally:
@@ -88,6 +89,18 @@ def partial_path(final: Path) -> Iterator[Path]:
         else:
             with suppress(OSError):  # usually it has been renamed; if not, an error is on its way already
                 partial.unlink()
+
+
+def leftovers_of(final: Path) -> list[Path]:
+    """What killed processes have left of `partial_path(final)`. Only for whoever has locked `final` or its folder."""
+    start = _partial_start(final)
+    found = final.parent.glob(f"{escape(start)}*.partial")
+    return [path for path in found if re.fullmatch(r"\d+-\w+\.partial", path.name.removeprefix(start))]
+
+
+def _partial_start(final: Path) -> str:
+    """What the names of its partial paths start with; names have at most 255 bytes."""
+    return f".{os.fsdecode(os.fsencode(final.name)[:LONGEST_PARTIAL])}."
 
 
 def flush_all(path: Path) -> None:

@@ -131,3 +131,12 @@ def test_two_blocks_of_one_process_have_paths_of_their_own(tmp_path):
         assert first != second
         first.touch()
     assert names(tmp_path) == []
+
+
+def test_what_a_killed_process_has_left_is_known_by_the_file_that_it_was_writing(tmp_path):
+    for name in ("a.csv", "a.csv.b.csv", "[a].csv", f"{'long' * 60}.csv"):
+        with partial_path(tmp_path / name) as partial:
+            partial.touch()
+            assert files.leftovers_of(tmp_path / name) == [partial]
+            for other in ("a", "a.csv", "a.csv.b.csv", "b.csv"):
+                assert name == other or files.leftovers_of(tmp_path / other) == []

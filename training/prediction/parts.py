@@ -5,11 +5,10 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from glob import escape
 from pathlib import Path
 from typing import Any, Protocol
 
-from conversion.files import atomic_path, read_json, write_json
+from conversion.files import atomic_path, leftovers_of, read_json, write_json
 from training.run.locks import LOCK, only_one
 from training.settings.checks import check
 from training.settings.prediction import check_new, folder_of_parts
@@ -100,7 +99,7 @@ class Parts:
             rule = f"go on as it began, but {differences(stored, self.record, changed)}. Start with `--overwrite true`"
             check("output_file", self.output, self.starts_anew(overwrite), rule)
             self.clear()
-        for left in self.output.parent.glob(f".{escape(self.output.name)}.*.partial"):  # by a kill while writing it
+        for left in leftovers_of(self.output):
             left.unlink()
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / RECORD, self.record)

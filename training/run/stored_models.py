@@ -107,11 +107,9 @@ def load_dense_processor(
 def stored_image_processor(settings: ModelSettings) -> Any:
     """The image processor saved with the model; raises a `ValueError` if there is none, or one that is not known."""
     name = settings.model_name_or_path or ""
-    with model_named(name):
-        has_processor = bool(stored_processor(settings))
     rule = "hold a preprocessor_config.json; without one, give `--image_size` to prepare images as ImageNet's"
-    check("model_name_or_path", name, has_processor, rule)
     with model_named(name):
+        check("model_name_or_path", name, bool(stored_processor(settings)), rule)
         return AutoImageProcessor.from_pretrained(name, revision=settings.model_revision, trust_remote_code=False)
 
 
