@@ -5,10 +5,9 @@ import struct
 
 import numpy as np
 import PIL
-from packaging.version import Version
 from PIL import ExifTags, Image
 
-READS_YCBCR = Version(PIL.__version__) >= Version("13")  # without compression: earlier ones take it for truncated
+READS_YCBCR = int(PIL.__version__.split(".")[0]) >= 13  # without compression: earlier ones take it for truncated
 
 HIDDEN = (255, 0, 200)  # a colour that no photograph here has, under transparent pixels
 

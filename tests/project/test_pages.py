@@ -6,7 +6,7 @@ import re
 import shlex
 import tomllib
 from functools import cache
-from itertools import pairwise
+from itertools import dropwhile, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +182,7 @@ KNOWN = {
 
 
 def without_environment(words: list[str]) -> list[str]:
-    return words[1:] if re.fullmatch(r"[A-Z_]+=\S+", words[0]) else words
+    return list(dropwhile(lambda word: re.fullmatch(r"[A-Z_]+=\S+", word), words))
 
 
 def spans(page: Path) -> list[str]:
