@@ -99,13 +99,20 @@ def find_unlabelled(settings: CompareSettings) -> Dataset | None:
 
 def check_held_out(settings: CompareSettings, images: Labelled, unlabelled: Dataset) -> None:
     """Raise if files of held-out images are among those to pre-train on."""
-    files = file_paths(values_of(unlabelled, settings.data.image_column))
-    held_out, there = (
-        {os.path.abspath(file) for file in part.to_pylist()} for part in (images.files_of(images.test), files)
-    )
-    both = sorted(held_out & there)
+    held_out = {identity(file): file for file in images.files_of(images.test).to_pylist()}
+    files = file_paths(values_of(unlabelled, settings.data.image_column)).to_pylist()
+    both = sorted(held_out[each] for each in set(map(identity, files)) & held_out.keys())
     rule = f"leave the held-out images out, but holds {len(both):,} of them, such as {(both or [''])[0]}"
     check("unlabelled_dataset_name", settings.data.unlabelled_dataset_name, not both, rule)
+
+
+def identity(file: str) -> tuple[int, int] | str:
+    """What is the same for all paths and links to a file, hard ones too."""
+    try:
+        status = os.stat(file)
+    except OSError:
+        return os.path.abspath(file)
+    return status.st_dev, status.st_ino
 
 
 def record_of(settings: CompareSettings, images: Labelled, unlabelled: Dataset | None) -> dict[str, Any]:

@@ -24,13 +24,14 @@ from torch import Tensor
 
 from conversion.model_folder import weight_digests
 from training.console.bars import keep_bars_to_terminals
-from training.data.samples import Samples, make_samples
+from training.data.samples import Samples, make_samples, name_of
 from training.evaluation.pictures import drawable, save_labelled_pictures
 from training.prediction.encoders import load_encoder, values_of
 from training.prediction.features import POOLED, FeatureAnswers
 from training.prediction.images import Images, find_images
 from training.prediction.neighbors import StoredFeatures, nearest
 from training.settings.checks import check
+from training.settings.data import DataSettings
 from training.settings.embedding import FeatureSettings
 from training.settings.model import ModelSettings
 
@@ -52,9 +53,9 @@ def main(settings: NearestSettings) -> list[tuple[str, float]]:
         pixels = samples.decode({data.image_column: {"path": search.query, "bytes": None}}, search.query).pixels
         features = embed(pixels, stored.about, search.model_name_or_path)
     else:
-        pixels, features = pixels_of(row, stored, images, samples), stored.row(row)
+        pixels, features = pixels_of(row, stored, images, samples, data), stored.row(row)
     found = nearest(stored, features, search.num_neighbors, row)
-    pictures = [pixels, *(pixels_of(number, stored, images, samples) for number, _ in found)]
+    pictures = [pixels, *(pixels_of(number, stored, images, samples, data) for number, _ in found)]
     names = [(stored.names[number], similarity) for number, similarity in found]
     labels = [f"{similarity:.3f} {label(name, place)}" for place, (name, similarity) in enumerate(names, start=1)]
     save_labelled_pictures(pictures, [label(search.query, 0), *labels], Path(search.output_file))
@@ -75,20 +76,36 @@ def row_of(query: str, stored: StoredFeatures, images: Images) -> int | None:
     A file that exists is itself, whatever image of the features has the name of its path.
     """
     is_file = Path(query).is_file()
-    name = images.name({"path": os.path.realpath(query)}, 0) if is_file else query
-    is_known = name in stored.names
-    check("query", query, is_file or is_known, "be an image in `features_file`, or an image file that exists")
-    return stored.names.index(name) if is_known else None
+    names = names_of(query, images.root) if is_file else [query]
+    known = next((name for name in names if name in stored.names), None)
+    check("query", query, is_file or known is not None, "be an image in `features_file`, or an image file that exists")
+    if known is None:
+        return None
+    count = stored.names.count(known)
+    rule = f"be the path of one image, but {count:,} in `features_file` have it: give the image as a file"
+    check("query", query, count == 1, rule)
+    return stored.names.index(known)
 
 
-def pixels_of(row: int, stored: StoredFeatures, images: Images, samples: Samples) -> Tensor:
+def names_of(file: str, root: str | None) -> list[str]:
+    """What a file may be called among the images of the folder `root`, or without one: with and without its links."""
+    folder, name = os.path.split(os.path.abspath(file))
+    paths = [os.path.join(folder, name), os.path.join(os.path.realpath(folder), name), os.path.realpath(file)]
+    if root is None:
+        return paths
+    return [os.path.relpath(path, start) for path in paths for start in (root, os.path.realpath(root))]
+
+
+def pixels_of(row: int, stored: StoredFeatures, images: Images, samples: Samples, data: DataSettings) -> Tensor:
     """The image `(C, H, W)` of a row of the features."""
     assert isinstance(images.source, Dataset)
     index, name = stored.indices[row], stored.names[row]
     found = images.source[index] if index < len(images.source) else None
-    is_same = found is not None and images.name(found[samples.image_column], index) == name
+    value = None if found is None else found[samples.image_column]
+    # A stream's images keep paths that several have; where all rows are known, such have numbers.
+    is_same = found is not None and name in (images.name(value, index), name_of(value, str(index)))
     rule = f"hold the images of `features_file` (={stored.file}), but image {index} is not {name}"
-    check("dataset_name", images.root, is_same, rule)
+    check("dataset_name", data.dataset_name, is_same, rule)
     return samples.decode(found, name).pixels  # type: ignore[arg-type]
 
 

@@ -10,7 +10,7 @@ def describe_origin(name: str, kind: str, is_local: bool) -> str:
 
 
 def format_value(value: Any, is_path: bool = False) -> str:
-    """A setting or figure as text; of a path only its last part."""
+    """A setting or figure as text for a table in Markdown; of a path only its last part."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)):
@@ -19,14 +19,19 @@ def format_value(value: Any, is_path: bool = False) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
-    return Path(value).name if is_path else str(value)
+    return in_cell(Path(value).name if is_path else str(value))
 
 
 def format_cell(column: str, value: str) -> str:
     """A cell of the table of classes, in Markdown: shares in percent, the name of a class in one line."""
     if column in ("precision", "recall", "f1", "iou", "ap", "ap50", "mask_ap"):
         return f"{100 * float(value):.1f} %" if value else "-"
-    return format_name(value).replace("|", "\\|")
+    return in_cell(value)
+
+
+def in_cell(text: str) -> str:
+    """A text in a table in Markdown: one line, no HTML, and no end of a cell."""
+    return format_name(text).replace("|", "\\|")
 
 
 def format_name(name: str) -> str:

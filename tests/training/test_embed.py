@@ -282,6 +282,11 @@ def test_an_existing_file_is_replaced_only_if_asked_with_those_beside_it(models,
     rows = embedded(models / "encoder", images, output, overwrite=True)
     assert len(rows) == 12 and read_csv(tmp_path / "features.errors.csv") == []
     assert embedded(models / "encoder", images, tmp_path / "other.npy")[3]["image"] == rows[3]["image"]
+    for text in ('{"images": [], "annotations": []}', "[1]", "1,2"):
+        (tmp_path / "boxes.json").write_text(text)
+        message = message_of(lambda: embedded(models / "encoder", images, tmp_path / "boxes.npy", overwrite=True))
+        assert "must have no other file's boxes.json beside it" in message
+        assert (tmp_path / "boxes.json").read_text() == text
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tarfile
 
 import numpy as np
 import pytest
@@ -81,6 +82,18 @@ def test_rows_of_tables_are_found_by_their_numbers(models, tmp_path):
     assert_neighbors(actual, by_formula(rows, rows[3]["features"], 6)[1:])
 
 
+def test_an_image_file_is_no_row_of_a_table_whose_rows_have_numbers(models, images, tmp_path):
+    """Several rows of the table have one path, so that their numbers are their names."""
+    picture = sorted(images.rglob("*.jpg"))[0]
+    rows = [{"image": {"path": "1.jpg", "bytes": file.read_bytes()}} for file in sorted(images.rglob("*.jpg"))[1:4]]
+    Dataset.from_list(rows).to_parquet(tmp_path / "images.parquet")
+    rows = embedded(models / "encoder", tmp_path / "images.parquet", tmp_path / "features.parquet")
+    assert [row["image"] for row in rows] == ["0", "1", "2"]
+    ((query),) = embedded(models / "encoder", picture, tmp_path / "query.npy")
+    actual = found(tmp_path / "features.parquet", tmp_path / "images.parquet", picture, tmp_path / "a.png")
+    assert_neighbors(actual, by_formula(rows, query["features"], 3))
+
+
 def test_rows_of_other_tables_are_not_taken_for_those_of_their_numbers(models, tmp_path):
     name = write_parquet(tmp_path / "images", {"train": 2}) / "*.parquet"
     embedded(models / "encoder", name, tmp_path / "features.npy")
@@ -90,6 +103,53 @@ def test_rows_of_other_tables_are_not_taken_for_those_of_their_numbers(models, t
     assert "must hold the images of `features_file`, in the same order, but holds others" in message
     rows.to_parquet(tmp_path / "copy.parquet")
     assert found(tmp_path / "features.npy", tmp_path / "copy.parquet", "3", tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".npy"])
+def test_other_images_of_the_same_names_are_not_taken_for_those_of_the_features(suffix, models, images, tmp_path):
+    """As `train/1.jpg` and `test/1.jpg` may be called, or a picture that was edited since."""
+    folder, features = tmp_path / "folder", tmp_path / f"features{suffix}"
+    shutil.copytree(images, folder)
+    embedded(models / "encoder", folder, features)
+    copy = shutil.copytree(folder, tmp_path / "copy", copy_function=shutil.copyfile)  # with other times
+    assert found(features, copy, "0.png", tmp_path / "a.png")
+    edited = sorted(folder.rglob("*.*"))[1]
+    shutil.copy(next(file for file in folder.rglob("*.*") if file.stat().st_size != edited.stat().st_size), edited)
+    message = message_of(lambda: found(features, folder, "0.png", tmp_path / "b.png"))
+    assert "must hold the images of `features_file`, in the same order, but holds others" in message
+    for file in copy.rglob("*.*"):  # as many bytes
+        file.write_bytes(bytes(file.stat().st_size))
+    assert "but holds others" in message_of(lambda: found(features, copy, "0.png", tmp_path / "b.png"))
+
+
+def test_links_do_not_make_an_image_its_own_neighbour(models, images, tmp_path):
+    folder, features = tmp_path / "folder", tmp_path / "features.parquet"
+    folder.mkdir()
+    for number, file in enumerate(sorted(images.rglob("*.*"))[:5]):
+        (folder / f"{number}.png").symlink_to(file)
+    (folder / "again.png").symlink_to("0.png")
+    (tmp_path / "link").symlink_to(folder)
+    for name in (folder, tmp_path / "link", tmp_path / "link/*.png"):
+        rows = embedded(models / "encoder", name, features, overwrite=True)
+        for query in (folder / "0.png", tmp_path / "link/again.png", "again.png"):
+            actual = found(features, name, query, tmp_path / "a.png", num_neighbors=9, overwrite=True)
+            own = getattr(query, "name", query)
+            assert {name for name, _ in actual} == {row["image"] for row in rows} - {own}
+
+
+def test_images_of_a_stream_whose_paths_are_not_unique_are_found(models, images, tmp_path):
+    for shard, names in enumerate((["0.jpg", "1.jpg"], ["0.jpg", "2.jpg"])):
+        with tarfile.open(tmp_path / f"{shard}.tar", "w") as file:
+            for picture, name in zip(sorted(images.rglob("*.jpg"))[2 * shard :], names, strict=False):
+                file.add(picture, name)
+    where, features = tmp_path / "*.tar", tmp_path / "features.parquet"
+    rows = embedded(models / "encoder", where, features, streaming=True, image_column="jpg")
+    assert [row["image"] for row in rows] == ["0.jpg", "1.jpg", "0.jpg", "2.jpg"]
+    actual = found(features, where, "1.jpg", tmp_path / "a.png", image_column="jpg")
+    cosines = sorted((cosine(row["features"], rows[1]["features"]) for row in (rows[0], *rows[2:])), reverse=True)
+    assert [value for _, value in actual] == pytest.approx(cosines, abs=1e-5)
+    message = message_of(lambda: found(features, where, "0.jpg", tmp_path / "b.png", image_column="jpg"))
+    assert "must be the path of one image, but 2 in `features_file` have it" in message
 
 
 def test_an_image_that_would_be_prepared_otherwise_is_not_compared(models, images, tmp_path):

@@ -18,6 +18,8 @@ from transformers import (
     MobileViTConfig,
     MobileViTForSemanticSegmentation,
     MobileViTImageProcessor,
+    TimmWrapperConfig,
+    TimmWrapperForImageClassification,
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessor,
@@ -157,6 +159,23 @@ def test_a_classifier_of_another_family_answers_as_its_pipeline(images, tmp_path
     assert_classes_are_the_pipelines(tmp_path / "vit", images, rows)
     message = message_of(lambda: predicted(tmp_path / "vit", images, tmp_path / "other.csv", image_size=64))
     assert "`image_size` (=64) must not be given for a ViTForImageClassification" in message
+
+
+def test_a_classifier_of_timm_answers_as_its_pipeline(images, tmp_path):
+    """As models named `timm/...` on the Hub: their image processor is in config.json and takes pictures alone."""
+    about = {
+        "input_size": [3, 64, 64],
+        "mean": [0.2] * 3,
+        "std": [0.3] * 3,
+        "crop_pct": 0.9,
+        "interpolation": "bicubic",
+    }
+    config = TimmWrapperConfig(architecture="convnext_atto", pretrained_cfg=about, **LABELS)
+    model = TimmWrapperForImageClassification(config)
+    torch.nn.init.normal_(model.timm_model.get_classifier().weight)
+    model.save_pretrained(tmp_path / "timm")
+    rows = predicted(tmp_path / "timm", images, tmp_path / "answers.csv", top_k=2)
+    assert_classes_are_the_pipelines(tmp_path / "timm", images, rows)
 
 
 def test_masks_are_those_of_the_pipeline(segmenter, images, tmp_path):

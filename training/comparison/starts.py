@@ -138,6 +138,7 @@ def of_checkpoint(kind: str, name: str, settings: CompareSettings) -> Start:
         config = family.pretraining_config.from_pretrained(name)
         stored = stored_processor(model)
     size = settings.starts.checkpoint_image_size or size_of(name, stored, config.image_size)
+    check("checkpoint_image_size", None, isinstance(size, int), f"be given: {name} is for images of {size} pixels")
     values: dict[str, Any] = {"image_size": size, "num_channels": channels}
     for statistic, usual in imagenet_statistics(channels).items():
         own = stored.get(statistic, [])
@@ -146,12 +147,9 @@ def of_checkpoint(kind: str, name: str, settings: CompareSettings) -> Start:
         print(f"{name} has {config.num_channels} channels: its weights are adapted to {channels}.", flush=True)
     flags, title = flags_of(values), short(name)
     if kind == CHECKPOINT:
-        return Start(
-            f"{CHECKPOINT}-{slug(name)}",
-            title,
-            as_stored(name, stored, config, values),
-            (f"--model_name_or_path={name}", *flags),
-        )
+        is_own = config.num_channels == channels and size == size_of(name, stored, None)
+        frozen = model if is_own else replace(model, **values)  # its own image processor, if that fits
+        return Start(f"{CHECKPOINT}-{slug(name)}", title, frozen, (f"--model_name_or_path={name}", *flags))
     cell = config.cell_size
     fits = max(size // cell, 1) * cell
     rule = f"be a multiple of {cell}, the size of a cell of {name}: `--checkpoint_image_size {fits}`"
@@ -161,25 +159,20 @@ def of_checkpoint(kind: str, name: str, settings: CompareSettings) -> Start:
     return Start(f"{CONTINUED}-{slug(name)}", f"{title}, then {method}", model, flags, pretraining)
 
 
-def as_stored(name: str, stored: dict[str, Any], config: Any, values: dict[str, Any]) -> TrainedModelSettings:
-    """What loads stored weights for frozen features: with their image processor, unless the images differ from its."""
-    own = config.num_channels == values["num_channels"] and values["image_size"] == size_of(name, stored, None)
-    return TrainedModelSettings(model_name_or_path=name, **({} if own else values))
-
-
 def size_of(name: str, processor: dict[str, Any], otherwise: Any) -> Any:
-    """The side of a checkpoint's images in pixels: the published one, else its image processor's, else `otherwise`."""
+    """The size of a checkpoint's images in pixels: the published one, else its image processor's, else `otherwise`.
+
+    One number where they are square, else height and width.
+    """
     published = find_repository(name)
     if published is not None:
         return published.image_size
     size = (processor.get("crop_size") if processor.get("do_center_crop") else None) or processor.get("size")
     if isinstance(size, dict):
-        size = size.get("height") or size.get("shortest_edge")
+        size = (size["height"], size["width"]) if "height" in size else size.get("shortest_edge")
     size = size or otherwise
-    if isinstance(size, list | tuple):
-        check("checkpoint_image_size", None, size[0] == size[1], f"be given: {name} is for images of {size} pixels")
-        return size[0]
-    return size
+    is_square = isinstance(size, list | tuple) and size[0] == size[1]
+    return size[0] if is_square else size
 
 
 def check_teacher(name: str, model: TrainedModelSettings) -> None:

@@ -68,6 +68,8 @@ def find_source(data: DataSettings, split: str) -> Found:
         files = {split: pattern}
         found = Found(load_split(data, split, FILE_BUILDERS[name.suffix], data_files=files), [], [])
     else:
+        rule = f"be a folder of images, or files that hold them ({', '.join(FILE_BUILDERS)}), or a Hub id"
+        check("dataset_name", data.dataset_name, not name.is_file(), rule)
         options = {"name": data.dataset_config_name, "revision": data.dataset_revision}
         found = Found(load_split(data, split, data.dataset_name, **options), [], [])
     source = found.source

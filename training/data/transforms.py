@@ -1,12 +1,14 @@
 """Turns a decoded image into model input: torchvision's transforms in training, the image processor in evaluation."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
-from torchvision.transforms.v2.functional import resize_image
+from torchvision.transforms.v2.functional import resize_image, to_pil_image
 from torchvision.tv_tensors import Image, Mask
 
 from training.data.decoding import Enough
@@ -159,13 +161,26 @@ class EvaluationTransform:
 
     def __init__(self, processor: Any) -> None:
         self.processor = processor
+        self.takes_pictures = hasattr(processor, "val_transforms")  # timm's, in Transformers' wrapper
 
     def __call__(self, image: Tensor) -> Tensor:
         """`(C, H, W)` to `(C, size, size)`."""
+        if self.takes_pictures:
+            picture = to_pil_image((255 * image).round().byte() if image.is_floating_point() else image)
+            return self.processor(picture, return_tensors="pt")["pixel_values"][0]
         settings: dict[str, Any] = {"input_data_format": "channels_first", "do_convert_rgb": False}
-        if image.is_floating_point():
+        if image.is_floating_point() and scales_to_one(self.processor):
             settings["do_rescale"] = False  # floats are scaled already
+        elif image.is_floating_point():
+            image = 255 * image  # the range that the processor was made for
         return self.processor(image, return_tensors="pt", **settings)["pixel_values"][0]
+
+
+def scales_to_one(processor: Any) -> bool:
+    """Whether an image processor normalises values in [0, 1]: not so of those in [0, 255], or [0, 2]."""
+    if getattr(processor, "do_rescale", True):
+        return math.isclose(getattr(processor, "rescale_factor", 1 / 255), 1 / 255, rel_tol=1e-4)
+    return not getattr(processor, "do_normalize", False) or max(np.ravel(processor.image_std)) <= 1
 
 
 class BatchMixer:

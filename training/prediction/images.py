@@ -13,6 +13,7 @@ from datasets import Dataset
 
 from training.console.errors import is_first_process
 from training.data.checking.images import check_images, refuse_bad_images, value_note
+from training.data.checking.store import stamps_of
 from training.data.decoding import BadImageError, WrongChannelsError, decode_image, value_range
 from training.data.folders.whole import WholeFolder, folder_rows, is_pattern_of_images, pattern_rows
 from training.data.overview import MAX_NAMED, size_of
@@ -21,12 +22,14 @@ from training.data.sources import (
     Source,
     array_dtype,
     check_column,
+    file_paths,
     find_source,
     fingerprint_of,
     has_own_splits,
     have_own_names,
     listing_of,
     num_examples,
+    values_of,
 )
 from training.data.splits import chosen_split
 from training.settings.checks import check
@@ -52,19 +55,37 @@ class Images(NamedTuple):
         return fingerprint_of(self.source)
 
     def sample(self) -> str | None:
-        """A digest of three images as they are stored; None of files, which their names tell apart, and of a stream."""
-        if self.root is not None or not isinstance(self.source, Dataset) or not len(self.source):
+        """A digest of three images as they are stored, and of the sizes of all image files; None of a stream."""
+        if not isinstance(self.source, Dataset) or not len(self.source):
             return None
-        digest = hashlib.sha256()
-        rows: Any = self.source.with_format("arrow")
-        for index in sorted({0, len(rows) // 2, len(rows) - 1}):
-            digest.update(repr(rows[index].to_pylist()).encode())
-        return digest.hexdigest()
+        chosen = sorted({0, len(self.source) // 2, len(self.source) - 1})
+        if self.root is None:
+            rows: Any = self.source.with_format("arrow")
+            return digest_of([repr(rows[index].to_pylist()).encode() for index in chosen])
+        paths = file_paths(values_of(self.source, self.source.column_names[0]))
+        contents = [content_of(paths[index].as_py()) for index in chosen]
+        return digest_of([stamps_of(paths).sizes.tobytes(), *contents])
 
     def name(self, value: Any, index: int) -> str:
         """The path of an image relative to the folder, else its path as stored, else its number, from 0 on."""
         name = name_of(value, str(index)) if self.are_named else str(index)
         return name.removeprefix(os.path.join(self.root, "")) if self.root else name
+
+
+def digest_of(parts: Sequence[bytes]) -> str:
+    """A text that differs for other contents, or for another order of them."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(hashlib.sha256(part).digest())
+    return digest.hexdigest()
+
+
+def content_of(file: str) -> bytes:
+    """The bytes of a file; none of one that cannot be read."""
+    try:
+        return Path(file).read_bytes()
+    except OSError:
+        return b""
 
 
 def find_images(data: PredictDataSettings, num_channels: int, written: Sequence[Path] = ()) -> Images:

@@ -11,6 +11,7 @@ from training.settings.labels import LabelSettings
 
 IGNORE_INDEX = 255  # by default
 FILE_BUILDERS = {".parquet": "parquet", ".tar": "webdataset", ".arrow": "arrow"}  # extension: `datasets` builder
+LISTS = (".csv", ".tsv", ".json", ".jsonl", ".txt")  # what people keep lists of images in
 
 
 @dataclass(kw_only=True)
@@ -47,6 +48,13 @@ class DataSettings:
         is_pattern = any(character in self.dataset_name for character in "*?[")
         found = is_pattern or may_be_there(self.dataset_name)
         check("dataset_name", self.dataset_name, found, "be a file or folder that exists, or a Hub id")
+        file = Path(self.dataset_name).expanduser()
+        is_list = file.suffix.lower() in LISTS and (is_pattern or file.is_file())
+        rule = (
+            f"be the folder of the images, or files that hold them ({', '.join(FILE_BUILDERS)}): a list of images is "
+        )
+        rule += "read from their folder, if it is called metadata.csv or metadata.jsonl and has a column `file_name`"
+        check("dataset_name", self.dataset_name, not is_list, rule)
         self.check_skipping()
 
     def check_skipping(self) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from conversion.files import read_json
 from training.settings.checks import check, check_at_least
 from training.settings.fields import REQUIRED, operation, recipe
 from training.settings.model import ModelSettings
@@ -62,6 +63,17 @@ class FeatureOutputSettings:
         if npy.suffix == NPY and not was_killed:
             for path in files_beside(npy).values():
                 check_new("output_file", path, self.overwrite)
+            about = files_beside(npy)["about"]
+            rule = f"have no other file's {about.name} beside it, which would be replaced: give another name"
+            check("output_file", npy, not about.exists() or is_about_features(about), rule)
+
+
+def is_about_features(file: Path) -> bool:
+    """Whether a JSON file is one that embed.py has written beside a .npy file."""
+    try:
+        return {"model", "features"} <= read_json(file).keys()
+    except ValueError:
+        return False
 
 
 def files_beside(npy: Path) -> dict[str, Path]:

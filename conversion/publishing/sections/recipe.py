@@ -1,5 +1,6 @@
 """The settings that the result of a training run depends on."""
 
+from pathlib import Path
 from typing import Any
 
 from conversion.publishing.earlier_runs import is_earlier_run, names_of_earlier_recipe
@@ -13,7 +14,7 @@ def read_recipe(settings: dict[str, Any]) -> list[tuple[str, str]]:
     recipe = {name: settings[name] for name in _names(settings)}
     mixed = data_sets_of(settings)[1:]
     if mixed:
-        recipe["mixed_dataset_names"] = [format_value(data_set.name, data_set.is_local) for data_set in mixed]
+        recipe["mixed_dataset_names"] = [Path(each.name).name if each.is_local else each.name for each in mixed]
     return [(name, format_value(value, is_local_setting(name, settings))) for name, value in recipe.items()]
 
 

@@ -411,6 +411,11 @@ def test_every_data_set_of_a_mixture_is_named(tmp_path):
     assert "photos, me/more" in text and "0.5, 0.25, 0.25" in text and "/somewhere" not in text
 
 
+def test_a_name_with_a_bar_stays_in_its_cell(tmp_path):
+    config = FinetuneSettings(dataset_name="beans", output_dir="-", label_column=["x|y", "cat"])
+    assert recipe_of(config, tmp_path / "run")["label_column"] == "x\\|y, cat"
+
+
 def recipe_of(config: Any, folder: Path) -> dict[str, str]:
     """The recipe in the card of a run with these settings, which notes them as runs do."""
     config = config.replace(output_dir=str(folder))

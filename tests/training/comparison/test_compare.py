@@ -235,6 +235,11 @@ def test_held_out_images_are_not_pre_trained_on(settings, launched, images, tmp_
     message = message_of(lambda: compare.main(settings(unlabelled_dataset_name=str(images / "test"))))
     assert "must leave the held-out images out, but holds 30 of them, such as" in message
     assert "test/astronaut/0.jpg" in message and not launched and not (tmp_path / "compare").exists()
+    (tmp_path / "links").mkdir()
+    for number, file in enumerate(sorted(images.rglob("*.jpg"))):
+        (tmp_path / f"links/{number}.jpg").symlink_to(file)
+    message = message_of(lambda: compare.main(settings(unlabelled_dataset_name=str(tmp_path / "links"))))
+    assert "must leave the held-out images out, but holds 30 of them" in message and not launched
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from transformers import ConvNextImageProcessor
+from transformers import ConvNextImageProcessor, ViTImageProcessor
 
 from hf_convnextv2 import ConvNextV2ForImageClassification, ConvNextV2ForPreTraining
 from tests.photographs import message_of
@@ -76,6 +76,15 @@ def test_without_a_processor_the_configuration_says_the_size(tmp_path):
     name = save_classifier(tmp_path / "classifier", None)
     start = create_starts(settings_of(checkpoint=[name], starts=["random", "checkpoint"]))[1]
     assert start.model.image_size == 64 and "--image_size=64" in start.finetuning
+
+
+def test_a_checkpoint_of_oblong_images_needs_a_size(tmp_path):
+    name = save_classifier(tmp_path / "classifier", ViTImageProcessor(size={"height": 64, "width": 96}))
+    message = message_of(lambda: create_starts(settings_of(checkpoint=[name])))
+    assert "`checkpoint_image_size` (=None) must be given" in message and "is for images of (64, 96) pixels" in message
+    stored = create_starts(settings_of(checkpoint=[name], checkpoint_image_size=64))[2]
+    found = parsed("finetune", settings_of(), stored.finetuning)
+    assert found["image_size"] == stored.model.image_size == 64  # the frozen features too
 
 
 def test_a_checkpoint_of_other_channels_is_adapted_and_named(tmp_path, capsys):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from torch.testing import assert_close
+from transformers import ViTImageProcessor
 from transformers.image_utils import load_image
 
 from hf_convnextv2 import create_image_processor, open_image
@@ -87,6 +88,29 @@ def test_deep_images_differ_from_stocks_pipeline_until_they_are_opened_as_in_tra
     expected = trained_on(DEEP[kind])
     assert (piped(opened(DEEP[kind])) - expected).abs().max() > 0.1
     assert (piped(open_image(DEEP[kind])) - expected).abs().max() < 1.5 * HALF_A_LEVEL
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"rescale_factor": 1 / 127.5, "image_mean": [1.0] * 3, "image_std": [1.0] * 3},
+        {"do_rescale": False, "image_mean": [127.5] * 3, "image_std": [127.5] * 3},
+    ],
+)
+def test_images_of_16_bits_are_as_bright_as_those_of_8_for_every_range_of_values(fields):
+    processor = ViTImageProcessor(size={"height": 64, "width": 64}, **fields)
+    stored = {"8 bits": encode(PHOTOGRAPH.convert("L"), "PNG"), "16 bits": DEEP["16 bits, PNG"]}
+    few, many = (EvaluationTransform(processor)(decode_image(each, 3, "x").pixels) for each in stored.values())
+    assert_close(few, processor(PHOTOGRAPH.convert("L").convert("RGB"), return_tensors="pt")["pixel_values"][0])
+    assert few.std() > 0.1
+    assert_close(many, few, rtol=0, atol=4 / 255)
+
+
+def test_floats_that_are_scaled_already_stay_for_a_processor_that_does_not_scale():
+    image = torch.rand(3, 64, 64)
+    processor = ViTImageProcessor(size={"height": 64, "width": 64}, do_rescale=False)
+    assert_close(EvaluationTransform(processor)(image), image * 2 - 1)  # mean and deviation of 0.5
 
 
 @pytest.mark.parametrize("kind", ALL)

@@ -20,6 +20,7 @@ from training.settings.checks import may_be_there
 from training.settings.command_line import Parser, parse_settings, say_once
 from training.settings.families import FAMILIES
 from training.settings.masked_autoencoder import CELLS, FEATURE_LOSSES, TARGET_TYPES
+from training.settings.prediction import PredictSettings
 from training.settings.run import TRACKERS
 from training.settings.scripts import (
     DetectSettings,
@@ -51,6 +52,19 @@ def test_flags_go_before_the_file_and_the_file_before_the_defaults(tmp_path):
 )
 def test_a_switch_needs_no_value(flags, expected):
     assert parse_settings(PretrainSettings, [*NEEDED, *flags]).data.streaming is expected
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "labels.CSV", "metadata.jsonl", "*.csv"])
+@pytest.mark.parametrize("settings", [PretrainSettings, FinetuneSettings, PredictSettings])
+def test_a_list_of_images_in_place_of_their_folder_is_told_what_to_be_called(settings, name, tmp_path):
+    (tmp_path / name).write_text("file_name,label\n1.jpg,cat\n")
+    needed = {"output_dir": "o"}
+    if settings is PredictSettings:
+        needed = {"output_file": "o.csv", "model_name_or_path": "me/model"}
+    message = message_of(lambda: settings(**needed, dataset_name=str(tmp_path / name)))
+    assert f"`dataset_name` (={tmp_path / name}) must be the folder of the images" in message
+    assert "called metadata.csv or metadata.jsonl and has a column `file_name`" in message
+    assert settings(**needed, dataset_name=str(tmp_path)) and settings(**needed, dataset_name="me/labels.csv")
 
 
 @pytest.mark.parametrize(
