@@ -53,7 +53,7 @@ from pathlib import Path
 from typing import Any
 
 from conversion.exporting.checks import measure
-from conversion.exporting.folder import check_output, new_folder, new_record, write_companions
+from conversion.exporting.folder import check_output, new_folder, new_record, print_leftovers, write_companions
 from conversion.exporting.images import MIN_CALIBRATION, calibration_files
 from conversion.exporting.models import load_subject
 from conversion.exporting.precision import check_image_size, check_model, check_precision
@@ -108,6 +108,7 @@ def export(
     kept = list(FORMATS[format].float_layers if float_layers is None else float_layers)
     check_float_layers(subject.model, kept)
     pictures = Pictures.read(subject, image, calibration, validation_dataset, max_validation_images)
+    print_leftovers(output)
     with new_folder(output) as folder, tempfile.TemporaryDirectory() as temporary:
         record = new_record(subject, format, pictures.name)
         print(f"{model}: {record.architecture} for {subject.task}, compared on {pictures.name}", flush=True)

@@ -84,7 +84,7 @@ def partial_path(final: Path) -> Iterator[Path]:
     try:
         yield partial
     finally:
-        if partial.is_dir():
+        if partial.is_dir() and not partial.is_symlink():
             shutil.rmtree(partial, ignore_errors=True)
         else:
             with suppress(OSError):  # usually it has been renamed; if not, an error is on its way already

@@ -13,15 +13,19 @@ from conversion.exporting.models import Subject
 from conversion.exporting.programs import largest_images
 from conversion.exporting.readme import write_readme
 from conversion.exporting.record import RECORD, Record
-from conversion.files import atomic_path, partial_path, write_json
-from conversion.model_folder import weight_digests
+from conversion.files import atomic_path, leftovers_of, partial_path, write_json
+from conversion.model_folder import CARD, PROCESSOR, weight_digests
+
+COMPANIONS = ("config.json", PROCESSOR, RECORD, CARD)  # what `write_companions` writes
 
 
 def check_output(output: Path, overwrite: bool, inputs: Mapping[str, str | Path | None]) -> None:
-    """Raise if the folder exists, unless it is to be replaced, and an export has written it and holds no input.
+    """Raise if the folder exists, unless it is to be replaced and holds an earlier export, no input and nothing else.
 
     `inputs`: the folders and files that the export reads, by the names of their arguments.
     """
+    if output.is_symlink() and not output.exists():
+        raise ValueError(f"`output_dir` (={output}) must be no link to a folder that is missing. Delete the link.")
     for name, place in inputs.items():
         if place is not None and Path(place).exists() and Path(place).resolve().is_relative_to(output.resolve()):
             raise ValueError(f"`output_dir` (={output}) must be a folder that does not hold {name} (={place}).")
@@ -31,11 +35,26 @@ def check_output(output: Path, overwrite: bool, inputs: Mapping[str, str | Path 
         raise ValueError(
             f"`output_dir` (={output}) must be a folder that an export has written for `--overwrite`, with an {RECORD}."
         )
+    if output.exists() and (foreign := _not_exported(output)):
+        raise ValueError(
+            f"`output_dir` (={output}) must hold nothing but an earlier export for `--overwrite`, which replaces the "
+            f"whole folder, but it holds {foreign[0]}. Move it, or choose another folder."
+        )
+
+
+def print_leftovers(output: Path) -> None:
+    """Print what killed exports have left beside the folder; another export that still runs looks the same."""
+    for path in leftovers_of(output.resolve()):
+        print(f"{path} may be left of an export that was killed: delete it if no other export to {output} is running.")
 
 
 @contextmanager
 def new_folder(output: Path) -> Iterator[Path]:
-    """A folder to fill, which takes its name at the end; an error leaves nothing behind, and an older one as it was."""
+    """A folder to fill, which takes its name at the end; an error leaves nothing behind, and an older one as it was.
+
+    Where `output` is a link to a folder, that folder is replaced.
+    """
+    output = output.resolve()
     missing = [parent for parent in output.parents if not parent.exists()]
     try:
         with partial_path(output) as old, atomic_path(output) as partial:
@@ -82,6 +101,15 @@ def write_companions(folder: Path, subject: Subject, processor: Any, record: Rec
     processor.save_pretrained(folder)
     write_json(folder / RECORD, record.as_dict())
     write_readme(folder, record)
+
+
+def _not_exported(output: Path) -> list[str]:
+    """The files of a folder, by name, that no export writes; none of an empty folder."""
+    files = [path for path in sorted(output.rglob("*")) if path.is_symlink() or not path.is_dir()]
+    names = [path.relative_to(output).as_posix() for path in files]
+    exported = Record.read(output).files.values() if names else []
+    known = {*COMPANIONS, *(name for found in exported for name in found.sha256)}
+    return [name for name in names if name not in known]
 
 
 def _version(package: str) -> str:

@@ -125,6 +125,14 @@ def test_two_processes_that_write_the_same_file_do_not_take_each_others(tmp_path
     assert names(tmp_path) == ["card.md"]
 
 
+def test_of_a_link_the_link_is_removed_and_not_what_it_leads_to(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/weights").write_text("kept")
+    with partial_path(tmp_path / "model") as partial:
+        partial.symlink_to(tmp_path / "folder")
+    assert names(tmp_path) == ["folder"] and (tmp_path / "folder/weights").read_text() == "kept"
+
+
 def test_two_blocks_of_one_process_have_paths_of_their_own(tmp_path):
     """As two containers that share a folder, whose processes may have the same id."""
     with partial_path(tmp_path / "card.md") as first, partial_path(tmp_path / "card.md") as second:

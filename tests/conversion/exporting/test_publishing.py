@@ -10,6 +10,8 @@ from huggingface_hub import metadata_load
 from PIL import Image
 from transformers import AutoImageProcessor
 
+from conversion.export import export
+from conversion.exporting.folder import check_output
 from conversion.exporting.readme import pipeline_of
 from conversion.exporting.record import Record
 from conversion.publish import publish
@@ -32,6 +34,26 @@ def test_the_files_lie_where_transformers_js_looks(tmp_path, exported):
     metadata = metadata_load(staged / "README.md") or {}
     assert {"onnx", "transformers.js"} <= set(metadata["tags"])
     assert settings_of_transformers_js(exported.folder) == {}
+
+
+def test_a_published_model_is_no_export_to_be_replaced(tmp_path, exported):
+    """Though it holds the files and the record of one, and a copy that somebody has downloaded notes of theirs."""
+    staged = stage(exported.model, tmp_path / "staged", Publication("me/name", onnx=exported.folder))
+    copy = shutil.copytree(staged, tmp_path / "copy")
+    before = {file: file.read_bytes() for file in copy.rglob("*") if file.is_file()}
+    said = message_of(lambda: export(str(exported.model), copy, overwrite=True))
+    assert "must hold nothing but an earlier export" in said and "holds model.safetensors. Move it" in said
+    assert before == {file: file.read_bytes() for file in copy.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize("name", ["NOTES.md", ".DS_Store", "onnx/model_q4.onnx", "deep/link"])
+def test_a_file_that_no_export_writes_is_not_deleted_with_an_earlier_one(name, tmp_path, exported):
+    folder = shutil.copytree(exported.folder, tmp_path / "onnx")
+    check_output(folder, overwrite=True, inputs={})  # the control
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).symlink_to(exported.model) if name == "deep/link" else (folder / name).write_text("mine")
+    said = message_of(lambda: check_output(folder, overwrite=True, inputs={}))
+    assert f"but it holds {name}. Move it, or choose another folder." in said
 
 
 @torch.no_grad()
