@@ -55,7 +55,7 @@ from typing import Any
 from conversion.exporting.checks import measure
 from conversion.exporting.folder import check_output, new_folder, new_record, print_leftovers, write_companions
 from conversion.exporting.images import MIN_CALIBRATION, calibration_files
-from conversion.exporting.models import load_subject
+from conversion.exporting.models import check_channels, load_subject
 from conversion.exporting.precision import check_image_size, check_model, check_precision
 from conversion.exporting.quantization import check_float_layers
 from conversion.exporting.record import Measured
@@ -98,6 +98,7 @@ def export(
     inputs = {"the model": model, "`--image`": image, "`--calibration_images`": calibration_images}
     check_output(output, overwrite, {**inputs, "`--validation_dataset`": validation_dataset})
     check_format(format, dtypes)
+    check_channels(model, dtypes, validation_dataset)
     _check_settings(dtypes, calibration_images, num_calibration_images, float_layers)
     _check_validation(dtypes, validation_dataset, max_validation_images)
     check_precision(format, dtypes)

@@ -73,7 +73,7 @@ def new_record(subject: Subject, format: str, picture: str) -> Record:
     weights = weight_digests(Path(subject.name))
     packages = ("torch", "transformers", *FORMATS[format].packages, *FORMATS[format].for_int8)
     return Record(
-        model=Path(subject.name).name if weights else subject.name,
+        model=Path(subject.name).name if Path(subject.name).is_dir() else subject.name,
         architecture=type(subject.model).__name__,
         model_type=subject.model.config.model_type,
         task=subject.task,

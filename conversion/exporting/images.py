@@ -11,14 +11,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import try_to_load_from_cache
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from transformers import AutoImageProcessor
+from transformers.models.auto.image_processing_auto import get_image_processor_config
 
 from conversion.command_line import first_line
+from conversion.exporting.models import encoder_config
+from conversion.model_folder import PROCESSOR
 from conversion.split_names import HELD_OUT
 from hf_convnextv2 import create_image_processor, open_image
-from hf_convnextv2.images import DEFAULT_BACKGROUND, MODES
+from hf_convnextv2.images import DEFAULT_BACKGROUND
 
 MIN_CALIBRATION, GOOD_CALIBRATION = 8, 100
 PHOTOGRAPH = "china.jpg"  # of scikit-learn
@@ -33,18 +37,36 @@ class Labelled:
 
 
 def load_processor(name: str, model: Any) -> Any:
-    """The image processor beside the model, or the one that fits its configuration."""
+    """The image processor beside the model, or the one that fits its configuration if there is none.
+
+    Raises:
+        ValueError: if there is one that cannot be loaded, or if a model of the Hub may have one that is not here.
+    """
     try:
-        return AutoImageProcessor.from_pretrained(name)
-    except (OSError, ValueError):
-        config = getattr(model.config, "backbone_config", None) or model.config
-        return create_image_processor(config)
+        if get_image_processor_config(name):
+            return AutoImageProcessor.from_pretrained(name)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"`model` (={name}) must have a {PROCESSOR} that can be loaded, or none: {first_line(error)}"
+        ) from error
+    # A Hub that could be asked has left a note of the missing file in the cache.
+    if not Path(name).is_dir() and try_to_load_from_cache(name, PROCESSOR) is None:
+        raise ValueError(
+            f"`model` (={name}) must have its {PROCESSOR}, if it has one, in the cache while the Hub cannot be asked."
+        )
+    processor = create_image_processor(encoder_config(model.config))
+    print(
+        f"{name} has no {PROCESSOR}: a {type(processor).__name__} with ImageNet's mean and standard deviation prepares "
+        "the images, and is written beside the files.",
+        flush=True,
+    )
+    return processor
 
 
 def photograph(file: str | Path | None) -> tuple[Image.Image, str]:
     """The picture asked for, else a photograph of scikit-learn, else one that is made here; and what it is."""
     if file is not None:
-        return _open(Path(file), "--image"), str(file)
+        return _open(Path(file), "--image"), Path(file).name
     try:
         from sklearn.datasets import load_sample_image
     except ImportError:
@@ -167,8 +189,6 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 
 def _open(file: Path, flag: str, num_channels: int = 3, background: str = DEFAULT_BACKGROUND) -> Image.Image:
-    if num_channels not in MODES:
-        raise ValueError(f"`{flag}` must be left out for a model of {num_channels} channels: pictures have 1, 3 or 4.")
     try:
         return open_image(file, background, num_channels)
     except (OSError, UnidentifiedImageError, ValueError) as error:

@@ -4,6 +4,7 @@ B batch, L cells of an image.
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers.exporters.utils import get_leaf_tensors
 from conversion.command_line import first_line
 from conversion.exporting.choices import BACKBONE, CLASSIFICATION, FEATURES, RECONSTRUCTION, SEGMENTATION
 from conversion.image_processor import DEFAULT_SIZE
+from conversion.model_folder import BACKBONES
 from hf_convnextv2 import (
     ConvMAEBackbone,
     ConvMAEForImageClassification,
@@ -25,6 +27,7 @@ from hf_convnextv2 import (
     ConvNextV2ForPreTraining,
     ConvNextV2Model,
 )
+from hf_convnextv2.images import MODES
 from hf_convnextv2.registration import registered
 from hf_convnextv2.shared_config import height_and_width
 from hf_convnextv2.upernet import UperNetForSemanticSegmentation
@@ -136,17 +139,45 @@ class Subject:
         return get_leaf_tensors(self.wrapped()(**inputs))
 
 
+def exportable_config(name: str) -> Any:
+    """The configuration of a folder or a model of the Hub; raises a `ValueError` if it cannot be exported."""
+    config = _read_config(name)
+    if config.model_type not in CLASSES:
+        known = ", ".join(CLASSES)
+        raise ValueError(f"`model` (={name}) must be of the type {known} to be exported, but is a {config.model_type}.")
+    own = encoder_config(config)
+    if own is not config and own.model_type not in BACKBONES:
+        raise ValueError(
+            f"`model` (={name}) must have a backbone of the type {' or '.join(BACKBONES)} to be exported, but it has a "
+            f"{own.model_type}."
+        )
+    return config
+
+
+def check_channels(name: str, dtypes: Sequence[str], validation_dataset: Any) -> None:
+    """Raise for what needs pictures, where the model takes no pictures; its weights are not loaded."""
+    if "int8" not in dtypes and validation_dataset is None:
+        return
+    num_channels = encoder_config(exportable_config(name)).num_channels
+    if num_channels not in MODES:
+        setting = "`--dtype` (=int8)" if "int8" in dtypes else f"`--validation_dataset` (={validation_dataset})"
+        why = "it needs pictures, which have 1, 3 or 4"
+        raise ValueError(f"{setting} must be left out for a model of {num_channels} channels: {why}.")
+
+
+def encoder_config(config: Any) -> Any:
+    """The configuration of a model's backbone, or its own if it has none."""
+    return getattr(config, "backbone_config", None) or config
+
+
 def load_subject(name: str, task: str | None) -> Subject:
     """Load a folder or a model of the Hub in float32.
 
     Raises:
         ValueError: if there is no such model, or if it cannot be exported for the task.
     """
-    config = _read_config(name)
-    classes = CLASSES.get(config.model_type)
-    if classes is None:
-        known = ", ".join(CLASSES)
-        raise ValueError(f"`model` (={name}) must be of the type {known} to be exported, but is a {config.model_type}.")
+    config = exportable_config(name)
+    classes = CLASSES[config.model_type]
     task = _task(name, config, classes, task)
     if task == CLASSIFICATION and getattr(config, "label_std", None) is not None:
         raise ValueError(
@@ -164,7 +195,7 @@ def load_subject(name: str, task: str | None) -> Subject:
             f"`{missing[0]}`: the file would have random ones."
         )
     model.eval()
-    own = getattr(model.config, "backbone_config", None) or model.config
+    own = encoder_config(model.config)
     cell = height_and_width(own.cell_size) if task == RECONSTRUCTION else own.last_strides
     sides = height_and_width(own.image_size or DEFAULT_SIZE)
     rounded = tuple(max(1, side // unit) * unit for side, unit in zip(sides, cell, strict=True))

@@ -1,6 +1,5 @@
 """Settings of a model and its image processor, resolved before training by both training scripts."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 from accelerate import PartialState
 from transformers.utils.hub import cached_file
 
+from conversion.files import read_json
 from hf_convnextv2 import create_image_processor
 from hf_convnextv2.configuration_convnextv2 import V1_LAYER_SCALE
 from hf_convnextv2.image_processing import imagenet_statistics
@@ -111,4 +111,4 @@ def stored_processor(settings: ModelSettings) -> dict[str, Any]:
         revision=settings.model_revision,
         _raise_exceptions_for_missing_entries=False,
     )
-    return {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
+    return {} if file is None else read_json(Path(file))

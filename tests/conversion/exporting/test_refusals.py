@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from transformers import SwinConfig, UperNetConfig
 
 from conversion import export
 from conversion.exporting import checks, images, precision
@@ -21,7 +22,7 @@ from hf_convnextv2 import (
     ConvNextV2Model,
     create_image_processor,
 )
-from tests.small_models import small_config, small_convmae_config
+from tests.small_models import small_config, small_convmae_config, small_fcmae_config
 from training.models.detection import create_detector
 from training.settings.model import DetectorSettings
 
@@ -44,6 +45,17 @@ def folder(tmp_path_factory):
     ConvNextV2ForImageClassification(values).save_pretrained(root / "values")
     values.label_mean, values.label_std = [5.0, 6.0], [2.0, 3.0]
     ConvNextV2ForImageClassification(values).save_pretrained(root / "unfinished")
+    five = small_config(hidden_sizes=[8, 16], depths=[1, 1], num_channels=5)
+    ConvNextV2ForImageClassification(five).save_pretrained(root / "five channels")
+    lines = {"id2label": {0: "two\nlines", 1: "one"}, "label2id": {"two\nlines": 0, "one": 1}}
+    two = small_config(hidden_sizes=[8, 16], depths=[1, 1], num_labels=2, **lines)
+    ConvNextV2ForImageClassification(two).save_pretrained(root / "two lines")
+    UperNetConfig(backbone_config=SwinConfig()).save_pretrained(root / "swin")
+    for name, content in (("cut off", '{"image_mean": [0.1,'), ("a list", "[1]"), ("of no type", '{"size": 64}')):
+        shutil.copytree(root / "encoder", root / name)
+        (root / name / "preprocessor_config.json").write_text(content)
+    pretrained = small_fcmae_config(hidden_sizes=[8, 16], depths=[1, 1])
+    (root / "of no type/config.json").write_text(pretrained.to_json_string())
     for name, count in (("one", 1), ("many", 8)):
         (root / name).mkdir()
         for number in range(count):
@@ -55,6 +67,7 @@ def folder(tmp_path_factory):
     (root / "written/notes.txt").write_text("mine")
     (root / "no.jpg").write_text("no picture")
     (root / "labelled/elephant").mkdir(parents=True)
+    (root / "dangling").symlink_to(root / "missing")
     return root
 
 
@@ -139,6 +152,42 @@ REFUSED = {
     "a number of no images": (
         ("encoder", "out", "--max_validation_images", "5"),
         "`--max_validation_images` (=5) must be at least 1, with `--validation_dataset`.",
+    ),
+    "int8 of five channels, without images": (
+        ("five channels", "out", "--dtype", "int8"),
+        "`--dtype` (=int8) must be left out for a model of 5 channels: it needs pictures, which have 1, 3 or 4.",
+    ),
+    "int8 of five channels, with too few images": (
+        ("five channels", "out", *CALIBRATED, "one"),
+        "`--dtype` (=int8) must be left out for a model of 5 channels: it needs pictures, which have 1, 3 or 4.",
+    ),
+    "a measurement of five channels": (
+        ("five channels", "out", "--dtype", "float16", "--validation_dataset", "many"),
+        "`--validation_dataset` (=many) must be left out for a model of 5 channels: it needs pictures",
+    ),
+    "a class whose name has two lines": (
+        ("two lines", "out", "--dtype", "float16", "--validation_dataset", "labelled"),
+        "must have folders named as classes (two lines, one, ...), but has `elephant`.",
+    ),
+    "a backbone of another family": (
+        ("swin", "out"),
+        "`model` (=swin) must have a backbone of the type convnextv2 or convnext or convmae to be exported, but it has",
+    ),
+    "an image processor that is no JSON": (
+        ("cut off", "out"),
+        "must have a preprocessor_config.json that can be loaded, or none: It looks like the config file at 'cut off/",
+    ),
+    "an image processor that is a list": (
+        ("a list", "out"),
+        "`model` (=a list) must have a preprocessor_config.json that can be loaded, or none: 'list' object has no",
+    ),
+    "an image processor of no type": (
+        ("of no type", "out", "--task", "features"),
+        "`model` (=of no type) must have a preprocessor_config.json that can be loaded, or none: Unrecognized image",
+    ),
+    "a link to nothing": (
+        ("encoder", "dangling"),
+        "`output_dir` (=dangling) must be no link to a folder that is missing. Delete the link.",
     ),
     "no picture": (("encoder", "out", "--image", "no.jpg"), "no.jpg) must be an image that can be read"),
     "a folder that exists": (("encoder", "written"), "must not exist yet, or give `--overwrite`."),

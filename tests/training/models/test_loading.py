@@ -16,6 +16,8 @@ from hf_convnextv2 import (
     ConvNextV2Model,
 )
 from tests.photographs import WRITE_TINY, message_of, write_tiny_convmae, write_tiny_fcmae
+from training.console.errors import message_for_user
+from training.models.creation import stored_processor
 from training.models.families import BY_NAME
 from training.models.loading import FEATURES, FINETUNING, NOTHING, PRETRAINING, load_pretrained
 from training.run.stored_models import load_classifier
@@ -214,3 +216,13 @@ def test_the_map_to_code_that_is_not_saved_along_is_dropped(tmp_path):
     model = load_pretrained(ConvMAEForImageClassification, str(folder), FINETUNING, **CLASSES)
     model.save_pretrained(tmp_path / "classifier")
     assert "auto_map" not in json.loads((tmp_path / "classifier/config.json").read_text())
+
+
+def test_an_image_processor_that_is_no_json_is_named_by_its_file(tmp_path):
+    """In one line: an error of the module `json` would end a script with a traceback."""
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text('{"image_mean": [0.1,')
+    with pytest.raises(ValueError) as error:
+        stored_processor(ModelSettings(model_name_or_path=str(tmp_path)))
+    said = message_for_user(error.value) or ""
+    assert said.startswith(f"{file} must be JSON: ") and len(said.splitlines()) == 1
