@@ -42,8 +42,19 @@ def check_onnx(onnx: Path, folder: Path, kind: str) -> None:
 
 
 def differing(exported: dict[str, Any], own: dict[str, Any]) -> list[str]:
-    """What two configurations of a model say differently, apart from how they were stored."""
-    return [name for name in exported if name in own and exported[name] != own[name] and name not in OF_STORAGE]
+    """What two configurations of a model say differently, apart from how they were stored.
+
+    What one of them lacks is a default. A configuration within another is compared in the same way.
+    """
+    found = []
+    for name in exported:
+        if name not in own or name in OF_STORAGE or exported[name] == own[name]:
+            continue
+        if isinstance(own[name], dict) and "model_type" in own[name] and isinstance(exported[name], dict):
+            found += [f"{name}.{each}" for each in differing(exported[name], own[name])]
+        else:
+            found.append(name)
+    return found
 
 
 def stage_onnx(onnx: Path, target: Path) -> None:
