@@ -90,6 +90,16 @@ class Record:
         """Whether the answer is the class with the largest score: only then are classes compared."""
         return any(each.agreement is not None for found in self.files.values() for each in found.parity)
 
+    @property
+    def num_cells(self) -> int:
+        """How many numbers of noise a reconstruction takes for an image: they decide which cells are hidden."""
+        return self.components["model"]["metadata"]["kwargs"]["noise"]["shape"][1]
+
+    @property
+    def num_measured_images(self) -> int:
+        """On how many labelled images the accuracy of the files was measured; 0 if it was not."""
+        return max((found.measured["images"] for found in self.files.values() if found.measured), default=0)
+
     def add(self, dtype: str, found: FileRecord, metadata: dict[str, Any]) -> None:
         """Note a file; Transformers loads the first one, with what its exporter noted."""
         self.files[dtype] = found

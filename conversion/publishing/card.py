@@ -58,6 +58,7 @@ def is_generated(card: Path) -> bool:
 def render_card(folder: str | Path, publication: Publication | None = None, config: Any = None) -> str:
     """The text of the card, front matter included; a blank that nothing fills is an error."""
     contents = read_contents(Path(folder).resolve(), publication or Publication(), config)
+    onnx = contents.publication.onnx and Record.read(contents.publication.onnx)
     is_foreign = contents.model.foreign_layout is not None
     template = load_template(TEMPLATES / ("foreign.md" if is_foreign else f"{contents.model.kind}.md"))
     text = template.render(
@@ -70,15 +71,10 @@ def render_card(folder: str | Path, publication: Publication | None = None, conf
         data=contents.data,
         origin=contents.origin,
         results=contents.results,
-        onnx=onnx_section(contents),
+        onnx=None if onnx is None else render_files("onnx.md", onnx, contents.repo_id),
+        num_images_of_onnx=0 if onnx is None else onnx.num_measured_images,
     )
     return str(ModelCard(text))
-
-
-def onnx_section(contents: CardContents) -> str | None:
-    """How to run the ONNX files of a publication that has some."""
-    folder = contents.publication.onnx
-    return None if folder is None else render_files("onnx.md", Record.read(folder), contents.repo_id)
 
 
 def front_matter(contents: CardContents) -> ModelCardData:
