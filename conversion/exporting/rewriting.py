@@ -5,6 +5,8 @@
 - UPerNet's head chooses between two ways of the same result by the size; a file has the plain one.
 - Transformers reserves memory for four times the images that are traced: with ExecuTorch, larger ones of those that
   are allowed fail in the flattened maps of a block. A cap that is never reached leaves the bounds that are given.
+- ExecuTorch fails at what PyTorch's own attention leaves in another order in memory. Attention in single steps, which
+  is what it makes of the other, keeps the order.
 - ONNX has no stable sort of its own, and the exporter's replacement cannot be translated. Ranks found by comparing all
   pairs need none.
 
@@ -19,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_convnextv2 import upernet
+from hf_convnextv2 import convmae_layers, upernet
 
 
 @contextmanager
@@ -34,6 +36,8 @@ def rewritten(format: str) -> Iterator[None]:
         from transformers.exporters import exporter_executorch  # needs ExecuTorch
 
         patches.append((exporter_executorch, "_MAX_DIM_FLOOR", sys.maxsize))
+        in_steps = dict.fromkeys(convmae_layers.ATTENTION, convmae_layers.eager_attention)
+        patches.append((convmae_layers, "ATTENTION", in_steps))
     originals = [(owner, name, getattr(owner, name)) for owner, name, _ in patches]
     for owner, name, replacement in patches:
         setattr(owner, name, replacement)
