@@ -33,6 +33,7 @@ def render(template: str, record: Record, repo_id: str | None) -> str:
         first=record.files[dtype].file,
         dtype=dtype,
         pipeline=pipeline_of(record),
+        precisions={each: "bf16" if each == "bfloat16" else "f32" for each in record.files},
         javascript_dtypes={each: JAVASCRIPT_DTYPES[each] for each in record.files if each in JAVASCRIPT_DTYPES},
     )
 
@@ -40,8 +41,13 @@ def render(template: str, record: Record, repo_id: str | None) -> str:
 def pipeline_of(record: Record) -> str | None:
     """The pipeline of transformers.js that runs the files, if it has one.
 
-    That of classification takes the softmax of the scores, so it is none for several classes of an image, or numbers.
+    They open pictures with three channels. That of classification takes the softmax of the scores, so it is none for
+    several classes of an image, or numbers.
     """
-    if record.format != "onnx" or (record.task == CLASSIFICATION and not record.gives_one_class):
+    if (
+        record.format != "onnx"
+        or record.num_channels != 3
+        or (record.task == CLASSIFICATION and not record.gives_one_class)
+    ):
         return None
     return PIPELINES.get((record.model_type, record.task))

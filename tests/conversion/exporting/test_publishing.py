@@ -1,7 +1,9 @@
 """A published classifier carries its ONNX files where transformers.js looks for them, and its card runs them."""
 
+import dataclasses
 import json
 import shutil
+from typing import Any
 
 import pytest
 import torch
@@ -15,10 +17,11 @@ from conversion.exporting.folder import check_output
 from conversion.exporting.readme import pipeline_of
 from conversion.exporting.record import Record
 from conversion.publish import publish
-from conversion.publishing.onnx_files import settings_of_transformers_js
+from conversion.publishing.onnx_files import differing, settings_of_transformers_js
 from conversion.publishing.publication import Publication
 from conversion.publishing.staging import is_ours, stage
 from hf_convnextv2 import ConvNextV2ForImageClassification
+from hf_convnextv2.upernet import UperNetForSemanticSegmentation
 from tests.photographs import message_of, save_turned
 from tests.readme import blocks
 from tests.small_models import assert_close
@@ -119,6 +122,30 @@ def test_files_of_another_configuration_are_refused(tmp_path, exported):
     assert "which has another `layer_norm_eps`" in said
 
 
+def test_a_configuration_within_another_is_compared_as_the_other_is(tmp_path):
+    """Transformers' class leaves out what only ours has, and notes data types."""
+    backbone = transformers.ConvNextV2Config(hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1])
+    settings: dict[str, Any] = {"hidden_size": 16, "auxiliary_in_channels": 24, "num_labels": 4}
+    config = transformers.UperNetConfig(backbone_config=backbone, **settings)
+    transformers.UperNetForSemanticSegmentation(config).save_pretrained(tmp_path / "stock")
+    UperNetForSemanticSegmentation.from_pretrained(tmp_path / "stock").config.save_pretrained(tmp_path / "ours")
+    exported, own = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("ours", "stock"))
+    assert exported["backbone_config"] != own["backbone_config"]
+    assert differing(exported, own) == []
+    own["backbone_config"]["layer_norm_eps"] = 0.5
+    assert differing(exported, own) == ["backbone_config.layer_norm_eps"]
+    own["id2label"].popitem()  # a table: what it lacks is no default
+    assert "id2label" in differing(exported, own)
+
+
+def test_the_card_says_that_the_accuracy_is_that_of_the_onnx_files(tmp_path, exported):
+    measured, nothing = "is that of the ONNX files on 36 labelled images", "of this model has not been measured"
+    for onnx, said, unsaid in ((exported.folder, measured, nothing), (None, nothing, measured)):
+        staged = stage(exported.model, tmp_path / said.split()[-1], Publication("me/name", onnx=onnx))
+        text = (staged / "README.md").read_text()
+        assert f"The accuracy {said}" in text and unsaid not in text
+
+
 def test_a_card_of_ones_own_is_said_to_get_no_section(tmp_path, exported, capsys):
     folder = shutil.copytree(exported.model, tmp_path / "model")
     (folder / "README.md").write_text("---\nlicense: mit\n---\n# Mine\n")
@@ -130,6 +157,7 @@ def test_the_card_has_no_pipeline_of_javascript_where_scores_are_no_probabilitie
     """The pipeline takes their softmax: not so for several classes of an image, or numbers."""
     record = Record.read(exported.folder)
     assert pipeline_of(record) == "image-classification"
+    assert pipeline_of(dataclasses.replace(record, num_channels=1)) is None, "it opens pictures with three"
     for dtype, found in record.files.items():
         record.files[dtype] = found._replace(parity=[each._replace(agreement=None) for each in found.parity])
     assert pipeline_of(record) is None
