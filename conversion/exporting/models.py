@@ -64,11 +64,14 @@ class Exported(nn.Module):
         self.input_type = nn.Parameter(torch.zeros(()), requires_grad=False)
         self.model, self.config, self.options = model, model.config, options
 
-    def forward(self, pixel_values: Tensor, **inputs: Tensor) -> Any:
-        """What the model returns."""
+    def forward(self, pixel_values: Tensor, **inputs: Tensor) -> dict[str, Any]:
+        """What the model returns, by name.
+
+        A plain dictionary: the files of torch.export name the classes of their outputs, and load only where these are
+        known.
+        """
         outputs = self.model(pixel_values, **inputs, **self.options)
-        found = {name: _as_float32(value) for name, value in outputs.items() if value is not None}
-        return type(outputs)(**found)
+        return {name: _as_float32(value) for name, value in outputs.items() if value is not None}
 
 
 @dataclass(frozen=True)
