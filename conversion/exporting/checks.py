@@ -15,29 +15,30 @@ from torch import Tensor
 
 from conversion.exporting.images import Labelled, prepare, views
 from conversion.exporting.models import Subject
+from conversion.exporting.programs import smallest_images
 from conversion.exporting.record import Comparison, Measured
 from conversion.exporting.runtimes import Run
 
-BATCH_SIZES = (1, 3, 8)
+BATCH_SIZES = (1, 3, 8, 2)
 # Differences that rounding explains, as shares of the largest value, by the data type of the file. int8 has no such
 # bound: what it costs is measured.
 TOLERANCES = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 LARGEST = float(torch.finfo(torch.float32).max)
 
 
-def compare(subject: Subject, run: Run, picture: Image.Image, processor: Any) -> list[Comparison]:
+def compare(subject: Subject, run: Run, picture: Image.Image, processor: Any, format: str) -> list[Comparison]:
     """The outputs of the file and of the model in float32, for several batches and sizes of images."""
     found = []
-    for batch, size in cases(subject):
+    for batch, size in cases(subject, format):
         inputs = subject.inputs(views(picture, batch, size, processor, subject.num_channels))
         found.append(compare_outputs(subject, run(inputs), subject.outputs(inputs), batch, size))
     return found
 
 
-def cases(subject: Subject) -> list[tuple[int, tuple[int, int]]]:
-    """Batches and sizes of images: the model's own, larger ones, and some that are not square.
+def cases(subject: Subject, format: str) -> list[tuple[int, tuple[int, int]]]:
+    """Batches and sizes of images: the model's own, larger ones, some that are not square, and the smallest.
 
-    All have at least two cells a side: torch.export takes one for a case of its own.
+    The smallest are of one cell where the file takes such, and are left out otherwise.
     """
     (height, width), (down, across) = subject.image_size, subject.cell
     sizes = [
@@ -47,7 +48,9 @@ def cases(subject: Subject) -> list[tuple[int, tuple[int, int]]]:
     ]
     if not subject.has_dynamic_sizes:
         sizes = [(height, width)] * len(sizes)
-    return list(zip(BATCH_SIZES, sizes, strict=True))
+    elif smallest_images(format, subject) is None:
+        sizes.append((down, across))
+    return list(zip(BATCH_SIZES, sizes, strict=False))
 
 
 def compare_outputs(

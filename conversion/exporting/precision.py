@@ -5,6 +5,7 @@ from typing import Any
 
 from conversion.exporting.choices import RECONSTRUCTION
 from conversion.exporting.models import Subject
+from conversion.exporting.programs import smallest_images
 
 ROUNDING = ("bfloat16", "int8")  # leave too few digits of a value
 
@@ -23,10 +24,9 @@ def check_precision(format: str, dtypes: list[str]) -> None:
 
 
 def check_image_size(format: str, subject: Subject) -> None:
-    """Raise if the program would not take images of the model's own size: torch.export takes one cell as a constant."""
-    least = [2 * cell for cell in subject.cell]
-    is_small = any(side < each for side, each in zip(subject.image_size, least, strict=True))
-    if format == "torch" and subject.has_dynamic_sizes and is_small:
+    """Raise if the program would not take images of the model's own size."""
+    least = smallest_images(format, subject)
+    if least is not None and any(side < each for side, each in zip(subject.image_size, least, strict=True)):
         raise ValueError(
             f"`--format` (=torch) must be onnx or openvino for images of {subject.image_size[0]} x "
             f"{subject.image_size[1]} pixels: a program of torch.export takes {least[0]} x {least[1]} and more."

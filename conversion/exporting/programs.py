@@ -49,7 +49,20 @@ def export_program(format: str, subject: Subject, dtype: str) -> Program:
         from conversion.exporting.onnx_graph import tidy
 
         tidy(component.program)
+    if format == "openvino":
+        center_single_pixels(component.program)
     return Program(component.program, component.metadata)
+
+
+def center_single_pixels(program: Any) -> None:
+    """Let what is resized to a side of one pixel read the middle, as PyTorch does, and not the first pixel.
+
+    OpenVINO's `pytorch_half_pixel` differs from `half_pixel` there alone: it is what PyTorch computed before its
+    version 1.5.
+    """
+    for node in program.get_ordered_ops():
+        if node.get_attributes().get("coordinate_transformation_mode") == "pytorch_half_pixel":
+            node.set_attribute("coordinate_transformation_mode", "half_pixel")
 
 
 def write_program(format: str, program: Program, file: Path) -> None:
@@ -107,6 +120,13 @@ def largest_images(format: str, subject: Subject) -> tuple[int, int, int] | None
     more = MORE_CELLS if subject.has_dynamic_sizes else 0
     height, width = (side + more * cell for side, cell in zip(subject.image_size, subject.cell, strict=True))
     return MAX_BATCH, height, width
+
+
+def smallest_images(format: str, subject: Subject) -> tuple[int, int] | None:
+    """Height and width of the smallest images that a file takes, if they have more than one cell a side."""
+    if format != "torch" or not subject.has_dynamic_sizes:
+        return None
+    return 2 * subject.cell[0], 2 * subject.cell[1]  # torch.export takes one as a constant
 
 
 def _dynamic_shapes(format: str, subject: Subject) -> dict[str, dict[int, Any]]:

@@ -49,6 +49,7 @@ class FileRecord(NamedTuple):
     sha256: of the file and of what lies beside it, by name.
     calibration: of int8, the number of images and the layers that were left in float32.
     measured: accuracy and speed on labelled images.
+    smallest_images: height and width of those that it takes, if they have more than one cell a side.
     """
 
     file: str
@@ -58,6 +59,7 @@ class FileRecord(NamedTuple):
     parity: list[Comparison]
     calibration: dict[str, Any] | None
     measured: dict[str, Any] | None
+    smallest_images: tuple[int, int] | None = None
 
     @property
     def largest_difference(self) -> float:

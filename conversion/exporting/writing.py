@@ -22,7 +22,14 @@ from conversion.exporting.images import (
     prepare,
 )
 from conversion.exporting.models import Subject
-from conversion.exporting.programs import Program, export_program, parts_of, size_of, write_program
+from conversion.exporting.programs import (
+    Program,
+    export_program,
+    parts_of,
+    size_of,
+    smallest_images,
+    write_program,
+)
 from conversion.exporting.quantization import quantise
 from conversion.exporting.record import Comparison, FileRecord, Record
 from conversion.exporting.runtimes import Run, open_file
@@ -96,14 +103,24 @@ class Writer:
             print(f"{name}: {dtype}, {size:,} bytes, {seconds:.1f} s", *comparisons, sep="\n  ", flush=True)
             check_comparisons(comparisons, dtype, file)
             digests = {part.relative_to(folder).as_posix(): sha256(part) for part in parts_of(file)}
-            found = FileRecord(name, size, digests, round(seconds, 1), comparisons, self.calibration(dtype), None)
+            calibration, smallest = self.calibration(dtype), smallest_images(self.format, self.subject)
+            found = FileRecord(
+                name,
+                size,
+                digests,
+                round(seconds, 1),
+                comparisons,
+                calibration,
+                measured=None,
+                smallest_images=smallest,
+            )
             self.record.add(dtype, found, dataclasses.asdict(program.metadata))
         return run
 
     def comparisons(self, run: Run, name: str) -> list[Comparison]:
         """The file beside the model; raises a `ValueError` if the runtime cannot run it."""
         try:
-            return compare(self.subject, run, self.pictures.picture, self.pictures.processor)
+            return compare(self.subject, run, self.pictures.picture, self.pictures.processor, self.format)
         except RuntimeError as error:
             runtime = FORMATS[self.format].runtime
             raise ValueError(f"{name} was written, but {runtime} does not run it: {first_line(error)}") from error

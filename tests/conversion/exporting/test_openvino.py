@@ -10,8 +10,9 @@ from transformers import AutoImageProcessor
 
 from conversion.export import export
 from conversion.exporting.record import Record
+from hf_convnextv2 import ConvMAEForImageClassification, create_image_processor
 from tests.conversion.exporting.conftest import photographed
-from tests.small_models import assert_close, difference
+from tests.small_models import assert_close, awake, difference, small_convmae_config
 
 openvino = pytest.importorskip("openvino")
 
@@ -37,7 +38,22 @@ def test_files_give_the_logits_of_stock_transformers(tmp_path, classifier, photo
         if has_bfloat16:
             rounded = logits_of(tmp_path / "out/openvino_model_bf16.xml", images, "bf16")
             assert 1e-4 < difference(rounded, expected) < 0.1
-    assert "openvino_model.xml" in (tmp_path / "out/README.md").read_text()
+    text = (tmp_path / "out/README.md").read_text()
+    assert "`f32` for `openvino_model.xml`, `f32` for `openvino_model_fp16.xml`" in text
+    assert ("`bf16` for `openvino_model_bf16.xml`" in text) == has_bfloat16
+
+
+@torch.no_grad()
+def test_a_convmae_is_right_where_a_side_of_the_image_is_one_cell(tmp_path, photographs):
+    """Position embeddings, and biases of relative positions, are resized to one row or column of tokens."""
+    settings = {"window_size": 3, "window_block_indices": [1], "use_relative_position_bias": True}
+    model = awake(ConvMAEForImageClassification(small_convmae_config(depths=[1, 1, 2], **settings)))
+    model.save_pretrained(tmp_path / "model")
+    create_image_processor(model.config).save_pretrained(tmp_path / "model")
+    export(str(tmp_path / "model"), tmp_path / "out", format="openvino")
+    for batch in ((1, 16, 16), (2, 16, 96), (3, 33, 20), (2, 64, 64)):
+        images = photographed(photographs, *batch)
+        assert_close(logits_of(tmp_path / "out/openvino_model.xml", images), model(images).logits)
 
 
 @torch.no_grad()
