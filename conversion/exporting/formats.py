@@ -86,3 +86,8 @@ def check_format(name: str, dtypes: list[str]) -> None:
     if missing:
         quoted = " ".join(f"'{requirement}'" for requirement in missing)
         raise ImportError(f"`--format` (={name}) needs packages that are not installed: pip install {quoted}")
+
+
+def openvino_precision(dtype: str) -> str:
+    """What OpenVINO is told to compute in: unasked, it takes bfloat16 on every processor that has it."""
+    return "bf16" if dtype == "bfloat16" else "f32"

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from conversion.exporting.choices import CLASSIFICATION
-from conversion.exporting.formats import FORMATS
+from conversion.exporting.formats import FORMATS, openvino_precision
 from conversion.exporting.record import Record
 from conversion.files import write_text
 from conversion.templates import load_template
@@ -33,7 +33,7 @@ def render(template: str, record: Record, repo_id: str | None) -> str:
         first=record.files[dtype].file,
         dtype=dtype,
         pipeline=pipeline_of(record),
-        precisions={each: "bf16" if each == "bfloat16" else "f32" for each in record.files},
+        precisions={each: openvino_precision(each) for each in record.files},
         javascript_dtypes={each: JAVASCRIPT_DTYPES[each] for each in record.files if each in JAVASCRIPT_DTYPES},
     )
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from transformers.exporters.utils import get_leaf_tensors
 
+from conversion.exporting.formats import openvino_precision
+
 # Inputs and outputs by name.
 Run = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
@@ -70,11 +72,6 @@ def _open_executorch(file: Path, dtype: str, outputs: list[str]) -> Run:
         return dict(zip(outputs, found, strict=True))
 
     return run
-
-
-def openvino_precision(dtype: str) -> str:
-    """What OpenVINO is told to compute in: unasked, it takes bfloat16 on every processor that has it."""
-    return "bf16" if dtype == "bfloat16" else "f32"
 
 
 OPENERS: dict[str, Callable[[Path, str, list[str]], Run]] = {
